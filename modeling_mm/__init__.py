@@ -1,0 +1,50 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""modeling_mm: a GPT-2-style decoder that reads, sees and hears, at home in transformers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .registration import register
+
+__version__ = "0.1.0"
+
+# Public names and the modules they come from, imported when first asked for.
+_PUBLIC = {
+    "MMConfig": "configuration_mm",
+    "MMForConditionalGeneration": "modeling_mm",
+    "MMForSequenceClassification": "modeling_mm",
+    "MMModel": "modeling_mm",
+    "MMPreTrainedModel": "modeling_mm",
+    "MMMediaOutput": "outputs",
+    "MMProcessor": "processing_mm",
+}
+
+if TYPE_CHECKING:
+    from .configuration_mm import MMConfig
+    from .modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMPreTrainedModel
+    from .outputs import MMMediaOutput
+    from .processing_mm import MMProcessor
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+register()
+
+__all__ = [
+    "MMConfig",
+    "MMForConditionalGeneration",
+    "MMForSequenceClassification",
+    "MMMediaOutput",
+    "MMModel",
+    "MMPreTrainedModel",
+    "MMProcessor",
+    "__version__",
+]

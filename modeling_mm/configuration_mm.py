@@ -1,0 +1,264 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of the joint model: a GPT-2-style decoder that reads, sees and hears."""
+
+import copy
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+
+IMAGE_TOKEN = "<|image|>"
+AUDIO_TOKEN = "<|audio|>"
+SYSTEM_TOKEN = "<|system|>"
+USER_TOKEN = "<|user|>"
+ASSISTANT_TOKEN = "<|assistant|>"
+END_TOKEN = "<|end|>"
+PAD_TOKEN = "<|pad|>"
+
+# The order in which a processor adds them to a tokenizer and a model appends rows for them to its embedding.
+# Padding comes last because a tokenizer that has a padding token of its own goes without this one.
+SPECIAL_TOKENS = (IMAGE_TOKEN, AUDIO_TOKEN, SYSTEM_TOKEN, USER_TOKEN, ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN)
+
+# The config fields that hold the ids of the special tokens, in the same order; padding belongs to the text config.
+SPECIAL_TOKEN_FIELDS = (
+    "image_token_id",
+    "audio_token_id",
+    "system_token_id",
+    "user_token_id",
+    "assistant_token_id",
+    "end_token_id",
+)
+
+CONNECTORS = ("linear", "mlp", "conv", "gru", "perceiver")
+MEDIA_POSITION_ENCODINGS = ("sinusoidal", "learned", "none")
+TEXT_POSITION_ENCODINGS = ("learned", "sinusoidal")
+
+# Which Auto class loads which of our classes when the code travels with the weights.
+AUTO_MAP = {
+    "AutoConfig": "configuration_mm.MMConfig",
+    "AutoProcessor": "processing_mm.MMProcessor",
+    "AutoModel": "modeling_mm.MMModel",
+    "AutoModelForCausalLM": "modeling_mm.MMForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_mm.MMForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_mm.MMForConditionalGeneration",
+    "AutoModelForSequenceClassification": "modeling_mm.MMForSequenceClassification",
+}
+
+
+@strict
+class MMConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`MMModel`] and the classes on top of it.
+
+    Args:
+        text_config (`GPT2Config` or `dict`, *optional*): the decoder; GPT-2 small when it is not given.
+        vision_config (`PreTrainedConfig` or `dict`, *optional*):
+            Any vision encoder known to [`AutoModel`]; `None` for a model that does not see. Of a two-tower config
+            such as CLIP's the vision half is taken.
+        audio_config (`PreTrainedConfig` or `dict`, *optional*):
+            Any audio encoder known to [`AutoModel`]; `None` for a model that does not hear. Of an encoder-decoder
+            such as Whisper the encoder is used.
+        cross_attention_layers (`list[int]`, *optional*):
+            The decoder blocks that have a gated cross-attention block before them. By default every
+            `cross_attention_interval`-th block.
+        cross_attention_interval (`int`, *optional*, defaults to 3): see above.
+        cross_attention_gated (`bool`, *optional*, defaults to `True`):
+            Whether both branches of a cross-attention block pass a tanh gate that starts at zero. Without gates the
+            last projection of each branch starts at zero instead, so that joining never changes the decoder.
+        cross_attention_feed_forward (`bool`, *optional*, defaults to `True`):
+            Whether a cross-attention block has a feed-forward branch.
+        vision_connector, audio_connector (`str`, *optional*, defaults to `"mlp"`):
+            What turns encoder tokens into media tokens: `"linear"`, `"mlp"`, `"conv"` (strided convolutions over the
+            token sequence), `"gru"` (recurrent) or `"perceiver"` (a resampler with a fixed number of latents).
+        vision_connector_size, audio_connector_size (`int`, *optional*):
+            Hidden width of the connector (`mlp`, `conv`, `gru`); the decoder's width by default.
+        vision_connector_layers, audio_connector_layers (`int`, *optional*, defaults to 1):
+            Hidden layers of an `mlp`, convolutions of `conv` (each halves the length), layers of `gru` or `perceiver`.
+        vision_latents, audio_latents (`int`, *optional*, defaults to 64): latents of a `perceiver`.
+        media_position_encoding (`str`, *optional*, defaults to `"sinusoidal"`):
+            Position of a media token within its item: `"sinusoidal"`, `"learned"` or `"none"`.
+        max_media_positions (`int`, *optional*, defaults to 2048): rows of the learned table of media positions.
+        text_position_encoding (`str`, *optional*, defaults to `"learned"`):
+            `"learned"` as in GPT-2, or `"sinusoidal"`, which has no greatest length.
+        modality_embedding (`bool`, *optional*, defaults to `True`):
+            Whether a learned vector that tells pictures from sounds is added to media tokens.
+        image_token_id, audio_token_id (`int`, *optional*):
+            Placeholder ids: one in the text for each image, one for each audio window. Needed with the modality.
+        system_token_id, user_token_id, assistant_token_id, end_token_id (`int`, *optional*):
+            Ids of the chat template's role and end-of-turn tokens.
+        freeze_text, freeze_vision, freeze_audio (`bool`, *optional*, defaults to `False`):
+            Which pretrained parts start frozen. The connectors and the cross-attention blocks never do.
+        use_cache (`bool`, *optional*, defaults to `True`): whether generation keeps keys and values.
+        tie_word_embeddings (`bool`, *optional*): whether head and embedding are one; as in `text_config` by default.
+
+    Raises:
+        ValueError: where a field has a value outside its choices, with the field's name and the choices.
+    """
+
+    model_type = "mm"
+    sub_configs = {"text_config": GPT2Config, "vision_config": AutoConfig, "audio_config": AutoConfig}
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
+    cross_attention_layers: list[int] | None = None
+    cross_attention_interval: int = 3
+    cross_attention_gated: bool = True
+    cross_attention_feed_forward: bool = True
+    vision_connector: str = "mlp"
+    vision_connector_size: int | None = None
+    vision_connector_layers: int = 1
+    vision_latents: int = 64
+    audio_connector: str = "mlp"
+    audio_connector_size: int | None = None
+    audio_connector_layers: int = 1
+    audio_latents: int = 64
+    media_position_encoding: str = "sinusoidal"
+    max_media_positions: int = 2048
+    text_position_encoding: str = "learned"
+    modality_embedding: bool = True
+    image_token_id: int | None = None
+    audio_token_id: int | None = None
+    system_token_id: int | None = None
+    user_token_id: int | None = None
+    assistant_token_id: int | None = None
+    end_token_id: int | None = None
+    freeze_text: bool = False
+    freeze_vision: bool = False
+    freeze_audio: bool = False
+    use_cache: bool = True
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        self.text_config = text_sub_config(self.text_config)
+        self.vision_config = encoder_sub_config("vision_config", self.vision_config)
+        self.audio_config = encoder_sub_config("audio_config", self.audio_config)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        self.text_config.tie_word_embeddings = self.tie_word_embeddings
+        if self.cross_attention_layers is None:
+            check_positive("cross_attention_interval", self.cross_attention_interval)
+            self.cross_attention_layers = every_nth(self.cross_attention_interval, self.text_config.n_layer)
+        super().__post_init__(**kwargs)
+        self.validate_fields()
+
+    def validate_fields(self):
+        """Checks every field against its choices; run at construction and again when the config is saved."""
+        check_choice("vision_connector", self.vision_connector, CONNECTORS)
+        check_choice("audio_connector", self.audio_connector, CONNECTORS)
+        check_choice("media_position_encoding", self.media_position_encoding, MEDIA_POSITION_ENCODINGS)
+        check_choice("text_position_encoding", self.text_position_encoding, TEXT_POSITION_ENCODINGS)
+        check_positive("cross_attention_interval", self.cross_attention_interval)
+        check_positive("max_media_positions", self.max_media_positions)
+        for modality in ("vision", "audio"):
+            check_positive(f"{modality}_connector_layers", getattr(self, f"{modality}_connector_layers"))
+            check_positive(f"{modality}_latents", getattr(self, f"{modality}_latents"))
+            if (size := getattr(self, f"{modality}_connector_size")) is not None:
+                check_positive(f"{modality}_connector_size", size)
+        self._check_cross_attention_layers()
+        self._check_token_ids()
+
+    def _check_cross_attention_layers(self):
+        layers, num_layers = self.cross_attention_layers, self.text_config.n_layer
+        if sorted(set(layers)) != list(layers) or any(not 0 <= layer < num_layers for layer in layers):
+            raise ValueError(
+                f"cross_attention_layers must be ascending, distinct indices of decoder blocks from 0 to "
+                f"{num_layers - 1}, got {layers}."
+            )
+        if not layers and (self.vision_config is not None or self.audio_config is not None):
+            raise ValueError(
+                "cross_attention_layers is empty, so the decoder could not see any media: name at least one block, "
+                "or leave out vision_config and audio_config."
+            )
+
+    def _check_token_ids(self):
+        for field, sub_config in (("image_token_id", self.vision_config), ("audio_token_id", self.audio_config)):
+            if sub_config is not None and getattr(self, field) is None:
+                raise ValueError(
+                    f"{field} must be set when the model has a {type(sub_config).__name__} encoder. "
+                    "MMConfig.from_text_vision_audio_configs appends the special tokens to the vocabulary and sets it."
+                )
+        ids = {field: getattr(self, field) for field in SPECIAL_TOKEN_FIELDS if getattr(self, field) is not None}
+        owner: dict[int, str] = {}
+        for field, token_id in ids.items():
+            if token_id < 0:
+                raise ValueError(f"{field} must not be negative, got {token_id}.")
+            if token_id in owner:
+                raise ValueError(f"{field} and {owner[token_id]} are both {token_id}: each special token needs its own.")
+            owner[token_id] = field
+
+    @classmethod
+    def from_text_vision_audio_configs(
+        cls,
+        text: PreTrainedConfig,
+        vision: PreTrainedConfig | None = None,
+        audio: PreTrainedConfig | None = None,
+        **kwargs: Any,
+    ) -> "MMConfig":
+        """
+        Joins the configs of three parts; the parts are copied, never changed.
+
+        Unless `image_token_id` (or `audio_token_id`) is given, the special tokens are appended to the vocabulary, in
+        the order of `SPECIAL_TOKENS`, which is the order in which [`MMProcessor`] adds them to the tokenizer.
+
+        Args:
+            text: a `GPT2Config`.
+            vision, audio: the encoders' configs, or `None`.
+            **kwargs: fields of [`MMConfig`].
+        """
+        text = text_sub_config(copy.deepcopy(text))
+        if kwargs.get("image_token_id") is None and kwargs.get("audio_token_id") is None:
+            first = text.vocab_size
+            kwargs.update({field: first + i for i, field in enumerate(SPECIAL_TOKEN_FIELDS)})
+            text.vocab_size = first + len(SPECIAL_TOKENS)
+            if text.pad_token_id is None:
+                text.pad_token_id = first + SPECIAL_TOKENS.index(PAD_TOKEN)
+        return cls(text_config=text, vision_config=copy.deepcopy(vision), audio_config=copy.deepcopy(audio), **kwargs)
+
+
+def every_nth(interval: int, num_layers: int) -> list[int]:
+    """The last of each run of `interval` blocks; a decoder shorter than the interval gets its last block."""
+    return list(range(min(interval, num_layers) - 1, num_layers, interval))
+
+
+def text_sub_config(config: dict | PreTrainedConfig | None) -> GPT2Config:
+    """A `GPT2Config` from what a user gave as `text_config`."""
+    if config is None:
+        return GPT2Config()
+    if isinstance(config, dict):
+        config = AutoConfig.for_model(**{"model_type": "gpt2", **config})
+    if not isinstance(config, GPT2Config):
+        raise ValueError(
+            f"text_config must be of the GPT-2 family (model_type 'gpt2'), got model_type {config.model_type!r}."
+        )
+    return config
+
+
+def encoder_sub_config(field: str, config: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
+    """An encoder's config from what a user gave; of a two-tower config, the half of that name (`vision_config`, ...)."""
+    if config is None:
+        return None
+    if isinstance(config, dict):
+        if "model_type" not in config:
+            raise ValueError(f"{field} is a dict without a model_type; name one that AutoConfig knows, such as 'vit'.")
+        config = AutoConfig.for_model(**config)
+    return getattr(config, field, None) or config
+
+
+def check_choice(field: str, value: Any, choices: tuple) -> None:
+    if value not in choices:
+        raise ValueError(f"{field} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_positive(field: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{field} must be at least 1, got {value}.")
+
+
+# Saving a config or a model copies the code that defines it, so that the folder loads without this package.
+MMConfig.register_for_auto_class()
+
+__all__ = ["MMConfig"]

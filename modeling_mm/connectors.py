@@ -1,0 +1,195 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""From encoder tokens to media tokens: five connectors, then position within the item and modality."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+
+from .attention import Attention
+from .configuration_mm import MMConfig
+from .layers import MLP, sinusoidal_positions
+from .masks import cross_attention_mask
+
+# Shape legend: N items, L encoder tokens, M media tokens an item, W the encoder's width, D the decoder's width.
+
+StatesAndMask = tuple[torch.Tensor, torch.Tensor]
+
+
+class Connector(nn.Module):
+    """
+    Encoder tokens (N, L, W) with their mask (N, L) -> media tokens (N, M, D) with theirs (N, M).
+
+    The encoder's states pass a layer norm first, because encoders differ widely in scale. Media tokens do not depend
+    on encoder tokens that are masked.
+
+    Args:
+        config: the joint config
+        modality: `"vision"` or `"audio"`, which chooses the fields of the config
+        width: W
+    """
+
+    def __init__(self, config: MMConfig, modality: str, width: int):
+        super().__init__()
+        text = config.text_config
+        kind = getattr(config, f"{modality}_connector")
+        self.norm = nn.LayerNorm(width, eps=text.layer_norm_epsilon)
+        self.projector = PROJECTORS[kind](
+            config=text,
+            width=width,
+            size=getattr(config, f"{modality}_connector_size") or text.n_embd,
+            num_layers=getattr(config, f"{modality}_connector_layers"),
+            num_latents=getattr(config, f"{modality}_latents"),
+        )
+        self.position_encoding = config.media_position_encoding
+        learned = self.position_encoding == "learned"
+        self.positions = nn.Embedding(config.max_media_positions, text.n_embd) if learned else None
+        # One row, W_m: e_m = x + W_m.
+        self.modality = nn.Embedding(1, text.n_embd) if config.modality_embedding else None
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        states = self.norm(states)
+        states = states.masked_fill(~mask[..., None], 0.0)
+        states, mask = self.projector(states, mask)
+        states = states + self.embed_positions(states)
+        if self.modality is not None:
+            states = states + self.modality.weight
+        return states.masked_fill(~mask[..., None], 0.0), mask
+
+    def embed_positions(self, states: torch.Tensor) -> torch.Tensor | float:
+        """Position of each media token within its item, (M, D)."""
+        length = states.shape[1]
+        if self.position_encoding == "none":
+            return 0.0
+        positions = torch.arange(length, device=states.device)
+        if self.positions is None:
+            return sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
+        if length > self.positions.num_embeddings:
+            raise ValueError(
+                f"An item has {length} media tokens, but max_media_positions is {self.positions.num_embeddings}. Raise "
+                "it, use a connector that gives fewer tokens ('conv', 'perceiver'), or sinusoidal positions."
+            )
+        return self.positions(positions)
+
+
+class LinearProjector(nn.Module):
+    """One linear layer, token by token."""
+
+    def __init__(self, config: GPT2Config, width: int, **kwargs):
+        super().__init__()
+        self.linear = nn.Linear(width, config.n_embd)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        return self.linear(states), mask
+
+
+class MLPProjector(nn.Module):
+    """Linear layers with the decoder's activation between them, token by token."""
+
+    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs):
+        super().__init__()
+        widths = [width] + [size] * num_layers
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.linear = nn.Linear(size, config.n_embd)
+        self.act = ACT2FN[config.activation_function]
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        for layer in self.hidden:
+            states = self.act(layer(states))
+        return self.linear(states), mask
+
+
+class ConvProjector(nn.Module):
+    """Convolutions of stride 2 over the token sequence; each halves its length."""
+
+    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs):
+        super().__init__()
+        widths = [width] + [size] * num_layers
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(a, b, kernel_size=3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.linear = nn.Linear(size, config.n_embd)
+        self.act = ACT2FN[config.activation_function]
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        for convolution in self.convolutions:
+            states = self.act(convolution(states.transpose(1, 2))).transpose(1, 2)  # (N, L / 2, size)
+            # Output j is centred on input 2j; what is masked must be as silent as the padding outside.
+            mask = mask[:, ::2]
+            states = states.masked_fill(~mask[..., None], 0.0)
+        return self.linear(states), mask
+
+
+class GRUProjector(nn.Module):
+    """A recurrent network over the token sequence, forward in time: what is padded behind an item cannot reach it."""
+
+    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs):
+        super().__init__()
+        self.gru = nn.GRU(width, size, num_layers=num_layers, batch_first=True)
+        self.linear = nn.Linear(size, config.n_embd)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        hidden, _ = self.gru(states)  # (N, L, size)
+        return self.linear(hidden), mask
+
+
+class PerceiverProjector(nn.Module):
+    """
+    A resampler: a fixed number of learned latents read the encoder tokens, as in
+    [Flamingo](https://arxiv.org/abs/2204.14198). All its media tokens are real.
+    """
+
+    def __init__(self, config: GPT2Config, width: int, num_layers: int, num_latents: int, **kwargs):
+        super().__init__()
+        self.linear = nn.Linear(width, config.n_embd)
+        self.latents = nn.Embedding(num_latents, config.n_embd)
+        self.layers = nn.ModuleList(ResamplerLayer(config) for _ in range(num_layers))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        states = self.linear(states)  # (N, L, D)
+        # Order is lost on latents that attend, so the tokens carry their position into the resampler.
+        positions = torch.arange(states.shape[1], device=states.device)
+        states = states + sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
+        latents = self.latents.weight.expand(states.shape[0], -1, -1)  # (N, M, D)
+        for layer in self.layers:
+            latents = layer(latents, states, mask)
+        present = mask.any(-1, keepdim=True).expand(-1, latents.shape[1])  # (N, M)
+        return self.ln_f(latents), present
+
+
+class ResamplerLayer(GradientCheckpointingLayer):
+    """Latents attend to the encoder's tokens and to themselves, then pass a feed-forward."""
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.norm_latents = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.norm_states = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.resampler_attn = Attention(config, is_cross_attention=True)
+        self.norm_mlp = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, latents: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(N, M, D), (N, L, D), (N, L) -> (N, M, D)"""
+        queries = self.norm_latents(latents)
+        keys = torch.cat([self.norm_states(states), queries], dim=1)  # (N, L + M, D)
+        visible = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)[:, None]  # (N, 1, L + M)
+        attention_mask, _ = cross_attention_mask(
+            visible.expand(-1, latents.shape[1], -1), queries.dtype, boolean=True
+        )
+        # sdpa whatever the decoder uses: the latents are few, and flash kernels take no such mask.
+        attended, _ = self.resampler_attn(
+            queries, attention_mask, media=self.resampler_attn.keys_and_values(keys), implementation="sdpa"
+        )
+        latents = latents + attended
+        return latents + self.mlp(self.norm_mlp(latents))
+
+
+PROJECTORS = {
+    "linear": LinearProjector,
+    "mlp": MLPProjector,
+    "conv": ConvProjector,
+    "gru": GRUProjector,
+    "perceiver": PerceiverProjector,
+}

@@ -1,0 +1,243 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Any vision or audio encoder of transformers: how it is built, fed, and read as tokens with a mask."""
+
+import inspect
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
+
+# Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
+
+# Parameters that only the pooled output uses. They would never get a gradient from ours, which breaks distributed
+# training and wastes memory, so encoders are built without them.
+POOLING_ONLY = {"clip_vision_model": "post_layernorm", "convnext": "layernorm", "convnextv2": "layernorm"}
+POOLING_FLAGS = ("vision_use_head", "use_mask_token")
+WIDTH_FIELDS = ("hidden_size", "d_model", "hidden_sizes", "hidden_dim", "embed_dim", "num_features")
+SPECTROGRAM_ENCODERS = ("audio-spectrogram-transformer",)
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """
+    The encoder's own class with random weights, sharing `config`, without parts that only pooling uses.
+
+    Raises:
+        ValueError: where transformers knows no model for the config.
+    """
+    encoder_class = encoder_class_of(config)
+    for flag in POOLING_FLAGS:
+        if getattr(config, flag, False):
+            setattr(config, flag, False)
+    kwargs = {}
+    if "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters:
+        kwargs["add_pooling_layer"] = False
+    encoder = encoder_class(config, **kwargs)
+    if (name := POOLING_ONLY.get(config.model_type)) is not None:
+        setattr(encoder, name, nn.Identity())
+    return encoder
+
+
+def encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The model class of a config; of an encoder-decoder, the class of its encoder."""
+    if type(config) not in AutoModel._model_mapping:
+        raise ValueError(f"transformers has no AutoModel class for an encoder config of type {type(config).__name__}.")
+    model_class = AutoModel._model_mapping[type(config)]
+    if isinstance(model_class, (tuple, list)):
+        model_class = model_class[0]
+    if not config.is_encoder_decoder:
+        return model_class
+    with torch.device("meta"):
+        return type(model_class(config).get_encoder())
+
+
+def encoder_width(config: PreTrainedConfig) -> int:
+    """
+    The size of an encoder's token, W.
+
+    Raises:
+        ValueError: where the config has none of the usual fields.
+    """
+    for field in WIDTH_FIELDS:
+        width = getattr(config, field, None)
+        if isinstance(width, (list, tuple)) and width:
+            width = width[-1]
+        if isinstance(width, int):
+            return width
+    raise ValueError(
+        f"The width of encoder {config.model_type!r} is unknown: its config has none of {', '.join(WIDTH_FIELDS)}. "
+        "Set hidden_size on it to the last dimension of its last_hidden_state."
+    )
+
+
+def item_dimensions(encoder: PreTrainedModel) -> int:
+    """Dimensions of one item without its batch: 3 for a picture, 2 for a spectrogram, 1 for a raw wave."""
+    if encoder.main_input_name == "pixel_values":
+        return 3
+    return 1 if is_raw_wave(encoder) else 2
+
+
+def is_raw_wave(encoder: PreTrainedModel) -> bool:
+    return encoder.main_input_name == "input_values" and encoder.config.model_type not in SPECTROGRAM_ENCODERS
+
+
+def dummy_item(encoder: PreTrainedModel) -> torch.Tensor:
+    """One item of silence or black, (1, ...), for a rank that must run the encoder though it has no media."""
+    config = encoder.config
+    if encoder.main_input_name == "pixel_values":
+        size = getattr(config, "image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else size
+        shape: tuple[int, ...] = (getattr(config, "num_channels", 3), height, width)
+    elif is_raw_wave(encoder):
+        shape = (minimum_samples(config),)
+    elif encoder.main_input_name == "input_values":
+        shape = (config.max_length, config.num_mel_bins)
+    else:
+        shape = (config.num_mel_bins, 2 * getattr(config, "max_source_positions", 1500))
+    return torch.zeros(1, *shape, dtype=encoder.dtype, device=encoder.device)
+
+
+def minimum_samples(config: PreTrainedConfig) -> int:
+    """The receptive field of one token of a raw-wave encoder, in samples: shorter sounds give it no token at all."""
+    samples = 1
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def encode(
+    encoder: PreTrainedModel, items: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+) -> tuple[BaseModelOutput, torch.Tensor, torch.Tensor]:
+    """
+    Runs an encoder over real items and reads its output as tokens.
+
+    Args:
+        items: (N, 3, H, W), (N, n_mels, T), (N, T, n_mels) or (N, T), in any floating dtype
+        frame_mask: (N, T) bool, which frames or samples are real; sounds only, padded on the right
+        **kwargs: `output_hidden_states`, `output_attentions`
+
+    Returns:
+        the encoder's output, with `last_hidden_state` as tokens (N, L, W); the tokens; and which of them stand for
+        real frames, (N, L) bool.
+    """
+    items = items.to(device=encoder.device, dtype=encoder.dtype)
+    # Frozen encoders run without autograd: nothing of theirs needs to be kept for a backward pass.
+    trainable = torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters())
+    with torch.set_grad_enabled(trainable):
+        if is_raw_wave(encoder):
+            output = encode_waves(encoder, items, frame_mask, **kwargs)
+        else:
+            output = encoder(**{encoder.main_input_name: items}, return_dict=True, **kwargs)
+    tokens = as_tokens(output, encoder)
+    output.last_hidden_state = tokens
+    return output, tokens, token_mask(encoder, frame_mask, tokens)
+
+
+def encode_waves(
+    encoder: PreTrainedModel, waves: torch.Tensor, sample_mask: torch.Tensor | None, **kwargs
+) -> BaseModelOutput:
+    """
+    Raw-wave encoders, (N, T) -> output, each wave unmoved by the padding behind it.
+
+    Encoders with layer norm take a mask. Those with group norm take statistics over the whole padded length, so that
+    a mask comes too late for them: waves of equal length go together there, without their padding.
+    """
+    missing = minimum_samples(encoder.config) - waves.shape[1]
+    if missing > 0:
+        waves = nn.functional.pad(waves, (0, missing))
+        sample_mask = None if sample_mask is None else nn.functional.pad(sample_mask, (0, missing))
+    if sample_mask is None:
+        return encoder(waves, return_dict=True, **kwargs)
+    if getattr(encoder.config, "feat_extract_norm", "layer") == "layer":
+        return encoder(waves, attention_mask=at_least(encoder, sample_mask).long(), return_dict=True, **kwargs)
+    lengths = at_least(encoder, sample_mask).sum(-1)
+    if bool((lengths == waves.shape[1]).all()):
+        return encoder(waves, return_dict=True, **kwargs)
+    return encode_by_length(encoder, waves, lengths, **kwargs)
+
+
+def encode_by_length(
+    encoder: PreTrainedModel, waves: torch.Tensor, lengths: torch.Tensor, **kwargs
+) -> BaseModelOutput:
+    """Waves (N, T) of equal length together, without padding; the tokens are padded with zeros again, (N, L, W)."""
+    tokens: list[torch.Tensor] = [waves] * len(waves)
+    longest = 0
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().flatten()
+        part = encoder(waves[rows, :length], return_dict=True, **kwargs).last_hidden_state
+        longest = max(longest, part.shape[1])
+        for row, states in zip(rows.tolist(), part, strict=True):
+            tokens[row] = states
+    padded = [nn.functional.pad(states, (0, 0, 0, longest - states.shape[0])) for states in tokens]
+    return BaseModelOutput(last_hidden_state=torch.stack(padded))
+
+
+def at_least(encoder: PreTrainedModel, sample_mask: torch.Tensor) -> torch.Tensor:
+    """The mask (N, T), with as much of the silence behind a very short sound as the encoder needs for one token."""
+    real = sample_mask.any(-1, keepdim=True)
+    index = torch.arange(sample_mask.shape[1], device=sample_mask.device)
+    return sample_mask | (real & (index < minimum_samples(encoder.config)))
+
+
+def as_tokens(output: BaseModelOutput, encoder: PreTrainedModel) -> torch.Tensor:
+    """
+    The encoder's `last_hidden_state` as (N, L, W); feature maps (N, W, h, w) are read row by row.
+
+    Raises:
+        ValueError: where there is no such state, or one of another shape.
+    """
+    states = getattr(output, "last_hidden_state", None)
+    name = type(encoder).__name__
+    if states is None:
+        raise ValueError(
+            f"{name} returned no last_hidden_state (it returned {', '.join(output)}). An encoder must return token "
+            "states (N, L, W) or feature maps (N, W, h, w) under that name; use the encoder's base model."
+        )
+    if states.ndim == 4:
+        return states.flatten(2).transpose(1, 2)  # (N, W, h, w) -> (N, h * w, W)
+    if states.ndim != 3:
+        raise ValueError(
+            f"{name} returned a last_hidden_state of shape {tuple(states.shape)}; expected (N, L, W) or (N, W, h, w)."
+        )
+    return states
+
+
+def token_mask(encoder: PreTrainedModel, frame_mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
+    """
+    Carries a frame mask (N, T) through the encoder's own downsampling to its tokens (N, L).
+
+    A window with any real frame keeps at least one token, so that it can be seen at all.
+    """
+    num_items, num_tokens = tokens.shape[:2]
+    if frame_mask is None:
+        return torch.ones(num_items, num_tokens, dtype=torch.bool, device=tokens.device)
+    frame_mask = frame_mask.to(tokens.device)
+    if encoder.config.model_type in SPECTROGRAM_ENCODERS:
+        return spectrogram_token_mask(encoder.config, frame_mask, num_tokens)
+    lengths = frame_mask.sum(-1)  # (N,)
+    if hasattr(encoder, "_get_feat_extract_output_lengths"):
+        token_lengths = encoder._get_feat_extract_output_lengths(lengths)
+    else:
+        token_lengths = (lengths * num_tokens + frame_mask.shape[1] - 1) // frame_mask.shape[1]
+    token_lengths = token_lengths.clamp(min=1, max=num_tokens).masked_fill(lengths == 0, 0)
+    return torch.arange(num_tokens, device=tokens.device) < token_lengths[:, None]
+
+
+def spectrogram_token_mask(config: PreTrainedConfig, frame_mask: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """
+    AST's tokens are two summary tokens, then patches in order (frequency, time); a patch is real if its first frame is.
+
+    Args:
+        frame_mask: (N, T) bool
+
+    Returns:
+        (N, L) bool
+    """
+    starts = torch.arange(0, config.max_length - config.patch_size + 1, config.time_stride, device=frame_mask.device)
+    columns = frame_mask[:, starts]  # (N, columns)
+    num_rows = (num_tokens - 2) // len(starts)
+    patches = columns.repeat(1, num_rows)  # (N, rows * columns)
+    summary = frame_mask.any(-1, keepdim=True).expand(-1, 2)
+    return torch.cat([summary, patches], dim=1)

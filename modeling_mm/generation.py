@@ -1,0 +1,92 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""What `generate` needs to know about media: they are encoded once, before rows are repeated for beams and samples."""
+
+from typing import Any
+
+import torch
+from transformers.generation import GenerationMixin
+
+from .outputs import AUDIO, IMAGE, MMMediaOutput
+
+MEDIA_INPUTS = ("pixel_values", "image_mask", "input_features", "input_values", "feature_attention_mask")
+
+
+class MMGenerationMixin(GenerationMixin):
+    """`GenerationMixin` for a model with `encode_media` and a `forward` that takes `media`."""
+
+    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+        model_kwargs = dict(model_kwargs)
+        media_inputs = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
+        media_inputs = {name: value for name, value in media_inputs.items() if value is not None}
+        if media_inputs and model_kwargs.get("media") is not None:
+            raise ValueError(f"Pass either media or the raw {', '.join(media_inputs)}, not both.")
+        if media_inputs:
+            with torch.no_grad():
+                model_kwargs["media"] = self.encode_media(**media_inputs)
+        media = model_kwargs.get("media")
+        no_text = inputs is None and model_kwargs.get("input_ids") is None and model_kwargs.get("inputs_embeds") is None
+        if media is not None and no_text:
+            inputs, attention_mask = self.placeholder_prompt(media)
+            model_kwargs["attention_mask"] = attention_mask
+            model_kwargs.pop("input_ids", None)
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+
+    def placeholder_prompt(self, media: MMMediaOutput) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The prompt of media without text: their placeholders, images first, padded on the left.
+
+        Returns:
+            input_ids and attention_mask, (B, L) each
+        """
+        counts = torch.stack([media.count(IMAGE), media.count(AUDIO)], dim=1).tolist()  # (B, 2)
+        rows = [[self.config.image_token_id] * images + [self.config.audio_token_id] * sounds for images, sounds in counts]
+        longest = max(map(len, rows))
+        if min(map(len, rows)) == 0:
+            raise ValueError(
+                f"Row {min(range(len(rows)), key=lambda row: len(rows[row]))} has neither text nor media to start from."
+            )
+        padding = self.generation_config.pad_token_id or 0  # masked, so any id serves
+        device = media.states.device
+        input_ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)
+        attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+        return input_ids, attention_mask
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs) -> tuple[torch.Tensor, dict[str, Any]]:
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+        if expand_size > 1 and model_kwargs.get("media") is not None:
+            model_kwargs["media"] = model_kwargs["media"].map(lambda x: x.repeat_interleave(expand_size, dim=0))
+        return input_ids, model_kwargs
+
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, media=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+    ):
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        # After the first step the cache remembers the media. A generation that goes on from an older cache is given
+        # the whole conversation: what the cache has been shown already is left out.
+        if media is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
+            new_tokens = model_inputs["input_ids"].shape[1] if model_inputs.get("input_ids") is not None else None
+            model_inputs["media"] = self.unseen_media(media, input_ids, new_tokens)
+        return model_inputs
+
+    def unseen_media(
+        self, media: MMMediaOutput, input_ids: torch.Tensor, new_tokens: int | None
+    ) -> MMMediaOutput | None:
+        """The media whose placeholders are among the last `new_tokens` of `input_ids` (B, L), renumbered."""
+        if new_tokens is None or new_tokens == input_ids.shape[1]:
+            return media
+        seen = input_ids[:, : input_ids.shape[1] - new_tokens].to(media.states.device)
+        position = media.position.clone()
+        for modality, token_id in ((IMAGE, self.config.image_token_id), (AUDIO, self.config.audio_token_id)):
+            if token_id is not None:
+                seen_items = (seen == token_id).sum(-1, keepdim=True)  # (B, 1)
+                position = torch.where(media.modality == modality, position - seen_items, position)
+        mask = media.mask & (position >= 0)
+        if not bool(mask.any()):
+            return None
+        return MMMediaOutput(media.states, mask, position.masked_fill(~mask, -1), media.modality)

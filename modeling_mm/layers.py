@@ -1,0 +1,112 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Small building blocks shared by decoder and connectors, and how every weight of ours starts."""
+
+import math
+
+import torch
+import transformers.initialization as init
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.pytorch_utils import Conv1D
+
+
+class ResidualProjection(Conv1D):
+    """
+    The last projection of a residual branch; a class of its own because it starts differently (see `init_weights`).
+
+    Args:
+        nf, nx: width out, width in, in GPT-2's order.
+        zero: whether it starts at zero, so that the branch adds nothing until it is trained.
+    """
+
+    def __init__(self, nf: int, nx: int, zero: bool = False):
+        super().__init__(nf, nx)
+        self.zero = zero
+
+
+class TanhGate(nn.Module):
+    """`x * tanh(weight)` with one learned scalar that starts at zero: a new branch opens as it learns to be useful."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight.tanh()
+
+
+class MLP(nn.Module):
+    """GPT-2's feed-forward: `c_fc`, activation, `c_proj`, dropout, with GPT-2's parameter names."""
+
+    def __init__(self, config: GPT2Config, zero_init: bool = False):
+        super().__init__()
+        inner = config.n_inner if config.n_inner is not None else 4 * config.n_embd
+        self.c_fc = Conv1D(inner, config.n_embd)
+        self.c_proj = ResidualProjection(config.n_embd, inner, zero=zero_init)
+        self.act = ACT2FN[config.activation_function]
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.c_proj(self.act(self.c_fc(hidden_states))))
+
+
+def sinusoidal_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """
+    Sine and cosine position encoding of [Attention Is All You Need](https://arxiv.org/abs/1706.03762), float32.
+
+    It is computed where it is used instead of kept in a buffer, which could go stale in a reload and would set a
+    greatest length.
+
+    Args:
+        positions: any shape (...), integers.
+        width: size of the encoding; the first half holds sines, the second half cosines.
+
+    Returns:
+        (..., width)
+    """
+    half = (width + 1) // 2
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / half))
+    angles = positions[..., None].float() * frequencies  # (..., half)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :width]
+
+
+def init_weights(module: nn.Module, config: GPT2Config) -> None:
+    """
+    How each module of ours starts; encoders start as their own classes say.
+
+    | module                        | weight                                    | bias |
+    |-------------------------------|-------------------------------------------|------|
+    | `Conv1D`, `Linear`, `Conv1d`  | N(0, initializer_range)                   | 0    |
+    | `ResidualProjection`          | N(0, initializer_range / sqrt(2 n_layer)) | 0    |
+    | `ResidualProjection`, `zero`  | 0                                         | 0    |
+    | `Embedding`                   | N(0, initializer_range)                   | -    |
+    | `LayerNorm`                   | 1                                         | 0    |
+    | `GRU`                         | uniform (Glorot)                          | 0    |
+    | `TanhGate`                    | 0                                         | -    |
+
+    The scaled residual projections are GPT-2's (section 2.3 of its report): the residual stream must not grow with
+    depth. Everything goes through `transformers.initialization`, which leaves loaded tensors alone.
+    """
+    std = config.initializer_range
+    if isinstance(module, ResidualProjection):
+        residual_std = 0.0 if module.zero else std / math.sqrt(2 * config.n_layer)
+        init.normal_(module.weight, mean=0.0, std=residual_std)
+        init.zeros_(module.bias)
+    elif isinstance(module, (Conv1D, nn.Linear, nn.Conv1d)):
+        init.normal_(module.weight, mean=0.0, std=std)
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        init.normal_(module.weight, mean=0.0, std=std)
+    elif isinstance(module, nn.LayerNorm):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+    elif isinstance(module, nn.GRU):
+        for name, parameter in module.named_parameters():
+            if "weight" in name:
+                init.xavier_uniform_(parameter)
+            else:
+                init.zeros_(parameter)
+    elif isinstance(module, TanhGate):
+        init.zeros_(module.weight)

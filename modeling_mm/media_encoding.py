@@ -1,0 +1,220 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""From raw media to media tokens: gathering what is real, encoding it, laying it out in rows."""
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .connectors import Connector
+from .encoders import dummy_item, encode, item_dimensions
+from .outputs import AUDIO, IMAGE, MMMediaOutput
+
+# Shape legend: B rows, I images a row, A audio windows a row, N items that are real, L encoder tokens, W the encoder's
+# width, M media tokens an item, S media tokens a row, D the decoder's width.
+
+
+class MediaEncodingMixin:
+    """`get_image_features`, `get_audio_features` and `encode_media` for a model with towers and connectors."""
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            pixel_values: (N, 3, H, W), or (B, I, 3, H, W) where every image is real
+
+        Returns:
+            `last_hidden_state` (N, L, W) is the encoder's; `pooler_output` (N, M, D) holds the media tokens.
+        """
+        self.require(self.vision_tower, "images", "vision_config")
+        items = pixel_values.flatten(0, -4)
+        return self._features(self.vision_tower, self.vision_connector, items, None, **kwargs)[0]
+
+    @can_return_tuple
+    def get_audio_features(
+        self,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            input_features: (N, n_mels, T), or (B, A, n_mels, T) where every window is real
+            input_values: (N, T) for raw-wave encoders, (N, T, n_mels) for AST; or with (B, A, ...)
+            feature_attention_mask: (N, T) or (B, A, T), which frames are real
+
+        Returns:
+            `last_hidden_state` (N, L, W) is the encoder's; `pooler_output` (N, M, D) holds the media tokens, zeros
+            where they stand for no real frame.
+        """
+        self.require(self.audio_tower, "audio", "audio_config")
+        sounds = input_features if input_features is not None else input_values
+        items = sounds.flatten(0, -item_dimensions(self.audio_tower) - 1)
+        frames = None if feature_attention_mask is None else feature_attention_mask.flatten(0, -2).bool()
+        return self._features(self.audio_tower, self.audio_connector, items, frames, **kwargs)[0]
+
+    def _features(
+        self, tower: PreTrainedModel, connector: Connector, items: torch.Tensor, frames: torch.Tensor | None, **kwargs
+    ) -> tuple[BaseModelOutputWithPooling, torch.Tensor]:
+        """Runs one encoder and its connector over real items; the second result is the media tokens' mask (N, M)."""
+        kwargs = {name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs}
+        encoded, tokens, mask = encode(tower, items, frames, **kwargs)
+        states, mask = connector(tokens.to(connector.norm.weight.device), mask.to(connector.norm.weight.device))
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=states,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
+        return output, mask
+
+    def encode_media(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+    ) -> MMMediaOutput:
+        """
+        Encodes media once, to be passed as `media=` with any number of prompts.
+
+        Args:
+            pixel_values: (B, I, 3, H, W), or (B, 3, H, W) for one image a row
+            image_mask: (B, I) bool, which images are real; all of them by default
+            input_features: (B, A, n_mels, T), or (B, n_mels, T) for one window a row
+            input_values: (B, A, T) or (B, A, T, n_mels); without A one window a row
+            feature_attention_mask: (B, A, T), which frames are real; a window without any is absent
+
+        Raises:
+            ValueError: for a modality that the model has no encoder for, and for masks that do not fit.
+        """
+        parts = []
+        if pixel_values is not None:
+            self.require(self.vision_tower, "images", "vision_config")
+            images = with_items(pixel_values, 3)  # (B, I, 3, H, W)
+            parts.append(self._encode_items(IMAGE, images, as_mask("image_mask", image_mask, images.shape[:2])))
+        sounds = input_features if input_features is not None else input_values
+        if sounds is not None:
+            self.require(self.audio_tower, "audio", "audio_config")
+            windows = with_items(sounds, item_dimensions(self.audio_tower))  # (B, A, ...)
+            frames = frames_mask(feature_attention_mask, windows, self.audio_tower.main_input_name)
+            present = None if frames is None else frames.any(-1)  # (B, A)
+            parts.append(self._encode_items(AUDIO, windows, present, frames))
+        if not parts:
+            raise ValueError("encode_media was given neither pixel_values nor input_features nor input_values.")
+        if len(parts) == 1:
+            return parts[0]
+        return MMMediaOutput(*(torch.cat(pair, dim=1) for pair in zip(*(p.to_tuple() for p in parts), strict=True)))
+
+    def _encode_items(
+        self, modality: int, items: torch.Tensor, present: torch.Tensor | None, frames: torch.Tensor | None = None
+    ) -> MMMediaOutput:
+        """
+        Gathers the real items of a batch, encodes them, and lays their tokens out in rows again.
+
+        Args:
+            items: (B, I, ...)
+            present: (B, I) bool, or `None` where all are real
+            frames: (B, I, T) bool
+        """
+        tower = self.vision_tower if modality == IMAGE else self.audio_tower
+        connector = self.vision_connector if modality == IMAGE else self.audio_connector
+        rows, slots = items.shape[:2]
+        if present is None:
+            present = torch.ones(rows, slots, dtype=torch.bool, device=items.device)
+            real, real_frames = items.flatten(0, 1), None if frames is None else frames.flatten(0, 1)
+        else:
+            real, real_frames = items[present], None if frames is None else frames[present]  # (N, ...), (N, T)
+        if real.shape[0] == 0:
+            return self._nothing(modality, rows, tower, connector, items.device)
+        output, mask = self._features(tower, connector, real, real_frames)
+        tokens = output.pooler_output  # (N, M, D)
+        present = present.to(tokens.device)
+        if real.shape[0] == rows * slots:
+            states, mask = tokens.view(rows, slots, *tokens.shape[1:]), mask.view(rows, slots, -1)
+        else:
+            states = tokens.new_zeros(rows, slots, *tokens.shape[1:])  # (B, I, M, D)
+            states = states.index_put((present,), tokens)
+            mask = mask.new_zeros(rows, slots, mask.shape[1]).index_put((present,), mask)  # (B, I, M)
+        number = (present.cumsum(-1) - 1)[..., None].expand_as(mask).masked_fill(~mask, -1)  # (B, I, M)
+        return MMMediaOutput(
+            states.flatten(1, 2), mask.flatten(1), number.flatten(1), torch.full_like(number.flatten(1), modality)
+        )
+
+    def _nothing(self, modality: int, rows: int, tower, connector, device) -> MMMediaOutput:
+        """
+        The media of a batch that has none. One masked token keeps shapes whole; in distributed training it comes from
+        the encoder and connector themselves, run over one empty item, because the other ranks wait for this one to
+        take part with every parameter.
+        """
+        width = self.config.text_config.n_embd
+        states = torch.zeros(rows, 1, width, dtype=connector.norm.weight.dtype, device=connector.norm.weight.device)
+        if self.takes_part_without_media():
+            output, _ = self._features(tower, connector, dummy_item(tower), None)
+            states = states + 0.0 * output.pooler_output.sum().to(states)
+        nothing = torch.zeros(rows, 1, dtype=torch.bool, device=states.device)
+        number = torch.full((rows, 1), -1, device=states.device)
+        return MMMediaOutput(states, nothing, number, torch.full_like(number, modality))
+
+    def takes_part_without_media(self) -> bool:
+        """Whether parameters must be used even by a batch without media: in training with several processes."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return self.training and distributed and torch.distributed.get_world_size() > 1
+
+    def with_absent_modalities(self, media: MMMediaOutput | None, rows: int) -> MMMediaOutput | None:
+        """Adds an empty part for each modality that this rank's batch lacks; see `_nothing`."""
+        present = set() if media is None else set(media.modality.unique().tolist())
+        parts = [] if media is None else [media]
+        for modality, tower, connector in (
+            (IMAGE, self.vision_tower, self.vision_connector),
+            (AUDIO, self.audio_tower, self.audio_connector),
+        ):
+            if tower is not None and modality not in present:
+                parts.append(self._nothing(modality, rows, tower, connector, self.device))
+        if not parts:
+            return None
+        return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*(p.to_tuple() for p in parts), strict=True)))
+
+    def require(self, tower: PreTrainedModel | None, what: str, field: str) -> None:
+        if tower is None:
+            raise ValueError(
+                f"This model was given {what}, but it has no encoder for them ({field} is None). Join it with one, or "
+                f"leave the {what} out."
+            )
+
+
+def with_items(values: torch.Tensor, item_dimensions: int) -> torch.Tensor:
+    """(B, ...) with one item a row -> (B, 1, ...); (B, I, ...) stays."""
+    if values.ndim == item_dimensions + 1:
+        return values[:, None]
+    if values.ndim != item_dimensions + 2:
+        raise ValueError(
+            f"Media must have {item_dimensions + 2} dimensions (rows, items, ...) or {item_dimensions + 1} with one "
+            f"item a row, got shape {tuple(values.shape)}."
+        )
+    return values
+
+
+def as_mask(name: str, mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
+    """A mask as bool, with its shape checked against the media's."""
+    if mask is not None and mask.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)} as the media have, got {tuple(mask.shape)}.")
+    return None if mask is None else mask.bool()
+
+
+def frames_mask(mask: torch.Tensor | None, windows: torch.Tensor, input_name: str) -> torch.Tensor | None:
+    """
+    The frame mask as (B, A, T) bool.
+
+    Args:
+        mask: (B, A, T), or (B, T) with one window a row
+        windows: (B, A, ...); time is the last dimension, but of an AST spectrogram (B, A, T, n_mels) it is the third
+    """
+    if mask is None:
+        return None
+    time = windows.shape[2] if input_name == "input_values" else windows.shape[-1]
+    if mask.ndim == 2:
+        mask = mask[:, None]
+    return as_mask("feature_attention_mask", mask, torch.Size([*windows.shape[:2], time]))

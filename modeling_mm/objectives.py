@@ -1,0 +1,87 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""What the model is trained for, as pure functions."""
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_TOKENS = 2048
+
+
+def causal_lm_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor | None,
+    vocab_size: int,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    ignore_index: int = -100,
+    shift_labels: torch.Tensor | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
+    **kwargs,
+) -> torch.Tensor:
+    """
+    Next-token cross-entropy in float32, in chunks.
+
+    Cross-entropy needs float32 copies of the logits, which with a large vocabulary are the largest tensors of a
+    training step. Here they exist for `chunk_tokens` tokens at a time: each chunk is checkpointed, so its float32
+    values are computed again in the backward pass instead of kept.
+
+    Args:
+        logits: (B, L, V)
+        labels: (B, L), `ignore_index` where nothing is to be learned; shifted here
+        vocab_size: V
+        num_items_in_batch: number of targets in the whole batch under gradient accumulation; the mean is over this
+            batch's targets when it is not given
+        shift_labels: (B, L) targets already aligned with the logits; they replace `labels`
+        chunk_tokens: tokens a chunk
+
+    Returns:
+        a scalar, float32. Without any target it is zero.
+    """
+    if shift_labels is None:
+        if labels is None:
+            raise ValueError("causal_lm_loss needs labels or shift_labels, got neither.")
+        shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[:, 1:]
+    logits = logits.reshape(-1, vocab_size)  # (B * L, V)
+    targets = shift_labels.reshape(-1).to(logits.device)  # (B * L,)
+    if logits.shape[0] <= chunk_tokens:
+        total = summed_cross_entropy(logits, targets, ignore_index)
+    else:
+        chunks = zip(logits.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
+        total = sum(
+            checkpoint(summed_cross_entropy, chunk, target, ignore_index, use_reentrant=False)
+            for chunk, target in chunks
+        )
+    if num_items_in_batch is None:
+        num_items_in_batch = (targets != ignore_index).sum().clamp(min=1)
+    elif torch.is_tensor(num_items_in_batch):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
+def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """Sum over tokens; logits (N, V), targets (N,)."""
+    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=ignore_index, reduction="sum")
+
+
+def problem_type(configured: str | None, num_labels: int, labels: torch.Tensor) -> str:
+    """Which of transformers' three problem types a classification head has, told from the labels if not configured."""
+    if configured is not None:
+        return configured
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem: str) -> torch.Tensor:
+    """
+    Args:
+        logits: (B, num_labels)
+        labels: see [`MMForSequenceClassification.forward`]
+        problem: `"regression"`, `"single_label_classification"` or `"multi_label_classification"`
+    """
+    labels = labels.to(logits.device)
+    if problem == "regression":
+        return nn.functional.mse_loss(logits.float().view(labels.shape), labels.float())
+    if problem == "multi_label_classification":
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+    return nn.functional.cross_entropy(logits.float(), labels.view(-1))

@@ -35,7 +35,9 @@ class Attention(nn.Module):
     ):
         super().__init__()
         if config.n_embd % config.n_head:
-            raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={config.n_embd}, n_head={config.n_head}.")
+            raise ValueError(
+                f"n_embd must be a multiple of n_head, got n_embd={config.n_embd}, n_head={config.n_head}."
+            )
         self.config = config
         self.layer_idx = layer_idx
         self.head_dim = config.n_embd // config.n_head
@@ -50,7 +52,7 @@ class Attention(nn.Module):
             self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
         self.c_proj = ResidualProjection(config.n_embd, config.n_embd, zero=zero_init)
         self.attn_dropout = config.attn_pdrop
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.resid_dropout = config.resid_pdrop
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """(B, L, D) -> (B, H, L, d)"""
@@ -102,7 +104,10 @@ class Attention(nn.Module):
             **kwargs,
         )  # (B, L, H, d)
         output = output.reshape(*output.shape[:-2], -1).contiguous()  # (B, L, D)
-        return self.resid_dropout(self.c_proj(output)), weights
+        output = self.c_proj(output)
+        if self.training:
+            output = nn.functional.dropout(output, self.resid_dropout)
+        return output, weights
 
 
 def eager_attention(

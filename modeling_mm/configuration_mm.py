@@ -187,7 +187,9 @@ class MMConfig(PreTrainedConfig):
             if token_id < 0:
                 raise ValueError(f"{field} must not be negative, got {token_id}.")
             if token_id in owner:
-                raise ValueError(f"{field} and {owner[token_id]} are both {token_id}: each special token needs its own.")
+                raise ValueError(
+                    f"{field} and {owner[token_id]} are both {token_id}: each special token needs its own."
+                )
             owner[token_id] = field
 
     @classmethod
@@ -238,7 +240,7 @@ def text_sub_config(config: dict | PreTrainedConfig | None) -> GPT2Config:
 
 
 def encoder_sub_config(field: str, config: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
-    """An encoder's config from what a user gave; of a two-tower config, the half of that name (`vision_config`, ...)."""
+    """An encoder's config from what a user gave; of a two-tower config, the half that is called `field`."""
     if config is None:
         return None
     if isinstance(config, dict):

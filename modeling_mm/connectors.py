@@ -1,15 +1,16 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """From encoder tokens to media tokens: five connectors, then position within the item and modality."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
 from .attention import Attention
 from .configuration_mm import MMConfig
-from .layers import MLP, sinusoidal_positions
+from .layers import MLP, activation, sinusoidal_positions
 from .masks import cross_attention_mask
 
 # Shape legend: N items, L encoder tokens, M media tokens an item, W the encoder's width, D the decoder's width.
@@ -67,8 +68,8 @@ class Connector(nn.Module):
             return sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
         if length > self.positions.num_embeddings:
             raise ValueError(
-                f"An item has {length} media tokens, but max_media_positions is {self.positions.num_embeddings}. Raise "
-                "it, use a connector that gives fewer tokens ('conv', 'perceiver'), or sinusoidal positions."
+                f"An item has {length} media tokens, but max_media_positions is {self.positions.num_embeddings}. "
+                "Raise it, use a connector that gives fewer tokens ('conv', 'perceiver'), or sinusoidal positions."
             )
         return self.positions(positions)
 
@@ -90,9 +91,9 @@ class MLPProjector(nn.Module):
     def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs):
         super().__init__()
         widths = [width] + [size] * num_layers
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.linear = nn.Linear(size, config.n_embd)
-        self.act = ACT2FN[config.activation_function]
+        self.act = activation(config.activation_function)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
         for layer in self.hidden:
@@ -107,10 +108,10 @@ class ConvProjector(nn.Module):
         super().__init__()
         widths = [width] + [size] * num_layers
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(a, b, kernel_size=3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv1d(a, b, kernel_size=3, stride=2, padding=1) for a, b in pairwise(widths)
         )
         self.linear = nn.Linear(size, config.n_embd)
-        self.act = ACT2FN[config.activation_function]
+        self.act = activation(config.activation_function)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
         for convolution in self.convolutions:
@@ -175,9 +176,7 @@ class ResamplerLayer(GradientCheckpointingLayer):
         queries = self.norm_latents(latents)
         keys = torch.cat([self.norm_states(states), queries], dim=1)  # (N, L + M, D)
         visible = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)[:, None]  # (N, 1, L + M)
-        attention_mask, _ = cross_attention_mask(
-            visible.expand(-1, latents.shape[1], -1), queries.dtype, boolean=True
-        )
+        attention_mask, _ = cross_attention_mask(visible.expand(-1, latents.shape[1], -1), queries.dtype, boolean=True)
         # sdpa whatever the decoder uses: the latents are few, and flash kernels take no such mask.
         attended, _ = self.resampler_attn(
             queries, attention_mask, media=self.resampler_attn.keys_and_values(keys), implementation="sdpa"

@@ -227,7 +227,7 @@ def token_mask(encoder: PreTrainedModel, frame_mask: torch.Tensor | None, tokens
 
 def spectrogram_token_mask(config: PreTrainedConfig, frame_mask: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """
-    AST's tokens are two summary tokens, then patches in order (frequency, time); a patch is real if its first frame is.
+    AST's tokens are two summary tokens, then patches by frequency and time; a patch is real if its first frame is.
 
     Args:
         frame_mask: (N, T) bool

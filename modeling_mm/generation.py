@@ -24,7 +24,9 @@ class MMGenerationMixin(GenerationMixin):
             with torch.no_grad():
                 model_kwargs["media"] = self.encode_media(**media_inputs)
         media = model_kwargs.get("media")
-        no_text = inputs is None and model_kwargs.get("input_ids") is None and model_kwargs.get("inputs_embeds") is None
+        no_text = (
+            inputs is None and model_kwargs.get("input_ids") is None and model_kwargs.get("inputs_embeds") is None
+        )
         if media is not None and no_text:
             inputs, attention_mask = self.placeholder_prompt(media)
             model_kwargs["attention_mask"] = attention_mask
@@ -39,12 +41,12 @@ class MMGenerationMixin(GenerationMixin):
             input_ids and attention_mask, (B, L) each
         """
         counts = torch.stack([media.count(IMAGE), media.count(AUDIO)], dim=1).tolist()  # (B, 2)
-        rows = [[self.config.image_token_id] * images + [self.config.audio_token_id] * sounds for images, sounds in counts]
+        rows = [
+            [self.config.image_token_id] * images + [self.config.audio_token_id] * sounds for images, sounds in counts
+        ]
         longest = max(map(len, rows))
-        if min(map(len, rows)) == 0:
-            raise ValueError(
-                f"Row {min(range(len(rows)), key=lambda row: len(rows[row]))} has neither text nor media to start from."
-            )
+        if [] in rows:
+            raise ValueError(f"Row {rows.index([])} has neither text nor media to start from.")
         padding = self.generation_config.pad_token_id or 0  # masked, so any id serves
         device = media.states.device
         input_ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)

@@ -4,6 +4,7 @@
 import difflib
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import TypeAlias
 
 import torch
 from transformers import AutoConfig, AutoModel, GenerationConfig, GPT2LMHeadModel
@@ -17,7 +18,7 @@ from .encoders import encoder_class_of
 LOADING_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
 MODEL_ARGUMENTS = ("dtype", "attn_implementation", "device_map")
 
-Part = str | PreTrainedModel
+Part: TypeAlias = "str | PreTrainedModel"
 
 
 def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | None = None, **kwargs):
@@ -67,7 +68,13 @@ def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | N
 
 
 def check_arguments(kwargs: dict) -> None:
-    known = {*LOADING_ARGUMENTS, *MODEL_ARGUMENTS, "tokenizer", *(field.name for field in fields(MMConfig)), "num_labels"}
+    known = {
+        *LOADING_ARGUMENTS,
+        *MODEL_ARGUMENTS,
+        "tokenizer",
+        *(field.name for field in fields(MMConfig)),
+        "num_labels",
+    }
     for name in kwargs:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
@@ -118,7 +125,9 @@ def encoder_of(model: PreTrainedModel, half: str) -> PreTrainedModel:
         for module in model.modules():
             if isinstance(module, PreTrainedModel) and module.config is wanted:
                 return module
-        raise ValueError(f"{type(model).__name__} has a {half}, but no part of its own for it. Pass the encoder itself.")
+        raise ValueError(
+            f"{type(model).__name__} has a {half}, but no part of its own for it. Pass the encoder itself."
+        )
     encoder_class = encoder_class_of(model.config)
     for module in model.modules():
         if type(module) is encoder_class:
@@ -145,7 +154,7 @@ def decoder_state(decoder: PreTrainedModel, vocab_size: int, tied: bool) -> dict
 
 
 def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """(V, D) -> (num_rows, D); new rows are the mean of the old, so that a new token is as likely as an average one."""
+    """(V, D) -> (num_rows, D); new rows are the mean of the old: a new token is as likely as an average one."""
     missing = num_rows - weight.shape[0]
     if missing < 0:
         raise ValueError(f"The vocabulary has {weight.shape[0]} tokens already; it cannot shrink to {num_rows}.")
@@ -176,9 +185,7 @@ def fit_to_tokenizer(config: MMConfig, tokenizer) -> None:
         config.text_config.pad_token_id = tokenizer.pad_token_id
 
 
-def joint_generation_config(
-    decoder: PreTrainedModel, config: MMConfig, joint: GenerationConfig
-) -> GenerationConfig:
+def joint_generation_config(decoder: PreTrainedModel, config: MMConfig, joint: GenerationConfig) -> GenerationConfig:
     """The decoder's own way of generating; an answer also ends at the end-of-turn token."""
     generation_config = decoder.generation_config if decoder.can_generate() else joint
     generation_config = GenerationConfig.from_dict(generation_config.to_dict())

@@ -44,11 +44,20 @@ class MLP(nn.Module):
         inner = config.n_inner if config.n_inner is not None else 4 * config.n_embd
         self.c_fc = Conv1D(inner, config.n_embd)
         self.c_proj = ResidualProjection(config.n_embd, inner, zero=zero_init)
-        self.act = ACT2FN[config.activation_function]
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.act = activation(config.activation_function)
+        self.dropout = config.resid_pdrop
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.c_proj(self.act(self.c_fc(hidden_states))))
+        hidden_states = self.c_proj(self.act(self.c_fc(hidden_states)))
+        return nn.functional.dropout(hidden_states, self.dropout) if self.training else hidden_states
+
+
+def activation(name: str) -> nn.Module:
+    """
+    An activation of transformers by its name. GPT-2's `gelu_new` spells the tanh approximation of GELU out in eight
+    operations; torch has it as one, equal to rounding.
+    """
+    return ACT2FN["gelu_pytorch_tanh" if name == "gelu_new" else name]
 
 
 def sinusoidal_positions(positions: torch.Tensor, width: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .configuration_mm import MMConfig
 from .connectors import Connector
 from .encoders import dummy_item, encode, item_dimensions
 from .outputs import AUDIO, IMAGE, MMMediaOutput
@@ -16,6 +17,14 @@ from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 class MediaEncodingMixin:
     """`get_image_features`, `get_audio_features` and `encode_media` for a model with towers and connectors."""
+
+    config: MMConfig
+    vision_tower: PreTrainedModel | None
+    audio_tower: PreTrainedModel | None
+    vision_connector: Connector | None
+    audio_connector: Connector | None
+    training: bool
+    device: torch.device
 
     @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:

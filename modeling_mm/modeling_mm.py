@@ -14,8 +14,8 @@ from .encoders import build_encoder, encoder_width
 from .generation import MMGenerationMixin
 from .joining import join_pretrained
 from .layers import init_weights
-from .media_encoding import MediaEncodingMixin
 from .masks import check_placeholders, media_indices
+from .media_encoding import MediaEncodingMixin
 from .objectives import causal_lm_loss, classification_loss, problem_type
 from .outputs import (
     AUDIO,
@@ -53,9 +53,9 @@ class MMPreTrainedModel(PreTrainedModel):
     @classmethod
     def is_custom_code(cls) -> bool:
         """
-        Our initialisation goes through `transformers.initialization`, which leaves loaded tensors alone. The precaution
-        that transformers takes for other people's code, to skip modules without parameters of their own, would leave
-        encoders half initialised: Whisper's position table is set by a module that owns none.
+        Our initialisation goes through `transformers.initialization`, which leaves loaded tensors alone. What
+        transformers does to be safe from other people's code, to skip modules without parameters of their own, would
+        leave encoders half initialised: Whisper's position table is set by a module that owns none.
         """
         return False
 
@@ -169,7 +169,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             input_ids: (B, L), or `inputs_embeds` (B, L, D)
             attention_mask: (B, past + L), 0 for padding
             position_ids: (B, L); they count the real tokens by default
-            pixel_values, image_mask, input_features, input_values, feature_attention_mask: see [`~MMModel.encode_media`]
+            pixel_values, image_mask: see [`~MMModel.encode_media`]
+            input_features, input_values, feature_attention_mask: see [`~MMModel.encode_media`]
             media: media that `encode_media` has encoded, instead of the raw inputs
             past_key_values: a cache; it remembers media as well as text, so media are passed once
             use_cache: whether to return one; `config.use_cache` by default
@@ -378,8 +379,8 @@ def check_vocabulary(config: MMConfig) -> None:
         token_id, vocab_size = getattr(config, field), config.text_config.vocab_size
         if token_id is not None and token_id >= vocab_size:
             raise ValueError(
-                f"{field} is {token_id}, but the vocabulary has {vocab_size} tokens. Make text_config.vocab_size larger "
-                "(MMConfig.from_text_vision_audio_configs does so), or choose an id within it."
+                f"{field} is {token_id}, but the vocabulary has {vocab_size} tokens. Make text_config.vocab_size "
+                "larger (MMConfig.from_text_vision_audio_configs does so), or choose an id within it."
             )
 
 
@@ -390,8 +391,8 @@ def check_rows(media: MMMediaOutput | None, is_placeholder: torch.Tensor) -> Non
     """
     if media is not None and media.mask.shape[0] != is_placeholder.shape[0]:
         raise ValueError(
-            f"The text has {is_placeholder.shape[0]} rows, the media have {media.mask.shape[0]}. Media are batch-first: "
-            "pad each row to the same number of images or windows and say by image_mask or feature_attention_mask "
+            f"The text has {is_placeholder.shape[0]} rows, the media have {media.mask.shape[0]}. Media are "
+            "batch-first: pad each row to the same number of images or windows and say by image_mask or feature_attention_mask "
             "which are real."
         )
 

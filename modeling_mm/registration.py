@@ -50,7 +50,7 @@ class FillTablesAfterImport(importlib.abc.MetaPathFinder):
                     execute(module)
                     fill_tables(module)
 
-                spec.loader.exec_module = execute_and_fill
+                spec.loader.exec_module = execute_and_fill  # type: ignore[method-assign]
                 return spec
         return None
 

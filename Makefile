@@ -1,0 +1,114 @@
+# Needs Python 3.10-3.13, make and git; everything else is installed into .venv from requirements.lock.
+#
+# PYTHON=python3.12   which interpreter makes the environment
+# JOBS=2              test processes
+# ARGS="-k media -x"  more arguments for pytest (or for the script that `make demo` and `make benchmark` run)
+# TORCH=2.11.0        another torch than the lock's (for `make test-oldest`; for .venv if it is given when that is made)
+# NO_SETUP=1          use PYTHON as it is and install nothing: for a machine without network, such as a GPU node
+#
+# torch: on Linux PyPI's build brings CUDA (gigabytes). A machine whose pip is set up with a CPU build
+# (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL) takes that one, as the lock pins the version without a build tag.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+TORCH ?=
+VENV := .venv
+OLDEST := .cache/venv-oldest$(TORCH:%=-torch-%)
+LOCKER := .cache/venv-lock
+UV_VERSION := 0.13.9
+
+ifdef NO_SETUP
+PY := $(PYTHON)
+READY :=
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+else
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+
+# One thread a test process: with two processes on two cores more threads only wait for each other.
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest
+PARALLEL = -n $(JOBS) --dist worksteal
+COMMON = tests/transformers_common
+
+# $(call install,FOLDER,LOCK): a virtual environment with exactly what LOCK names, and this package linked into it.
+# The mark that it is ready comes last, so an interrupted set-up is taken up again.
+define install
+@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else f"$(PYTHON) is Python {v[0]}.{v[1]}; 3.10 to 3.13 are supported: make PYTHON=python3.12 ...")'
+@test -x $(1)/bin/python && $(1)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(1)
+@echo "installing $(2) into $(1) (a few minutes the first time)"
+@sed $(if $(TORCH),'s/^torch==[^ ]*/torch==$(TORCH)/',-n p) $(2) > $(1)/requirements.txt
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 -r $(1)/requirements.txt
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+@touch $(1)/.ready
+endef
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(call install,$(VENV),$<)
+
+$(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
+	$(call install,$(OLDEST),$<)
+
+.PHONY: help setup demo test lint format types test-oldest test-slow test-gpu benchmark lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
+
+setup: $(READY)  ## only make the environment
+
+demo: $(READY)  ## train a small model on the sample, save it, load it, ask it about pictures and sounds
+	$(PY) scripts/demo.py $(ARGS)
+
+test: lint  ## lint, types, transformers' common tests and the fast suite
+	$(PY) $(COMMON)/fetch.py
+	$(PYTEST) $(PARALLEL) $(ARGS)
+
+lint: $(READY)  ## ruff (rules and format) and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(READY)  ## let ruff repair what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+test-oldest: $(OLDEST)/.ready  ## the same tests on the oldest versions that pyproject.toml allows
+	$(OLDEST)/bin/python $(COMMON)/fetch.py
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PARALLEL) $(ARGS)
+
+test-slow: $(READY)  ## the tests marked slow
+	$(PY) $(COMMON)/fetch.py
+	$(PYTEST) $(PARALLEL) -m "slow and not gpu" $(ARGS)
+
+# The common tests are left out: they would have to be fetched, and a GPU node often has no network.
+test-gpu: $(READY)  ## the tests marked gpu (make test-gpu NO_SETUP=1 where the machine has everything)
+	$(PY) -m pytest -m gpu --ignore=$(COMMON) $(ARGS)
+
+benchmark: $(READY)  ## the figures of the README, measured here
+	$(PY) scripts/benchmark.py $(ARGS)
+
+# One lock for Python 3.10 to 3.13: uv resolves them together and writes markers. torch's CUDA packages are left out,
+# since pip reads them from whichever torch it takes. TORCH_LOCK is the release that has a CPU build where we test.
+TORCH_LOCK ?= 2.13.0
+COMPILE = $(LOCKER)/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.10 --extra dev \
+	--constraints .cache/torch.txt --annotation-style line --no-header
+NO_CUDA = grep -vE '^(nvidia-|cuda-|triton==)'
+lock:  ## write both locks anew from pyproject.toml
+	@mkdir -p .cache && echo 'torch==$(TORCH_LOCK)' > .cache/torch.txt
+	@test -x $(LOCKER)/bin/uv || { $(PYTHON) -m venv --clear $(LOCKER) && $(LOCKER)/bin/pip install --quiet uv==$(UV_VERSION); }
+	{ echo '# Made by `make lock` from pyproject.toml[dev]: the newest versions, Python 3.10 to 3.13. Not edited by hand.'; \
+	  $(COMPILE) | $(NO_CUDA); } > .cache/newest.lock
+	{ echo '# Made by `make lock` from pyproject.toml[dev]: the oldest versions it allows, but torch (see Makefile).'; \
+	  $(COMPILE) --resolution lowest-direct --fork-strategy fewest | $(NO_CUDA); } > .cache/oldest.lock
+	mv .cache/newest.lock requirements.lock
+	mv .cache/oldest.lock requirements-oldest.lock
+
+clean:  ## remove all that make made
+	rm -rf $(VENV) .cache outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

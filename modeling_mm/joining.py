@@ -18,7 +18,7 @@ from .encoders import encoder_class_of
 LOADING_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
 MODEL_ARGUMENTS = ("dtype", "attn_implementation", "device_map")
 
-Part: TypeAlias = "str | PreTrainedModel"
+Part: TypeAlias = str | PreTrainedModel
 
 
 def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | None = None, **kwargs):

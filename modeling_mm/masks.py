@@ -58,8 +58,8 @@ def check_placeholders(name: str, token_id: int | None, placeholders: list[int],
             raise ValueError(
                 f"Row {row}: {got} {name} placeholder token(s) (id {token_id}) in the text for {expected} {name}(s). "
                 f"Put one {name} placeholder into input_ids for each {name}, where it belongs in the text, as "
-                "MMProcessor does. If the counts should agree, check that model and tokenizer were joined with the same "
-                f"{name}_token_id."
+                "MMProcessor does. If the counts should agree, check that model and tokenizer were joined with the "
+                f"same {name}_token_id."
             )
 
 

@@ -392,8 +392,8 @@ def check_rows(media: MMMediaOutput | None, is_placeholder: torch.Tensor) -> Non
     if media is not None and media.mask.shape[0] != is_placeholder.shape[0]:
         raise ValueError(
             f"The text has {is_placeholder.shape[0]} rows, the media have {media.mask.shape[0]}. Media are "
-            "batch-first: pad each row to the same number of images or windows and say by image_mask or feature_attention_mask "
-            "which are real."
+            "batch-first: pad each row to the same number of images or windows, and say by image_mask or "
+            "feature_attention_mask which are real."
         )
 
 

@@ -67,8 +67,9 @@ class MMConfig(PreTrainedConfig):
         cross_attention_gated (`bool`, *optional*, defaults to `True`):
             Whether both branches of a cross-attention block pass a tanh gate that starts at zero. Without gates the
             last projection of each branch starts at zero instead, so that joining never changes the decoder.
-        cross_attention_feed_forward (`bool`, *optional*, defaults to `True`):
-            Whether a cross-attention block has a feed-forward branch.
+        cross_attention_feed_forward (`bool`, *optional*, defaults to `False`):
+            Whether a cross-attention block has a feed-forward branch as Flamingo's do. It is two thirds of a block's
+            weights, all read at every decoded token, so it is for those who find that it earns its time.
         vision_connector, audio_connector (`str`, *optional*, defaults to `"mlp"`):
             What turns encoder tokens into media tokens: `"linear"`, `"mlp"`, `"conv"` (strided convolutions over the
             token sequence), `"gru"` (recurrent) or `"perceiver"` (a resampler with a fixed number of latents).
@@ -107,7 +108,7 @@ class MMConfig(PreTrainedConfig):
     cross_attention_layers: list[int] | None = None
     cross_attention_interval: int = 3
     cross_attention_gated: bool = True
-    cross_attention_feed_forward: bool = True
+    cross_attention_feed_forward: bool = False
     vision_connector: str = "mlp"
     vision_connector_size: int | None = None
     vision_connector_layers: int = 1

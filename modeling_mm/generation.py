@@ -4,11 +4,27 @@
 from typing import Any
 
 import torch
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 MEDIA_INPUTS = ("pixel_values", "image_mask", "input_features", "input_values", "feature_attention_mask")
+
+
+class SuppressPlaceholders(LogitsProcessor):
+    """
+    Never generates a placeholder: it stands for media that were given, and a generated one would stand for nothing.
+
+    It does what `suppress_tokens` of a generation config does, without comparing the whole vocabulary at every step,
+    and holds whatever generation config is used.
+    """
+
+    def __init__(self, token_ids: list[int]):
+        self.token_ids = torch.tensor(token_ids)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(B, L), (B, V) -> (B, V)"""
+        return scores.index_fill(1, self.token_ids.to(scores.device), -torch.inf)
 
 
 class MMGenerationMixin(GenerationMixin):
@@ -58,6 +74,13 @@ class MMGenerationMixin(GenerationMixin):
         if expand_size > 1 and model_kwargs.get("media") is not None:
             model_kwargs["media"] = model_kwargs["media"].map(lambda x: x.repeat_interleave(expand_size, dim=0))
         return input_ids, model_kwargs
+
+    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)
+        placeholders = [i for i in (self.config.image_token_id, self.config.audio_token_id) if i is not None]
+        if placeholders:
+            processors.append(SuppressPlaceholders(placeholders))
+        return processors
 
     def prepare_inputs_for_generation(
         self, input_ids, past_key_values=None, media=None, inputs_embeds=None, is_first_iteration=False, **kwargs

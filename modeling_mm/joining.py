@@ -195,7 +195,6 @@ def joint_generation_config(decoder: PreTrainedModel, config: MMConfig, joint: G
         ends = [config.end_token_id, *(end for end in ends if end != config.end_token_id)]
     generation_config.eos_token_id = ends or None
     generation_config.pad_token_id = config.text_config.pad_token_id
-    generation_config.suppress_tokens = joint.suppress_tokens
     return generation_config
 
 

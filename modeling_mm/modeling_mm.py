@@ -217,9 +217,6 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         self.post_init()
         if config.freeze_text:
             self.lm_head.requires_grad_(False)
-        # A placeholder stands for media that were given; a generated one would stand for nothing.
-        placeholders = [i for i in (config.image_token_id, config.audio_token_id) if i is not None]
-        self.generation_config.suppress_tokens = placeholders or None
 
     def encode_media(self, **kwargs) -> MMMediaOutput:
         """See [`MMModel.encode_media`]."""

@@ -55,7 +55,7 @@ class Connector(nn.Module):
         states, mask = self.projector(states, mask)
         states = states + self.embed_positions(states)
         if self.modality is not None:
-            states = states + self.modality.weight
+            states = states + self.modality(torch.zeros(1, dtype=torch.long, device=states.device))
         return states.masked_fill(~mask[..., None], 0.0), mask
 
     def embed_positions(self, states: torch.Tensor) -> torch.Tensor | float:
@@ -153,7 +153,8 @@ class PerceiverProjector(nn.Module):
         # Order is lost on latents that attend, so the tokens carry their position into the resampler.
         positions = torch.arange(states.shape[1], device=states.device)
         states = states + sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
-        latents = self.latents.weight.expand(states.shape[0], -1, -1)  # (N, M, D)
+        numbers = torch.arange(self.latents.num_embeddings, device=states.device)
+        latents = self.latents(numbers).expand(states.shape[0], -1, -1)  # (N, M, D)
         for layer in self.layers:
             latents = layer(latents, states, mask)
         present = mask.any(-1, keepdim=True).expand(-1, latents.shape[1])  # (N, M)

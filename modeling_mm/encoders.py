@@ -83,7 +83,7 @@ def is_raw_wave(encoder: PreTrainedModel) -> bool:
     return encoder.main_input_name == "input_values" and encoder.config.model_type not in SPECTROGRAM_ENCODERS
 
 
-def dummy_item(encoder: PreTrainedModel) -> torch.Tensor:
+def dummy_item(encoder: PreTrainedModel, device: torch.device) -> torch.Tensor:
     """One item of silence or black, (1, ...), for a rank that must run the encoder though it has no media."""
     config = encoder.config
     if encoder.main_input_name == "pixel_values":
@@ -96,7 +96,12 @@ def dummy_item(encoder: PreTrainedModel) -> torch.Tensor:
         shape = (config.max_length, config.num_mel_bins)
     else:
         shape = (config.num_mel_bins, 2 * getattr(config, "max_source_positions", 1500))
-    return torch.zeros(1, *shape, dtype=encoder.dtype, device=encoder.device)
+    return torch.zeros(1, *shape, dtype=encoder.dtype, device=device)
+
+
+def is_sharded(encoder: PreTrainedModel) -> bool:
+    """Whether the weights are spread over processes (FSDP2, ZeRO-3), so that to run the encoder takes all of them."""
+    return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in encoder.parameters())
 
 
 def minimum_samples(config: PreTrainedConfig) -> int:
@@ -122,7 +127,7 @@ def encode(
         the encoder's output, with `last_hidden_state` as tokens (N, L, W); the tokens; and which of them stand for
         real frames, (N, L) bool.
     """
-    items = items.to(device=encoder.device, dtype=encoder.dtype)
+    items = items.to(encoder.dtype)
     # Frozen encoders run without autograd: nothing of theirs needs to be kept for a backward pass.
     trainable = torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters())
     with torch.set_grad_enabled(trainable):

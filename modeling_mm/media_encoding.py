@@ -8,7 +8,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_mm import MMConfig
 from .connectors import Connector
-from .encoders import dummy_item, encode, item_dimensions
+from .encoders import dummy_item, encode, is_sharded, item_dimensions
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 # Shape legend: B rows, I images a row, A audio windows a row, N items that are real, L encoder tokens, W the encoder's
@@ -24,7 +24,6 @@ class MediaEncodingMixin:
     vision_connector: Connector | None
     audio_connector: Connector | None
     training: bool
-    device: torch.device
 
     @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
@@ -69,7 +68,7 @@ class MediaEncodingMixin:
         """Runs one encoder and its connector over real items; the second result is the media tokens' mask (N, M)."""
         kwargs = {name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs}
         encoded, tokens, mask = encode(tower, items, frames, **kwargs)
-        states, mask = connector(tokens.to(connector.norm.weight.device), mask.to(connector.norm.weight.device))
+        states, mask = connector(tokens, mask)
         output = BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=states,
@@ -113,9 +112,7 @@ class MediaEncodingMixin:
             parts.append(self._encode_items(AUDIO, windows, present, frames))
         if not parts:
             raise ValueError("encode_media was given neither pixel_values nor input_features nor input_values.")
-        if len(parts) == 1:
-            return parts[0]
-        return MMMediaOutput(*(torch.cat(pair, dim=1) for pair in zip(*(p.to_tuple() for p in parts), strict=True)))
+        return join_media(parts)
 
     def _encode_items(
         self, modality: int, items: torch.Tensor, present: torch.Tensor | None, frames: torch.Tensor | None = None
@@ -128,8 +125,7 @@ class MediaEncodingMixin:
             present: (B, I) bool, or `None` where all are real
             frames: (B, I, T) bool
         """
-        tower = self.vision_tower if modality == IMAGE else self.audio_tower
-        connector = self.vision_connector if modality == IMAGE else self.audio_connector
+        tower, connector = self.tower_and_connector(modality)
         rows, slots = items.shape[:2]
         if present is None:
             present = torch.ones(rows, slots, dtype=torch.bool, device=items.device)
@@ -137,7 +133,7 @@ class MediaEncodingMixin:
         else:
             real, real_frames = items[present], None if frames is None else frames[present]  # (N, ...), (N, T)
         if real.shape[0] == 0:
-            return self._nothing(modality, rows, tower, connector, items.device)
+            return self._nothing(modality, rows, items.device)
         output, mask = self._features(tower, connector, real, real_frames)
         tokens = output.pooler_output  # (N, M, D)
         present = present.to(tokens.device)
@@ -152,39 +148,46 @@ class MediaEncodingMixin:
             states.flatten(1, 2), mask.flatten(1), number.flatten(1), torch.full_like(number.flatten(1), modality)
         )
 
-    def _nothing(self, modality: int, rows: int, tower, connector, device) -> MMMediaOutput:
+    def _nothing(self, modality: int, rows: int, device: torch.device) -> MMMediaOutput:
         """
-        The media of a batch that has none. One masked token keeps shapes whole; in distributed training it comes from
-        the encoder and connector themselves, run over one empty item, because the other ranks wait for this one to
-        take part with every parameter.
+        The media of a batch that has none: one masked token a row keeps shapes whole. Where other processes wait for
+        this one to take part, it comes from the encoder and the connector, run over one empty item.
         """
-        width = self.config.text_config.n_embd
-        states = torch.zeros(rows, 1, width, dtype=connector.norm.weight.dtype, device=connector.norm.weight.device)
+        tower, connector = self.tower_and_connector(modality)
+        states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=tower.dtype, device=device)
         if self.takes_part_without_media():
-            output, _ = self._features(tower, connector, dummy_item(tower), None)
+            output, _ = self._features(tower, connector, dummy_item(tower, device), None)
             states = states + 0.0 * output.pooler_output.sum().to(states)
         nothing = torch.zeros(rows, 1, dtype=torch.bool, device=states.device)
         number = torch.full((rows, 1), -1, device=states.device)
         return MMMediaOutput(states, nothing, number, torch.full_like(number, modality))
 
-    def takes_part_without_media(self) -> bool:
-        """Whether parameters must be used even by a batch without media: in training with several processes."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return self.training and distributed and torch.distributed.get_world_size() > 1
+    def tower_and_connector(self, modality: int) -> tuple[PreTrainedModel | None, Connector | None]:
+        if modality == IMAGE:
+            return self.vision_tower, self.vision_connector
+        return self.audio_tower, self.audio_connector
 
-    def with_absent_modalities(self, media: MMMediaOutput | None, rows: int) -> MMMediaOutput | None:
-        """Adds an empty part for each modality that this rank's batch lacks; see `_nothing`."""
+    def takes_part_without_media(self) -> bool:
+        """
+        Whether a batch without media must use the encoders' and connectors' parameters all the same: with several
+        processes, in training, where gradients are averaged over all of them, and wherever weights are sharded.
+        """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not distributed or torch.distributed.get_world_size() == 1:
+            return False
+        towers = [tower for tower in (self.vision_tower, self.audio_tower) if tower is not None]
+        return self.training or any(map(is_sharded, towers))
+
+    def with_absent_modalities(
+        self, media: MMMediaOutput | None, rows: int, device: torch.device
+    ) -> MMMediaOutput | None:
+        """Adds an empty part for each modality that this process's batch lacks; see `_nothing`."""
         present = set() if media is None else set(media.modality.unique().tolist())
         parts = [] if media is None else [media]
-        for modality, tower, connector in (
-            (IMAGE, self.vision_tower, self.vision_connector),
-            (AUDIO, self.audio_tower, self.audio_connector),
-        ):
-            if tower is not None and modality not in present:
-                parts.append(self._nothing(modality, rows, tower, connector, self.device))
-        if not parts:
-            return None
-        return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*(p.to_tuple() for p in parts), strict=True)))
+        for modality in (IMAGE, AUDIO):
+            if self.tower_and_connector(modality)[0] is not None and modality not in present:
+                parts.append(self._nothing(modality, rows, device))
+        return join_media(parts) if parts else None
 
     def require(self, tower: PreTrainedModel | None, what: str, field: str) -> None:
         if tower is None:
@@ -192,6 +195,11 @@ class MediaEncodingMixin:
                 f"This model was given {what}, but it has no encoder for them ({field} is None). Join it with one, or "
                 f"leave the {what} out."
             )
+
+
+def join_media(parts: list[MMMediaOutput]) -> MMMediaOutput:
+    """Media of the same rows, one behind the other: (B, S_1), (B, S_2), ... -> (B, S_1 + S_2 + ...)."""
+    return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*(p.to_tuple() for p in parts), strict=True)))
 
 
 def with_items(values: torch.Tensor, item_dimensions: int) -> torch.Tensor:

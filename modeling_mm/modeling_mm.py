@@ -184,8 +184,9 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             if media is not None:
                 raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
             media = self.encode_media(pixel_values, image_mask, input_features, input_values, feature_attention_mask)
-        if self.takes_part_without_media():
-            media = self.with_absent_modalities(media, rows=len(input_ids if input_ids is not None else inputs_embeds))
+        if is_empty(past_key_values) and self.takes_part_without_media():
+            text = input_ids if input_ids is not None else inputs_embeds
+            media = self.with_absent_modalities(media, len(text), text.device)
         media_index = None
         # Without media a row must not have placeholders either, unless their media are in the cache.
         if media is not None or is_empty(past_key_values):
@@ -323,6 +324,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
                 (B,) class ids for `single_label_classification`, (B, num_labels) zeros and ones for
                 `multi_label_classification`, (B,) or (B, num_labels) values for `regression`; `config.problem_type`
                 says which, or it is told from `num_labels` and the labels' type.
+            **kwargs: for the loss (`num_items_in_batch`) and the decoder (`output_attentions`, ...)
 
         The other arguments are those of [`MMModel.forward`].
         """
@@ -347,7 +349,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
         loss = None
         if labels is not None:
             self.config.problem_type = problem_type(self.config.problem_type, self.num_labels, labels)
-            loss = classification_loss(logits, labels, self.config.problem_type)
+            loss = classification_loss(logits, labels, self.config.problem_type, kwargs.get("num_items_in_batch"))
         return MMSequenceClassifierOutput(
             loss=loss,
             logits=logits,

@@ -72,16 +72,25 @@ def problem_type(configured: str | None, num_labels: int, labels: torch.Tensor) 
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem: str) -> torch.Tensor:
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, problem: str, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
     """
     Args:
         logits: (B, num_labels)
         labels: see [`MMForSequenceClassification.forward`]
         problem: `"regression"`, `"single_label_classification"` or `"multi_label_classification"`
+        num_items_in_batch: number of labels in the whole batch under gradient accumulation; the mean is over this
+            batch's labels when it is not given
+
+    Returns:
+        a scalar, float32
     """
-    labels = labels.to(logits.device)
+    logits, labels = logits.float(), labels.to(logits.device)
     if problem == "regression":
-        return nn.functional.mse_loss(logits.float().view(labels.shape), labels.float())
-    if problem == "multi_label_classification":
-        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
-    return nn.functional.cross_entropy(logits.float(), labels.view(-1))
+        total = nn.functional.mse_loss(logits.view(labels.shape), labels.float(), reduction="sum")
+    elif problem == "multi_label_classification":
+        total = nn.functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+    else:
+        total = nn.functional.cross_entropy(logits, labels.view(-1), reduction="sum")
+    return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)

@@ -128,3 +128,17 @@ def pair_questions(
         for turn in range(first, first + sounds_a_picture)
         for number, picture in enumerate(shuffled_pictures)
     ]
+
+
+def training_and_new_pairs(
+    folder: Path = SAMPLE_FOLDER, sounds_a_picture: int = 4
+) -> tuple[list[ChatSample], list[ChatSample]]:
+    """
+    Questions to learn from the sample, and questions about pairs of picture and sound that are not among them.
+
+    Every picture and every sound of the new pairs occurs in the others; only that they come together is new.
+    """
+    pictures, sounds = read_pictures(folder), read_sounds(folder)
+    training = picture_questions(pictures) + sound_questions(sounds)
+    training += pair_questions(pictures, sounds, sounds_a_picture)
+    return training, pair_questions(pictures, sounds, first=sounds_a_picture)

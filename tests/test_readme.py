@@ -1,0 +1,62 @@
+"""The README's example runs as it stands, with tiny parts in the place of those on the Hub."""
+
+import re
+from pathlib import Path
+
+import pytest
+from transformers import WhisperFeatureExtractor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from tests.processor_parts import make_bpe
+from tests.tiny import gpt2, vit, whisper
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+EXAMPLE = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+def save_parts(folder: Path) -> dict[str, str]:
+    """Tiny models with tokenizer, image processor and feature extractor, by the Hub ids that they stand in for."""
+    tokenizer = make_bpe()
+    gpt2(vocab_size=len(tokenizer), n_positions=256).save_pretrained(folder / "gpt2")
+    tokenizer.save_pretrained(folder / "gpt2")
+    vit().save_pretrained(folder / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder / "vit")
+    whisper(max_source_positions=150).save_pretrained(folder / "whisper")
+    WhisperFeatureExtractor(feature_size=8, chunk_length=3).save_pretrained(folder / "whisper")
+    return {
+        "openai-community/gpt2": str(folder / "gpt2"),
+        "google/vit-base-patch16-224": str(folder / "vit"),
+        "openai/whisper-tiny": str(folder / "whisper"),
+    }
+
+
+def test_the_example_is_short():
+    assert sum(bool(line.strip()) for line in EXAMPLE.splitlines()) < 40
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    code = EXAMPLE
+    for hub_id, path in save_parts(tmp_path).items():
+        assert hub_id in code
+        code = code.replace(hub_id, path)
+    code = code.replace("processing/corpora/", f"{ROOT}/processing/corpora/")
+    code = code.replace("num_train_epochs=3", "max_steps=2, report_to=[], use_cpu=True")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.strip()
+    saved = {path.name for path in (tmp_path / "outputs/mine").iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "modeling_mm.py",
+        "processing_mm.py",
+    } <= saved
+
+
+@pytest.mark.parametrize(
+    "path", re.findall(r"`((?:configuration|processing|scripts|tests|modeling_mm)/[\w/.]*)`", README)
+)
+def test_every_path_it_names_is_there(path):
+    assert (ROOT / path).exists()

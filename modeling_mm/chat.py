@@ -30,6 +30,16 @@ NAMED_TOKENS = {
 SOURCE_KEYS = ("url", "path", "base64", "bytes")
 
 
+def pad_left_unless_told(tokenizer) -> None:
+    """
+    Batches for generation must be padded on the left, and pipelines pad as the tokenizer does: it pads left unless its
+    own settings name a side. For training nothing is lost by it, as positions count real tokens on either side.
+    """
+    if "padding_side" not in tokenizer.init_kwargs:
+        tokenizer.padding_side = "left"
+        tokenizer.init_kwargs["padding_side"] = "left"  # so that it is saved
+
+
 def default_chat_template() -> str | None:
     """The template beside this module; None where the Hub's loader copied the module alone."""
     path = Path(__file__).with_name("chat_template.jinja")

@@ -146,6 +146,13 @@ class MMConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.validate_fields()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        loaded = super().from_dict(config_dict, **kwargs)
+        # Values that `from_pretrained` was given on top of the file are set after construction.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate_fields()
+        return loaded
+
     def validate_fields(self):
         """Checks every field against its choices; run at construction and again when the config is saved."""
         check_choice("vision_connector", self.vision_connector, CONNECTORS)

@@ -204,6 +204,8 @@ class MMDecoder(PreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        if media_states is not None:
+            media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
         memory, cross_kwargs = self.prepare_media(
             media_states, media_mask, media_index, past_key_values, past_length, hidden_states
         )

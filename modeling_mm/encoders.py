@@ -15,22 +15,37 @@ from transformers.modeling_utils import PreTrainedModel
 # Parameters that only the pooled output uses. They would never get a gradient from ours, which breaks distributed
 # training and wastes memory, so encoders are built without them.
 POOLING_ONLY = {"clip_vision_model": "post_layernorm", "convnext": "layernorm", "convnextv2": "layernorm"}
-POOLING_FLAGS = ("vision_use_head", "use_mask_token")
+# Likewise, as fields of the config.
+POOLING_HEADS = ("siglip_vision_model", "siglip2_vision_model")
+# What raw-wave encoders do at random in training by their published configs: they mask stretches (and raise on sounds
+# shorter than one), and drop layers. Parameters used by chance break distributed training, and augmentation belongs to
+# the data, where it can be seen.
+RANDOM_IN_TRAINING = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
+INPUT_NAMES = {"vision_config": ("pixel_values",), "audio_config": ("input_features", "input_values")}
 WIDTH_FIELDS = ("hidden_size", "d_model", "hidden_sizes", "hidden_dim", "embed_dim", "num_features")
 SPECTROGRAM_ENCODERS = ("audio-spectrogram-transformer",)
 
 
-def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+def build_encoder(field: str, config: PreTrainedConfig | None) -> PreTrainedModel | None:
     """
-    The encoder's own class with random weights, sharing `config`, without parts that only pooling uses.
+    The encoder's own class with random weights, sharing `config`, without parts that only pooling uses and without
+    random masking; `None` without a config.
+
+    Args:
+        field: `"vision_config"` or `"audio_config"`, what the config was given as
 
     Raises:
-        ValueError: where transformers knows no model for the config.
+        ValueError: where transformers knows no model for the config, or one that takes another kind of input.
     """
+    if config is None:
+        return None
     encoder_class = encoder_class_of(config)
-    for flag in POOLING_FLAGS:
-        if getattr(config, flag, False):
-            setattr(config, flag, False)
+    if encoder_class.main_input_name not in INPUT_NAMES[field]:
+        raise ValueError(
+            f"{field} is a {type(config).__name__}, whose {encoder_class.__name__} reads "
+            f"{encoder_class.main_input_name}; expected an encoder of {' or '.join(INPUT_NAMES[field])}."
+        )
+    turn_off_unused(config)
     kwargs = {}
     if "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters:
         kwargs["add_pooling_layer"] = False
@@ -38,6 +53,17 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     if (name := POOLING_ONLY.get(config.model_type)) is not None:
         setattr(encoder, name, nn.Identity())
     return encoder
+
+
+def turn_off_unused(config: PreTrainedConfig) -> None:
+    """Writes into an encoder's config what ours does without, so that a reload builds the same encoder."""
+    if config.model_type in POOLING_HEADS:
+        config.vision_use_head = False
+    if getattr(config, "use_mask_token", False):
+        config.use_mask_token = False
+    if hasattr(config, "conv_kernel"):
+        for field, value in RANDOM_IN_TRAINING.items():
+            setattr(config, field, value)
 
 
 def encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -127,6 +153,7 @@ def encode(
         the encoder's output, with `last_hidden_state` as tokens (N, L, W); the tokens; and which of them stand for
         real frames, (N, L) bool.
     """
+    check_window(encoder, items)
     items = items.to(encoder.dtype)
     # Frozen encoders run without autograd: nothing of theirs needs to be kept for a backward pass.
     trainable = torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters())
@@ -138,6 +165,22 @@ def encode(
     tokens = as_tokens(output, encoder)
     output.last_hidden_state = tokens
     return output, tokens, token_mask(encoder, frame_mask, tokens)
+
+
+def check_window(encoder: PreTrainedModel, items: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: where windows (N, n_mels, T) are not as long as an encoder with a fixed window, Whisper's, demands.
+    """
+    positions = getattr(encoder.config, "max_source_positions", None)
+    if encoder.main_input_name == "input_features" and positions is not None and hasattr(encoder, "conv2"):
+        expected = positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
+        if items.shape[-1] != expected:
+            raise ValueError(
+                f"Every window of input_features must have {expected} frames for {type(encoder).__name__}, got "
+                f"{items.shape[-1]}. Cut longer sounds into several windows, each with its placeholder, and pad "
+                "shorter ones; MMProcessor does both when its feature extractor's chunk_length fits the encoder."
+            )
 
 
 def encode_waves(

@@ -4,8 +4,10 @@
 from typing import Any
 
 import torch
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from .masks import check_placeholders
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 MEDIA_INPUTS = ("pixel_values", "image_mask", "input_features", "input_values", "feature_attention_mask")
@@ -39,6 +41,7 @@ class MMGenerationMixin(GenerationMixin):
         if media_inputs:
             with torch.no_grad():
                 model_kwargs["media"] = self.encode_media(**media_inputs)
+            model_kwargs["media_inputs"] = media_inputs  # an assistant model encodes them in its own way
         media = model_kwargs.get("media")
         no_text = (
             inputs is None and model_kwargs.get("input_ids") is None and model_kwargs.get("inputs_embeds") is None
@@ -79,11 +82,37 @@ class MMGenerationMixin(GenerationMixin):
         processors = super()._get_logits_processor(*args, **kwargs)
         placeholders = [i for i in (self.config.image_token_id, self.config.audio_token_id) if i is not None]
         if placeholders:
-            processors.append(SuppressPlaceholders(placeholders))
+            # First, so that no filter (top-k, top-p, ...) can leave placeholders as the only choice.
+            processors.insert(0, SuppressPlaceholders(placeholders))
         return processors
 
+    def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):
+        media, media_inputs = model_kwargs.get("media"), model_kwargs.get("media_inputs")
+        text_kwargs = {name: value for name, value in model_kwargs.items() if name not in ("media", "media_inputs")}
+        if media is not None and isinstance(assistant_model, MMGenerationMixin):
+            if media_inputs is not None and assistant_model is not self:
+                with torch.no_grad():
+                    media = assistant_model.encode_media(**media_inputs)
+            text_kwargs["media"] = media
+        return super()._get_candidate_generator(model_kwargs=text_kwargs, assistant_model=assistant_model, **kwargs)
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
+        if generation_config.prefill_chunk_size is not None and model_kwargs.get("media") is not None:
+            raise ValueError(
+                "prefill_chunk_size cuts a prompt without regard to its media. Leave it out for prompts with media; "
+                "media take no room among the text tokens."
+            )
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+
     def prepare_inputs_for_generation(
-        self, input_ids, past_key_values=None, media=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+        self,
+        input_ids,
+        past_key_values=None,
+        media=None,
+        media_inputs=None,
+        inputs_embeds=None,
+        is_first_iteration=False,
+        **kwargs,
     ):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
@@ -92,26 +121,55 @@ class MMGenerationMixin(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        # After the first step the cache remembers the media. A generation that goes on from an older cache is given
-        # the whole conversation: what the cache has been shown already is left out.
-        if media is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
-            new_tokens = model_inputs["input_ids"].shape[1] if model_inputs.get("input_ids") is not None else None
-            model_inputs["media"] = self.unseen_media(media, input_ids, new_tokens)
+        # The cache remembers the media that it has been shown: they are passed once, unless there is no cache. An
+        # assistant model's first step is not marked as such, hence the look at the cache.
+        unseen = is_first_iteration or not kwargs.get("use_cache", True) or not remembers_media(past_key_values)
+        if media is not None and unseen:
+            from_embeds = model_inputs.get("inputs_embeds") is not None
+            text = {"input_ids": None, "inputs_embeds": inputs_embeds} if from_embeds else {"input_ids": input_ids}
+            new_tokens = model_inputs["inputs_embeds" if from_embeds else "input_ids"].shape[1]
+            model_inputs["media"] = self.unseen_media(media, new_tokens, **text)
         return model_inputs
 
     def unseen_media(
-        self, media: MMMediaOutput, input_ids: torch.Tensor, new_tokens: int | None
+        self,
+        media: MMMediaOutput,
+        new_tokens: int,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> MMMediaOutput | None:
-        """The media whose placeholders are among the last `new_tokens` of `input_ids` (B, L), renumbered."""
-        if new_tokens is None or new_tokens == input_ids.shape[1]:
+        """
+        The media whose placeholders are among the last `new_tokens` of a text, renumbered.
+
+        A generation that goes on from an older cache may be given the media of the whole conversation or only those
+        that are new; which of the two is told from their number.
+
+        Args:
+            input_ids: (B, L), or `inputs_embeds` (B, L, D), with what is in the cache already
+
+        Raises:
+            ValueError: where it is neither.
+        """
+        if new_tokens == (input_ids if input_ids is not None else inputs_embeds).shape[1]:
             return media
-        seen = input_ids[:, : input_ids.shape[1] - new_tokens].to(media.states.device)
-        position = media.position.clone()
-        for modality, token_id in ((IMAGE, self.config.image_token_id), (AUDIO, self.config.audio_token_id)):
-            if token_id is not None:
-                seen_items = (seen == token_id).sum(-1, keepdim=True)  # (B, 1)
-                position = torch.where(media.modality == modality, position - seen_items, position)
+        position = media.position
+        for modality, name, token_id in (
+            (IMAGE, "image", self.config.image_token_id),
+            (AUDIO, "audio", self.config.audio_token_id),
+        ):
+            is_placeholder = self.model.placeholders(input_ids, inputs_embeds, token_id)  # (B, L)
+            is_placeholder = is_placeholder.to(media.position.device)
+            given, total = media.count(modality), is_placeholder.sum(-1)  # (B,) each
+            if torch.equal(given, is_placeholder[:, -new_tokens:].sum(-1)):
+                continue
+            check_placeholders(name, token_id, total.tolist(), given.tolist())
+            seen = is_placeholder[:, :-new_tokens].sum(-1, keepdim=True)  # (B, 1)
+            position = torch.where(media.modality == modality, position - seen, position)
         mask = media.mask & (position >= 0)
         if not bool(mask.any()):
             return None
         return MMMediaOutput(media.states, mask, position.masked_fill(~mask, -1), media.modality)
+
+
+def remembers_media(cache: Cache | None) -> bool:
+    return getattr(cache, "media_memory", None) is not None

@@ -33,7 +33,7 @@ def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | N
 
     Returns:
         a model of class `cls` in evaluation mode, with the parts' weights bit for bit. Connectors and cross-attention
-        start fresh; rows for the special tokens start at the mean of the embedding. The parts are not changed.
+        start fresh; rows for the special tokens start around the mean of the embedding. The parts are not changed.
 
     Raises:
         ValueError: for an unknown argument, with the nearest valid name, and for a decoder outside the GPT-2 family.
@@ -59,6 +59,9 @@ def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | N
         if encoder is not None:
             prefix = f"model.{modality}_tower."
             state.update({prefix + name: tensor for name, tensor in encoder.state_dict().items()})
+    if any(isinstance(part, PreTrainedModel) for part in (text, vision, audio)):
+        # The loader takes tensors as they are; the joint model must not share them with the caller's models.
+        state = {name: tensor.clone() for name, tensor in state.items()}
     how.setdefault("dtype", decoder.dtype)
     with quiet_report_of_fresh_weights():
         model = cls.from_pretrained(None, config=config, state_dict=state, **how)
@@ -154,14 +157,18 @@ def decoder_state(decoder: PreTrainedModel, vocab_size: int, tied: bool) -> dict
 
 
 def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """(V, D) -> (num_rows, D); new rows are the mean of the old: a new token is as likely as an average one."""
+    """
+    (V, D) -> (num_rows, D). New rows lie close around the mean of the old, so that a new token is as likely as an
+    average one, but apart from each other, so that each can be told by its embedding. The same rows every time.
+    """
     missing = num_rows - weight.shape[0]
     if missing < 0:
         raise ValueError(f"The vocabulary has {weight.shape[0]} tokens already; it cannot shrink to {num_rows}.")
     if missing == 0:
         return weight
-    mean = weight.float().mean(0, keepdim=True).to(weight.dtype)  # (1, D)
-    return torch.cat([weight, mean.expand(missing, -1)])
+    mean, spread = weight.float().mean(0), weight.float().std(0)  # (D,) each
+    noise = torch.randn(missing, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.device)
+    return torch.cat([weight, (mean + 0.1 * spread * noise).to(weight.dtype)])
 
 
 def special_token_ids(tokenizer) -> dict[str, int]:

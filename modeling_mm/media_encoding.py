@@ -98,21 +98,47 @@ class MediaEncodingMixin:
         Raises:
             ValueError: for a modality that the model has no encoder for, and for masks that do not fit.
         """
+        media = self._encode(pixel_values, image_mask, input_features, input_values, feature_attention_mask)
+        if media is None:
+            raise ValueError("encode_media was given neither pixel_values nor input_features nor input_values.")
+        return media
+
+    def _encode(
+        self,
+        pixel_values: torch.Tensor | None,
+        image_mask: torch.Tensor | None,
+        input_features: torch.Tensor | None,
+        input_values: torch.Tensor | None,
+        feature_attention_mask: torch.Tensor | None,
+        absent: tuple[int, torch.device] | None = None,
+    ) -> MMMediaOutput | None:
+        """
+        Images first, then sounds, in every process alike, whatever is there: where weights are sharded, all of them
+        gather the same weights at the same time.
+
+        Args:
+            absent: number of rows and device of the empty part that stands in for a modality that is not given, where
+                other processes wait for it; `None` where nothing stands in
+        """
+        if input_features is not None and input_values is not None:
+            raise ValueError("Pass input_features or input_values, as the audio encoder takes, not both.")
+        sounds = input_features if input_features is not None else input_values
         parts = []
         if pixel_values is not None:
             self.require(self.vision_tower, "images", "vision_config")
             images = with_items(pixel_values, 3)  # (B, I, 3, H, W)
             parts.append(self._encode_items(IMAGE, images, as_mask("image_mask", image_mask, images.shape[:2])))
-        sounds = input_features if input_features is not None else input_values
+        elif absent is not None and self.vision_tower is not None:
+            parts.append(self._nothing(IMAGE, *absent))
         if sounds is not None:
             self.require(self.audio_tower, "audio", "audio_config")
             windows = with_items(sounds, item_dimensions(self.audio_tower))  # (B, A, ...)
             frames = frames_mask(feature_attention_mask, windows, self.audio_tower.main_input_name)
             present = None if frames is None else frames.any(-1)  # (B, A)
             parts.append(self._encode_items(AUDIO, windows, present, frames))
-        if not parts:
-            raise ValueError("encode_media was given neither pixel_values nor input_features nor input_values.")
-        return join_media(parts)
+        elif absent is not None and self.audio_tower is not None:
+            parts.append(self._nothing(AUDIO, *absent))
+        return join_media(parts) if parts else None
 
     def _encode_items(
         self, modality: int, items: torch.Tensor, present: torch.Tensor | None, frames: torch.Tensor | None = None
@@ -156,7 +182,10 @@ class MediaEncodingMixin:
         tower, connector = self.tower_and_connector(modality)
         states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=tower.dtype, device=device)
         if self.takes_part_without_media():
+            training = tower.training
+            tower.eval()  # batch statistics must not learn from an empty item
             output, _ = self._features(tower, connector, dummy_item(tower, device), None)
+            tower.train(training)
             states = states + 0.0 * output.pooler_output.sum().to(states)
         nothing = torch.zeros(rows, 1, dtype=torch.bool, device=states.device)
         number = torch.full((rows, 1), -1, device=states.device)
@@ -178,17 +207,6 @@ class MediaEncodingMixin:
         towers = [tower for tower in (self.vision_tower, self.audio_tower) if tower is not None]
         return self.training or any(map(is_sharded, towers))
 
-    def with_absent_modalities(
-        self, media: MMMediaOutput | None, rows: int, device: torch.device
-    ) -> MMMediaOutput | None:
-        """Adds an empty part for each modality that this process's batch lacks; see `_nothing`."""
-        present = set() if media is None else set(media.modality.unique().tolist())
-        parts = [] if media is None else [media]
-        for modality in (IMAGE, AUDIO):
-            if self.tower_and_connector(modality)[0] is not None and modality not in present:
-                parts.append(self._nothing(modality, rows, device))
-        return join_media(parts) if parts else None
-
     def require(self, tower: PreTrainedModel | None, what: str, field: str) -> None:
         if tower is None:
             raise ValueError(
@@ -199,6 +217,12 @@ class MediaEncodingMixin:
 
 def join_media(parts: list[MMMediaOutput]) -> MMMediaOutput:
     """Media of the same rows, one behind the other: (B, S_1), (B, S_2), ... -> (B, S_1 + S_2 + ...)."""
+    rows = [len(part.mask) for part in parts]
+    if len(set(rows)) > 1:
+        raise ValueError(
+            f"Images are given for {rows[0]} rows and sounds for {rows[1]}. Media are batch-first: give each row its "
+            "images and windows, and say by image_mask and feature_attention_mask which are real."
+        )
     return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*(p.to_tuple() for p in parts), strict=True)))
 
 

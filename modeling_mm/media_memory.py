@@ -3,6 +3,7 @@
 
 import torch
 from transformers.cache_utils import Cache
+from transformers.utils import is_torchdynamo_compiling
 
 from .attention import KeysAndValues
 from .masks import cross_attention_mask, visible_media
@@ -15,7 +16,8 @@ class MediaMemory:
 
     It rides on the text's cache object, whatever its class (dynamic, static, quantized, offloaded), instead of being
     layers of it: media neither grow, nor are cropped with rejected draft tokens, nor differ between the beams of a
-    row, so every operation a cache has for its layers would be wrong or wasted on them.
+    row, so every operation a cache has for its layers would be wrong or wasted on them. (A cache whose rows are put
+    into another order by hand must be started anew.)
 
     Args:
         mask: (B, S) bool
@@ -32,17 +34,21 @@ class MediaMemory:
     @staticmethod
     def of(cache: Cache | None, past_length: int | torch.Tensor) -> "MediaMemory | None":
         """
-        The memory of a cache. A cache without text has none, also one that is used again after a reset. Media whose
-        placeholder was cropped away are forgotten.
+        The memory of a cache. A cache that is emptied, to be used again, forgets its media, and one that is cropped
+        those whose placeholder is gone.
 
         Args:
             past_length: text tokens in the cache; a tensor only for static caches, which cannot be cropped.
         """
         memory = getattr(cache, "media_memory", None)
-        if memory is None or isinstance(past_length, torch.Tensor):
+        # What is compiled is decoding, which an uncompiled step with this check has gone before.
+        if memory is None or is_torchdynamo_compiling():
             return memory
         if past_length == 0:
+            cache.media_memory = None  # type: ignore[attr-defined]
             return None
+        if isinstance(past_length, torch.Tensor):
+            return memory
         if memory.all_visible_from is None or past_length < memory.all_visible_from:
             memory.mask = memory.mask & (memory.index < past_length)
             memory.all_visible_from = None

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple, is_torchdynamo_compiling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, is_torchdynamo_compiling
 
 from .configuration_mm import AUTO_MAP, MMConfig
 from .connectors import Connector
@@ -64,6 +65,26 @@ class MMPreTrainedModel(PreTrainedModel):
         return super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading puts new, trainable parameters in the place of those that were frozen when the model was made.
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze()
+        return loaded
+
+    def freeze(self) -> None:
+        """Freezes the pretrained parts that the config names; connectors and cross-attention blocks stay trainable."""
+        config, base = self.config, self.base_model
+        for tower, frozen in ((base.vision_tower, config.freeze_vision), (base.audio_tower, config.freeze_audio)):
+            if tower is not None and frozen:
+                tower.requires_grad_(False)
+        if config.freeze_text:
+            base.language_model.requires_grad_(False)
+            base.language_model.cross_blocks.requires_grad_(True)
+            if (head := self.get_output_embeddings()) is not None:
+                head.requires_grad_(False)
+
+    @classmethod
     def from_text_vision_audio_pretrained(cls, text, vision=None, audio=None, **kwargs) -> "MMPreTrainedModel":
         """
         Joins pretrained parts; see [`joining.join_pretrained`] for the arguments.
@@ -83,23 +104,13 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
     def __init__(self, config: MMConfig):
         super().__init__(config)
         check_vocabulary(config)
-        self.vision_tower = build_encoder(config.vision_config) if config.vision_config is not None else None
-        self.audio_tower = build_encoder(config.audio_config) if config.audio_config is not None else None
+        self.vision_tower = build_encoder("vision_config", config.vision_config)
+        self.audio_tower = build_encoder("audio_config", config.audio_config)
         self.vision_connector = build_connector(config, "vision")
         self.audio_connector = build_connector(config, "audio")
         self.language_model = MMDecoder(config)
         self.post_init()
         self.freeze()
-
-    def freeze(self) -> None:
-        """Freezes the pretrained parts that the config names; connectors and cross-attention blocks stay trainable."""
-        config = self.config
-        for tower, frozen in ((self.vision_tower, config.freeze_vision), (self.audio_tower, config.freeze_audio)):
-            if tower is not None and frozen:
-                tower.requires_grad_(False)
-        if config.freeze_text:
-            self.language_model.requires_grad_(False)
-            self.language_model.cross_blocks.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "MMModel":
         """As `nn.Module.train`, but a frozen encoder stays in evaluation: no dropout, no moving batch statistics."""
@@ -129,8 +140,11 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         The index among these tokens of each media token's placeholder, (B, S).
 
         Raises:
-            ValueError: where a row's placeholders are not as many as its media.
+            ValueError: where a row's placeholders are not as many as its media. Embeddings without any media are the
+                caller's own affair.
         """
+        if media is None and input_ids is None:
+            return None
         index = None
         for modality, name, token_id in (
             (IMAGE, "image", self.config.image_token_id),
@@ -162,7 +176,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> MMModelOutput:
         """
         Args:
@@ -179,14 +193,22 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         Raises:
             ValueError: for placeholders that do not match the media, row by row, and for rows that are too long.
         """
+        text = input_ids if input_ids is not None else inputs_embeds
+        if text is None:
+            raise ValueError(
+                "Pass input_ids or inputs_embeds, with a placeholder for each image and each window of sound; "
+                "MMProcessor makes them, and generate starts from placeholders where there is no text."
+            )
         raw = (pixel_values, input_features, input_values)
-        if any(values is not None for values in raw):
-            if media is not None:
-                raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
-            media = self.encode_media(pixel_values, image_mask, input_features, input_values, feature_attention_mask)
-        if is_empty(past_key_values) and self.takes_part_without_media():
-            text = input_ids if input_ids is not None else inputs_embeds
-            media = self.with_absent_modalities(media, len(text), text.device)
+        if media is None:
+            # Other processes may wait for a batch without media to use the encoders; see `_nothing`.
+            waited_for = is_empty(past_key_values) and self.takes_part_without_media()
+            absent = (len(text), text.device) if waited_for else None
+            media = self._encode(
+                pixel_values, image_mask, input_features, input_values, feature_attention_mask, absent
+            )
+        elif any(values is not None for values in raw):
+            raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
         media_index = None
         # Without media a row must not have placeholders either, unless their media are in the cache.
         if media is not None or is_empty(past_key_values):
@@ -216,8 +238,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         self.lm_head = nn.Linear(config.text_config.n_embd, config.text_config.vocab_size, bias=False)
         self.loss_function = causal_lm_loss
         self.post_init()
-        if config.freeze_text:
-            self.lm_head.requires_grad_(False)
+        self.freeze()
 
     def encode_media(self, **kwargs) -> MMMediaOutput:
         """See [`MMModel.encode_media`]."""
@@ -248,7 +269,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> MMCausalLMOutput:
         """
         Args:
@@ -316,7 +337,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> MMSequenceClassifierOutput:
         """
         Args:

@@ -92,5 +92,7 @@ def classification_loss(
     elif problem == "multi_label_classification":
         total = nn.functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
     else:
-        total = nn.functional.cross_entropy(logits, labels.view(-1), reduction="sum")
-    return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+        labels = labels.view(-1)
+        total = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        labels = labels[labels != -100]
+    return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)

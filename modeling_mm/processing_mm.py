@@ -32,6 +32,7 @@ from .chat import (
     default_chat_template,
     normalize_conversations,
     option_names,
+    pad_left_unless_told,
     pick_option,
     pick_template,
     set_option,
@@ -125,6 +126,7 @@ class MMProcessor(ProcessorMixin):
         # What `save_pretrained` would set, so that a processor is the same before and after.
         self.auto_map = {"AutoProcessor": f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"}
         add_named_tokens(tokenizer)
+        pad_left_unless_told(tokenizer)
         # The inherited methods take None to mean that this modality is not there.
         self.image_token = None if image_processor is None else IMAGE_TOKEN
         self.audio_token = None if feature_extractor is None else AUDIO_TOKEN
@@ -438,8 +440,8 @@ class MMProcessor(ProcessorMixin):
         if return_tensors not in (None, "auto"):
             options["return_tensors"] = return_tensors
         speaks_next = add_generation_prompt or continue_final_message
-        if speaks_next and pick_option(options, "text_kwargs", "padding_side") is None:
-            options = set_option(options, "text_kwargs", "padding_side", "left")
+        if pick_option(options, "text_kwargs", "padding_side") is None:
+            options = set_option(options, "text_kwargs", "padding_side", "left" if speaks_next else "right")
         if return_assistant_tokens_mask:
             options |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
         inputs = self(text=placed, images=images, audio=audio, **options)

@@ -43,7 +43,7 @@ class FillTablesAfterImport(importlib.abc.MetaPathFinder):
         if not fullname.startswith(AUTO_PACKAGE) or fullname.removeprefix(AUTO_PACKAGE) not in TABLES:
             return None
         for finder in sys.meta_path:
-            if finder is not self and (spec := finder.find_spec(fullname, path, target)) is not None:
+            if not is_ours(finder) and (spec := finder.find_spec(fullname, path, target)) is not None:
                 execute = spec.loader.exec_module
 
                 def execute_and_fill(module, execute=execute):
@@ -53,6 +53,11 @@ class FillTablesAfterImport(importlib.abc.MetaPathFinder):
                 spec.loader.exec_module = execute_and_fill  # type: ignore[method-assign]
                 return spec
         return None
+
+
+def is_ours(finder) -> bool:
+    """By name, because a reload of this module makes the class anew."""
+    return type(finder).__name__ == FillTablesAfterImport.__name__
 
 
 def register_classes() -> None:
@@ -77,4 +82,5 @@ def register() -> None:
         register_classes()
         return
     sys.modules.setdefault(f"transformers.models.{MODEL_TYPE}", sys.modules[__package__])
-    sys.meta_path.insert(0, FillTablesAfterImport())
+    if not any(map(is_ours, sys.meta_path)):
+        sys.meta_path.insert(0, FillTablesAfterImport())

@@ -26,7 +26,6 @@ import soundfile as sf
 from PIL import Image
 from tqdm import tqdm
 
-
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUTPUT = ROOT / "processing" / "corpora" / "sample"
 SECONDS = (0.4, 3.0)  # allowed length of a sound

@@ -12,7 +12,6 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-
 SAMPLE = Path(__file__).resolve().parent.parent / "processing" / "corpora" / "sample"
 LICENCE_FILES = {
     "Apache-2.0": "Apache-2.0.txt",

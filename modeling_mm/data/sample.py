@@ -35,6 +35,11 @@ class ChatSample:
     image: Path | None = None
     audio: Path | None = None
 
+    @property
+    def about(self) -> str:
+        """The names of its files, such as `cat.png + zero.flac`."""
+        return " + ".join(path.name for path in (self.image, self.audio) if path is not None)
+
     def prompt(self) -> list[dict[str, Any]]:
         """The user's turn, media first, as `apply_chat_template` takes it."""
         media = [{"type": "image", "path": str(self.image)}] if self.image is not None else []
@@ -110,7 +115,7 @@ def pair_questions(
 
     With one seed, pictures meet the sounds in one fixed order, each picture in its own: `first` to
     `first + sounds_a_picture` says which of them. Ranges that do not overlap therefore give pairs without repetition,
-    such as pairs to train on and pairs to test with. Every sound is used equally often, give or take one.
+    such as pairs to train on and pairs to test with. All sounds are used about equally often.
 
     Raises:
         ValueError: where there are fewer sounds than are asked for.

@@ -71,13 +71,13 @@ def attend(model: Any, processor: Any, prompt: list[dict[str, Any]], max_new_tok
     sequence = model.generate(**text, media=media, max_new_tokens=max_new_tokens, do_sample=False)  # (1, P + L)
     prompt_length = text["input_ids"].shape[1]
     answer_ids = without_special_tokens(sequence[0, prompt_length:].tolist(), processor.tokenizer)
-    if not answer_ids:
+    words, spans = group_words(token_texts(answer_ids, processor.tokenizer))
+    if not words:
         raise ValueError("The model answered with nothing, so that no word looked anywhere.")
     # Token t is chosen at position t - 1, where the answer's first token is still to come.
     read = sequence[:, : prompt_length + len(answer_ids) - 1]
     outputs = model(input_ids=read, media=media, output_attentions=True)
     weights = mean_weights(outputs.cross_attentions)[0, prompt_length - 1 :]  # (L, S)
-    words, spans = group_words(token_texts(answer_ids, processor.tokenizer))
     weights = torch.stack([weights[start:stop].mean(0) for start, stop in spans])  # (W, S)
     return AnswerAttention(
         words=words,
@@ -142,7 +142,8 @@ def group_words(texts: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]
         the words, stripped, and the tokens (start, stop) of each.
     """
     starts = [i for i, text in enumerate(texts) if i == 0 or text[:1].isspace()]
-    spans = list(zip(starts, [*starts[1:], len(texts)], strict=True))
+    stops = [*starts[1:], len(texts)][: len(starts)]
+    spans = list(zip(starts, stops, strict=True))
     words = ["".join(texts[start:stop]).strip() for start, stop in spans]
     kept = [i for i, word in enumerate(words) if word]
     return [words[i] for i in kept], [spans[i] for i in kept]

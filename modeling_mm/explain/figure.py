@@ -22,8 +22,8 @@ WAVE_POINTS = 600  # how many pairs of least and greatest sample a wave is drawn
 
 # Inches. A band is one answer: a heading, a row for each picture, and a wave above its words.
 WIDTH, MARGIN, HEAD, FOOT = 11.0, 0.4, 0.95, 0.45
-HEADING, CELL, CELL_GAP, CELL_TEXT = 0.5, 1.5, 0.2, 0.5
-WAVE_HEIGHT, WORD_HEIGHT, TIME_AXIS, LABELS, SHARES = 0.6, 0.27, 0.5, 1.5, 0.9
+HEADING, CELL, CELL_GAP, CELL_TEXT = 0.52, 1.5, 0.2, 0.42
+WAVE_HEIGHT, WORD_HEIGHT, TIME_AXIS, LABELS, SHARES = 0.6, 0.27, 0.5, 1.5, 1.05
 BAND_GAP = 0.25
 
 
@@ -82,8 +82,9 @@ class Sheet:
         self.figure = Figure(figsize=(WIDTH, height), facecolor=PAPER, dpi=160)
 
     def text(self, x: float, y: float, text: str, size: float = 10, **kwargs) -> Any:
-        """Text whose vertical middle is `y` inches below the upper edge."""
-        kwargs = {"color": INK, "va": "center", **kwargs}
+        """Text as it is, without markup, whose vertical middle is `y` inches below the upper edge."""
+        kwargs = {"color": INK, "va": "center", "parse_math": False, **kwargs}
+        text = "".join(character if character.isprintable() else "\ufffd" for character in text)
         return self.figure.text(x / WIDTH, 1 - y / self.height, text, fontsize=size, **kwargs)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
@@ -107,8 +108,8 @@ def draw(bands: Sequence[Band], title: str, note: str = "") -> Any:
     A figure with one band for each answer, from top to bottom.
 
     A band shows each picture once as it is and once for each word, and the sound's wave above one strip of heat for
-    each word. Each word's heat is scaled to the place where it looked most; the shares beside it say how much of its
-    attention fell on the picture and on the sound at all.
+    each word. A word's heat, over pictures and sounds together, is scaled to the place where it looked most; the
+    shares beside it say how much of its attention fell on the picture and on the sound at all.
     """
     sheet = Sheet(HEAD + sum(band.inches for band in bands) + FOOT)
     sheet.text(MARGIN, 0.36, title, size=16, weight="bold")
@@ -151,15 +152,15 @@ def width_inches(sheet: Sheet, text: Any) -> float:
 
 def draw_picture_row(sheet: Sheet, band: Band, number: int, picture: np.ndarray, top: float, shares: bool) -> None:
     """One picture as it is, then once for each word, lit where the word looked."""
-    weights = band.attention.patches[:, number].numpy()  # (W, h, w)
+    heat = band.attention.patches[:, number].numpy() / greatest(band.attention)[:, None, None]  # (W, h, w)
     step, cell = band.cell + CELL_GAP, band.cell
     axes = sheet.axes(MARGIN, top, cell, cell)
     axes.imshow(picture, interpolation="lanczos")
     frame(axes, picture.shape)
-    for column, (word, patches) in enumerate(zip(band.attention.words, weights, strict=True), start=1):
+    for column, (word, patches) in enumerate(zip(band.attention.words, heat, strict=True), start=1):
         x = MARGIN + column * step
         axes = sheet.axes(x, top, cell, cell)
-        axes.imshow(heated(picture, patches), interpolation="lanczos")
+        draw_heat(axes, picture, patches)
         frame(axes, picture.shape)
         sheet.text(x + cell / 2, top + cell + 0.15, word, size=10.5, weight="bold", ha="center")
         if shares:
@@ -173,35 +174,26 @@ def frame(axes: Any, shape: tuple[int, ...]) -> None:
     axes.add_patch(Rectangle((-0.5, -0.5), shape[1], shape[0], fill=False, edgecolor=RULE, linewidth=1.5))
 
 
-def heated(picture: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """
-    A pale grey picture under the heat of (h, w) weights.
-
-    Args:
-        picture: (H, W, 3) of 0 to 255
-
-    Returns:
-        (H, W, 3) of 0 to 1
-    """
-    from matplotlib import colormaps
-
-    heat = enlarge(scaled(weights), picture.shape[0], picture.shape[1])[..., None]  # (H, W, 1)
-    grey = picture.astype(np.float32).mean(-1, keepdims=True) / 255
-    pale = 0.35 + 0.65 * grey
-    colour = colormaps[HEAT](heat[..., 0])[..., :3] * (0.45 + 0.55 * grey)
-    return np.clip(pale * (1 - heat) + colour * heat, 0, 1)
+def draw_heat(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:
+    """A pale grey picture (H, W, 3) under heat (h, w) from 0 to 1; the less heat, the more of the picture shows."""
+    height, width = picture.shape[:2]
+    rows, columns = heat.shape
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    grey = 0.3 + 0.7 * picture.mean(-1) / 255
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="lanczos", extent=extent)
+    axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.8 * heat**0.7, interpolation="nearest", extent=extent)
+    axes.hlines(np.arange(1, rows) * height / rows - 0.5, -0.5, width - 0.5, color=PAPER, linewidth=0.5, alpha=0.6)
+    axes.vlines(
+        np.arange(1, columns) * width / columns - 0.5, -0.5, height - 0.5, color=PAPER, linewidth=0.5, alpha=0.6
+    )
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
 
 
-def scaled(weights: np.ndarray) -> np.ndarray:
-    """Weights from 0 to 1, the greatest at 1."""
-    return weights / max(float(weights.max()), 1e-12)
-
-
-def enlarge(weights: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h, w) -> (height, width), each patch as a block."""
-    rows = np.arange(height) * weights.shape[0] // height
-    columns = np.arange(width) * weights.shape[1] // width
-    return weights[rows][:, columns]
+def greatest(attention: AnswerAttention) -> np.ndarray:
+    """The greatest weight that each word gave to any patch or moment, (W,); never quite 0."""
+    parts = [part.flatten(1) for part in (attention.patches, attention.moments) if part is not None]
+    return np.maximum(np.concatenate([part.numpy() for part in parts], axis=1).max(1), 1e-12)
 
 
 def draw_sound(sheet: Sheet, band: Band, top: float, shares: bool) -> None:
@@ -217,7 +209,7 @@ def draw_sound(sheet: Sheet, band: Band, top: float, shares: bool) -> None:
 
     top += WAVE_HEIGHT + 0.05
     axes = sheet.axes(x, top, width, WORD_HEIGHT * words)
-    heat = np.stack([scaled(moments) for moments in attention.moments.numpy()])  # (W, T)
+    heat = attention.moments.numpy() / greatest(attention)[:, None]  # (W, T)
     axes.imshow(
         heat,
         cmap=HEAT,

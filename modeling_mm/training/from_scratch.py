@@ -66,7 +66,8 @@ def small_model(processor: MMProcessor, seed: int = 0) -> MMForConditionalGenera
         small_vision_encoder(),
         small_audio_encoder(),
         tokenizer=processor,
-        cross_attention_layers=[0, 1],
+        cross_attention_layers=[1],
+        cross_attention_gated=False,
         media_position_encoding="learned",
         max_media_positions=128,
     )
@@ -110,7 +111,7 @@ def small_audio_encoder() -> WhisperModel:
             vocab_size=4,
             num_mel_bins=MEL_BINS,
             d_model=ENCODER_WIDTH,
-            encoder_layers=2,
+            encoder_layers=1,
             encoder_attention_heads=HEADS,
             encoder_ffn_dim=2 * ENCODER_WIDTH,
             decoder_layers=1,

@@ -1,0 +1,54 @@
+"""What every test shares: no network, one thread a process, fixed seeds, the markers."""
+
+import os
+
+# Before torch and transformers are imported, as they read these once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork; tokenizers warns at each fork otherwise
+UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
+if UNDER_XDIST:  # the workers are the parallelism: more threads only wait for each other
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+import random  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+if UNDER_XDIST:
+    torch.set_num_threads(1)
+
+MARKERS = {
+    "slow": "takes more than a few seconds; `make test-slow`",
+    "gpu": "needs a CUDA device; `make test-gpu`",
+}
+# Set by the decorators of transformers' common tests.
+TRANSFORMERS_MARKERS = (
+    *("accelerate_tests", "bitsandbytes", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "generate"),
+    *("is_agent_test", "is_expert_parallel_test", "is_fsdp_test", "is_pipeline_test", "is_staging_test"),
+    *("is_tensor_parallel_test", "is_training_test", "order", "torch_compile_test", "torch_export_test"),
+)
+
+
+def pytest_configure(config):
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    for name in TRANSFORMERS_MARKERS:
+        config.addinivalue_line("markers", f"{name}: set by transformers' own tests")
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

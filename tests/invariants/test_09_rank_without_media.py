@@ -1,0 +1,266 @@
+"""Invariant 9: a rank without media does not hang, and its result is right (1e-6 of the single-process mean).
+
+Two real processes (gloo, CPU) run every case below, one after the other, in one launch: this module is their program.
+Rank 0 has text only; rank 1 has an image and a sound. A hang ends in the time-out and fails.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+from tests.tiny import AUDIO, CONNECTORS, IMAGE, inputs, joined, labels, open_gates, wav2vec2, wave
+
+TIMEOUT = 150  # seconds for all the cases of one launch
+FROZEN = {"freeze_vision": True, "freeze_audio": True}
+FIELDS = {
+    "plain": {},
+    **{connector: {"vision_connector": connector, "audio_connector": connector} for connector in CONNECTORS},
+    "ungated": {"cross_attention_gated": False},
+    "learned": {"media_position_encoding": "learned", "max_media_positions": 32},
+    "towers_frozen": FROZEN,
+    "vision_frozen": {"freeze_vision": True},
+    "text_frozen": {"freeze_text": True},
+    "all_frozen": {**FROZEN, "freeze_text": True},
+    "waves": {"audio": "wav2vec2"},
+    "group_norm_waves": {"audio": "group"},
+    "checkpointed": {},
+}
+ROWS = {  # what each of the two ranks has
+    "none_and_both": ([[5, 6, 7, 8]], [[5, IMAGE, 6, AUDIO, 7]]),
+    "image_and_sound": ([[5, 6, IMAGE, 8]], [[5, 6, AUDIO, 7]]),
+    "none_and_none": ([[5, 6, 7, 8]], [[9, 10, 11]]),
+    "none_and_image": ([[5, 6, 7, 8], [1, 2, 3]], [[5, IMAGE, 6, 7], [8, 9, 10]]),
+}
+DDP = [(name, "none_and_both") for name in FIELDS] + [("plain", rows) for rows in ROWS if rows != "none_and_both"]
+FSDP = [(name, "none_and_both") for name in ("plain", "perceiver", "gru", "ungated", "towers_frozen", "all_frozen")]
+FSDP += [("plain", rows) for rows in ROWS if rows != "none_and_both"]
+CASES = [f"{how}-{name}-{rows}" for how, cases in (("ddp", DDP), ("fsdp", FSDP)) for name, rows in cases]
+CASES += ["fsdp_eval-plain-none_and_both", "fsdp_eval-towers_frozen-none_and_both"]
+
+
+# ---- The program of each process ------------------------------------------------------------------------------------
+
+
+def build(name):
+    fields = dict(FIELDS[name])
+    if fields.get("audio") == "group":
+        fields["audio"] = wav2vec2("group")
+    model = open_gates(joined(**fields)).train()
+    # What the config promises, done by hand, so that this file tests what several processes make of it.
+    for part, module in (("vision", "vision_tower"), ("audio", "audio_tower")):
+        if fields.get(f"freeze_{part}"):
+            getattr(model.model, module).requires_grad_(False)
+    if fields.get("freeze_text"):
+        for parameter_name, parameter in model.model.language_model.named_parameters():
+            parameter.requires_grad_(".cross_blocks." in parameter_name)
+    if name == "checkpointed":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def batches_of(name, rows):
+    make_sound = wave if "waves" in name else None
+    kwargs = {"make_sound": make_sound} if make_sound else {}
+    batches = [inputs(r, seed=7 * rank, **kwargs) for rank, r in enumerate(ROWS[rows])]
+    return [batch | {"labels": labels(batch)} for batch in batches]
+
+
+def reference(name, rows):
+    """The mean over the ranks of each batch's gradients, in one process."""
+    model = build(name)
+    total = {key: torch.zeros_like(p) for key, p in model.named_parameters() if p.requires_grad}
+    losses = []
+    for batch in batches_of(name, rows):
+        model.zero_grad(set_to_none=True)
+        loss = model(**batch).loss
+        loss.backward()
+        losses.append(loss.item())
+        for key, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                total[key] += parameter.grad / 2
+    return losses, total
+
+
+def check(name, rows, loss, found, rank):
+    losses, expected = reference(name, rows)
+    assert abs(loss - losses[rank]) <= 1e-6, f"loss {loss} instead of {losses[rank]}"
+    assert set(found) == set(expected)
+    missing = [key for key, gradient in found.items() if gradient is None]
+    assert missing == [], f"{len(missing)} without a gradient: {missing[:3]}"
+    for key, gradient in found.items():
+        moved = (gradient - expected[key]).abs().max().item()
+        assert moved <= 1e-6 * max(1.0, expected[key].abs().max().item()), f"{key}: off by {moved}"
+
+
+def run_ddp(name, rows, rank):
+    model = build(name)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=False)
+    batch = batches_of(name, rows)[rank]
+    for _ in range(2):  # a parameter left out of one step shows in the next
+        model.zero_grad(set_to_none=True)
+        loss = wrapped(**batch).loss
+        loss.backward()
+    found = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
+    check(name, rows, loss.item(), found, rank)
+
+
+def shard(model):
+    from torch.distributed.fsdp import fully_shard
+
+    wrap = {name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
+    for module in reversed(list(model.modules())):
+        if type(module).__name__ in wrap:
+            fully_shard(module)
+    for module in (model.model.vision_tower, model.model.audio_tower):
+        fully_shard(module)
+    return fully_shard(model)
+
+
+def run_fsdp(name, rows, rank):
+    model = shard(build(name))
+    batch = batches_of(name, rows)[rank]
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        loss = model(**batch).loss
+        loss.backward()
+    found = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
+    found = {key: gradient if gradient is None else gradient.full_tensor() for key, gradient in found.items()}
+    check(name, rows, loss.item(), found, rank)
+
+
+def run_fsdp_eval(name, rows, rank):
+    model = shard(build(name)).eval()
+    batch = batches_of(name, rows)[rank]
+    with torch.no_grad():
+        loss = model(**batch).loss.item()
+        expected = build(name).eval()(**batch).loss.item()
+    assert abs(loss - expected) <= 1e-6
+
+
+def program(rank, port, folder, chosen):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=20))
+    run = {"ddp": run_ddp, "fsdp": run_fsdp, "fsdp_eval": run_fsdp_eval}
+    for case in chosen:
+        how, name, rows = case.split("-")
+        start = time.perf_counter()
+        try:
+            run[how](name, rows, rank)
+            outcome = "passed"
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}"[:600]
+        result = {"outcome": outcome, "seconds": time.perf_counter() - start}
+        (folder / f"{case}.{rank}.json").write_text(json.dumps(result))
+        # A collective that one rank left alone cannot be trusted afterwards: the rest goes into another launch.
+        healthy = torch.tensor([float(outcome == "passed")])
+        distributed.all_reduce(healthy)
+        if healthy.item() < 2:
+            os._exit(3)
+    distributed.destroy_process_group()
+
+
+# ---- The tests ------------------------------------------------------------------------------------------------------
+
+
+def launch(folder, chosen):
+    """Both processes, until they end or the time is over; a killed process has not hung the tests."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    root = Path(__file__).parents[2]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "ignore", __file__]
+    logs = [folder / f"log.{rank}" for rank in range(2)]
+    workers = []
+    for rank in range(2):
+        with logs[rank].open("w") as log:
+            args = [*command, str(rank), port, str(folder), *chosen]
+            workers.append(subprocess.Popen(args, cwd=root, env=env, stdout=log, stderr=subprocess.STDOUT))
+    end = time.monotonic() + TIMEOUT
+    try:
+        for worker in workers:
+            worker.wait(max(1.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    return "\n".join(log.read_text()[-1500:] for log in logs)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    found, left = {}, list(CASES)
+    for _ in range(5):  # a new launch after each failure, as long as there are not many
+        log = launch(folder, left)
+        for case in list(left):
+            files = [folder / f"{case}.{rank}.json" for rank in range(2)]
+            if any(file.exists() for file in files):
+                results = [json.loads(f.read_text())["outcome"] if f.exists() else "hung or died" for f in files]
+                found[case] = results if results == ["passed", "passed"] else [*results, log]
+                left.remove(case)
+        if not left:
+            break
+        if not found:
+            pytest.fail(f"neither process got to its first case:\n{log}")
+    return found
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", CASES)
+def test_a_rank_without_media_does_not_hang_and_is_right(outcomes, case):
+    assert case in outcomes, "not reached: earlier cases failed"
+    assert outcomes[case] == ["passed", "passed"], "\n".join(outcomes[case])
+
+
+def called_modules(model, batch, train=True):
+    """Modules with parameters of their own, in the order of their calls: what ZeRO-3 gathers, rank by rank."""
+    called = []
+    handles = []
+    for name, module in model.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            hook = lambda module, args, name=name: called.append(name)  # noqa: E731
+            handles.append(module.register_forward_pre_hook(hook))
+    model.train(train)
+    model(**batch)
+    for handle in handles:
+        handle.remove()
+    return called
+
+
+@pytest.fixture
+def group_of_one():
+    """A model cannot know of other ranks where there is no process group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["plain", "perceiver", "conv", "gru", "towers_frozen"])
+def test_zero_3_every_rank_calls_the_same_modules_in_the_same_order(group_of_one, monkeypatch, name):
+    """ZeRO-3 gathers a module's parameters when it is called, on all ranks at once: the calls must be the same."""
+    monkeypatch.setattr(distributed, "get_world_size", lambda group=None: 2)
+    model = build(name)
+    texts = [[[5, 6, 7, 8]], [[5, IMAGE, 6, 7]], [[5, AUDIO, 6, 7]], [[5, IMAGE, 6, AUDIO]], [[IMAGE, IMAGE, 5], [6]]]
+    sequences = [called_modules(model, inputs(rows)) for rows in texts]
+    for rows, sequence in zip(texts, sequences, strict=True):
+        assert sequence == sequences[3], f"{rows}: {set(sequences[3]) ^ set(sequence)}"
+
+
+if __name__ == "__main__":
+    program(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4:])

@@ -1,0 +1,246 @@
+"""Pictures of every kind become the same upright 8-bit RGB, or a ValueError that says what is wrong."""
+
+import base64
+import http.server
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_mm import images
+from modeling_mm.images import array_to_image, fetch_url, load_image, read_bytes, to_rgb
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def two_pixels() -> Image.Image:
+    image = Image.new("RGB", (2, 1))
+    image.putpixel((0, 0), RED)
+    image.putpixel((1, 0), BLUE)
+    return image
+
+
+def pixels(image: Image.Image) -> list[tuple[int, ...]]:
+    assert image.mode == "RGB"
+    return [tuple(map(int, pixel)) for pixel in np.asarray(image).reshape(-1, 3)]
+
+
+@pytest.fixture
+def served_png():
+    """A loopback server: `/ok` answers with a picture, anything else with 404."""
+    data = encode(two_pixels())
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/ok" else 404)
+            self.end_headers()
+            self.wfile.write(data if self.path == "/ok" else b"")
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_every_source_gives_the_same_picture(tmp_path, served_png):
+    data = encode(two_pixels())
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    array = np.asarray(two_pixels())
+    sources = {
+        "Path": path,
+        "str": str(path),
+        "file URL": f"file://{path}",
+        "http URL": f"{served_png}/ok",
+        "bytes": data,
+        "bytearray": bytearray(data),
+        "memoryview": memoryview(data),
+        "data URL": f"data:image/png;base64,{text}",
+        "base64": text,
+        "datasets bytes": {"bytes": data, "path": "gone.png"},
+        "datasets path": {"bytes": None, "path": str(path)},
+        "PIL": two_pixels(),
+        "PIL file": Image.open(path),
+        "array": array,
+        "array, channels first": np.moveaxis(array, -1, 0),
+        "tensor": torch.tensor(array).permute(2, 0, 1),
+        "float": array / 255,
+        "float tensor in bfloat16": (torch.tensor(array) / 255).bfloat16(),
+        "float to 255": array.astype(np.float32),
+        "uint16": array.astype(np.uint16) * 257,
+        "int64": array.astype(np.int64),
+    }
+    found = {name: pixels(load_image(source)) for name, source in sources.items()}
+    assert [name for name, colors in found.items() if colors != [RED, BLUE]] == []
+
+
+def test_fetching_fails_with_the_url(served_png):
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+/none' within 5 s \(HTTP Error 404"):
+        fetch_url(f"{served_png}/none", timeout=5)
+
+
+def test_exif_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees
+    image = load_image(encode(two_pixels(), exif=exif.tobytes()))
+    assert image.size == (1, 2)
+    assert pixels(image) == [RED, BLUE]
+
+
+def test_palette():
+    image = Image.new("P", (2, 1))
+    image.putpalette([*GREEN, *BLUE])
+    image.putpixel((1, 0), 1)
+    assert pixels(load_image(encode(image))) == [GREEN, BLUE]
+
+
+def test_palette_with_transparency_lies_on_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([*GREEN, *BLUE])
+    image.putpixel((1, 0), 1)
+    assert pixels(load_image(encode(image, transparency=0))) == [WHITE, BLUE]
+
+
+@pytest.mark.parametrize(
+    "mode, pixel, expected",
+    [
+        ("RGBA", (255, 0, 0, 0), WHITE),
+        ("RGBA", (255, 0, 0, 255), RED),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("LA", (0, 0), WHITE),
+        ("L", 7, (7, 7, 7)),
+        ("1", 1, WHITE),
+        ("CMYK", (0, 255, 255, 0), RED),
+        ("I;16", 65535, WHITE),
+        ("I;16", 257 * 9, (9, 9, 9)),
+        ("I", 65535, WHITE),
+        ("I", 200, (200, 200, 200)),
+        ("F", 1.0, WHITE),
+        ("F", 100.0, (100, 100, 100)),
+    ],
+)
+def test_modes(mode, pixel, expected):
+    assert pixels(to_rgb(Image.new(mode, (1, 1), pixel))) == [expected]
+
+
+def test_16_bit_file_is_scaled_and_not_clipped():
+    grey = Image.fromarray(np.array([[0, 257, 257 * 128, 65535]], np.uint16))
+    assert [pixel[0] for pixel in pixels(load_image(encode(grey)))] == [0, 1, 128, 255]
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (1, 1), RED), Image.new("RGB", (1, 1), BLUE)]
+    assert pixels(load_image(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))) == [RED]
+
+
+@pytest.mark.parametrize(
+    "shape, channels_first, size",
+    [
+        ((5, 4), None, (4, 5)),
+        ((1, 1, 3), None, (1, 1)),
+        ((3, 1, 1), None, (1, 1)),
+        ((1, 9, 3), None, (9, 1)),
+        ((3, 9, 1), None, (1, 9)),
+        ((3, 7, 3), None, (7, 3)),
+        ((3, 7, 3), True, (3, 7)),
+        ((4, 7, 5), None, (5, 7)),
+        ((5, 7, 1), None, (7, 5)),
+    ],
+)
+def test_layout_of_arrays(shape, channels_first, size):
+    assert array_to_image(np.zeros(shape, np.uint8), channels_first).size == size
+
+
+def test_ambiguous_tensors_have_channels_first():
+    assert array_to_image(torch.zeros(3, 7, 3, dtype=torch.uint8)).size == (3, 7)
+
+
+def test_scaled_floats_are_left_alone():
+    array = np.full((2, 4, 3), -1.5, np.float64)
+    loaded = load_image(array, is_scaled=True)
+    assert (loaded.shape, loaded.dtype, loaded.min(), loaded.max()) == ((3, 2, 4), np.float32, -1.5, -1.5)
+    assert load_image(np.full((2, 4), 0.5), is_scaled=True).shape == (3, 2, 4)
+    assert isinstance(load_image(np.zeros((2, 4), np.uint8), is_scaled=True), Image.Image)
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        (b"this is no picture", "expected a picture, got 18 bytes .* convert the file to PNG"),
+        (b"", "expected a picture, got 0 bytes"),
+        ("gone.png", "'gone.png' is neither an existing file, nor a URL, nor base64"),
+        ({"bytes": None, "path": None}, "holds neither `bytes` nor a `path`"),
+        (7, "expected a path, a URL, bytes.*; got an object of type int"),
+        (None, "got an object of type NoneType"),
+        (np.full((2, 2, 3), np.nan), r"expected pixel values within \[0, 1\] or \[0, 255\], got nan to nan"),
+        (np.full((2, 2, 3), -0.5), "got -0.5 to -0.5; scale the array, or pass `do_rescale=False`"),
+        (np.full((2, 2, 3), 300), "got 300 to 300"),
+        (np.zeros((2, 2, 5)), r"expected 1, 3 or 4 channels .* got the shape \(2, 2, 5\)"),
+        (np.zeros((1, 2, 2, 3)), "expected an array of 2 or 3 axes"),
+        (np.zeros((0, 2, 3)), r"holds no pixels \(its shape is \(0, 2, 3\)\)"),
+        (np.array([["a"]]), "expected pixels of an integer or float type"),
+        (Image.new("RGB", (0, 3)), "holds no pixels"),
+    ],
+)
+def test_what_is_no_picture(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_image(source)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_truncated_files(kind, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), kind)
+    for length in (len(data) // 2, len(data) // 4, 20):
+        with pytest.raises(ValueError, match=r"damaged or cut short|expected a picture"):
+            load_image(data[:length])
+    path = tmp_path / "half"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=str(path)):
+        load_image(path)
+
+
+def test_truncated_file_opened_by_the_caller(tmp_path):
+    path = tmp_path / "half.png"
+    path.write_bytes(encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)))[:5000])
+    with pytest.raises(ValueError, match="the picture cannot be decoded"):
+        load_image(Image.open(path))
+
+
+def test_decompression_bomb(monkeypatch):
+    data = encode(Image.new("RGB", (40, 40)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"more pixels than the limit .*1600 pixels.*MAX_IMAGE_PIXELS` \(now 100\)"):
+        load_image(data)
+
+
+def test_read_bytes_of_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="could not read"):
+        read_bytes(tmp_path)
+
+
+def test_long_sources_are_shortened_in_messages():
+    with pytest.raises(ValueError) as error:
+        load_image("x" * 10_000)
+    assert len(str(error.value)) < 400
+
+
+def test_is_picture():
+    batch = np.zeros((2, 3, 4, 4))
+    assert [images.is_picture(value) for value in ("a.png", b"", {}, batch[0], batch, [batch[0]], ())] == [
+        True, True, True, True, False, False, False,
+    ]  # fmt: skip

@@ -1,0 +1,112 @@
+"""registration.py: every Auto class knows "mm" in every order of imports, and importing us costs next to nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What comes before the checks. Each runs in a process of its own.
+ORDERS = {
+    "before transformers": "import modeling_mm",
+    "after transformers": "import transformers, modeling_mm",
+    "after AutoModel was used": (
+        "import transformers; tiny = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9); "
+        "transformers.AutoModel.from_config(tiny); import modeling_mm"
+    ),
+    "after AutoProcessor was touched": "from transformers import AutoProcessor; import modeling_mm",
+    "only a module of ours": "import modeling_mm.configuration_mm",
+}
+
+CHECKS = """
+import json, sys
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForMultimodalLM, AutoModelForSequenceClassification, AutoProcessor, GPT2Config
+import modeling_mm
+
+text = GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
+config = AutoConfig.for_model("mm", text_config=text)
+found = {"AutoConfig": type(config) is modeling_mm.MMConfig}
+for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM,
+             AutoModelForSequenceClassification):
+    found[auto.__name__] = type(auto.from_config(config)).__name__
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+found["AutoProcessor"] = PROCESSOR_MAPPING[type(config)].__name__
+# Other models are found as before.
+found["others"] = type(AutoModel.from_config(text)).__name__
+assert all(getattr(modeling_mm, name) is not None for name in modeling_mm.__all__)
+print(json.dumps(found))
+"""
+
+EXPECTED = {
+    "AutoConfig": True,
+    "AutoModel": "MMModel",
+    "AutoModelForCausalLM": "MMForConditionalGeneration",
+    "AutoModelForImageTextToText": "MMForConditionalGeneration",
+    "AutoModelForMultimodalLM": "MMForConditionalGeneration",
+    "AutoModelForSequenceClassification": "MMForSequenceClassification",
+    "AutoProcessor": "MMProcessor",
+    "others": "GPT2Model",
+}
+
+
+def run(code: str) -> str:
+    """The last line that a fresh interpreter prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_auto_classes_know_us_in_every_order_of_imports(order):
+    assert json.loads(run(ORDERS[order] + "\n" + CHECKS)) == EXPECTED
+
+
+def test_importing_us_imports_neither_torch_nor_our_own_modules():
+    loaded = run(
+        "import sys, modeling_mm; print(sorted(n for n in sys.modules if n in ('torch', 'numpy', 'PIL', 'soundfile')"
+        " or n.startswith('modeling_mm')))"
+    )
+    assert loaded == "['modeling_mm', 'modeling_mm.registration']"
+
+
+def test_importing_us_adds_less_than_a_third_of_a_second_to_transformers():
+    code = (
+        "import time, transformers; start = time.perf_counter(); import modeling_mm; "
+        "print(time.perf_counter() - start)"
+    )
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_public_names_are_listed_and_lazy():
+    code = """
+import sys, modeling_mm
+assert set(modeling_mm.__all__) <= set(dir(modeling_mm))
+assert "torch" not in sys.modules
+try:
+    modeling_mm.MMNothing
+except AttributeError as error:
+    print(error)
+"""
+    assert run(code) == "module 'modeling_mm' has no attribute 'MMNothing'"
+
+
+def test_reloading_us_registers_once():
+    """As notebooks with autoreload do."""
+    code = """
+import sys, importlib, modeling_mm
+importlib.reload(modeling_mm)
+importlib.reload(modeling_mm.registration).register()
+from transformers import AutoConfig
+ours = [finder for finder in sys.meta_path if type(finder).__name__ == "FillTablesAfterImport"]
+print(type(AutoConfig.for_model("mm")).__name__, len(ours))
+"""
+    assert run(code) == "MMConfig 1"

@@ -99,8 +99,8 @@ class MMGenerationMixin(GenerationMixin):
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         if generation_config.prefill_chunk_size is not None and model_kwargs.get("media") is not None:
             raise ValueError(
-                "prefill_chunk_size cuts a prompt without regard to its media. Leave it out for prompts with media; "
-                "media take no room among the text tokens."
+                "prefill_chunk_size cuts a prompt without regard to its images and sounds. Leave it out for prompts "
+                "with media; they take no room among the text tokens."
             )
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 

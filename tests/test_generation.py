@@ -2,12 +2,27 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from modeling_mm.outputs import AUDIO as AUDIO_MODALITY
 from modeling_mm.outputs import IMAGE as IMAGE_MODALITY
 from modeling_mm.outputs import MMMediaOutput
-from tests.tiny import AUDIO, IMAGE, PAD, USER, difference, image, inputs, opened, pad_audio, pad_images, sound
+from tests.tiny import (
+    AUDIO,
+    IMAGE,
+    PAD,
+    USER,
+    difference,
+    gpt2,
+    image,
+    inputs,
+    joined,
+    open_gates,
+    opened,
+    pad_audio,
+    pad_images,
+    sound,
+)
 
 NEW = 6
 GREEDY = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None}
@@ -289,7 +304,7 @@ def media_of(position, modality=None) -> MMMediaOutput:
 def test_unseen_media_are_those_whose_placeholder_is_among_the_new_tokens(model):
     media = media_of([[0, 0, 1, 1], [0, 0, -1, -1]])
     ids = torch.tensor([[IMAGE, 5, 6, IMAGE, 7], [5, 5, 6, IMAGE, 7]])
-    unseen = model.unseen_media(media, ids, new_tokens=2)
+    unseen = model.unseen_media(media, 2, ids)
     assert unseen.mask.tolist() == [[False, False, True, True], [True, True, False, False]]
     assert unseen.position.tolist() == [[-1, -1, 0, 0], [0, 0, -1, -1]]
     assert unseen.states is media.states and media.position[0].tolist() == [0, 0, 1, 1]
@@ -297,17 +312,71 @@ def test_unseen_media_are_those_whose_placeholder_is_among_the_new_tokens(model)
 
 def test_unseen_media_count_each_modality_by_itself(model):
     media = media_of([[0, 1, 0, 1]], [[IMAGE_MODALITY, IMAGE_MODALITY, AUDIO_MODALITY, AUDIO_MODALITY]])
-    unseen = model.unseen_media(media, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]), new_tokens=1)
+    unseen = model.unseen_media(media, 1, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]))
     assert unseen.mask.tolist() == [[False, True, False, False]]
-    unseen = model.unseen_media(media, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]), new_tokens=2)
+    unseen = model.unseen_media(media, 2, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]))
     assert unseen.mask.tolist() == [[False, True, False, True]] and unseen.position.tolist() == [[-1, 0, -1, 0]]
 
 
 def test_all_media_are_unseen_at_the_start_and_none_once_all_placeholders_are_past(model):
     media, ids = media_of([[0, 0]]), torch.tensor([[5, IMAGE, 6]])
-    assert model.unseen_media(media, ids, new_tokens=3) is media
-    assert model.unseen_media(media, ids, new_tokens=None) is media
-    assert model.unseen_media(media, ids, new_tokens=1) is None
+    assert model.unseen_media(media, 3, ids) is media
+    assert model.unseen_media(media, 1, ids) is None
+    embeds = model.get_input_embeddings()(ids)
+    assert model.unseen_media(media, 3, None, embeds) is media
+    assert model.unseen_media(media, 1, None, embeds) is None
+
+
+def test_media_given_alone_to_an_older_conversation_are_the_new_ones(model):
+    ids = torch.tensor([[5, IMAGE, 6, IMAGE, 7]])
+    media = media_of([[0, 0]])
+    unseen = model.unseen_media(media, 2, ids)
+    assert unseen.mask.tolist() == [[True, True]] and unseen.position.tolist() == [[0, 0]]
+    with pytest.raises(ValueError, match=r"Row 0: 2 image placeholder token\(s\) .* for 3 image"):
+        model.unseen_media(media_of([[0, 1, 2]]), 2, ids)
+
+
+@pytest.mark.parametrize("empty", [lambda cache: cache.reset(), lambda cache: cache.crop(-cache.get_seq_length())])
+def test_an_emptied_cache_forgets_its_media(model, empty):
+    kwargs = {"max_new_tokens": 5, "min_new_tokens": 5, "return_dict_in_generate": True, "output_logits": True}
+    cache = DynamicCache(config=model.config.text_config)
+    model.generate(**inputs([[5, IMAGE, 6]]), past_key_values=cache, **kwargs)
+    empty(cache)
+    text = torch.tensor([[7, 8, 9]])
+    again = model.generate(input_ids=text, past_key_values=cache, **kwargs)
+    fresh = model.generate(input_ids=text, **kwargs)
+    assert all(torch.equal(a, b) for a, b in zip(again.logits, fresh.logits, strict=True))
+
+
+def test_a_static_cache_that_is_reset_forgets_its_media(model):
+    kwargs = {"max_new_tokens": 5, "min_new_tokens": 5, "return_dict_in_generate": True, "output_logits": True}
+    cache = StaticCache(config=model.config.text_config, max_cache_len=20)
+    model.generate(**inputs([[5, IMAGE, 6]]), past_key_values=cache, **kwargs)
+    for batch in (inputs([[7, 8, 9]]), inputs([[7, IMAGE, 9]], [[image(1)]])):
+        cache.reset()
+        again = model.generate(**batch, past_key_values=cache, **kwargs)
+        fresh = model.generate(**batch, **kwargs)
+        assert all(difference(a, b) < 1e-5 for a, b in zip(again.logits, fresh.logits, strict=True))
+
+
+@pytest.mark.parametrize("width", [32, 48])
+def test_an_assistant_of_another_width_encodes_the_media_itself(model, width):
+    assistant = open_gates(joined(text=gpt2(seed=9, n_embd=width)))
+    batch = inputs([[5, IMAGE, 6, 7]])
+    expected = model.generate(**batch, max_new_tokens=8, do_sample=False)
+    assert torch.equal(model.generate(**batch, assistant_model=assistant, max_new_tokens=8, do_sample=False), expected)
+
+
+def test_a_text_only_gpt2_assists_without_the_media(model):
+    assistant = gpt2(seed=9, vocab_size=model.config.text_config.vocab_size)
+    batch = inputs([[5, IMAGE, 6, 7]])
+    expected = model.generate(**batch, max_new_tokens=8, do_sample=False)
+    assert torch.equal(model.generate(**batch, assistant_model=assistant, max_new_tokens=8, do_sample=False), expected)
+
+
+def test_embeddings_without_media_are_the_callers_own_affair(model):
+    embeds = model.get_input_embeddings()(torch.tensor([[5, IMAGE, 6]]))
+    assert model.generate(inputs_embeds=embeds, max_new_tokens=3).shape[0] == 1
 
 
 def test_sampling_draws_differ_and_are_reproducible(model):

@@ -113,7 +113,7 @@ def test_placeholders_go_in_front_of_a_text_without_any(processor):
 
 def test_placeholders_alone_are_the_text_of_media_without_any(processor):
     out = processor(images=[picture(), picture()], audio=[[sound()], []], return_tensors="pt")
-    assert [processor.decode(row) for row in out.input_ids] == ["<|image|><|audio|>", "<|image|><|pad|>"]
+    assert [processor.decode(row) for row in out.input_ids] == ["<|image|><|audio|>", "<|pad|><|image|>"]
     assert out.pixel_values.shape == (2, 1, 3, 8, 8)
     assert processor(images=[[picture(), picture()]]).input_ids == [[processor.image_token_id] * 2]
     assert processor(audio=sound(2)).input_ids == [[processor.audio_token_id] * 2]
@@ -263,11 +263,19 @@ def test_padding(processor):
     text = ["a", "a cat, a dog and a bird"]
     lengths = [len(ids(processor, sample)) for sample in text]
     assert [len(row) for row in processor(text=text).input_ids] == lengths
-    out = processor(text=text, return_tensors="pt")
-    assert out.attention_mask[0].tolist() == [1] * lengths[0] + [0] * (lengths[1] - lengths[0])
-    out = processor(text=text, return_tensors="pt", padding_side="left")
-    assert out.attention_mask[0].tolist() == [0] * (lengths[1] - lengths[0]) + [1] * lengths[0]
+    left = [0] * (lengths[1] - lengths[0]) + [1] * lengths[0]
+    assert processor(text=text, return_tensors="pt").attention_mask[0].tolist() == left
+    out = processor(text=text, return_tensors="pt", padding_side="right")
+    assert out.attention_mask[0].tolist() == left[::-1]
     assert processor(text=text, padding="max_length", max_length=40, return_tensors="pt").input_ids.shape == (2, 40)
+
+
+def test_the_tokenizers_own_side_wins_and_is_kept(tmp_path):
+    tokenizer = make_bpe()
+    assert MMProcessor(tokenizer=tokenizer).tokenizer.padding_side == "left"  # for generation, as it was told nothing
+    tokenizer.padding_side = "right"
+    MMProcessor(tokenizer=tokenizer).save_pretrained(tmp_path)
+    assert MMProcessor.from_pretrained(tmp_path).tokenizer.padding_side == "right"
 
 
 def test_truncation_must_not_cut_placeholders_away(processor):

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from modeling_mm import MMConfig, MMForSequenceClassification
+from modeling_mm import MMConfig, MMForSequenceClassification, MMModel
 from tests.tiny import (
     AUDIO,
     IMAGE,
@@ -216,8 +216,6 @@ BAD_FIELDS = {
     "cross_attention_interval": 0,
     "vision_latents": 0,
     "audio_connector_layers": -1,
-    "image_token_id": 90,
-    "audio_token_id": 200,
 }
 
 
@@ -229,6 +227,15 @@ def test_a_wrong_field_fails_at_construction_with_its_name(field):
     with pytest.raises(ValueError) as error:
         MMConfig(**parts, **{**good, field: BAD_FIELDS[field]})
     assert field in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["image_token_id", "audio_token_id"])
+def test_a_placeholder_outside_the_vocabulary_fails_when_the_model_is_made(field):
+    """Not in the config: `from_pretrained(path, text_config={"vocab_size": ...})` must be able to change it."""
+    parts = {"text_config": gpt2_config(), "vision_config": vit_config(), "audio_config": whisper_config()}
+    config = MMConfig(**parts, **{"image_token_id": 88, "audio_token_id": 89, field: 90})
+    with pytest.raises(ValueError, match=f"{field} is 90, but the vocabulary has 90 tokens"):
+        MMModel(config)
 
 
 def test_a_missing_placeholder_id_fails_at_construction():

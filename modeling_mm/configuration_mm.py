@@ -63,7 +63,7 @@ class MMConfig(PreTrainedConfig):
         cross_attention_layers (`list[int]`, *optional*):
             The decoder blocks that have a gated cross-attention block before them. By default every
             `cross_attention_interval`-th block.
-        cross_attention_interval (`int`, *optional*, defaults to 3): see above.
+        cross_attention_interval (`int`, *optional*, defaults to 4): see above.
         cross_attention_gated (`bool`, *optional*, defaults to `True`):
             Whether both branches of a cross-attention block pass a tanh gate that starts at zero. Without gates the
             last projection of each branch starts at zero instead, so that joining never changes the decoder.
@@ -106,7 +106,7 @@ class MMConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
     cross_attention_layers: list[int] | None = None
-    cross_attention_interval: int = 3
+    cross_attention_interval: int = 4
     cross_attention_gated: bool = True
     cross_attention_feed_forward: bool = False
     vision_connector: str = "mlp"

@@ -46,6 +46,7 @@ def build_encoder(field: str, config: PreTrainedConfig | None) -> PreTrainedMode
             f"{encoder_class.main_input_name}; expected an encoder of {' or '.join(INPUT_NAMES[field])}."
         )
     turn_off_unused(config)
+    config._attn_implementation = supported_attention(encoder_class, config._attn_implementation)
     kwargs = {}
     if "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters:
         kwargs["add_pooling_layer"] = False
@@ -53,6 +54,22 @@ def build_encoder(field: str, config: PreTrainedConfig | None) -> PreTrainedMode
     if (name := POOLING_ONLY.get(config.model_type)) is not None:
         setattr(encoder, name, nn.Identity())
     return encoder
+
+
+def supported_attention(encoder_class: type[PreTrainedModel], implementation: str | None) -> str | None:
+    """
+    The attention implementation that was asked for, or the nearest that the encoder has: what is asked of the whole
+    model is meant for the decoder, and a CNN among the encoders must not forbid it.
+    """
+    supports = {
+        "sdpa": encoder_class._supports_sdpa,
+        "flex_attention": encoder_class._supports_flex_attn,
+        "flash": encoder_class._supports_flash_attn,
+    }
+    asked = "flash" if implementation is not None and "flash" in implementation else implementation
+    if supports.get(asked, True):
+        return implementation
+    return "sdpa" if supports["sdpa"] else "eager"
 
 
 def turn_off_unused(config: PreTrainedConfig) -> None:

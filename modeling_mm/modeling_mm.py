@@ -11,7 +11,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, is_torchdyn
 from .configuration_mm import AUTO_MAP, MMConfig
 from .connectors import Connector
 from .decoder import MMDecoder
-from .encoders import build_encoder, encoder_width
+from .encoders import build_encoder, encoder_width, supported_attention
 from .generation import MMGenerationMixin
 from .joining import join_pretrained
 from .layers import init_weights
@@ -63,6 +63,16 @@ class MMPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, **kwargs):
         self.config.auto_map = dict(AUTO_MAP)
         return super().save_pretrained(save_directory, **kwargs)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs) -> None:
+        """As in transformers; an encoder that lacks what is asked of the whole model takes the nearest that it has."""
+        if isinstance(attn_implementation, str):
+            base, asked = self.base_model, attn_implementation
+            attn_implementation = {"": asked, "text_config": asked}
+            for field, tower in (("vision_config", base.vision_tower), ("audio_config", base.audio_tower)):
+                if tower is not None:
+                    attn_implementation[field] = supported_attention(type(tower), asked)
+        super().set_attn_implementation(attn_implementation, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):

@@ -46,8 +46,8 @@ def config(**fields) -> MMConfig:
 DEFAULTS = {
     "vision_config": None,
     "audio_config": None,
-    "cross_attention_layers": [2, 5, 8, 11],
-    "cross_attention_interval": 3,
+    "cross_attention_layers": [3, 7, 11],
+    "cross_attention_interval": 4,
     "cross_attention_gated": True,
     "cross_attention_feed_forward": False,
     "vision_connector": "mlp",

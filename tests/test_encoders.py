@@ -622,3 +622,17 @@ def test_the_config_given_is_not_changed_by_joining():
     before = config.to_dict()
     joined(vision=tower, audio=None)
     assert config.to_dict() == before
+
+
+# ---- Attention implementations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ["sdpa", "eager"])
+def test_an_encoder_without_the_attention_asked_for_does_not_forbid_it(asked, tmp_path):
+    model = joined(vision=encoder("resnet"), audio=None)
+    model.set_attn_implementation(asked)
+    assert model.config.text_config._attn_implementation == asked
+    assert model.config.vision_config._attn_implementation == "eager"  # ResNet attends to nothing
+    model.save_pretrained(tmp_path)
+    again = MMForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=asked)
+    assert again.config.text_config._attn_implementation == asked

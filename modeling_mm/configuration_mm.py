@@ -2,6 +2,7 @@
 """Configuration of the joint model: a GPT-2-style decoder that reads, sees and hears."""
 
 import copy
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -90,7 +91,8 @@ class MMConfig(PreTrainedConfig):
         system_token_id, user_token_id, assistant_token_id, end_token_id (`int`, *optional*):
             Ids of the chat template's role and end-of-turn tokens.
         freeze_text, freeze_vision, freeze_audio (`bool`, *optional*, defaults to `False`):
-            Which pretrained parts start frozen. The connectors and the cross-attention blocks never do.
+            Which pretrained parts start frozen; of the text its token embeddings too, those of the special tokens
+            among them. The connectors and the cross-attention blocks never are.
         use_cache (`bool`, *optional*, defaults to `True`): whether generation keeps keys and values.
         tie_word_embeddings (`bool`, *optional*): whether head and embedding are one; as in `text_config` by default.
 
@@ -148,10 +150,20 @@ class MMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        loaded = super().from_dict(config_dict, **kwargs)
-        # Values that `from_pretrained` was given on top of the file are set after construction.
-        (loaded[0] if isinstance(loaded, tuple) else loaded).validate_fields()
-        return loaded
+        """Values given on top of a file are there at construction, so that what follows from them follows, checked."""
+        names = {field.name for field in fields(cls)}
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+        config_dict = {**config_dict}
+        for name, value in given.items():
+            nested = isinstance(value, dict) and isinstance(config_dict.get(name), dict)
+            config_dict[name] = {**config_dict[name], **value} if nested else value
+        text = given.get("text_config")
+        new_depth = isinstance(text, PreTrainedConfig) or (
+            isinstance(text, dict) and {"n_layer", "num_hidden_layers"} & set(text)
+        )
+        if ("cross_attention_interval" in given or new_depth) and "cross_attention_layers" not in given:
+            config_dict.pop("cross_attention_layers", None)  # they follow from the interval and the decoder's depth
+        return super().from_dict(config_dict, **kwargs)
 
     def validate_fields(self):
         """Checks every field against its choices; run at construction and again when the config is saved."""
@@ -222,7 +234,7 @@ class MMConfig(PreTrainedConfig):
         text = text_sub_config(copy.deepcopy(text))
         if kwargs.get("image_token_id") is None and kwargs.get("audio_token_id") is None:
             first = text.vocab_size
-            kwargs.update({field: first + i for i, field in enumerate(SPECIAL_TOKEN_FIELDS)})
+            kwargs = {**{field: first + i for i, field in enumerate(SPECIAL_TOKEN_FIELDS)}, **kwargs}
             text.vocab_size = first + len(SPECIAL_TOKENS)
             if text.pad_token_id is None:
                 text.pad_token_id = first + SPECIAL_TOKENS.index(PAD_TOKEN)

@@ -196,6 +196,8 @@ class MMDecoder(PreTrainedModel):
 
         if position_ids is None:
             position_ids = text_positions(attention_mask, length, past_length, device)
+        elif past_key_values is None and not is_torchdynamo_compiling():
+            check_given_positions(position_ids, attention_mask, media_states is not None, self.wpe)
         hidden_states = self.drop(inputs_embeds + self.embed_positions(position_ids, past_length).to(inputs_embeds))
         causal_mask = create_causal_mask(
             config=self.config,
@@ -243,7 +245,8 @@ class MMDecoder(PreTrainedModel):
         """The media in sight, old and new, and what every cross-attention block is told about them."""
         memory = MediaMemory.of(past_key_values, past_length)
         if media_states is not None:
-            index = media_index + past_length
+            device = hidden_states.device
+            media_mask, index = media_mask.to(device), media_index.to(device) + past_length
             memory = memory.extended_by(media_mask, index) if memory is not None else MediaMemory(media_mask, index)
             if past_key_values is not None and not is_torchdynamo_compiling():
                 memory.note_if_all_visible(past_length + hidden_states.shape[1])
@@ -259,6 +262,27 @@ class MMDecoder(PreTrainedModel):
             decoding=media_states is None,
         )
         return memory, {"attention_mask": attention_mask, "sees": sees, "implementation": implementation}
+
+
+def check_given_positions(
+    position_ids: torch.Tensor, attention_mask: torch.Tensor | None, with_media: bool, table: nn.Embedding | None
+) -> None:
+    """
+    Checks position ids that the caller chose, (B, L).
+
+    Raises:
+        ValueError: for ids beyond the table of positions; and for rows of several packed samples together with media,
+            which every later sample of the row would see.
+    """
+    if table is not None:
+        check_positions(position_ids, table.num_embeddings)
+    if with_media and attention_mask is None:
+        restarts = (position_ids.diff(dim=-1) < 0).any(-1).nonzero().flatten().tolist()
+        if restarts:
+            raise ValueError(
+                f"Row {restarts[0]}: position_ids start again within the row, as packed samples do, but media are not "
+                "bounded by samples. Give each sample with media a row of its own."
+            )
 
 
 def has_media(config: MMConfig) -> bool:

@@ -2,6 +2,8 @@
 """Any vision or audio encoder of transformers: how it is built, fed, and read as tokens with a mask."""
 
 import inspect
+from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import nn
@@ -90,10 +92,14 @@ def encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     model_class = AutoModel._model_mapping[type(config)]
     if isinstance(model_class, (tuple, list)):
         model_class = model_class[0]
-    if not config.is_encoder_decoder:
-        return model_class
+    return encoder_half(model_class, type(config)) if config.is_encoder_decoder else model_class  # type: ignore
+
+
+@cache
+def encoder_half(model_class: type[PreTrainedModel], config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    """The class of an encoder-decoder's encoder, from a model of default size without weights."""
     with torch.device("meta"):
-        return type(model_class(config).get_encoder())
+        return type(model_class(config_class()).get_encoder())
 
 
 def encoder_width(config: PreTrainedConfig) -> int:
@@ -139,12 +145,23 @@ def dummy_item(encoder: PreTrainedModel, device: torch.device) -> torch.Tensor:
         shape = (config.max_length, config.num_mel_bins)
     else:
         shape = (config.num_mel_bins, 2 * getattr(config, "max_source_positions", 1500))
-    return torch.zeros(1, *shape, dtype=encoder.dtype, device=device)
+    return torch.zeros(1, *shape, dtype=dtype_of(encoder), device=device)
 
 
-def is_sharded(encoder: PreTrainedModel) -> bool:
-    """Whether the weights are spread over processes (FSDP2, ZeRO-3), so that to run the encoder takes all of them."""
-    return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in encoder.parameters())
+def parameters_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """A module's parameters, also those of a `DataParallel` replica, which `parameters()` does not list."""
+    for child in module.modules():
+        yield from (p for p in child._parameters.values() if p is not None)
+        yield from getattr(child, "_former_parameters", {}).values()
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in parameters_of(module) if p.is_floating_point())
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether weights are spread over processes (FSDP2, ZeRO-3), so that to use them takes all of them."""
+    return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in parameters_of(module))
 
 
 def minimum_samples(config: PreTrainedConfig) -> int:
@@ -171,9 +188,9 @@ def encode(
         real frames, (N, L) bool.
     """
     check_window(encoder, items)
-    items = items.to(encoder.dtype)
+    items = items.to(dtype_of(encoder))
     # Frozen encoders run without autograd: nothing of theirs needs to be kept for a backward pass.
-    trainable = torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters())
+    trainable = torch.is_grad_enabled() and any(p.requires_grad for p in parameters_of(encoder))
     with torch.set_grad_enabled(trainable):
         if is_raw_wave(encoder):
             output = encode_waves(encoder, items, frame_mask, **kwargs)

@@ -7,6 +7,7 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from .encoders import is_sharded
 from .masks import check_placeholders
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
@@ -38,15 +39,17 @@ class MMGenerationMixin(GenerationMixin):
         media_inputs = {name: value for name, value in media_inputs.items() if value is not None}
         if media_inputs and model_kwargs.get("media") is not None:
             raise ValueError(f"Pass either media or the raw {', '.join(media_inputs)}, not both.")
-        if media_inputs:
+        text = (inputs, model_kwargs.get("input_ids"), model_kwargs.get("inputs_embeds"))
+        has_text = any(given is not None for given in text)
+        if media_inputs and has_text and is_sharded(self):
+            # Sharded weights are there within `forward` only: its first step encodes the media.
+            model_kwargs.update(media_inputs)
+        elif media_inputs:
             with torch.no_grad():
                 model_kwargs["media"] = self.encode_media(**media_inputs)
             model_kwargs["media_inputs"] = media_inputs  # an assistant model encodes them in its own way
         media = model_kwargs.get("media")
-        no_text = (
-            inputs is None and model_kwargs.get("input_ids") is None and model_kwargs.get("inputs_embeds") is None
-        )
-        if media is not None and no_text:
+        if media is not None and not has_text:
             inputs, attention_mask = self.placeholder_prompt(media)
             model_kwargs["attention_mask"] = attention_mask
             model_kwargs.pop("input_ids", None)

@@ -4,6 +4,7 @@
 import difflib
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -33,7 +34,8 @@ def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | N
 
     Returns:
         a model of class `cls` in evaluation mode, with the parts' weights bit for bit. Connectors and cross-attention
-        start fresh; rows for the special tokens start around the mean of the embedding. The parts are not changed.
+        start fresh; rows that the special tokens need start around the mean of the embedding. The parts are not
+        changed.
 
     Raises:
         ValueError: for an unknown argument, with the nearest valid name, and for a decoder outside the GPT-2 family.
@@ -62,9 +64,10 @@ def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | N
     if any(isinstance(part, PreTrainedModel) for part in (text, vision, audio)):
         # The loader takes tensors as they are; the joint model must not share them with the caller's models.
         state = {name: tensor.clone() for name, tensor in state.items()}
-    how.setdefault("dtype", decoder.dtype)
+    how.setdefault("dtype", widest_dtype(state))
     with quiet_report_of_fresh_weights():
-        model = cls.from_pretrained(None, config=config, state_dict=state, **how)
+        model, report = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **how)
+    check_report(report)
     if model.can_generate():
         model.generation_config = joint_generation_config(decoder, config, model.generation_config)
     return model.eval()
@@ -83,6 +86,25 @@ def check_arguments(kwargs: dict) -> None:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise ValueError(f"from_text_vision_audio_pretrained got an unknown argument {name!r}.{hint}")
+
+
+def widest_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
+    """The precision that holds every part's weights exactly."""
+    return reduce(torch.promote_types, {tensor.dtype for tensor in state.values() if tensor.is_floating_point()})
+
+
+def check_report(report: dict) -> None:
+    """
+    Raises:
+        ValueError: where a pretrained part's weight did not land.
+    """
+    fresh = ("vision_connector.", "audio_connector.", "cross_blocks.", "score.", "lm_head.")
+    missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in fresh))
+    if missing:
+        raise ValueError(
+            f"{len(missing)} weights are not among those of the parts that were given, such as {missing[0]}. The part "
+            "is not of the class that transformers names for its config; load it with AutoModel."
+        )
 
 
 def load_decoder(text: Part, loading: dict) -> PreTrainedModel:

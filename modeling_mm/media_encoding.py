@@ -8,7 +8,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_mm import MMConfig
 from .connectors import Connector
-from .encoders import dummy_item, encode, is_sharded, item_dimensions
+from .encoders import dtype_of, dummy_item, encode, is_sharded, item_dimensions
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 # Shape legend: B rows, I images a row, A audio windows a row, N items that are real, L encoder tokens, W the encoder's
@@ -16,7 +16,7 @@ from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 
 class MediaEncodingMixin:
-    """`get_image_features`, `get_audio_features` and `encode_media` for a model with towers and connectors."""
+    """`get_image_features`, `get_audio_features` and `encode_media` for an `nn.Module` with towers and connectors."""
 
     config: MMConfig
     vision_tower: PreTrainedModel | None
@@ -180,7 +180,7 @@ class MediaEncodingMixin:
         this one to take part, it comes from the encoder and the connector, run over one empty item.
         """
         tower, connector = self.tower_and_connector(modality)
-        states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=tower.dtype, device=device)
+        states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=dtype_of(tower), device=device)
         if self.takes_part_without_media():
             training = tower.training
             tower.eval()  # batch statistics must not learn from an empty item
@@ -204,8 +204,7 @@ class MediaEncodingMixin:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not distributed or torch.distributed.get_world_size() == 1:
             return False
-        towers = [tower for tower in (self.vision_tower, self.audio_tower) if tower is not None]
-        return self.training or any(map(is_sharded, towers))
+        return self.training or is_sharded(self)  # type: ignore[arg-type]
 
     def require(self, tower: PreTrainedModel | None, what: str, field: str) -> None:
         if tower is None:
@@ -223,7 +222,10 @@ def join_media(parts: list[MMMediaOutput]) -> MMMediaOutput:
             f"Images are given for {rows[0]} rows and sounds for {rows[1]}. Media are batch-first: give each row its "
             "images and windows, and say by image_mask and feature_attention_mask which are real."
         )
-    return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*(p.to_tuple() for p in parts), strict=True)))
+    # Towers may lie on different devices.
+    device = parts[0].states.device
+    tuples = (part.map(lambda tensor: tensor.to(device)).to_tuple() for part in parts)
+    return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*tuples, strict=True)))
 
 
 def with_items(values: torch.Tensor, item_dimensions: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, is_torchdynamo_compiling
 
-from .configuration_mm import AUTO_MAP, MMConfig
+from .configuration_mm import AUTO_MAP, SPECIAL_TOKEN_FIELDS, MMConfig
 from .connectors import Connector
 from .decoder import MMDecoder
 from .encoders import build_encoder, encoder_width, supported_attention
@@ -202,6 +202,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
 
         Raises:
             ValueError: for placeholders that do not match the media, row by row, and for rows that are too long.
+                `torch.compile` leaves these checks out: they look at values, which a graph does not have.
         """
         text = input_ids if input_ids is not None else inputs_embeds
         if text is None:
@@ -219,6 +220,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             )
         elif any(values is not None for values in raw):
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
+        if media is not None:
+            media = media.map(lambda tensor: tensor.to(text.device))
         media_index = None
         # Without media a row must not have placeholders either, unless their media are in the cache.
         if media is not None or is_empty(past_key_values):
@@ -403,9 +406,9 @@ def is_empty(past_key_values: Cache | None) -> bool:
 def check_vocabulary(config: MMConfig) -> None:
     """
     Raises:
-        ValueError: for a placeholder that the embedding has no row for.
+        ValueError: for a special token that the embedding has no row for.
     """
-    for field in ("image_token_id", "audio_token_id"):
+    for field in SPECIAL_TOKEN_FIELDS:
         token_id, vocab_size = getattr(config, field), config.text_config.vocab_size
         if token_id is not None and token_id >= vocab_size:
             raise ValueError(
@@ -431,13 +434,13 @@ def last_real_token(
     input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, pad_token_id: int | None, states: torch.Tensor
 ) -> torch.Tensor:
     """
-    The index of each row's last token that is no padding, (B,): by the attention mask, else by the padding id, else
-    the last one.
+    The index of each row's last token that is no padding, (B,): by the padding id, as GPT-2's classifier tells it;
+    without one, or for embeddings, by the attention mask; else the last.
     """
-    if attention_mask is not None and attention_mask.ndim == 2:
-        real = attention_mask[:, -states.shape[1] :].bool()
-    elif input_ids is not None and pad_token_id is not None:
+    if input_ids is not None and pad_token_id is not None:
         real = input_ids != pad_token_id
+    elif attention_mask is not None and attention_mask.ndim == 2:
+        real = attention_mask[:, -states.shape[1] :].bool()
     else:
         real = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     index = torch.arange(states.shape[1], device=states.device)

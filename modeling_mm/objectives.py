@@ -52,10 +52,13 @@ def causal_lm_loss(
             for chunk, target in chunks
         )
     if num_items_in_batch is None:
-        num_items_in_batch = (targets != ignore_index).sum().clamp(min=1)
-    elif torch.is_tensor(num_items_in_batch):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+        num_items_in_batch = (targets != ignore_index).sum()
+    return total / at_least_one(num_items_in_batch, total.device)
+
+
+def at_least_one(count: torch.Tensor | int, device: torch.device) -> torch.Tensor | int:
+    """A divisor for a sum that is zero where nothing was counted."""
+    return count.to(device).clamp(min=1) if torch.is_tensor(count) else max(count, 1)
 
 
 def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
@@ -84,7 +87,7 @@ def classification_loss(
             batch's labels when it is not given
 
     Returns:
-        a scalar, float32
+        a scalar, float32; zero without any label
     """
     logits, labels = logits.float(), labels.to(logits.device)
     if problem == "regression":
@@ -95,4 +98,4 @@ def classification_loss(
         labels = labels.view(-1)
         total = nn.functional.cross_entropy(logits, labels, reduction="sum")
         labels = labels[labels != -100]
-    return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+    return total / at_least_one(labels.numel() if num_items_in_batch is None else num_items_in_batch, total.device)

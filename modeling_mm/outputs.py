@@ -48,7 +48,9 @@ class MMModelOutput(BaseModelOutputWithPastAndCrossAttentions):
         past_key_values (`Cache`): keys and values of the text; it remembers those of the media too.
         hidden_states (`tuple` of `(B, L, D)`): the embedding and each decoder block's output.
         attentions (`tuple` of `(B, H, L, K)`): text to text, one for each decoder block.
-        cross_attentions (`tuple` of `(B, H, L, S)`): text to media, one for each cross-attention block.
+        cross_attentions (`tuple` of `(B, H, L, S)`):
+            Text to media, one for each cross-attention block. Tokens that see no media have even weights here, which
+            mean nothing: what they attend to is dropped.
     """
 
 

@@ -21,6 +21,10 @@ FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
 # More than this on the shorter axis of an array is no set of channels.
 MAX_CHANNELS = 32
+# 4.6 hours of stereo at 16 kHz, 2 GiB as float32: a small file can unpack into far more.
+MAX_DECODED_SAMPLES = 1 << 29
+# Resampling and filters overshoot [-1, 1] a little; 16-bit integers cast to float exceed it thousandfold.
+MAX_FLOAT_AMPLITUDE = 100.0
 # What a RIFF header says of its length when the writer could not go back to fill it in.
 UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
 RIFF_HEAD_BYTES = 8
@@ -92,6 +96,11 @@ def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             promised, rate = file.frames, file.samplerate
+            if promised * file.channels > MAX_DECODED_SAMPLES:
+                raise ValueError(
+                    f"the sound would decode to {promised} samples in {file.channels} channels, more than the limit "
+                    f"of {MAX_DECODED_SAMPLES} values; cut it into shorter files"
+                )
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise ValueError(
@@ -104,8 +113,18 @@ def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
 
 
 def scale_to_unit(samples: np.ndarray) -> np.ndarray:
-    """Samples of any type as float32: integers are divided by the range of their type, floats are left alone."""
+    """
+    Samples of any type as float32: integers are divided by the range of their type, floats are left alone.
+
+    Raises:
+        ValueError: for other types, and for floats so large that they must be integers that were cast.
+    """
     if samples.dtype.kind == "f":
+        if np.isfinite(samples).all() and np.abs(samples).max(initial=0.0) > MAX_FLOAT_AMPLITUDE:
+            raise ValueError(
+                f"float samples must lie around [-1, 1], got up to {np.abs(samples).max():g}; divide integer samples "
+                "that were cast to float by the range of their type, 32768 for 16 bits"
+            )
         return samples.astype(np.float32, copy=False)
     if samples.dtype.kind not in "iu":
         raise ValueError(f"expected samples of an integer or float type, got {samples.dtype}")

@@ -5,6 +5,7 @@ import base64
 import binascii
 import io
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ import torch
 from PIL import Image, ImageOps
 
 URL_TIMEOUT_SECONDS = 30.0
+MAX_FILE_BYTES = 1 << 30
+FETCH_PIECE_BYTES = 1 << 16
+# Encapsulated PostScript is a program: Pillow hands it to an interpreter.
+REFUSED_FORMATS = ("EPS",)
 # What shows through transparency. White, because cut-out pictures are drawn to stand on a page.
 BACKGROUND = (255, 255, 255, 255)
 MAX_UINT8 = 255
@@ -42,16 +47,29 @@ def describe(source: Any) -> str:
 
 
 def fetch_url(url: str, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
-    """The body behind an http(s) URL; a `ValueError` that names the URL where it cannot be had within `timeout`."""
+    """
+    The body behind an http(s) URL.
+
+    Raises:
+        ValueError: where it cannot be had, is not there within `timeout` seconds in all, or is larger than
+            `MAX_FILE_BYTES`; with the URL.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "modeling_mm"})
+    deadline = time.monotonic() + timeout
+    body = bytearray()
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            return response.read()
+            while piece := response.read(FETCH_PIECE_BYTES):
+                body += piece
+                if len(body) > MAX_FILE_BYTES:
+                    raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise ValueError(f"it took longer than {timeout:g} s")
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise ValueError(
-            f"could not fetch {describe(url)} within {timeout:g} s ({error}); check the address, or download the file "
-            "and pass its path"
+            f"could not fetch {describe(url)} ({error}); check the address, or download the file and pass its path"
         ) from error
+    return bytes(body)
 
 
 def decode_base64(text: str) -> bytes:
@@ -68,7 +86,8 @@ def read_bytes(source: str | os.PathLike | bytes | bytearray | memoryview | dict
     The bytes of one media file.
 
     Args:
-        source: a path; an http(s), `file://` or `data:` URL; base64 text; the bytes themselves; or the dict that
+        source: a path; an http(s), `file://` or `data:` URL (whoever serves other people's messages must decide which
+            of these they may name); base64 text; the bytes themselves; or the dict that
             `datasets` gives for an undecoded picture or sound, whose `bytes` count before its `path`.
 
     Raises:
@@ -104,7 +123,9 @@ def decode_image(data: bytes) -> Image.Image:
         ValueError: for a file that is no picture, is cut short, or would unpack into more pixels than Pillow allows.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        Image.init()
+        formats = [name for name in Image.OPEN if name not in REFUSED_FORMATS]
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             return to_rgb(image)
     except Image.DecompressionBombError as error:
         raise ValueError(
@@ -165,6 +186,10 @@ def scale_to_uint8(values: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"expected pixel values within [0, 1] or [0, 255], got {low:g} to {high:g}; scale the array, or pass "
             "`do_rescale=False` if it is float and normalised already"
+        )
+    if values.dtype.kind == "f" and 1 < high < 2:
+        raise ValueError(
+            f"float pixels up to {high:g} are neither within [0, 1] nor clearly within [0, 255]; clip the array to 1"
         )
     is_unit_range = values.dtype.kind == "f" and high <= 1
     return np.round(values * MAX_UINT8 if is_unit_range else values).astype(np.uint8)

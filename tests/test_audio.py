@@ -14,6 +14,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from modeling_mm import audio
 from modeling_mm.audio import (
     check_rate,
     count_frames,
@@ -247,3 +248,17 @@ def test_other_extractors_need_a_mask():
 
     with pytest.raises(ValueError, match="Maskless returns no attention mask"):
         extract_features(Maskless(), [tone(0.5)])
+
+
+def test_a_small_file_that_unpacks_into_too_much_is_refused(monkeypatch):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((1000, 8)), 8000, format="FLAC")
+    monkeypatch.setattr(audio, "MAX_DECODED_SAMPLES", 7999)
+    with pytest.raises(ValueError, match="1000 samples in 8 channels, more than the limit of 7999"):
+        decode_audio(file.getvalue())
+
+
+def test_integers_cast_to_float_are_refused():
+    with pytest.raises(ValueError, match="got up to 30000; divide integer samples"):
+        scale_to_unit(np.array([0.0, -30000.0]))
+    assert scale_to_unit(np.array([1.5, -1.2])).tolist() == pytest.approx([1.5, -1.2])

@@ -89,7 +89,7 @@ def test_every_source_gives_the_same_picture(tmp_path, served_png):
 
 
 def test_fetching_fails_with_the_url(served_png):
-    with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+/none' within 5 s \(HTTP Error 404"):
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+/none' \(HTTP Error 404"):
         fetch_url(f"{served_png}/none", timeout=5)
 
 
@@ -244,3 +244,22 @@ def test_is_picture():
     assert [images.is_picture(value) for value in ("a.png", b"", {}, batch[0], batch, [batch[0]], ())] == [
         True, True, True, True, False, False, False,
     ]  # fmt: skip
+
+
+def test_fetching_stops_at_the_limit_of_size(served_png, monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 10)
+    with pytest.raises(ValueError, match="larger than 10 bytes"):
+        fetch_url(f"{served_png}/ok", timeout=5)
+
+
+def test_postscript_is_refused():
+    with pytest.raises(ValueError, match="expected a picture"):
+        load_image(encode(two_pixels(), "EPS"))
+
+
+def test_floats_just_beyond_one_are_not_taken_for_bytes():
+    """A resize overshoots a little; to read it as 0 to 255 would make the picture black."""
+    values = np.ones((2, 2, 3), dtype=np.float32)
+    values[0, 0, 0] = 1.0001
+    with pytest.raises(ValueError, match="clip the array to 1"):
+        array_to_image(values)

@@ -68,6 +68,7 @@ class MMCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows as `encode_conversation` makes them -> a batch, with B in front of each of their shapes."""
         tensors = [{name: torch.as_tensor(value) for name, value in row.items()} for row in rows]
+        check_names(tensors)
         batch = {}
         for name, filler in (("input_ids", self.pad_token_id), ("attention_mask", 0), ("labels", IGNORED)):
             if any(name in row for row in tensors):
@@ -79,8 +80,24 @@ class MMCollator:
         return batch
 
     def _pad_text(self, sequences: list[torch.Tensor], filler: int) -> torch.Tensor:
-        """Sequences (L_b,) -> (B, L)"""
+        """Sequences (L_b,) -> (B, L); numbers, a class for each row, -> (B,)"""
+        if all(sequence.ndim == 0 for sequence in sequences):
+            return torch.stack(sequences)
         return nn.utils.rnn.pad_sequence(sequences, True, filler, self.padding_side)
+
+
+def check_names(rows: Sequence[Row]) -> None:
+    """
+    Raises:
+        ValueError: for an input that would otherwise be left out of the batch.
+    """
+    known = {"input_ids", "attention_mask", "labels", *MASK_OF, *MASK_OF.values()}
+    for number, row in enumerate(rows):
+        if unknown := sorted(set(row) - known):
+            raise ValueError(
+                f"Row {number} holds {', '.join(unknown)}, which MMCollator does not know; it takes "
+                f"{', '.join(sorted(known))}. Remove the column, or pad it in a collator of your own."
+            )
 
 
 def text_of(row: Row, name: str) -> torch.Tensor:

@@ -110,3 +110,13 @@ def test_only_the_assistants_words_and_its_end_are_learned() -> None:
 def test_a_conversation_without_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to learn"):
         encode_conversation(small_processor(["Hello"]), [{"role": "user", "content": "Hello"}])
+
+
+def test_a_column_it_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="Row 1 holds position_ids"):
+        MMCollator(0)([text(1, 2), text(1, 2, position_ids=torch.tensor([0, 1]))])
+
+
+def test_classes_are_stacked() -> None:
+    batch = MMCollator(0)([text(1, 2, labels=torch.tensor(3)), text(4, labels=torch.tensor(1))])
+    assert batch["labels"].tolist() == [3, 1] and batch["input_ids"].shape == (2, 2)

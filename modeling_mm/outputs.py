@@ -4,8 +4,11 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    SequenceClassifierOutputWithPast,
+)
 from transformers.utils import ModelOutput
 
 IMAGE, AUDIO = 0, 1  # values of `MMMediaOutput.modality`
@@ -55,7 +58,7 @@ class MMModelOutput(BaseModelOutputWithPastAndCrossAttentions):
 
 
 @dataclass
-class MMCausalLMOutput(ModelOutput):
+class MMCausalLMOutput(CausalLMOutputWithCrossAttentions):
     """
     Args:
         loss (`torch.Tensor`): next-token loss, when `labels` or `shift_labels` were given.
@@ -63,16 +66,9 @@ class MMCausalLMOutput(ModelOutput):
         past_key_values, hidden_states, attentions, cross_attentions: as in [`MMModelOutput`].
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-
 
 @dataclass
-class MMSequenceClassifierOutput(ModelOutput):
+class MMSequenceClassifierOutput(SequenceClassifierOutputWithPast):
     """
     Args:
         loss (`torch.Tensor`): by `config.problem_type`, when `labels` were given.
@@ -80,9 +76,4 @@ class MMSequenceClassifierOutput(ModelOutput):
         past_key_values, hidden_states, attentions, cross_attentions: as in [`MMModelOutput`].
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None

@@ -196,7 +196,7 @@ class MMDecoder(PreTrainedModel):
 
         if position_ids is None:
             position_ids = text_positions(attention_mask, length, past_length, device)
-        elif past_key_values is None and not is_torchdynamo_compiling():
+        elif not is_torchdynamo_compiling() and isinstance(past_length, int) and past_length == 0:
             check_given_positions(position_ids, attention_mask, media_states is not None, self.wpe)
         hidden_states = self.drop(inputs_embeds + self.embed_positions(position_ids, past_length).to(inputs_embeds))
         causal_mask = create_causal_mask(
@@ -277,11 +277,12 @@ def check_given_positions(
     if table is not None:
         check_positions(position_ids, table.num_embeddings)
     if with_media and attention_mask is None:
-        restarts = (position_ids.diff(dim=-1) < 0).any(-1).nonzero().flatten().tolist()
+        restarts = (position_ids.diff(dim=-1) != 1).any(-1).nonzero().flatten().tolist()
         if restarts:
             raise ValueError(
                 f"Row {restarts[0]}: position_ids start again within the row, as packed samples do, but media are not "
-                "bounded by samples. Give each sample with media a row of its own."
+                "bounded by samples. Give each sample with media a row of its own; where they skip padding, "
+                "pass the attention_mask."
             )
 
 

@@ -119,9 +119,13 @@ def text_positions(attention_mask: torch.Tensor | None, length: int, past_length
 def check_positions(position_ids: torch.Tensor, num_positions: int) -> None:
     """
     Raises:
-        ValueError: for the first row that is longer than the decoder's table of positions.
+        ValueError: for the first row that is longer than the decoder's table of positions, or has a negative one.
     """
-    longest = position_ids.amax(-1)
+    lowest, longest = position_ids.amin(-1), position_ids.amax(-1)
+    negative = (lowest < 0).nonzero().flatten().tolist()
+    if negative:
+        row = negative[0]
+        raise ValueError(f"Row {row}: position_ids must not be negative, got {int(lowest[row])}.")
     too_long = (longest >= num_positions).nonzero().flatten().tolist()
     if too_long:
         row = too_long[0]

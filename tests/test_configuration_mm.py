@@ -410,6 +410,98 @@ def test_loading_with_wrong_values_is_refused(tmp_path):
         MMConfig.from_pretrained(tmp_path, vision_connector="no")
 
 
+WAYS_TO_LOAD = [MMConfig.from_pretrained, AutoConfig.from_pretrained]
+
+
+@pytest.mark.parametrize("load", WAYS_TO_LOAD, ids=["MMConfig", "AutoConfig"])
+class TestOverrides:
+    """Values given to `from_pretrained` are as if given to the constructor, with what follows from them."""
+
+    def test_the_interval_gives_other_layers(self, load, tmp_path):
+        config(cross_attention_interval=2).save_pretrained(tmp_path)
+        assert load(tmp_path).cross_attention_layers == [1, 3]
+        assert load(tmp_path, cross_attention_interval=1).cross_attention_layers == [0, 1, 2, 3]
+        config(cross_attention_layers=[0]).save_pretrained(tmp_path)
+        assert load(tmp_path, cross_attention_interval=4).cross_attention_layers == [3]
+
+    def test_layers_win_over_an_interval_beside_them(self, load, tmp_path):
+        config().save_pretrained(tmp_path)
+        given = load(tmp_path, cross_attention_interval=1, cross_attention_layers=[2])
+        assert (given.cross_attention_interval, given.cross_attention_layers) == (1, [2])
+
+    @pytest.mark.parametrize("name", ["n_layer", "num_hidden_layers"])
+    @pytest.mark.parametrize(("depth", "layers"), [(8, [1, 3, 5, 7]), (2, [1])])
+    def test_another_depth_gives_other_layers(self, load, depth, layers, name, tmp_path):
+        saved = config(cross_attention_interval=2)
+        saved.save_pretrained(tmp_path)
+        given = load(tmp_path, text_config={name: depth})
+        assert given.text_config.n_layer == depth and given.cross_attention_layers == layers
+        changed = {
+            key for key, value in given.text_config.to_dict().items() if value != saved.text_config.to_dict()[key]
+        }
+        assert changed == {"n_layer"}
+
+    def test_another_decoder_gives_other_layers(self, load, tmp_path):
+        config().save_pretrained(tmp_path)
+        text = gpt2_config(n_layer=8, vocab_size=VOCABULARY + 7)
+        assert load(tmp_path, text_config=text).cross_attention_layers == [3, 7]
+
+    def test_another_vocabulary_keeps_the_users_layers(self, load, tmp_path):
+        saved = config(cross_attention_layers=[0, 2])
+        saved.save_pretrained(tmp_path)
+        given = load(tmp_path, text_config={"vocab_size": 200})
+        assert given.cross_attention_layers == [0, 2]
+        assert given.text_config.to_dict() == saved.text_config.to_dict() | {"vocab_size": 200}
+
+    def test_an_encoders_values_are_changed_one_by_one(self, load, tmp_path):
+        saved = config()
+        saved.save_pretrained(tmp_path)
+        given = load(tmp_path, vision_config={"image_size": 24}, audio_config={"encoder_layers": 1})
+        assert given.vision_config.to_dict() == saved.vision_config.to_dict() | {"image_size": 24}
+        assert given.audio_config.encoder_layers == 1 and given.audio_config.d_model == saved.audio_config.d_model
+
+    def test_a_modality_can_be_left_out(self, load, tmp_path):
+        config().save_pretrained(tmp_path)
+        given = load(tmp_path, vision_config=None)
+        assert given.vision_config is None and given.audio_config is not None
+
+    @pytest.mark.parametrize("tied", [False, True])
+    def test_ties_reach_the_text_config(self, load, tied, tmp_path):
+        config(tie_word_embeddings=not tied).save_pretrained(tmp_path)
+        given = load(tmp_path, tie_word_embeddings=tied)
+        assert given.tie_word_embeddings == given.text_config.tie_word_embeddings == tied
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [*[(field, value) for field, value, _ in WRONG], *WRONG_TYPES, ("image_token_id", AUDIO)],
+        ids=lambda value: str(value)[:24],
+    )
+    def test_wrong_values_are_refused_by_name(self, load, field, value, tmp_path):
+        config().save_pretrained(tmp_path)
+        with pytest.raises(Exception, match=field) as raised:
+            load(tmp_path, **{field: value})
+        assert isinstance(raised.value, (ValueError, TypeError)) or "Validation" in type(raised.value).__name__
+
+    def test_what_is_no_field_is_handed_back_or_ignored_as_ever(self, load, tmp_path):
+        config().save_pretrained(tmp_path)
+        given, unused = load(tmp_path, return_unused_kwargs=True, vision_connector="gru", surely_no_field=3)
+        assert given.vision_connector == "gru" and unused == {"surely_no_field": 3}
+
+    def test_the_file_is_not_changed(self, load, tmp_path):
+        config().save_pretrained(tmp_path)
+        before = (tmp_path / "config.json").read_text()
+        load(tmp_path, text_config={"n_layer": 2}, cross_attention_interval=1)
+        assert (tmp_path / "config.json").read_text() == before
+        assert load(tmp_path).cross_attention_layers == [3]
+
+
+def test_a_dict_with_overrides_is_not_changed():
+    saved = config().to_dict()
+    before = json.dumps(saved, sort_keys=True, default=str)
+    MMConfig.from_dict(saved, text_config={"n_layer": 2}, cross_attention_interval=1)
+    assert json.dumps(saved, sort_keys=True, default=str) == before
+
+
 def test_ties_are_the_text_configs_unless_given():
     assert not MMConfig(text_config=gpt2_config(tie_word_embeddings=False)).tie_word_embeddings
     given = MMConfig(text_config=gpt2_config(), tie_word_embeddings=False)
@@ -436,6 +528,29 @@ def test_joining_takes_ids_that_are_given():
     joint = config(image_token_id=3, audio_token_id=4)
     assert joint.text_config.vocab_size == VOCABULARY
     assert joint.image_token_id == 3 and joint.audio_token_id == 4 and joint.user_token_id is None
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in SPECIAL_TOKEN_FIELDS if field.split("_")[0] not in ("image", "audio")]
+)
+def test_joining_appends_the_tokens_and_keeps_the_id_of_one_that_is_given(field):
+    joint = config(**{field: 7})
+    expected = dict(zip(SPECIAL_TOKEN_FIELDS, range(VOCABULARY, VOCABULARY + 6), strict=True)) | {field: 7}
+    assert {name: getattr(joint, name) for name in SPECIAL_TOKEN_FIELDS} == expected
+    assert joint.text_config.vocab_size == VOCABULARY + 7
+
+
+def test_joining_keeps_every_id_that_is_given():
+    ids = {field: 3 + i for i, field in enumerate(SPECIAL_TOKEN_FIELDS)}
+    joint = config(**ids)
+    assert {field: getattr(joint, field) for field in SPECIAL_TOKEN_FIELDS} == ids
+    assert joint.text_config.vocab_size == VOCABULARY
+
+
+def test_joining_changes_none_of_the_arguments():
+    fields = {"end_token_id": 7}
+    MMConfig.from_text_vision_audio_configs(gpt2_config(), vit_config(), **fields)
+    assert fields == {"end_token_id": 7}
 
 
 def test_joining_copies_the_parts():

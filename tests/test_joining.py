@@ -300,12 +300,70 @@ def test_wav2vec2_lands_with_its_weight_norm():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_dtype_is_that_of_the_argument_or_else_the_decoders(dtype):
+def test_dtype_is_that_of_the_argument_or_else_the_parts(dtype):
     model = join(gpt2(), vit(), whisper(), dtype=dtype)
     assert {p.dtype for p in model.parameters()} == {dtype} and model.dtype == dtype
-    model = join(gpt2().to(dtype), vit(), whisper())
-    assert {p.dtype for p in model.parameters()} == {dtype}
-    assert torch.equal(model.model.vision_tower.state_dict()["layernorm.weight"], vit().layernorm.weight.to(dtype))
+    weights = model.model.vision_tower.state_dict()
+    assert all(torch.equal(weights[name], vit().state_dict()[name].to(dtype)) for name in weights)
+    model = join(gpt2().to(dtype), vit().to(dtype), whisper().to(dtype))
+    assert {p.dtype for p in model.parameters()} == {dtype} and model.dtype == dtype
+
+
+@pytest.mark.parametrize("source", ["memory", "path"])
+@pytest.mark.parametrize(
+    ("dtypes", "widest"),
+    [
+        ((torch.bfloat16, torch.float32, torch.bfloat16), torch.float32),
+        ((torch.float32, torch.bfloat16, torch.float16), torch.float32),
+        ((torch.float16, torch.float16, torch.float32), torch.float32),
+        ((torch.bfloat16, torch.float16, torch.float16), torch.float32),  # neither holds the other's bits
+        ((torch.bfloat16, torch.bfloat16, torch.bfloat16), torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_parts_of_different_precisions_keep_their_bits(dtypes, widest, source, tmp_path):
+    parts = [part.to(dtype) for part, dtype in zip((gpt2(), vit(), whisper()), dtypes, strict=True)]
+    given = parts
+    if source == "path":
+        for name, part in zip(("text", "vision", "audio"), parts, strict=True):
+            part.save_pretrained(tmp_path / name)
+        given = [str(tmp_path / name) for name in ("text", "vision", "audio")]
+    model = join(*given)
+    assert {p.dtype for p in model.parameters()} == {widest} and model.dtype == widest
+    base, encoder = model.model, parts[2].get_encoder()
+    pairs = ((base.language_model, parts[0].base_model), (base.vision_tower, parts[1]), (base.audio_tower, encoder))
+    for module, part in pairs:
+        ours, theirs = module.state_dict(), part.state_dict()
+        shared = [name for name in theirs if name in ours]
+        assert len(shared) > 5
+        for name in shared:  # casting back loses nothing, and nothing was lost before
+            row = ours[name][: len(theirs[name])]
+            assert torch.equal(row, theirs[name].to(widest)) and torch.equal(row.to(theirs[name].dtype), theirs[name])
+
+
+@pytest.mark.parametrize("kind", ["vision", "audio"])
+def test_a_part_in_memory_whose_weights_do_not_land_is_refused_by_a_weights_name(kind):
+    """Its layers were given another name: without them the tower would be random, and nobody would be told."""
+    parts = {"vision": vit(), "audio": whisper().get_encoder()}
+    part = parts[kind]
+    parent = part if hasattr(part, "layers") else next(m for m in part.modules() if hasattr(m, "layer"))
+    child = "layers" if hasattr(part, "layers") else "layer"
+    modules = getattr(parent, child)
+    names = {id(tensor): name for name, tensor in part.named_parameters()}
+    lost = names[id(next(modules.parameters()))]
+    del parent._modules[child]
+    parent.add_module("renamed", modules)
+    with pytest.raises(ValueError, match=rf"weights are not among.*model\.{kind}_tower\.") as raised:
+        join(gpt2(), **{kind: part})
+    number = sum(1 for _ in modules.parameters())
+    assert str(raised.value).startswith(f"{number} weights"), (str(raised.value), lost)
+
+
+def test_a_decoder_in_memory_whose_weights_do_not_land_is_refused():
+    text = gpt2()
+    del text.transformer._modules["ln_f"]
+    with pytest.raises(ValueError, match=r"2 weights are not among.*model\.language_model\.ln_f\.bias"):
+        join(text, vit())
 
 
 def test_attention_implementation_reaches_decoder_and_encoders():

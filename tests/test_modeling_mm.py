@@ -1,11 +1,14 @@
 """modeling_mm.py: what the classes return, and their heads against GPT-2's with the same weights."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2ForSequenceClassification
 
 from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel
+from modeling_mm.configuration_mm import SPECIAL_TOKEN_FIELDS
 from modeling_mm.modeling_mm import last_real_token
 from modeling_mm.outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
 from tests.tiny import (
@@ -13,6 +16,7 @@ from tests.tiny import (
     AUDIO,
     IMAGE,
     PAD,
+    POSITIONS,
     USER,
     VOCABULARY,
     WIDTH,
@@ -223,6 +227,65 @@ def test_a_placeholder_outside_the_vocabulary_is_refused_at_construction():
         MMForConditionalGeneration(config)
 
 
+@pytest.mark.parametrize("field", SPECIAL_TOKEN_FIELDS)
+@pytest.mark.parametrize("cls", [MMModel, MMForConditionalGeneration, MMForSequenceClassification])
+def test_a_special_token_outside_the_vocabulary_is_refused_at_construction(cls, field):
+    config = copy.deepcopy(joined().config)
+    setattr(config, field, NUM_VOCABULARY)
+    with pytest.raises(ValueError, match=rf"{field} is {NUM_VOCABULARY}, but the vocabulary has {NUM_VOCABULARY} "):
+        cls(config)
+    setattr(config, field, NUM_VOCABULARY - 1)  # the last one is within
+    cls(config)
+
+
+@pytest.mark.parametrize("use_cache", [None, False], ids=["default", "no cache"])
+@pytest.mark.parametrize("wrong", [POSITIONS, POSITIONS + 100, -1])
+def test_position_ids_outside_the_table_are_refused_with_the_row(model, wrong, use_cache):
+    """On CUDA an index outside the table would break the whole process."""
+    positions = torch.tensor([[0, 1, 2], [0, 1, wrong]])
+    with pytest.raises(ValueError, match="Row 1"):
+        model(torch.tensor([[5, 6, 7], [8, 9, 10]]), position_ids=positions, use_cache=use_cache)
+
+
+def test_the_last_position_of_the_table_is_no_error(model):
+    positions = torch.tensor([[0, 1, POSITIONS - 1]])
+    assert torch.isfinite(model(torch.tensor([[5, 6, 7]]), position_ids=positions).logits).all()
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("use_cache", [None, False], ids=["default", "no cache"])
+@pytest.mark.parametrize("packed", [[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 0], [0, 0, 1, 2, 3, 4]], ids=str)
+def test_packed_samples_with_media_are_refused_with_the_row(model, packed, use_cache, train):
+    """A later sample of the row would see the media of an earlier one."""
+    batch = inputs([[5, 6, 7, 8, 9, 10], [5, IMAGE, 6, 7, AUDIO, 8]])
+    del batch["attention_mask"]
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5], packed])
+    model.train(train)
+    try:
+        with pytest.raises(ValueError, match=r"Row 1: .*packed"):
+            model(**batch, position_ids=positions, use_cache=use_cache)
+    finally:
+        model.eval()
+
+
+def test_packed_samples_of_text_are_as_each_by_itself(model):
+    ids, positions = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[0, 1, 2, 0, 1]])
+    with torch.no_grad():
+        packed = model(ids, position_ids=positions, use_cache=False).logits
+        assert difference(packed[:, :3], model(ids[:, :3]).logits) < 1e-5
+        assert difference(packed[:, 3:], model(ids[:, 3:]).logits) < 1e-5
+
+
+@pytest.mark.parametrize("items", [None, 0, torch.tensor(0)], ids=["none", "int", "tensor"])
+def test_a_batch_without_targets_has_a_zero_loss_and_zero_gradients(items):
+    model = opened()
+    batch = inputs(ROWS)
+    loss = model(**batch, labels=torch.full_like(batch["input_ids"], -100), num_items_in_batch=items).loss
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
+
+
 # ---- Classification -------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +314,28 @@ def test_pooled_where_gpt2s_classifier_pools(side, masked):
     with torch.no_grad():
         got, expected = ours(**batch).logits, theirs(**batch, position_ids=positions).logits
     assert got.shape == (3, 3) and difference(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_pooled_by_padding_ids_as_gpt2s_classifier_also_under_a_mask_of_ones(side):
+    """Tokenizers without padding in their mask, and padding ids within a text, are told by the id alone."""
+    ours, theirs = classifiers(num_labels=3)
+    batch = pad_text([*TEXT, [13, PAD, 14]], side)
+    batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+    with torch.no_grad():
+        got, expected = ours(**batch).logits, theirs(**batch).logits
+        at_the_end = ours.score(ours.model(**batch).last_hidden_state[:, -1])
+    assert difference(got, expected) < 1e-5
+    if side == "right":
+        assert (got - at_the_end).abs().amax(-1).gt(1e-3).tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("items", [None, 0], ids=["none", "int"])
+def test_a_classifier_without_labels_in_its_batch_has_a_zero_loss(items):
+    ours, _ = classifiers(num_labels=3)
+    loss = ours(**pad_text(TEXT), labels=torch.full((3,), -100), num_items_in_batch=items).loss
+    loss.backward()
+    assert loss.item() == 0.0 and ours.score.weight.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize(

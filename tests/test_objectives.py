@@ -84,6 +84,23 @@ def test_without_any_target_the_loss_is_zero_and_so_are_its_gradients(chunk_toke
     assert loss.item() == 0.0 and logits.grad.abs().max() == 0
 
 
+@pytest.mark.parametrize("items", [0, torch.tensor(0), torch.tensor([0])], ids=["int", "tensor", "vector"])
+@pytest.mark.parametrize("chunk_tokens", [4, 2048])
+def test_no_items_in_batch_is_a_zero_loss_and_no_nan(items, chunk_tokens):
+    logits, labels = sample()
+    labels = torch.full_like(labels, -100)
+    loss = causal_lm_loss(logits, labels, V, num_items_in_batch=items, chunk_tokens=chunk_tokens)
+    loss.sum().backward()
+    assert loss.sum().item() == 0.0 and logits.grad.abs().max() == 0
+
+
+def test_a_batch_of_one_token_has_no_target_and_a_zero_loss():
+    logits = torch.randn(B, 1, V, requires_grad=True)
+    loss = causal_lm_loss(logits, torch.ones(B, 1, dtype=torch.long), V)
+    loss.backward()
+    assert loss.item() == 0.0 and logits.grad.abs().max() == 0
+
+
 def test_another_ignore_index_is_respected():
     logits, labels = sample()
     loss = causal_lm_loss(logits, labels.masked_fill(labels == -100, 3), V, ignore_index=3)
@@ -189,3 +206,16 @@ def test_minus_a_hundred_is_a_value_like_any_other_in_regression():
     logits, values = torch.randn(3, 1), torch.tensor([-100.0, 2.0, 3.0])
     expected = F.mse_loss(logits[:, 0], values)
     assert classification_loss(logits, values, "regression").item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("items", [None, 0, torch.tensor(0)], ids=["none", "int", "tensor"])
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
+def test_classification_losses_without_any_label_are_zero_and_so_are_their_gradients(problem, items):
+    single = problem.startswith("single")
+    rows = 3 if single else 0  # of several labels and of values none is ignored: there are none in an empty batch
+    logits = torch.randn(rows, 4, requires_grad=True)
+    labels = torch.full((3,), -100) if single else torch.zeros(0, 4)
+    loss = classification_loss(logits, labels, problem, items)
+    loss.backward()
+    assert loss.item() == 0.0 and loss.dtype == torch.float32
+    assert torch.equal(logits.grad, torch.zeros_like(logits))

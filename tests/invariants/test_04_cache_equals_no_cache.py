@@ -324,11 +324,16 @@ def runs_for_gpt2(**kwargs):
     ids = torch.tensor([[5, 6, 7]])
     try:
         gpt2().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, pad_token_id=0, **kwargs)
-    except Exception as error:
-        pytest.skip(f"GPT2LMHeadModel cannot either: {type(error).__name__}: {str(error)[:80]}")
+    except ImportError as error:  # an optional package
+        pytest.skip(f"GPT2LMHeadModel cannot either: {str(error)[:80]}")
+    except (AssertionError, RuntimeError) as error:
+        # A torch built without CUDA asserts that it is, one with CUDA and without a device finds no driver.
+        if torch.cuda.is_available() or not any(word in str(error) for word in ("CUDA", "NVIDIA")):
+            raise
+        pytest.skip(f"GPT2LMHeadModel cannot either: {str(error)[:80]}")
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "static", "offloaded", "offloaded_static", "dynamic_full"])
+@pytest.mark.parametrize("kind", ["dynamic", "static", "offloaded", "offloaded_static"])
 @pytest.mark.parametrize("rows", [ROWS, ROWS[1:2]], ids=["mixed", "text"])
 def test_each_kind_of_cache_gives_the_same_text(model, kind, rows):
     runs_for_gpt2(cache_implementation=kind)

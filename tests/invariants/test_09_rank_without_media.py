@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,25 @@ ROWS = {  # what each of the two ranks has
     "none_and_none": ([[5, 6, 7, 8]], [[9, 10, 11]]),
     "none_and_image": ([[5, 6, 7, 8], [1, 2, 3]], [[5, IMAGE, 6, 7], [8, 9, 10]]),
 }
+GENERATED = {  # one row a rank: several would have to be padded on the left
+    "image_and_image": ([[5, 6, IMAGE, 8]], [[9, IMAGE, 7, 10]]),
+    "text_and_image": ([[5, 6, 7, 8]], [[9, IMAGE, 7, 10]]),
+}
+NEW = 4
+OUR_BLOCKS = {"DecoderBlock", "GatedCrossAttentionBlock", "ResamplerLayer"}
+WAYS = {  # how each way of generating differs from greedy search
+    "fsdp_generate": {},
+    "fsdp_uncached": {"use_cache": False},
+    "fsdp_beams": {"num_beams": 2},
+}
 DDP = [(name, "none_and_both") for name in FIELDS] + [("plain", rows) for rows in ROWS if rows != "none_and_both"]
 FSDP = [(name, "none_and_both") for name in ("plain", "perceiver", "gru", "ungated", "towers_frozen", "all_frozen")]
 FSDP += [("plain", rows) for rows in ROWS if rows != "none_and_both"]
 CASES = [f"{how}-{name}-{rows}" for how, cases in (("ddp", DDP), ("fsdp", FSDP)) for name, rows in cases]
 CASES += ["fsdp_eval-plain-none_and_both", "fsdp_eval-towers_frozen-none_and_both"]
+CASES += ["fsdp_blocks_eval-perceiver-none_and_both"]
+CASES += [f"{way}-plain-{rows}" for way in WAYS for rows in GENERATED]
+CASES += ["fsdp_generate-perceiver-text_and_image", "fsdp_synced-plain-text_and_image"]
 
 
 # ---- The program of each process ------------------------------------------------------------------------------------
@@ -70,7 +85,7 @@ def build(name):
 def batches_of(name, rows):
     make_sound = wave if "waves" in name else None
     kwargs = {"make_sound": make_sound} if make_sound else {}
-    batches = [inputs(r, seed=7 * rank, **kwargs) for rank, r in enumerate(ROWS[rows])]
+    batches = [inputs(r, seed=7 * rank, **kwargs) for rank, r in enumerate({**ROWS, **GENERATED}[rows])]
     return [batch | {"labels": labels(batch)} for batch in batches]
 
 
@@ -113,14 +128,16 @@ def run_ddp(name, rows, rank):
     check(name, rows, loss.item(), found, rank)
 
 
-def shard(model):
+def shard(model, towers=True):
+    """Block by block; without `towers` our own blocks alone, and the towers with the root."""
     from torch.distributed.fsdp import fully_shard
 
     wrap = {name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
+    wrap = wrap if towers else OUR_BLOCKS
     for module in reversed(list(model.modules())):
         if type(module).__name__ in wrap:
             fully_shard(module)
-    for module in (model.model.vision_tower, model.model.audio_tower):
+    for module in (model.model.vision_tower, model.model.audio_tower) if towers else ():
         fully_shard(module)
     return fully_shard(model)
 
@@ -137,8 +154,8 @@ def run_fsdp(name, rows, rank):
     check(name, rows, loss.item(), found, rank)
 
 
-def run_fsdp_eval(name, rows, rank):
-    model = shard(build(name)).eval()
+def run_fsdp_eval(name, rows, rank, **how):
+    model = shard(build(name), **how).eval()
     batch = batches_of(name, rows)[rank]
     with torch.no_grad():
         loss = model(**batch).loss.item()
@@ -146,11 +163,42 @@ def run_fsdp_eval(name, rows, rank):
     assert abs(loss - expected) <= 1e-6
 
 
+def run_fsdp_blocks_eval(name, rows, rank):
+    """Rank 0 would skip the resampler's layers, which are sharded each by itself, while the towers are the root's."""
+    assert {type(module).__name__ for module in build(name).modules()} >= OUR_BLOCKS
+    run_fsdp_eval(name, rows, rank, towers=False)
+
+
+def run_fsdp_generate(name, rows, rank, synced_gpus=None, **kwargs):
+    model, reference = shard(build(name)).eval(), build(name).eval()
+    batch = batches_of(name, rows)[rank]
+    del batch["labels"]
+    kwargs = {"do_sample": False, "max_new_tokens": NEW, "min_new_tokens": NEW, **kwargs}
+    expected = reference.generate(**batch, **kwargs)
+    found = model.generate(**batch, **kwargs, synced_gpus=synced_gpus)
+    assert found.tolist() == expected.tolist(), f"{found.tolist()} instead of {expected.tolist()}"
+    if rank == 1:  # it did look at its image
+        blind = reference.generate(**{**batch, "pixel_values": -3 * batch["pixel_values"]}, **kwargs)
+        assert blind.tolist() != expected.tolist()
+
+
+def run_fsdp_synced(name, rows, rank):
+    """Rank 0 has said its last word before rank 1: it goes on calling the model, as sharded weights need."""
+    batch = batches_of(name, rows)[0]
+    del batch["labels"]
+    second = build(name).eval().generate(**batch, do_sample=False, max_new_tokens=2, min_new_tokens=2)[0, -1].item()
+    ends = {"eos_token_id": second, "min_new_tokens": 0} if rank == 0 else {}
+    run_fsdp_generate(name, rows, rank, synced_gpus=True, **ends)
+
+
 def program(rank, port, folder, chosen):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", timeout=timedelta(seconds=20))
-    run = {"ddp": run_ddp, "fsdp": run_fsdp, "fsdp_eval": run_fsdp_eval}
+    run = {"ddp": run_ddp, "fsdp": run_fsdp, "fsdp_eval": run_fsdp_eval, "fsdp_blocks_eval": run_fsdp_blocks_eval}
+    run |= {way: partial(run_fsdp_generate, **kwargs) for way, kwargs in WAYS.items()} | {
+        "fsdp_synced": run_fsdp_synced
+    }
     for case in chosen:
         how, name, rows = case.split("-")
         start = time.perf_counter()

@@ -60,3 +60,7 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
 )
 def test_every_path_it_names_is_there(path):
     assert (ROOT / path).exists()
+
+
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.search(r"^[A-Z_]{4,}$|TODO|TBD", README, re.MULTILINE)

@@ -92,7 +92,7 @@ def encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     model_class = AutoModel._model_mapping[type(config)]
     if isinstance(model_class, (tuple, list)):
         model_class = model_class[0]
-    return encoder_half(model_class, type(config)) if config.is_encoder_decoder else model_class  # type: ignore
+    return encoder_half(model_class, type(config)) if config.is_encoder_decoder else model_class  # type: ignore[arg-type]
 
 
 @cache

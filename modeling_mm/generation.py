@@ -11,7 +11,16 @@ from .encoders import is_sharded
 from .masks import check_placeholders
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
-MEDIA_INPUTS = ("pixel_values", "image_mask", "input_features", "input_values", "feature_attention_mask")
+MEDIA_INPUTS = (
+    "pixel_values",
+    "image_mask",
+    "input_features",
+    "input_values",
+    "feature_attention_mask",
+    "vision_states",
+    "audio_states",
+    "audio_states_mask",
+)
 
 
 class SuppressPlaceholders(LogitsProcessor):

@@ -68,6 +68,8 @@ def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | N
     with quiet_report_of_fresh_weights():
         model, report = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **how)
     check_report(report)
+    # It came from nowhere; the loader notes the path it was given, None, as text, which PEFT would look up on the Hub.
+    model.name_or_path = model.config.name_or_path = ""
     if model.can_generate():
         model.generation_config = joint_generation_config(decoder, config, model.generation_config)
     return model.eval()

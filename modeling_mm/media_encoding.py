@@ -1,6 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """From raw media to media tokens: gathering what is real, encoding it, laying it out in rows."""
 
+from collections.abc import Callable
+
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -8,7 +10,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_mm import MMConfig
 from .connectors import Connector
-from .encoders import dtype_of, dummy_item, encode, is_sharded, item_dimensions
+from .encoders import dtype_of, dummy_item, encode, encoder_width, is_sharded, item_dimensions
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 # Shape legend: B rows, I images a row, A audio windows a row, N items that are real, L encoder tokens, W the encoder's
@@ -84,6 +86,9 @@ class MediaEncodingMixin:
         input_features: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
         feature_attention_mask: torch.Tensor | None = None,
+        vision_states: torch.Tensor | None = None,
+        audio_states: torch.Tensor | None = None,
+        audio_states_mask: torch.Tensor | None = None,
     ) -> MMMediaOutput:
         """
         Encodes media once, to be passed as `media=` with any number of prompts.
@@ -94,13 +99,30 @@ class MediaEncodingMixin:
             input_features: (B, A, n_mels, T), or (B, n_mels, T) for one window a row
             input_values: (B, A, T) or (B, A, T, n_mels); without A one window a row
             feature_attention_mask: (B, A, T), which frames are real; a window without any is absent
+            vision_states: (B, I, L, W), what the vision encoder made of the images before, instead of `pixel_values`;
+                `image_mask` says which are real. Frozen encoders need to run only once over data that is seen often.
+            audio_states: (B, A, L, W), likewise of the audio encoder, instead of its inputs
+            audio_states_mask: (B, A, L), which of them stand for real frames; a window without any is absent
 
         Raises:
-            ValueError: for a modality that the model has no encoder for, and for masks that do not fit.
+            ValueError: for a modality that the model has no encoder for, for one that is given twice, and for masks
+                that do not fit.
         """
-        media = self._encode(pixel_values, image_mask, input_features, input_values, feature_attention_mask)
+        media = self._encode(
+            pixel_values,
+            image_mask,
+            input_features,
+            input_values,
+            feature_attention_mask,
+            vision_states,
+            audio_states,
+            audio_states_mask,
+        )
         if media is None:
-            raise ValueError("encode_media was given neither pixel_values nor input_features nor input_values.")
+            raise ValueError(
+                "encode_media was given neither pixel_values nor input_features nor input_values, nor what the "
+                "encoders made of them (vision_states, audio_states)."
+            )
         return media
 
     def _encode(
@@ -110,6 +132,9 @@ class MediaEncodingMixin:
         input_features: torch.Tensor | None,
         input_values: torch.Tensor | None,
         feature_attention_mask: torch.Tensor | None,
+        vision_states: torch.Tensor | None = None,
+        audio_states: torch.Tensor | None = None,
+        audio_states_mask: torch.Tensor | None = None,
         absent: tuple[int, torch.device] | None = None,
     ) -> MMMediaOutput | None:
         """
@@ -120,17 +145,27 @@ class MediaEncodingMixin:
             absent: number of rows and device of the empty part that stands in for a modality that is not given, where
                 other processes wait for it; `None` where nothing stands in
         """
-        if input_features is not None and input_values is not None:
-            raise ValueError("Pass input_features or input_values, as the audio encoder takes, not both.")
+        check_given_once("image", pixel_values=pixel_values, vision_states=vision_states)
+        check_given_once("sound", input_features=input_features, input_values=input_values, audio_states=audio_states)
         sounds = input_features if input_features is not None else input_values
         parts = []
-        if pixel_values is not None:
+        if vision_states is not None:
+            self.require(self.vision_tower, "images", "vision_config")
+            states = with_items(vision_states, 2)  # (B, I, L, W)
+            parts.append(self._connect_items(IMAGE, states, as_mask("image_mask", image_mask, states.shape[:2])))
+        elif pixel_values is not None:
             self.require(self.vision_tower, "images", "vision_config")
             images = with_items(pixel_values, 3)  # (B, I, 3, H, W)
             parts.append(self._encode_items(IMAGE, images, as_mask("image_mask", image_mask, images.shape[:2])))
         elif absent is not None and self.vision_tower is not None:
             parts.append(self._nothing(IMAGE, *absent))
-        if sounds is not None:
+        if audio_states is not None:
+            self.require(self.audio_tower, "audio", "audio_config")
+            states = with_items(audio_states, 2)  # (B, A, L, W)
+            tokens = as_mask("audio_states_mask", audio_states_mask, states.shape[:3])
+            present = None if tokens is None else tokens.any(-1)  # (B, A)
+            parts.append(self._connect_items(AUDIO, states, present, tokens))
+        elif sounds is not None:
             self.require(self.audio_tower, "audio", "audio_config")
             windows = with_items(sounds, item_dimensions(self.audio_tower))  # (B, A, ...)
             frames = frames_mask(feature_attention_mask, windows, self.audio_tower.main_input_name)
@@ -152,6 +187,52 @@ class MediaEncodingMixin:
             frames: (B, I, T) bool
         """
         tower, connector = self.tower_and_connector(modality)
+
+        def encode_and_connect(real: torch.Tensor, real_frames: torch.Tensor | None):
+            output, mask = self._features(tower, connector, real, real_frames)
+            return output.pooler_output, mask
+
+        return self._in_rows(modality, items, present, frames, encode_and_connect)
+
+    def _connect_items(
+        self, modality: int, states: torch.Tensor, present: torch.Tensor | None, tokens: torch.Tensor | None = None
+    ) -> MMMediaOutput:
+        """
+        As `_encode_items`, of what the encoder has made before.
+
+        Args:
+            states: (B, I, L, W)
+            present: (B, I) bool, or `None` where all are real
+            tokens: (B, I, L) bool
+        """
+        tower, connector = self.tower_and_connector(modality)
+        width = encoder_width(tower.config)
+        if states.shape[-1] != width:
+            name = "vision_states" if modality == IMAGE else "audio_states"
+            raise ValueError(
+                f"{name} have {states.shape[-1]} features, but {type(tower).__name__} makes {width}. Pass the "
+                "`last_hidden_state` of this model's own encoder (get_image_features, get_audio_features)."
+            )
+
+        def connect(real: torch.Tensor, real_tokens: torch.Tensor | None):
+            if real_tokens is None:
+                real_tokens = torch.ones(real.shape[:2], dtype=torch.bool, device=real.device)
+            return connector(real.to(dtype_of(connector)), real_tokens)
+
+        return self._in_rows(modality, states, present, tokens, connect)
+
+    def _in_rows(
+        self,
+        modality: int,
+        items: torch.Tensor,
+        present: torch.Tensor | None,
+        frames: torch.Tensor | None,
+        to_media_tokens: Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]],
+    ) -> MMMediaOutput:
+        """
+        Runs `to_media_tokens` over real items, (N, ...) and their frames (N, T) -> (N, M, D) and mask (N, M), and lays
+        the tokens out in rows.
+        """
         rows, slots = items.shape[:2]
         if present is None:
             present = torch.ones(rows, slots, dtype=torch.bool, device=items.device)
@@ -160,8 +241,7 @@ class MediaEncodingMixin:
             real, real_frames = items[present], None if frames is None else frames[present]  # (N, ...), (N, T)
         if real.shape[0] == 0:
             return self._nothing(modality, rows, items.device)
-        output, mask = self._features(tower, connector, real, real_frames)
-        tokens = output.pooler_output  # (N, M, D)
+        tokens, mask = to_media_tokens(real, real_frames)  # (N, M, D), (N, M)
         present = present.to(tokens.device)
         if real.shape[0] == rows * slots:
             states, mask = tokens.view(rows, slots, *tokens.shape[1:]), mask.view(rows, slots, -1)
@@ -226,6 +306,16 @@ def join_media(parts: list[MMMediaOutput]) -> MMMediaOutput:
     device = parts[0].states.device
     tuples = (part.map(lambda tensor: tensor.to(device)).to_tuple() for part in parts)
     return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*tuples, strict=True)))
+
+
+def check_given_once(what: str, **inputs: torch.Tensor | None) -> None:
+    """
+    Raises:
+        ValueError: where one modality comes by more than one input.
+    """
+    given = [name for name, values in inputs.items() if values is not None]
+    if len(given) > 1:
+        raise ValueError(f"Pass one of {', '.join(inputs)} for the {what}s, not {' and '.join(given)}.")
 
 
 def with_items(values: torch.Tensor, item_dimensions: int) -> torch.Tensor:

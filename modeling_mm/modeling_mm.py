@@ -182,6 +182,9 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         input_features: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
         feature_attention_mask: torch.Tensor | None = None,
+        vision_states: torch.Tensor | None = None,
+        audio_states: torch.Tensor | None = None,
+        audio_states_mask: torch.Tensor | None = None,
         media: MMMediaOutput | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -195,6 +198,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             position_ids: (B, L); they count the real tokens by default
             pixel_values, image_mask: see [`~MMModel.encode_media`]
             input_features, input_values, feature_attention_mask: see [`~MMModel.encode_media`]
+            vision_states, audio_states, audio_states_mask: see [`~MMModel.encode_media`]
             media: media that `encode_media` has encoded, instead of the raw inputs
             past_key_values: a cache; it remembers media as well as text, so media are passed once
             use_cache: whether to return one; `config.use_cache` by default
@@ -210,13 +214,21 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
                 "Pass input_ids or inputs_embeds, with a placeholder for each image and each window of sound; "
                 "MMProcessor makes them, and generate starts from placeholders where there is no text."
             )
-        raw = (pixel_values, input_features, input_values)
+        raw = (pixel_values, input_features, input_values, vision_states, audio_states)
         if media is None:
             # Other processes may wait for a batch without media to use the encoders; see `_nothing`.
             waited_for = is_empty(past_key_values) and self.takes_part_without_media()
             absent = (len(text), text.device) if waited_for else None
             media = self._encode(
-                pixel_values, image_mask, input_features, input_values, feature_attention_mask, absent
+                pixel_values,
+                image_mask,
+                input_features,
+                input_values,
+                feature_attention_mask,
+                vision_states,
+                audio_states,
+                audio_states_mask,
+                absent,
             )
         elif any(values is not None for values in raw):
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
@@ -276,6 +288,9 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         input_features: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
         feature_attention_mask: torch.Tensor | None = None,
+        vision_states: torch.Tensor | None = None,
+        audio_states: torch.Tensor | None = None,
+        audio_states_mask: torch.Tensor | None = None,
         media: MMMediaOutput | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -301,6 +316,9 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
             input_features=input_features,
             input_values=input_values,
             feature_attention_mask=feature_attention_mask,
+            vision_states=vision_states,
+            audio_states=audio_states,
+            audio_states_mask=audio_states_mask,
             media=media,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
@@ -345,6 +363,9 @@ class MMForSequenceClassification(MMPreTrainedModel):
         input_features: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
         feature_attention_mask: torch.Tensor | None = None,
+        vision_states: torch.Tensor | None = None,
+        audio_states: torch.Tensor | None = None,
+        audio_states_mask: torch.Tensor | None = None,
         media: MMMediaOutput | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -371,6 +392,9 @@ class MMForSequenceClassification(MMPreTrainedModel):
             input_features=input_features,
             input_values=input_values,
             feature_attention_mask=feature_attention_mask,
+            vision_states=vision_states,
+            audio_states=audio_states,
+            audio_states_mask=audio_states_mask,
             media=media,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,

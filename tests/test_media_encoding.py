@@ -272,3 +272,56 @@ def test_frames_mask_knows_where_time_is():
     assert mel.shape == ast.shape == (2, 3, 40) and waves.shape == (2, 1, 40)
     assert mel.dtype == torch.bool
     assert frames_mask(None, torch.zeros(2, 3, 8, 40), "input_features") is None
+
+
+# ---- What the encoders made before ----------------------------------------------------------------------------------
+
+
+def states_before(model, rows_of_images, rows_of_sounds):
+    """The media inputs of ragged rows, raw and as states of the encoders with their masks."""
+    images, sounds = pad_images(rows_of_images), pad_audio(rows_of_sounds)
+    present = images["image_mask"]
+    frames = sounds["feature_attention_mask"].bool()
+    heard = frames.any(-1)
+    with torch.no_grad():
+        seen = model.get_image_features(images["pixel_values"][present]).last_hidden_state
+        listened = model.get_audio_features(sounds["input_features"][heard]).last_hidden_state
+    vision_states = seen.new_zeros(*present.shape, *seen.shape[1:]).index_put((present,), seen)
+    audio_states = listened.new_zeros(*heard.shape, *listened.shape[1:]).index_put((heard,), listened)
+    tokens = frames[..., ::2]  # the tiny Whisper halves the frames
+    states = {"vision_states": vision_states, "image_mask": present, "audio_states": audio_states}
+    return images | sounds, states | {"audio_states_mask": tokens}
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv", "gru", "perceiver"])
+def test_states_of_the_encoders_give_what_the_raw_media_give(kind):
+    model = opened(vision_connector=kind, audio_connector=kind)
+    raw, states = states_before(model, [[image(0), image(1)], [], [image(2)]], [[], [sound(0), sound(1)], [sound(2)]])
+    with torch.no_grad():
+        from_raw, from_states = model.encode_media(**raw), model.encode_media(**states)
+    for ours, theirs in zip(from_states.to_tuple(), from_raw.to_tuple(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_states_of_the_encoders_train_and_generate_as_raw_media_do(model):
+    raw, states = states_before(model, [[image(0)], [image(1)]], [[sound(0)], [sound(1)]])
+    ids = torch.tensor([[model.config.image_token_id, model.config.audio_token_id, 5, 6]] * 2)
+    with torch.no_grad():
+        from_raw = model(input_ids=ids, labels=ids, **raw)
+        from_states = model(input_ids=ids, labels=ids, **states)
+    assert abs(from_raw.loss - from_states.loss) < 1e-6
+    ours, theirs = (model.generate(input_ids=ids, max_new_tokens=5, **media) for media in (states, raw))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_modality_is_given_once(model):
+    raw, states = states_before(model, [[image(0)]], [[sound(0)]])
+    with pytest.raises(ValueError, match="Pass one of pixel_values, vision_states for the images"):
+        model.encode_media(pixel_values=raw["pixel_values"], vision_states=states["vision_states"])
+    with pytest.raises(ValueError, match="not input_features and audio_states"):
+        model.encode_media(input_features=raw["input_features"], audio_states=states["audio_states"])
+
+
+def test_states_of_another_encoder_are_refused(model):
+    with pytest.raises(ValueError, match=r"vision_states have 7 features, but \w+ makes \d+"):
+        model.encode_media(vision_states=torch.zeros(1, 1, 5, 7))

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.chat_row import ChatRow, to_row
+from .augmentation import Augmentation, ModalityDropout
+
 # Shape legend: B rows, L text tokens, I images a row, A audio windows a row, T frames or samples.
 
 IGNORED = -100  # the label of a token that is not learned
@@ -84,6 +87,67 @@ class MMCollator:
         if all(sequence.ndim == 0 for sequence in sequences):
             return torch.stack(sequences)
         return nn.utils.rnn.pad_sequence(sequences, True, filler, self.padding_side)
+
+
+class ChatCollator:
+    """
+    Chat samples -> a batch with labels. With a `ChatDataset` or a `ChatStream` the stock `Trainer` takes it as it
+    comes, without `remove_unused_columns=False`.
+
+    Args:
+        processor: an `MMProcessor`.
+        augmentation: how media are changed at random; not at all by default.
+        modality_dropout: how often pictures or sounds are left out; never by default.
+        padding_side: `"right"` for training, `"left"` for generation.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        augmentation: Augmentation | None = None,
+        modality_dropout: ModalityDropout | None = None,
+        padding_side: str = "right",
+    ):
+        self.processor = processor
+        self.augmentation = augmentation
+        self.modality_dropout = modality_dropout
+        self.pad = MMCollator(processor.tokenizer.pad_token_id, padding_side)
+
+    def for_evaluation(self) -> "ChatCollator":
+        """The same collator without what only training wants; the stock `Trainer` uses one collator for both."""
+        return ChatCollator(self.processor, padding_side=self.pad.padding_side)
+
+    def __call__(self, samples: Sequence[ChatRow | Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            `input_ids`, `attention_mask`, `labels` (B, L), and the media of the tensor contract.
+
+        Raises:
+            ValueError: for a sample that cannot be read or has nothing to learn; with its place in the batch.
+        """
+        return self.pad([self._encode_numbered(number, sample) for number, sample in enumerate(samples)])
+
+    def encode(self, row: ChatRow) -> Row:
+        """One sample as a training row, see `encode_conversation`; left out and changed as it is drawn for it."""
+        if self.modality_dropout is not None:
+            row = self.modality_dropout(row)
+        if self.augmentation is None:
+            return encode_conversation(self.processor, row.messages)
+        extractor = self.processor.feature_extractor
+        changed = self.augmentation.change_media(row, None if extractor is None else extractor.sampling_rate)
+        return self.augmentation.change_features(row, encode_conversation(self.processor, changed.messages))
+
+    def _encode_numbered(self, number: int, sample: ChatRow | Mapping[str, Any]) -> Row:
+        if isinstance(sample, Mapping) and not sample:
+            raise ValueError(
+                f"Row {number} is an empty dict: the Trainer has removed the columns that are no arguments of the "
+                "model. Give it a ChatDataset or a ChatStream, or set `remove_unused_columns=False`."
+            )
+        name = sample.get("id") if isinstance(sample, Mapping) else getattr(sample, "id", None)
+        try:
+            return self.encode(to_row(sample))
+        except ValueError as error:
+            raise ValueError(f"Row {number}{'' if name is None else f', sample {name!r}'}: {error}") from error
 
 
 def check_names(rows: Sequence[Row]) -> None:

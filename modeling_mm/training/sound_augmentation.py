@@ -1,0 +1,131 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Sounds changed: faster or slower with soxr, noisy, with parts of their spectrogram masked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
+from ..audio import resample
+
+LARGEST_SEED = 2**32
+
+
+@dataclass
+class SoundAugmentation:
+    """
+    What may happen to the sounds of a sample. Everything is off at zero.
+
+    Args:
+        speed: how much faster or slower a sound is played, in [0, 1): by a factor in [1 - speed, 1 + speed], pitch
+            and all, as Ko et al. (2015, "Audio augmentation for speech recognition") do with 0.1.
+        noise: how likely white noise is added, in [0, 1].
+        noise_decibels: the lowest and the highest signal-to-noise ratio, in dB; drawn for each sound.
+        mask_time_prob, mask_time_length: SpecAugment (Park et al., 2019): the share of a window's frames that is
+            masked, at most, and how many frames a mask spans. Named as in transformers' configs.
+        mask_feature_prob, mask_feature_length: the same for mel bins. What is masked gets the window's mean.
+    """
+
+    speed: float = 0.0
+    noise: float = 0.0
+    noise_decibels: tuple[float, float] = (10.0, 30.0)
+    mask_time_prob: float = 0.0
+    mask_time_length: int = 10
+    mask_feature_prob: float = 0.0
+    mask_feature_length: int = 10
+
+    def __post_init__(self):
+        for name in ("noise", "mask_time_prob", "mask_feature_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` of SoundAugmentation must lie in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.speed < 1:
+            raise ValueError(f"`speed` of SoundAugmentation must lie in [0, 1), got {self.speed}")
+        for name in ("mask_time_length", "mask_feature_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` of SoundAugmentation must be at least 1, got {getattr(self, name)}")
+        low, high = self.noise_decibels
+        if low > high:
+            raise ValueError(f"`noise_decibels` of SoundAugmentation must be (lowest, highest), got {(low, high)}")
+
+    @property
+    def changes_samples(self) -> bool:
+        return self.speed > 0 or self.noise > 0
+
+    @property
+    def masks_features(self) -> bool:
+        return self.mask_time_prob > 0 or self.mask_feature_prob > 0
+
+    def apply(self, samples: np.ndarray, rate: int, generator: np.random.Generator) -> np.ndarray:
+        """Mono samples (length,) at `rate`, changed: (length / speed factor,)."""
+        if self.speed > 0:
+            samples = change_speed(samples, rate, generator.uniform(1 - self.speed, 1 + self.speed))
+        if self.noise > 0 and generator.random() < self.noise:
+            samples = add_noise(samples, generator.uniform(*self.noise_decibels), generator)
+        return samples
+
+    def mask(
+        self, features: torch.Tensor, real: torch.Tensor, time_axis: int, generator: np.random.Generator
+    ) -> torch.Tensor:
+        """
+        SpecAugment on a row's windows.
+
+        Args:
+            features: (A, n_mels, T) with `time_axis` 2, or (A, T, n_mels) with `time_axis` 1.
+            real: (A, T), which frames are real; the others stay as they are.
+
+        Raises:
+            ValueError: for raw waves, which have no spectrogram, and for masks longer than what they are to mask.
+        """
+        if features.ndim != 3:
+            raise ValueError(
+                f"SpecAugment masks spectrograms, and the features have the shape {tuple(features.shape)} of waves; "
+                "set `mask_time_prob` and `mask_feature_prob` to 0, and those of the audio encoder's config instead"
+            )
+        real = real.bool()
+        masked = torch.zeros_like(features, dtype=torch.bool)
+        with numpy_seed(int(generator.integers(LARGEST_SEED))):
+            if self.mask_time_prob > 0:
+                check_length("mask_time_length", self.mask_time_length, real.shape[1], "frames")
+                frames = _compute_mask_indices(
+                    tuple(real.shape), self.mask_time_prob, self.mask_time_length, real.long()
+                )
+                masked |= torch.from_numpy(frames).unsqueeze(3 - time_axis)
+            if self.mask_feature_prob > 0:
+                bins = features.shape[3 - time_axis]
+                check_length("mask_feature_length", self.mask_feature_length, bins, "mel bins")
+                chosen = _compute_mask_indices((len(features), bins), self.mask_feature_prob, self.mask_feature_length)
+                masked |= torch.from_numpy(chosen).unsqueeze(time_axis)
+        spread = real.unsqueeze(3 - time_axis).expand_as(features)
+        means = (features * spread).sum((1, 2), keepdim=True) / spread.sum((1, 2), keepdim=True).clamp(min=1)
+        return torch.where(masked & spread, means.to(features), features)
+
+
+def check_length(name: str, length: int, available: int, unit: str) -> None:
+    if length > available:
+        raise ValueError(f"`{name}` is {length} {unit}, and the features have only {available}; lower it")
+
+
+def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
+    """(length,) -> (length / factor,): what was recorded at `rate` is played `factor` times as fast."""
+    return resample(samples, rate * factor, rate).astype(np.float32, copy=False)
+
+
+def add_noise(samples: np.ndarray, decibels: float, generator: np.random.Generator) -> np.ndarray:
+    """White noise `decibels` below the mean power of (length,) samples; silence stays silent."""
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    deviation = np.sqrt(power / 10 ** (decibels / 10))
+    return samples + (deviation * generator.standard_normal(len(samples))).astype(np.float32)
+
+
+@contextmanager
+def numpy_seed(seed: int) -> Iterator[None]:
+    """numpy's global generator seeded, as transformers' masks draw from it, and afterwards as it was."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -1,0 +1,157 @@
+"""The model card: every blank of the template is filled in from the recipe, the model and the figures."""
+
+import re
+
+import pytest
+import yaml
+from jinja2 import UndefinedError
+
+from modeling_mm.hub.card import (
+    card_values,
+    duration,
+    figures_text,
+    in_words,
+    is_hub_id,
+    markdown_table,
+    metric_names,
+    render,
+    write_card,
+)
+from modeling_mm.training.building import make_model, make_processor
+from modeling_mm.training.recipe import read_recipe
+from tests.recipe_runs import ROOT, recipe
+
+RESULT = {
+    "figures": {
+        "captions": {"samples": 20, "loss": 1.25, "cer": 0.5, "caption/en_cer": 0.25, "caption/fr_cer": 0.75},
+        "sounds": {"samples": 4, "loss": 2.0, "cer": 1.0},
+    },
+    "seconds": 7300.0,
+    "steps": 40,
+    "epochs": 2.5,
+    "best": 1.2,
+    "processes": 2,
+    "device": "a GPU",
+    "versions": {"torch": "2.13"},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    found = recipe(tmp_path_factory.mktemp("model"))
+    return make_model(found, make_processor(found.model), 0)
+
+
+def hub_recipe(folder, **values):
+    """A recipe of parts and data on the Hub, for the card alone."""
+    model = {"text": "openai-community/gpt2", "vision": "google/vit-base-patch16-224", "audio": "openai/whisper-tiny"}
+    source = {"source": "someone/pictures", "subset": "en", "weight": 2, "note": "Pictures by someone, CC0."}
+    other = {"source": str(folder), "weight": 1, "limit": 5}
+    held_out = {"source": "someone/pictures", "split": "test"}
+    test = {"captions": [held_out], "sounds": [held_out]}
+    card = {"name": "Mine", "repo_id": "me/mine", "license": "mit", "languages": ["en", "no"], "limits": "Many."}
+    frozen = {"vision": "always", "audio": 500}
+    data = {"train": [source, other], "evaluation": [], "test": test}
+    training = {"output_dir": str(folder / "out"), "use_cpu": True}
+    plain = {"model": model, "data": data, "card": card, "frozen": frozen, "training": training}
+    return recipe(folder, plain | values)
+
+
+def test_a_whole_card(tmp_path, model):
+    path = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT)
+    text = path.read_text()
+    assert path.name == "README.md" and not list(tmp_path.glob(".*"))
+    assert "{{" not in text and "{%" not in text and "None" not in text
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "mit" and head["pipeline_tag"] == "image-text-to-text"
+    assert head["base_model"] == ["openai-community/gpt2", "google/vit-base-patch16-224", "openai/whisper-tiny"]
+    assert head["datasets"] == ["someone/pictures"]
+    assert head["language"] == ["en", "no"]
+    parts = dict(re.findall(r"^\| ([\w -]+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
+    assert {name: parts[name] for name in parts if name != "part"} == {
+        "decoder": "yes",
+        "cross-attention": "yes",
+        "connectors": "yes",
+        "vision encoder": "no",
+        "audio encoder": "from step 500",
+    }
+    assert "| decoder | `openai-community/gpt2` |" in text and "| connectors | new |" in text
+    assert "40 steps (2.5 epochs) in 2 h 02 min on a GPU by 2 processes; torch 2.13." in text
+    assert "The best state in evaluation was kept (1.2000)." in text
+    assert "| training | `someone/pictures (en)` | train | 2 | all |" in text
+    assert "Pictures by someone, CC0." in text and text.endswith("## Limits\n\nMany.\n")
+    assert text.count('from_pretrained("me/mine", trust_remote_code=True)') == 2
+
+
+def test_the_recipe_in_the_card_can_be_followed(tmp_path, model):
+    found = hub_recipe(tmp_path)
+    text = write_card(tmp_path, found, model, RESULT).read_text()
+    (tmp_path / "again.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert read_recipe(tmp_path / "again.yaml") == found
+
+
+def test_figures_have_a_row_for_each_set_and_task():
+    found = recipe(ROOT, {"data.test": {"captions": [{"source": "x"}]}})
+    assert figures_text(found, RESULT["figures"]).splitlines() == [
+        "| set | task | samples | loss | cer |",
+        "| --- | --- | --- | --- | --- |",
+        "| captions | all | 20 | 1.250 | 0.500 |",
+        "| captions | caption/en |  |  | 0.250 |",
+        "| captions | caption/fr |  |  | 0.750 |",
+        "| sounds | all | 4 | 2.000 | 1.000 |",
+    ]
+    assert metric_names(RESULT["figures"]) == ["loss", "cer"]
+
+
+def test_a_card_says_where_its_figures_are_weak(tmp_path):
+    chosen_by = recipe(tmp_path)
+    assert "chosen by this set" in figures_text(chosen_by, RESULT["figures"])
+    assert "None were measured" in figures_text(recipe(tmp_path, {"data.evaluation": []}), {})
+
+
+def test_what_is_not_known_is_left_out(tmp_path, model):
+    found = recipe(tmp_path / "thing")
+    text = render(card_values(found, model, {**RESULT, "best": None, "processes": 1}))
+    head = yaml.safe_load(text.split("---")[1])
+    assert set(head) == {"library_name", "pipeline_tag", "tags"}
+    assert "# thing\n" in text and "| decoder | random |" in text
+    assert "best state" not in text and "processes" not in text and "Not assessed beyond" in text
+
+
+def test_lora_and_classification_are_told(tmp_path, model):
+    values = card_values(recipe(tmp_path, {"lora": {"r": 4}}), model, RESULT)
+    assert [(part["name"], part["trained"]) for part in values["parts"]] == [
+        *(("decoder", "LoRA, r = 4"), ("cross-attention", "yes"), ("connectors", "yes")),
+        *(("vision encoder", "no"), ("audio encoder", "no")),
+    ]
+    labels = recipe(tmp_path, {"objective": "classification", "labels": ["a", "b"]})
+    text = render(card_values(labels, model, RESULT))
+    assert "pipeline_tag: text-classification" in text and "AutoModelForSequenceClassification.from_pretrained" in text
+    assert "model.generate" not in text
+
+
+def test_the_example_shows_what_the_model_takes(tmp_path, model):
+    values = card_values(recipe(tmp_path), model, RESULT)
+    assert '{"type": "audio"' not in render({**values, "hears": False})
+    deaf_and_blind = render({**values, "hears": False, "sees": False})
+    assert 'content = [{"type": "text", "text": "What is this?"}]' in deaf_and_blind
+    code = re.search(r"```python\n(.*?)```", render(values), re.DOTALL)[1]
+    compile(code, "README.md", "exec")
+
+
+def test_a_blank_without_a_value_is_an_error(tmp_path, model):
+    values = card_values(recipe(tmp_path), model, RESULT)
+    del values["summary"]
+    with pytest.raises(UndefinedError, match="summary"):
+        render(values)
+
+
+def test_words_for_numbers():
+    assert [in_words(count) for count in (12, 1234, 1_250_000, 7_000_000_000)] == ["12", "1.2k", "1.2M", "7.0B"]
+    assert [duration(seconds) for seconds in (42, 150, 7500)] == ["42 s", "2 min", "2 h 05 min"]
+    assert markdown_table(("a",), [("x|y",)]) == "| a |\n| --- |\n| x\\|y |"
+
+
+def test_hub_ids_and_paths(tmp_path):
+    assert is_hub_id("openai-community/gpt2") and is_hub_id("gpt2")
+    assert not any(map(is_hub_id, (str(tmp_path), "./a", "a/b/c", "/a/b")))

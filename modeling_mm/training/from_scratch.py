@@ -16,14 +16,18 @@ from transformers import (
     PreTrainedTokenizerFast,
     ResNetConfig,
     ResNetModel,
+    Trainer,
+    TrainingArguments,
     ViTImageProcessorPil,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperModel,
 )
 
+from ..configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from ..modeling_mm import MMForConditionalGeneration
 from ..processing_mm import MMProcessor
+from .progress import LossOnBar
 
 PICTURE_SIZE = 64
 MEL_BINS = 40
@@ -35,6 +39,7 @@ DECODER_WIDTH = 96
 HEADS = 4
 # Matrices this small pass too little on at the usual 0.02: the pictures would be noticed late.
 INITIALIZER_RANGE = 0.08
+BLOCK = 128  # tokens of a row in pretraining
 POSITIONS = 64  # text tokens a conversation may have
 
 
@@ -47,6 +52,31 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 700) -> PreTrainedTo
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=sorted(alphabet), show_progress=False)
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe)
+
+
+def pretrain_decoder(
+    decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], folder: str, **arguments
+) -> None:
+    """
+    Teaches a decoder text, before it is joined to anything: what it can already write it need not learn from media.
+
+    Texts stand in random order one behind the other, each as an answer stands in a chat, cut into blocks.
+
+    Args:
+        tokenizer: with the role tokens of a processor
+        folder: the trainer's own
+        arguments: of transformers' TrainingArguments
+    """
+    start, end = tokenizer.convert_tokens_to_ids([ASSISTANT_TOKEN, END_TOKEN])
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(0)).tolist()
+    stream = torch.tensor([token for i in order for token in (start, *encoded[i], end)])
+    blocks = stream[: len(stream) // BLOCK * BLOCK].view(-1, BLOCK)  # (texts, tokens) -> (blocks, BLOCK)
+    rows = [{"input_ids": block, "labels": block} for block in blocks]
+    decoder.resize_token_embeddings(max(len(tokenizer), decoder.config.vocab_size))
+    trainer = Trainer(decoder, TrainingArguments(folder, **arguments), train_dataset=rows)
+    LossOnBar.take_over(trainer)
+    trainer.train()
 
 
 def small_processor(texts: Iterable[str]) -> MMProcessor:

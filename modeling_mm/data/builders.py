@@ -5,7 +5,8 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ class Workshop:
         self.concepts = dict(
             zip(map(id, self.pictures), group_concepts([p.names for p in self.pictures]), strict=True)
         )
+
+    @cached_property
+    def held_out_names(self) -> set[str]:
+        """The names, in any language, of concepts that are not trained on."""
+        held_out = (picture for picture in self.pictures if self.split(picture) != "train")
+        return {normalize_name(name) for picture in held_out for name in picture.names.values()}
 
     def fetch(self, description: Description, name: str) -> Path:
         return fetch_package(description.packages[name], self.folder)
@@ -151,16 +158,21 @@ def draft_prompts(workshop: Workshop, description: Description) -> Iterator[Draf
         sounds = workshop.fetch(description, f"sounds_{language}")
         for clip in read_prompts(transcripts, sounds, language):
             name = next(numbered([clip.key]))
-            split = split_of(normalize_name(clip.text), description.settings["held_out"], "prompts")
+            said = normalize_name(clip.text)
+            split = split_of(said.replace(" ", ""), description.settings["held_out"], "prompts")
             columns = {"text": clip.text, "language": language, "voice": clip.voice}
-            yield Draft(split, f"{name}.flac", partial(prompt_flac, clip), columns)
+            is_kept_out = split == "train" and said in workshop.held_out_names
+            yield Draft(split, f"{name}.flac", partial(prompt_flac, clip, is_kept_out), columns)
 
 
-def prompt_flac(clip: Clip) -> bytes:
+def prompt_flac(clip: Clip, is_kept_out: bool) -> bytes:
     """
     Raises:
-        UnusableError: where the transcript has no words: a signal, a letter's sign, a note in brackets.
+        UnusableError: where the transcript has no words: a signal, a letter's sign, a note in brackets; or where it is
+            the name of a concept that is held out.
     """
+    if is_kept_out:
+        raise UnusableError("the name of a concept that is held out")
     words = re.sub(r"[\[(<].*?[\])>]", "", clip.text)
     if not re.search(r"\w", words) or words != clip.text:
         raise UnusableError("transcript without words, or with a note in brackets")
@@ -179,6 +191,8 @@ def draft_sentences(workshop: Workshop, description: Description) -> Iterator[Dr
         yield Draft(split, f"{number:05d}.flac", partial(synthesizer.speak, text, voice), columns)
 
 
+# Corpora whose splits are those of the pictures' concepts.
+FOLLOW_CONCEPTS = ("animal-sounds", "spoken-captions", "prompts")
 BUILDERS: dict[str, Callable[[Workshop, Description], Iterator[Draft]]] = {
     "pictures": draft_pictures,
     "animal-sounds": draft_animal_sounds,
@@ -191,4 +205,8 @@ BUILDERS: dict[str, Callable[[Workshop, Description], Iterator[Draft]]] = {
 def build(name: str, workshop: Workshop, folder: Path, workers: int = 2) -> Counter:
     """Builds one corpus below `folder`; returns the number of rows in each split."""
     description = read_description(name)
+    if name in FOLLOW_CONCEPTS:  # another split of the concepts makes another corpus
+        description = replace(
+            description, settings={**description.settings, "concepts": workshop.description.settings}
+        )
     return write_corpus(folder / name, description, BUILDERS[name](workshop, description), workers)

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-ARTICLES = r"^(a|an|the|some|un|une|des|le|la|les|l'|el|los|las|unos|unas)\s+"
+ARTICLES = r"^(?:(?:a|an|the|some|un|une|des|le|la|les|el|los|las|unos|unas)\s+|l')"
 # "woman running" and "person running" are drawn almost alike: one concept.
 PERSONS = (
     *("man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "hombre", "mujer", "persona"),

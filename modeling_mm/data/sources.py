@@ -162,7 +162,8 @@ class Clip:
 
 def read_prompts(transcripts: Path, sounds: Path, language: str) -> Iterator[Clip]:
     """
-    Asterisk's prompts with their transcripts; signals without words, in brackets there, are left to the cleaning.
+    Asterisk's prompts with their transcripts; signals without words, in brackets there, are left to the cleaning. Of a
+    prompt that is listed twice the first transcript counts.
 
     Args:
         transcripts: the unpacked `asterisk-core-sounds-XX`
@@ -170,11 +171,13 @@ def read_prompts(transcripts: Path, sounds: Path, language: str) -> Iterator[Cli
     """
     lists = sorted((transcripts / "usr/share/doc").glob("*/core-sounds-*.txt.gz"))
     roots = sorted((sounds / "usr/share/asterisk/sounds").iterdir())
+    seen = set()
     with gzip.open(lists[0], "rt", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             key, mark, text = line.strip().partition(": ")
             path = roots[0] / f"{key}.wav"
-            if mark and not line.startswith(";") and path.is_file():
+            if mark and not line.startswith(";") and path.is_file() and key not in seen:
+                seen.add(key)
                 yield Clip(path, re.sub(r"\s+", " ", text).strip(), language, roots[0].name, f"{language}/{key}")
 
 

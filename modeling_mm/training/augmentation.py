@@ -100,7 +100,7 @@ class ModalityDropout:
     image: float = 0.0
     audio: float = 0.0
     seed: int = 0
-    unchanged_tasks: tuple[str, ...] = ("match",)
+    unchanged_tasks: tuple[str, ...] = ("match", "match-human", "sound-match")
 
     def __post_init__(self):
         for name in MODALITIES:

@@ -274,7 +274,10 @@ def filled_cache(recipe: Recipe, processor: MMProcessor, data: RecipeData, model
     return cache if state.is_main_process else open_cache()
 
 
-def rows_of(dataset: ChatDataset) -> Iterator[ChatRow]:
+def rows_of(dataset: ChatDataset | ChatStream) -> Iterator[ChatRow]:
+    """All rows, one after the other."""
+    if isinstance(dataset, ChatStream):
+        return iter(dataset)
     return (dataset[number] for number in range(len(dataset)))
 
 

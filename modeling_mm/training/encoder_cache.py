@@ -175,7 +175,8 @@ class EncoderCache:
                     f"The {kind} encoder is not frozen: its outputs change while it is trained, and cannot be kept. "
                     "Freeze it (freeze_vision, freeze_audio), or train without an encoder cache."
                 )
-            name = fingerprint(tower, parts[kind].to_dict(), asdict(self.augmentations[kind]), seed, str(dtype))
+            augmentation = asdict(self.augmentations[kind])
+            name = fingerprint(tower, settings_of(tower), parts[kind].to_dict(), augmentation, seed, str(dtype))
             self.stores[kind] = StateStore(Path(folder) / f"{kind}-{name}")
 
     def fill(self, rows: Iterable[ChatRow], views: bool = True, progress: bool = True) -> None:
@@ -289,6 +290,12 @@ def source_path(part: dict[str, Any]) -> str:
             "Write them to files, or train without an encoder cache."
         )
     return str(source)
+
+
+def settings_of(tower: Any) -> dict[str, Any]:
+    """What of an encoder's config changes its outputs."""
+    incidental = ("_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id")
+    return {name: value for name, value in tower.config.to_dict().items() if name not in incidental}
 
 
 def fingerprint(tower: nn.Module, *settings: Any) -> str:

@@ -7,6 +7,7 @@ import pytest
 from transformers import WhisperFeatureExtractor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from modeling_mm.training.recipe import read_recipe
 from tests.processor_parts import make_bpe
 from tests.tiny import gpt2, vit, whisper
 
@@ -60,6 +61,22 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
 )
 def test_every_path_it_names_is_there(path):
     assert (ROOT / path).exists()
+
+
+COMMANDS = re.findall(r"^python scripts/train\.py (\S+\.yaml)(.*)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("path", "overrides"), COMMANDS)
+def test_every_training_command_it_shows_is_understood(path, overrides, monkeypatch):
+    """The recipe and every key that is set; what follows `--search` is a number."""
+    monkeypatch.chdir(ROOT)
+    words = overrides.split()
+    assert "--search" not in words or words[words.index("--search") + 1].isdigit()
+    read_recipe(path, [word for word in words if "=" in word])
+
+
+def test_training_commands_are_shown():
+    assert len(COMMANDS) >= 3
 
 
 def test_nothing_is_left_to_be_filled_in():

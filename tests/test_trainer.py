@@ -282,3 +282,25 @@ def test_samples_of_a_batch_are_alike_in_their_media_if_asked_for(tmp_path):
     trainer.train()
     plain = mm_trainer(chat_model(), tmp_path / "plain")
     assert not isinstance(plain._get_train_sampler(), AlikeSampler)
+
+
+# ---- What several processes need ------------------------------------------------------------------------------------
+
+
+def test_every_process_reads_its_own_share_of_a_stream(tmp_path):
+    """Dispatched batches would have to be of one shape."""
+    assert arguments(tmp_path).accelerator_config.dispatch_batches is False
+    given = arguments(tmp_path, accelerator_config={"dispatch_batches": True})
+    assert given.accelerator_config.dispatch_batches is True
+
+
+def test_the_training_data_are_told_which_epoch_begins(tmp_path):
+    told = []
+
+    class Told(ChatDataset):
+        def set_epoch(self, epoch):
+            told.append(epoch)
+            super().set_epoch(epoch)
+
+    mm_trainer(chat_model(), tmp_path, train=Told(CHATS), max_steps=-1, num_train_epochs=2).train()
+    assert {0, 1} <= set(told)

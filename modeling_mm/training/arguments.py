@@ -63,6 +63,9 @@ class MMTrainingArguments(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         check_metrics(self.metrics)
+        if self.accelerator_config is None:
+            # Else one process would cut a stream's batches for all and send them on, whatever their sizes.
+            self.accelerator_config = {"dispatch_batches": False}
         best = self.metric_for_best_model
         chosen = self.greater_is_better  # type: ignore[has-type]  # transformers' own field
         if chosen is None and best is not None and best.endswith(ERROR_RATES):

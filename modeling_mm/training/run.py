@@ -33,7 +33,6 @@ from ..explain.table import format_table
 from ..hub.card import write_card
 from ..processing_mm import MMProcessor
 from .arguments import MMTrainingArguments
-from .augmentation import TellEpoch
 from .building import RecipeData, load_data, make_collator, make_model, make_processor, mixture
 from .classification import accuracy
 from .freezing import ThawSchedule
@@ -128,7 +127,7 @@ def load_weights(model: PreTrainedModel, folder: str) -> None:
 
 
 def callbacks(recipe: Recipe) -> list[TrainerCallback]:
-    found: list[TrainerCallback] = [TellEpoch()]
+    found: list[TrainerCallback] = []
     steps = {part: step for part, step in recipe.frozen.items() if step != "always"}
     if steps:
         found.append(ThawSchedule(steps))

@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.chat_row import ChatRow, to_row
 from .arguments import RATE_OF, MMTrainingArguments
+from .augmentation import TellEpoch
 from .collator import ChatCollator
 from .freezing import ThawSchedule, average_gradients, frozen_parameters, parts_of
 from .metrics import answer_batch, prompt_inputs, score
@@ -80,6 +81,7 @@ class MMTrainer(Trainer):
         if data_collator is None and isinstance(processing_class, ProcessorMixin):
             data_collator = ChatCollator(processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        self.add_callback(TellEpoch())
         # Trainable parameters that were frozen when DDP wrapped the model.
         self.unwatched_parameters: list[nn.Parameter] = []
         if args.predict_with_generate:

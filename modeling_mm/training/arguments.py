@@ -63,7 +63,7 @@ class MMTrainingArguments(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         check_metrics(self.metrics)
-        if self.accelerator_config is None:
+        if self.accelerator_config is None:  # type: ignore[has-type]
             # Else one process would cut a stream's batches for all and send them on, whatever their sizes.
             self.accelerator_config = {"dispatch_batches": False}
         best = self.metric_for_best_model

@@ -62,12 +62,14 @@ class MMConfig(PreTrainedConfig):
             Any audio encoder known to [`AutoModel`]; `None` for a model that does not hear. Of an encoder-decoder
             such as Whisper the encoder is used.
         cross_attention_layers (`list[int]`, *optional*):
-            The decoder blocks that have a gated cross-attention block before them. By default every
+            The decoder blocks that have a cross-attention block before them. By default every
             `cross_attention_interval`-th block.
         cross_attention_interval (`int`, *optional*, defaults to 4): see above.
-        cross_attention_gated (`bool`, *optional*, defaults to `True`):
-            Whether both branches of a cross-attention block pass a tanh gate that starts at zero. Without gates the
-            last projection of each branch starts at zero instead, so that joining never changes the decoder.
+        cross_attention_gated (`bool`, *optional*, defaults to `False`):
+            Whether both branches of a cross-attention block pass a tanh gate that starts at zero, as Flamingo's do.
+            Without gates the last projection of each branch starts at zero instead, so that joining never changes the
+            decoder either. A gate is one number that an optimizer opens no faster than it moves a weight, so with
+            gates a model learns to see late, unless they have about ten times the learning rate of the rest.
         cross_attention_feed_forward (`bool`, *optional*, defaults to `False`):
             Whether a cross-attention block has a feed-forward branch as Flamingo's do. It is two thirds of a block's
             weights, all read at every decoded token, so it is for those who find that it earns its time.
@@ -109,7 +111,7 @@ class MMConfig(PreTrainedConfig):
     audio_config: dict | PreTrainedConfig | None = None
     cross_attention_layers: list[int] | None = None
     cross_attention_interval: int = 4
-    cross_attention_gated: bool = True
+    cross_attention_gated: bool = False
     cross_attention_feed_forward: bool = False
     vision_connector: str = "mlp"
     vision_connector_size: int | None = None

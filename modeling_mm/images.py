@@ -37,7 +37,7 @@ def describe(source: Any) -> str:
     """A short name of `source` for error messages: a file by its path, anything else by its type and shape."""
     if isinstance(source, (str, os.PathLike)):
         name = str(source)
-        return repr(name if len(name) <= 80 else f"{name[:77]}...")
+        return repr(name if len(name) <= 80 else f"{name[:38]}...{name[-39:]}")  # a file's own name comes last
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"{len(source)} bytes"
     if isinstance(source, dict):

@@ -48,7 +48,7 @@ DEFAULTS = {
     "audio_config": None,
     "cross_attention_layers": [3, 7, 11],
     "cross_attention_interval": 4,
-    "cross_attention_gated": True,
+    "cross_attention_gated": False,
     "cross_attention_feed_forward": False,
     "vision_connector": "mlp",
     "vision_connector_size": None,
@@ -237,7 +237,7 @@ def fingerprint(**fields) -> dict:
 EFFECTS = {
     "cross_attention_layers": ({"cross_attention_layers": [0, 1]}, {}, "shapes"),
     "cross_attention_interval": ({"cross_attention_interval": 1}, {}, "shapes"),
-    "cross_attention_gated": ({"cross_attention_gated": False}, {}, "shapes"),
+    "cross_attention_gated": ({"cross_attention_gated": True}, {}, "shapes"),
     "cross_attention_feed_forward": ({"cross_attention_feed_forward": True}, {}, "shapes"),
     "vision_connector": ({"vision_connector": "gru"}, {}, "shapes"),
     "vision_connector_size": ({"vision_connector_size": 9}, {}, "shapes"),
@@ -310,7 +310,7 @@ VARIANTS = {
     "every field": lambda: config(
         cross_attention_layers=[0, 2],
         cross_attention_interval=2,
-        cross_attention_gated=False,
+        cross_attention_gated=True,
         cross_attention_feed_forward=True,
         vision_connector="perceiver",
         vision_connector_size=10,

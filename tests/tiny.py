@@ -104,7 +104,7 @@ def joined(text=None, vision="vit", audio="whisper", seed: int = 4, cls=MMForCon
 
     Cross-attention sits before blocks 1 and 3, so that there is more than one, with a feed-forward of its own.
     """
-    sizes = {"cross_attention_layers": [1, 3], "vision_latents": 3, "audio_latents": 3}
+    sizes = {"cross_attention_layers": [1, 3], "cross_attention_gated": True, "vision_latents": 3, "audio_latents": 3}
     fields = {**sizes, "cross_attention_feed_forward": True, **fields}
     stock = text is None and all(part is None or isinstance(part, str) for part in (vision, audio))
     key = repr((vision, audio, seed, cls.__name__, sorted(fields.items())))

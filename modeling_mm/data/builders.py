@@ -165,7 +165,7 @@ def draft_prompts(workshop: Workshop, description: Description) -> Iterator[Draf
             yield Draft(split, f"{name}.flac", partial(prompt_flac, clip, is_kept_out), columns)
 
 
-def prompt_flac(clip: Clip, is_kept_out: bool) -> bytes:
+def prompt_flac(clip: Clip, is_kept_out: bool = False) -> bytes:
     """
     Raises:
         UnusableError: where the transcript has no words: a signal, a letter's sign, a note in brackets; or where it is
@@ -202,11 +202,15 @@ BUILDERS: dict[str, Callable[[Workshop, Description], Iterator[Draft]]] = {
 }
 
 
+def describe(name: str, workshop: Workshop) -> Description:
+    """A corpus's description with all that it depends on: another split of the concepts makes another corpus."""
+    description = read_description(name)
+    if name not in FOLLOW_CONCEPTS:
+        return description
+    return replace(description, settings={**description.settings, "concepts": workshop.description.settings})
+
+
 def build(name: str, workshop: Workshop, folder: Path, workers: int = 2) -> Counter:
     """Builds one corpus below `folder`; returns the number of rows in each split."""
-    description = read_description(name)
-    if name in FOLLOW_CONCEPTS:  # another split of the concepts makes another corpus
-        description = replace(
-            description, settings={**description.settings, "concepts": workshop.description.settings}
-        )
+    description = describe(name, workshop)
     return write_corpus(folder / name, description, BUILDERS[name](workshop, description), workers)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling_mm.data.builders import BUILDERS, Workshop, build, prompt_flac
+from modeling_mm.data.builders import BUILDERS, Workshop, build, describe, prompt_flac
+from modeling_mm.data.concepts import normalize_name
 from modeling_mm.data.corpus import is_built, read_description, read_rows
 from modeling_mm.data.media_files import UnusableError
 from modeling_mm.data.sources import LANGUAGES, Clip
@@ -261,7 +262,7 @@ def test_the_script_builds_what_is_named(packages, tmp_path, monkeypatch, capsys
     for corpus in ("animal-sounds", "prompts"):
         counts = json.loads((folder / corpus / ".built.json").read_text())["rows"]
         assert f"{corpus}: " + ", ".join(f"{split} {number}" for split, number in counts.items()) in shown
-        assert is_built(folder / corpus, read_description(corpus))
+        assert is_built(folder / corpus, describe(corpus, Workshop(packages)))
 
 
 def test_the_script_refuses_unknown_names(monkeypatch, capsys) -> None:
@@ -277,3 +278,24 @@ def test_the_script_refuses_unknown_names(monkeypatch, capsys) -> None:
 def test_one_corpus_can_be_built_by_its_name(packages, tmp_path) -> None:
     counts = build("animal-sounds", Workshop(packages), tmp_path)
     assert sum(counts.values()) == NUMBER / 2
+
+
+def test_another_split_of_the_concepts_makes_another_corpus(packages, tmp_path) -> None:
+    """Else the spoken captions would stay on the old splits, and leak."""
+    before = Workshop(packages)
+    build("animal-sounds", before, tmp_path)
+    settings = {**before.description.settings, "held_out": {"test_concepts": 0.5, "validation": 0.1}}
+    after = Workshop(packages, replace(before.description, settings=settings))
+    assert is_built(tmp_path / "animal-sounds", describe("animal-sounds", before))
+    assert not is_built(tmp_path / "animal-sounds", describe("animal-sounds", after))
+    assert describe("sentences", after) == describe("sentences", before)
+
+
+def test_a_prompt_that_names_a_held_out_concept_is_left_out(packages) -> None:
+    workshop = Workshop(packages)
+    held_out = next(picture for picture in workshop.pictures if workshop.split(picture) != "train")
+    trained = next(picture for picture in workshop.pictures if workshop.split(picture) == "train")
+    assert normalize_name(held_out.names["en"]) in workshop.held_out_names
+    assert normalize_name(trained.names["en"]) not in workshop.held_out_names
+    with pytest.raises(UnusableError, match="the name of a concept that is held out"):
+        prompt_flac(Clip(Path("x.wav"), "minus", "en", "v", "k"), is_kept_out=True)

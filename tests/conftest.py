@@ -52,3 +52,14 @@ def seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def verbosity():
+    """Scripts that are called in this process make transformers quiet; tests after them read its messages."""
+    from transformers.utils import logging
+
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    yield
+    logging.set_verbosity(level)
+    (logging.enable_progress_bar if shows_bars else logging.disable_progress_bar)()

@@ -67,7 +67,7 @@ def card_values(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, Any
         },
         "model_name": card.name or folder.name,
         "repo_id": card.repo_id or card.name or folder.name,
-        "summary": card.summary or "A GPT-2-style decoder that sees and hears through gated cross-attention.",
+        "summary": card.summary or "A GPT-2-style decoder that sees and hears through cross-attention.",
         "parts": part_rows(recipe, model),
         "labels": recipe.labels,
         "auto_class": "AutoModelForSequenceClassification" if recipe.labels else "AutoModelForImageTextToText",

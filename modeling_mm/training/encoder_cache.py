@@ -176,7 +176,9 @@ class EncoderCache:
                     "Freeze it (freeze_vision, freeze_audio), or train without an encoder cache."
                 )
             augmentation = asdict(self.augmentations[kind])
-            name = fingerprint(tower, settings_of(tower), parts[kind].to_dict(), augmentation, seed, str(dtype))
+            name = fingerprint(
+                tower, settings_of(tower.config), settings_of(parts[kind]), augmentation, seed, str(dtype)
+            )
             self.stores[kind] = StateStore(Path(folder) / f"{kind}-{name}")
 
     def fill(self, rows: Iterable[ChatRow], views: bool = True, progress: bool = True) -> None:
@@ -292,10 +294,16 @@ def source_path(part: dict[str, Any]) -> str:
     return str(source)
 
 
-def settings_of(tower: Any) -> dict[str, Any]:
-    """What of an encoder's config changes its outputs."""
-    incidental = ("_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id")
-    return {name: value for name, value in tower.config.to_dict().items() if name not in incidental}
+# What configs and processors say of themselves besides settings; some of it is there only once they were saved.
+INCIDENTAL = {
+    *("_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id"),
+    *("auto_map", "processor_class", "_processor_class", "image_processor_type", "feature_extractor_type"),
+}
+
+
+def settings_of(part: Any) -> dict[str, Any]:
+    """What of a config, an image processor or a feature extractor changes what comes out."""
+    return {name: value for name, value in part.to_dict().items() if name not in INCIDENTAL}
 
 
 def fingerprint(tower: nn.Module, *settings: Any) -> str:

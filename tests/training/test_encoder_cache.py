@@ -189,6 +189,23 @@ def test_another_preprocessing_gives_another_store(media) -> None:
     assert after[1] == before[1]
 
 
+def test_a_processor_that_was_saved_finds_the_same_store(media, tmp_path) -> None:
+    """Saving writes into the parts what they belong to."""
+    saved = make()
+    before = folders(EncoderCache(media / "cache", frozen_model(), saved))
+    saved.save_pretrained(tmp_path)
+    assert folders(EncoderCache(media / "cache", frozen_model(), saved)) == before
+    loaded = type(saved).from_pretrained(tmp_path)
+    assert folders(EncoderCache(media / "cache", frozen_model(), loaded)) == before
+
+
+def test_another_setting_of_an_encoder_gives_another_store(media) -> None:
+    before, model = folders(make_cache(media)), frozen_model()
+    model.base_model.vision_tower.config.hidden_act = "relu"
+    after = folders(EncoderCache(media / "cache", model, processor()))
+    assert after[0] != before[0] and after[1] == before[1]
+
+
 def test_another_augmentation_gives_another_store(media) -> None:
     plain = folders(make_cache(media))
     assert folders(make_cache(media, picture=PictureAugmentation(crop=0.1)))[0] != plain[0]

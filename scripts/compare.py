@@ -28,6 +28,7 @@ from transformers import AutoModel, GPT2Config
 from transformers.utils import logging
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
+from modeling_mm.data.files import write_text
 from modeling_mm.training.comparison import (
     Settings,
     compare,
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fill_cache(cache, [*train, *test])
 
     runs = compare(systems, range(options.seeds), parts, cache, train, test, settings, options.output / "runs.jsonl")
-    (options.output / "table.md").write_text(markdown_table(runs), encoding="utf-8")
+    write_text(options.output / "table.md", markdown_table(runs))
     plot(runs, options.output / "plot.png")
     print(text_table(runs))
     print(

@@ -20,9 +20,10 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_mm
+from modeling_mm.data.files import write_text
 from modeling_mm.hub.card import card_values, render
 from modeling_mm.training.recipe import Recipe, read_recipe
-from modeling_mm.training.run import RECIPE_FILE, RESULT_FILE, write_text
+from modeling_mm.training.run import RECIPE_FILE, RESULT_FILE
 
 
 def main() -> int:

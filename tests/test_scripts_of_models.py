@@ -1,8 +1,6 @@
 """Thin scripts around a trained model: ask it, measure it, make a release of it; on a tiny, trained one."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import modeling_mm
 from modeling_mm.training.run import run
 from scripts import ask, evaluate, release
 from tests.recipe_runs import plain_recipe, recipe
+from tests.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ROOT / "processing" / "corpora" / "unseen" / "questions.jsonl"
@@ -134,28 +133,13 @@ def test_the_card_takes_the_figures_that_were_measured(trained, released, tmp_pa
 
 def test_a_release_loads_where_the_package_is_not_installed(released, tmp_path):
     """As from the Hub, with its own code; the package is hidden from the process."""
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Hidden:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'modeling_mm':\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Hidden())\n"
-    )
     script = (
         "from transformers import AutoModelForImageTextToText, AutoProcessor\n"
         f"model = AutoModelForImageTextToText.from_pretrained({str(released)!r}, trust_remote_code=True)\n"
         f"processor = AutoProcessor.from_pretrained({str(released)!r}, trust_remote_code=True)\n"
         "print(type(model).__module__, type(processor).__module__)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(site), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.count("transformers_modules") == 2
+    assert run_without_package(script, tmp_path).count("transformers_modules") == 2
 
 
 @pytest.mark.parametrize(

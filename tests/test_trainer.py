@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from modeling_mm import MMForSequenceClassification
 from modeling_mm.data.reading import ChatDataset, ChatRow
@@ -10,7 +10,14 @@ from modeling_mm.training.collator import ChatCollator, encode_conversation
 from modeling_mm.training.freezing import parts_of
 from modeling_mm.training.progress import LossOnBar
 from modeling_mm.training.sampling import AlikeSampler, media_size
-from modeling_mm.training.trainer import Answer, MMTrainer, in_groups, score_answers, share_of
+from modeling_mm.training.trainer import (
+    Answer,
+    MMTrainer,
+    in_groups,
+    score_answers,
+    share_of,
+    with_answers_only,
+)
 from tests.tiny import joined
 from tests.tiny_chats import CHATS, arguments, chat, chat_model, mm_trainer, moved, processor, weights
 
@@ -220,6 +227,58 @@ def test_evaluation_goes_without_what_the_collator_does_for_training(tmp_path):
     assert isinstance(changed.data_collator, Louder)
     changed.train()
     assert changed.state.log_history[-1]["train_loss"] == 0.0
+
+
+# ---- Logits of answers alone ----------------------------------------------------------------------------------------
+
+
+class Recording(MMTrainer):
+    """Keeps how many positions had logits in each step."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        seen = []
+        hook = model.get_output_embeddings().register_forward_hook(lambda _, __, logits: seen.append(logits.shape[1]))
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        hook.remove()
+        self.positions = [*getattr(self, "positions", []), (seen[0], inputs["input_ids"].shape[1])]
+        return loss
+
+
+@pytest.mark.parametrize("fields", [{}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}])
+def test_logits_are_made_from_the_first_answer_on_and_the_weights_are_the_stock_trainers(tmp_path, fields):
+    run = mm_trainer(chat_model(), tmp_path, trainer_class=Recording, **fields)
+    more = {"data_collator": ChatCollator(processor())}
+    stock = mm_trainer(chat_model(), tmp_path, trainer_class=Trainer, more=more, **fields)
+    for trainer in (run, stock):
+        trainer.train()
+    assert all(made < tokens for made, tokens in run.positions)
+    assert run.state.log_history[0]["loss"] == pytest.approx(stock.state.log_history[0]["loss"], rel=1e-6)
+    for name, value in weights(stock.model).items():
+        torch.testing.assert_close(weights(run.model)[name], value, rtol=1e-5, atol=1e-7, msg=name)
+    run.evaluate()
+    made, tokens = run.positions[-1]
+    assert made == tokens  # evaluation returns the logits, so all are made
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"input_ids": torch.ones(2, 3, dtype=torch.long)},
+        {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.ones(2, dtype=torch.long)},
+        {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.ones(2, 3)},
+        {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.full((2, 3), -100)},
+    ],
+    ids=["none", "of rows", "of several kinds", "all ignored"],
+)
+def test_labels_that_are_not_those_of_tokens_are_left_alone(batch):
+    assert with_answers_only(batch) is batch
+
+
+def test_only_what_predicts_an_answer_is_kept():
+    labels = torch.tensor([[-100, -100, -100, 7], [-100, -100, 8, 9]])
+    batch = with_answers_only({"input_ids": torch.zeros_like(labels), "labels": labels})
+    assert batch["logits_to_keep"] == 3 and "labels" not in batch
+    assert batch["shift_labels"].tolist() == [[-100, 7, -100], [8, 9, -100]]
 
 
 class Prompting(ChatCollator):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import group_concepts, normalize_name, split_of
-from .corpus import Description, Draft, numbered, read_description, write_corpus
+from .corpus import Description, Draft, numbered, read_description, safe_name, write_corpus
 from .media_files import Synthesizer, UnusableError, picture_png, sound_flac
 from .packages import fetch_package
 from .sources import LANGUAGES, Clip, Picture, read_emoji, read_prompts, read_sentences, read_stamps
@@ -93,7 +93,7 @@ def draft_pictures(workshop: Workshop, description: Description) -> Iterator[Dra
 def draft_animal_sounds(workshop: Workshop, description: Description) -> Iterator[Draft]:
     for picture in workshop.pictures:
         if picture.sound is not None:
-            name = next(numbered([picture.key]))
+            name = safe_name(picture.key)
             columns = {
                 "concept": workshop.concept(picture),
                 "picture": f"{workshop.split(picture)}/tuxpaint-{name}.png",
@@ -110,7 +110,7 @@ def draft_spoken_captions(workshop: Workshop, description: Description) -> Itera
     for picture in workshop.pictures:
         for language, path in picture.recordings.items():
             if language in picture.names:
-                name = next(numbered([f"human-{language}-{picture.key}"]))
+                name = safe_name(f"human-{language}-{picture.key}")
                 columns = spoken_columns(picture.names[language], language, workshop.concept(picture))
                 columns |= {"voice": f"tuxpaint/{language}", "synthetic": False}
                 yield Draft(workshop.split(picture), f"{name}.flac", partial(sound_flac, path), columns)
@@ -137,7 +137,7 @@ def draft_synthetic_captions(workshop: Workshop, description: Description) -> It
             if split == "train" and chance.random() >= description.settings["share_of_unseen_voice"]:
                 unseen = []
             for voice, where in (seen if split != "test_concepts" else []) + (unseen if split != "validation" else []):
-                name = next(numbered([f"{voice}-{picture.key}"]))
+                name = safe_name(f"{voice}-{picture.key}")
                 columns = spoken_columns(text, language, workshop.concept(picture))
                 columns |= {"voice": voice, "synthetic": True}
                 yield Draft(where, f"{name}.flac", partial(synthesizer.speak, text, voice), columns)
@@ -157,7 +157,7 @@ def draft_prompts(workshop: Workshop, description: Description) -> Iterator[Draf
         transcripts = workshop.fetch(description, f"transcripts_{language}")
         sounds = workshop.fetch(description, f"sounds_{language}")
         for clip in read_prompts(transcripts, sounds, language):
-            name = next(numbered([clip.key]))
+            name = safe_name(clip.key)
             said = normalize_name(clip.text)
             split = split_of(said.replace(" ", ""), description.settings["held_out"], "prompts")
             columns = {"text": clip.text, "language": language, "voice": clip.voice}

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..explain.table import markdown_table
 from .corpus import (
     MARK,
     card,
@@ -313,8 +314,5 @@ def build_chats(folder: Path) -> Counter:
 
 
 def task_table(tasks: dict[str, Counter], splits: list[str]) -> str:
-    head = "| task | " + " | ".join(splits) + " |\n|" + " --- |" * (len(splits) + 1)
-    lines = [
-        f"| {name} | " + " | ".join(str(counts[split]) for split in splits) + " |" for name, counts in tasks.items()
-    ]
-    return "\n".join(["\n## Samples of each task\n", head, *lines]) + "\n"
+    rows = [(name, *(str(counts[split]) for split in splits)) for name, counts in tasks.items()]
+    return f"\n## Samples of each task\n\n{markdown_table(('task', *splits), rows)}\n"

@@ -17,6 +17,7 @@ from ..audio import decode_audio, load_audio, unpack_audio
 from ..configuration_mm import AUDIO_TOKEN, IMAGE_TOKEN
 from ..images import load_image, read_bytes, to_numpy
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
+from .files import write_text
 from .reading import ChatDataset
 
 REPORT_NAMES = ("cleaning.json", "cleaning.txt")
@@ -283,10 +284,3 @@ def file_name(source: Any) -> str | None:
     """What a report calls a medium: its path, where it has one that is short enough to be one."""
     path = source.get("path") if isinstance(source, dict) else source
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) and len(os.fspath(path)) < 1024 else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -4,7 +4,7 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 ARTICLES = r"^(?:(?:a|an|the|some|un|une|des|le|la|les|el|los|las|unos|unas)\s+|l')"
 # "woman running" and "person running" are drawn almost alike: one concept.
@@ -82,12 +82,3 @@ def split_of(key: str, shares: Mapping[str, float], seed: str = "") -> str:
             return name
         position -= share
     return "train"
-
-
-def leaks(train: Iterable[Mapping[str, str]], held_out: Iterable[Mapping[str, str]]) -> list[str]:
-    """Names that occur on both sides, normalised, with their language; empty where nothing leaks."""
-
-    def names(rows: Iterable[Mapping[str, str]]) -> set[str]:
-        return {f"{language}:{normalize_name(name)}" for row in rows for language, name in row.items()}
-
-    return sorted(names(train) & names(held_out))

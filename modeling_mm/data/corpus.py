@@ -8,11 +8,9 @@ A corpus folder holds `SPLIT/metadata.jsonl` with the files it names beside it, 
 
 import hashlib
 import json
-import os
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +19,12 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from ..explain.table import markdown_table
+from .files import HALF_FILE, remove_half_files, write_bytes, write_lines, write_text
 from .media_files import UnusableError
 
 MARK = ".built.json"  # there when a corpus is whole
 BEGUN = ".description.json"  # what the files of a folder are made from
-HALF_FILE = re.compile(r"\..+\.\d+")  # as `write_bytes` names it
 DESCRIPTIONS = Path(__file__).resolve().parents[2] / "processing" / "corpora"
 
 
@@ -87,15 +86,19 @@ def write_corpus(folder: Path, description: Description, drafts: Iterable[Draft]
     Makes the files of a corpus, its lists, its report and its card.
 
     It can be interrupted at any time: a file appears when it is whole, files that are there are not made again, and
-    the card, which comes last, says that all is done.
+    the mark (`.built.json`), which comes last, says that all is done.
 
     Returns:
         the number of rows in each split
+
+    Raises:
+        ValueError: where two drafts would be one file, or the folder holds files that are not ours.
     """
     if is_built(folder, description):
         return Counter(read_mark(folder)["rows"])
     start(folder, description)
     drafts = list(drafts)
+    check_names(drafts)
     with ThreadPoolExecutor(workers) as pool:
         made = list(tqdm(pool.map(lambda draft: make_file(folder, draft), drafts), description.name, len(drafts)))
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in description.splits}
@@ -139,6 +142,16 @@ def start(folder: Path, description: Description) -> None:
         raise ValueError(f"{folder} holds files that no builder of corpora has written; give another folder.")
     remove_half_files(folder)
     write_text(begun, fingerprint(description))
+
+
+def check_names(drafts: Iterable[Draft]) -> None:
+    """
+    Raises:
+        ValueError: where two drafts have one name, so that one would get the other's file.
+    """
+    used = Counter(f"{draft.split}/{draft.file_name}" for draft in drafts)
+    if twice := [name for name, number in used.items() if number > 1]:
+        raise ValueError(f"{len(twice)} files would be written twice, {twice[0]} among them; give each its own name.")
 
 
 def make_file(folder: Path, draft: Draft) -> tuple[str, str | None]:
@@ -189,17 +202,19 @@ def card(description: Description, counts: Counter, left_out: list[dict[str, Any
         f"---\n{yaml.safe_dump(header, allow_unicode=True, sort_keys=False)}---\n\n# {description.title}\n",
         description.summary.strip(),
         "## Splits\n\n"
-        + table(("split", "rows", ""), [(s, str(n), description.splits[s]) for s, n in counts.items()]),
-        "## Columns\n\n" + table(("column", "meaning"), list(description.columns.items())),
+        + markdown_table(("split", "rows", ""), [(s, str(n), description.splits[s]) for s, n in counts.items()]),
+        "## Columns\n\n" + markdown_table(("column", "meaning"), list(description.columns.items())),
     ]
     if description.packages:
         packages = [f"- `{package}`" for package in description.packages.values()]
         parts.append("## Sources\n\n" + "\n".join(packages))
-    parts.append("## Licences\n\n" + table(("source", "licence as stated"), list(description.licences.items())))
+    parts.append(
+        "## Licences\n\n" + markdown_table(("source", "licence as stated"), list(description.licences.items()))
+    )
     reasons = Counter(reason_kind(row["reason"]) for row in left_out)
     text = f"{len(left_out)} rows were left out; `left_out.jsonl` lists each with its reason."
     rows = [(reason, str(number)) for reason, number in reasons.most_common()]
-    parts.append("## Left out\n\n" + text + ("\n\n" + table(("reason", "rows"), rows) if rows else ""))
+    parts.append("## Left out\n\n" + text + ("\n\n" + markdown_table(("reason", "rows"), rows) if rows else ""))
     parts.append("Built by `scripts/build_corpus.py`; the same packages give the same files.")
     return "\n\n".join(parts) + "\n"
 
@@ -210,40 +225,17 @@ def reason_kind(reason: str) -> str:
     return "duplicate" if head.startswith("duplicate") else ("too short or too long" if " s long" in head else head)
 
 
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+# ---- Names ----------------------------------------------------------------------------------------------------------
 
 
-# ---- Files that appear whole ----------------------------------------------------------------------------------------
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def remove_half_files(folder: Path) -> None:
-    """Those that `write_bytes` leaves behind where it is killed; no other process must be writing there."""
-    for path in [*folder.glob(".*.*"), *folder.glob("*/.*.*")]:
-        if HALF_FILE.fullmatch(path.name):
-            path.unlink()
-
-
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def safe_name(name: str) -> str:
+    """A name as a file can have it."""
+    return "".join(character if character.isalnum() or character in "-_" else "_" for character in name)
 
 
 def numbered(names: Iterable[str]) -> Iterator[str]:
-    """Names made safe as file names, and made different where they are the same."""
+    """Names as files can have them, made different where they are the same."""
     used: Counter = Counter()
-    for name in names:
-        safe = "".join(character if character.isalnum() or character in "-_" else "_" for character in name)
+    for safe in map(safe_name, names):
         used[safe] += 1
         yield safe if used[safe] == 1 else f"{safe}-{used[safe]}"

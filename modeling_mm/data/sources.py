@@ -181,6 +181,12 @@ def read_prompts(transcripts: Path, sounds: Path, language: str) -> Iterator[Cli
                 yield Clip(path, re.sub(r"\s+", " ", text).strip(), language, roots[0].name, f"{language}/{key}")
 
 
+def read_definitions(wordnet: Path) -> list[str]:
+    """WordNet's definitions of nouns, in the order of its file; `wordnet` is the unpacked `wordnet-base`."""
+    text = (wordnet / "usr/share/wordnet/data.noun").read_text(encoding="utf-8")
+    return [definition.strip() for definition in re.findall(r"\| ([^;\n]+)", text)]
+
+
 SENTENCE = re.compile(r"[a-zA-Z][a-zA-Z' ,]+")
 
 

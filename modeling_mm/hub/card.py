@@ -9,6 +9,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from transformers import PreTrainedModel
 
+from ..data.files import write_text
+from ..explain.table import markdown_table
 from ..training.freezing import parts_of
 from ..training.recipe import DataSource, Recipe, to_yaml
 
@@ -34,9 +36,7 @@ def write_card(folder: str | os.PathLike, recipe: Recipe, model: PreTrainedModel
         result: what `modeling_mm.training.run.run` returns
     """
     path = Path(folder) / "README.md"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(render(card_values(recipe, model, result)), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, render(card_values(recipe, model, result)))
     return path
 
 
@@ -203,8 +203,3 @@ def figure_rows(name: str, values: Mapping[str, float], metrics: Sequence[str]) 
 
 def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

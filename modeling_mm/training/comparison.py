@@ -9,7 +9,6 @@ made again, so that an interrupted comparison goes on where it was.
 import json
 import math
 import random
-import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,9 +25,11 @@ from ..configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from ..data.chat_row import ChatRow
 from ..data.corpus import read_rows
 from ..data.packages import fetch_package
+from ..data.sources import read_definitions
 from .collator import IGNORED
 from .comparison_systems import CaptionModel, Parts
 from .encoder_cache import EncoderCache, fingerprint
+from .from_scratch import text_blocks
 from .metrics import score
 
 # Shape legend: B rows, L text tokens, S encoder tokens of a picture, W the encoder's width, V tokens.
@@ -164,21 +165,8 @@ def pretrained_decoder(
 
 def dictionary_texts(packages: Path, corpus: Path, column: str) -> list[str]:
     """Half of WordNet's definitions of nouns, and each caption of the training split four times."""
-    text = (fetch_package(DICTIONARY, packages) / "usr/share/wordnet/data.noun").read_text(encoding="utf-8")
     captions = sorted({row[column] for row in read_rows(corpus, "train")})
-    return [*(found.strip() for found in re.findall(r"\| ([^;\n]+)", text)[::2]), *captions * 4]
-
-
-def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> torch.Tensor:
-    """Texts, each between `<|assistant|>` and `<|end|>`, one behind the other, cut into rows (N, length)."""
-    assistant, end = tokenizer.convert_tokens_to_ids([ASSISTANT_TOKEN, END_TOKEN])
-    order = random.Random(0).sample(range(len(texts)), len(texts))
-    encoded = tokenizer([texts[i] for i in order], add_special_tokens=False)["input_ids"]
-    stream = torch.tensor([token for ids in encoded for token in (assistant, *ids, end)])
-    rows = len(stream) // length
-    if rows == 0:
-        raise ValueError(f"The texts have {len(stream)} tokens in all, less than one block of {length}.")
-    return stream[: rows * length].view(rows, length)
+    return [*read_definitions(fetch_package(DICTIONARY, packages))[::2], *captions * 4]
 
 
 # ---- One run --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ All of them read `<|image|><|assistant|> caption <|end|>`. Ours shows the pictur
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class Parts:
         return image, assistant, end, tokenizer.pad_token_id
 
 
-class CaptionModel(nn.Module):
+class CaptionModel(nn.Module, ABC):
     """
     One system behind the three methods that the comparison needs.
 
@@ -56,17 +57,17 @@ class CaptionModel(nn.Module):
         image, assistant, self.end, self.pad = parts.token_ids()
         self.start = (image, assistant)
 
+    @abstractmethod
     def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Pictures (B, S, W), text (B, L) and its mask -> (B, L, V)"""
-        raise NotImplementedError
 
+    @abstractmethod
     def captions(self, states: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
         """Pictures (B, S, W) -> the tokens of their captions (B, up to max_new_tokens), found greedily."""
-        raise NotImplementedError
 
+    @abstractmethod
     def part_of(self, name: str) -> str:
         """`"text"` for a parameter of the pretrained decoder, `"vision"` for one of the encoder, or a new part."""
-        raise NotImplementedError
 
     def prompt(self, rows: int) -> torch.Tensor:
         """`<|image|><|assistant|>`, (B, 2)"""

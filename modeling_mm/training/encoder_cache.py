@@ -28,7 +28,6 @@ from .sound_augmentation import SoundAugmentation
 
 # Shape legend: N items that are real, T frames, L encoder tokens, W the encoder's width.
 
-MODALITIES = ("image", "audio")
 STORED = np.float16
 
 
@@ -201,7 +200,9 @@ class EncoderCache:
                         wanted[kind][key] = (path, view)
         for kind, todo in wanted.items():
             bar = tqdm(total=len(todo), desc=f"encoding {kind}", disable=not (progress and todo))
-            for batch in batched(list(todo.items()), self.batch_size):
+            items = list(todo.items())
+            for start in range(0, len(items), self.batch_size):
+                batch = items[start : start + self.batch_size]
                 self.stores[kind].append(self.encode(kind, batch))
                 bar.update(len(batch))
             bar.close()
@@ -313,8 +314,3 @@ def fingerprint(tower: nn.Module, *settings: Any) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

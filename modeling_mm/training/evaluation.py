@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data.chat_row import ChatRow, Message, to_row
+from ..explain.table import markdown_table
 from .metrics import answer_batch, prompt_inputs, score
 
 # What is said of a task beside exact_match, by what stands before the "/" of its name.
@@ -24,6 +25,9 @@ MORE_METRICS = {
     "match-human": ("last_word",),
     "translate": ("chrf",),
 }
+
+
+HEADER = ("task", "metric", "model", "majority", "text only", "questions")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,10 @@ def evaluate(
         blind = None
         if with_text_only:
             silent = [without_media(row) for row in rows]
-            blind = answer_rows(model, processor, silent, None, f"{name}, text only", *options)
+            distinct = {str(row.prompt): row for row in silent}  # without media many questions are the same one
+            said = answer_rows(model, processor, list(distinct.values()), None, f"{name}, text only", *options)
+            answer_to = dict(zip(distinct, said, strict=True))
+            blind = [answer_to[str(row.prompt)] for row in silent]
         figures += score_rows(name, rows, answers, blind, majority)
         for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
             record = {"dataset": name, "task": row.task or "", "id": row.id or str(number), "answer": answer}
@@ -167,15 +174,12 @@ def figures_markdown(figures: Sequence[Figure]) -> str:
     """A table a held-out set, for a model card."""
     parts = []
     for name in dict.fromkeys(figure.dataset for figure in figures):
-        lines = [
-            "| task | metric | model | majority | text only | questions |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
+        rows = []
         for figure in (figure for figure in figures if figure.dataset == name):
             blind = "" if figure.text_only is None else number_text(figure.metric, figure.text_only)
             values = number_text(figure.metric, figure.model), number_text(figure.metric, figure.majority), blind
-            lines.append(f"| {figure.task} | {figure.metric} | {' | '.join(values)} | {figure.samples} |")
-        parts.append(f"**{name[:1].upper()}{name[1:]}**\n\n" + "\n".join(lines))
+            rows.append((figure.task, figure.metric, *values, str(figure.samples)))
+        parts.append(f"**{name[:1].upper()}{name[1:]}**\n\n" + markdown_table(HEADER, rows))
     return "\n\n".join(parts)
 
 

@@ -6,7 +6,9 @@ Its parts are real encoders of transformers (a ResNet, a Whisper encoder) at siz
 pictures and short sounds by heart in minutes on two cores. Nothing about it is good for anything else.
 """
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -67,16 +69,23 @@ def pretrain_decoder(
         folder: the trainer's own
         arguments: of transformers' TrainingArguments
     """
-    start, end = tokenizer.convert_tokens_to_ids([ASSISTANT_TOKEN, END_TOKEN])
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(0)).tolist()
-    stream = torch.tensor([token for i in order for token in (start, *encoded[i], end)])
-    blocks = stream[: len(stream) // BLOCK * BLOCK].view(-1, BLOCK)  # (texts, tokens) -> (blocks, BLOCK)
-    rows = [{"input_ids": block, "labels": block} for block in blocks]
+    rows = [{"input_ids": block, "labels": block} for block in text_blocks(list(texts), tokenizer, BLOCK)]
     decoder.resize_token_embeddings(max(len(tokenizer), decoder.config.vocab_size))
     trainer = Trainer(decoder, TrainingArguments(folder, **arguments), train_dataset=rows)
     LossOnBar.take_over(trainer)
     trainer.train()
+
+
+def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> torch.Tensor:
+    """Texts, each between `<|assistant|>` and `<|end|>`, one behind the other, cut into rows (N, length)."""
+    assistant, end = tokenizer.convert_tokens_to_ids([ASSISTANT_TOKEN, END_TOKEN])
+    order = random.Random(0).sample(range(len(texts)), len(texts))
+    encoded = tokenizer([texts[i] for i in order], add_special_tokens=False)["input_ids"]
+    stream = torch.tensor([token for ids in encoded for token in (assistant, *ids, end)])
+    rows = len(stream) // length
+    if rows == 0:
+        raise ValueError(f"The texts have {len(stream)} tokens in all, less than one block of {length}.")
+    return stream[: rows * length].view(rows, length)
 
 
 def small_processor(texts: Iterable[str]) -> MMProcessor:

@@ -28,6 +28,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..data.files import write_text
 from ..data.reading import ChatDataset
 from ..explain.table import format_table
 from ..hub.card import write_card
@@ -53,8 +54,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     Follows a recipe to its end.
 
     Returns:
-        what `run.json` holds: `figures` (for each test set its metrics), `seconds` of training, `steps`, `samples`,
-        `versions`.
+        what `run.json` holds: `figures` (for each test set its metrics), `seconds` of training, `steps`, `epochs`,
+        `best` (the best metric in evaluation), `processes`, `device`, `versions`.
 
     Raises:
         ValueError: where the output folder must not be written to, and for all that is wrong in recipe and data.
@@ -236,14 +237,6 @@ def clear_folder(folder: Path) -> None:
             shutil.rmtree(path)
     for name in (RESULT_FILE, RECIPE_FILE):
         (folder / name).unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 # ---- The end --------------------------------------------------------------------------------------------------------

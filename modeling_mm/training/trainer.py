@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data.chat_row import ChatRow, to_row
 from .arguments import RATE_OF, MMTrainingArguments
 from .augmentation import TellEpoch
-from .collator import ChatCollator
+from .collator import IGNORED, ChatCollator
 from .freezing import ThawSchedule, average_gradients, frozen_parameters, parts_of
 from .metrics import answer_batch, prompt_inputs, score
 from .sampling import AlikeSampler, media_size
@@ -137,6 +137,19 @@ class MMTrainer(Trainer):
         if isinstance(model, nn.parallel.DistributedDataParallel) and self.accelerator.sync_gradients:
             average_gradients([parameter for parameter in self.unwatched_parameters if parameter.requires_grad])
         return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The stock loss; where nobody asks for the logits, they are made only from where the answers begin."""
+        is_stock = self.label_smoother is None and self.compute_loss_func is None
+        if is_stock and not return_outputs:
+            inputs = with_answers_only(inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     # ---- Batches of alike samples -----------------------------------------------------------------------------------
 
@@ -343,3 +356,22 @@ def score_answers(answers: Sequence[Answer], metrics: Iterable[str], prefix: str
 
 def score_of(metric: str, answers: Sequence[Answer]) -> float:
     return score(metric, [answer.answer for answer in answers], [answer.truth for answer in answers])
+
+
+def with_answers_only(inputs: dict[str, Any]) -> dict[str, Any]:
+    """
+    A batch for which the model makes logits only from the first token that predicts something to be learned.
+
+    Questions come first, so this saves most of what the logits cost. `labels` (B, L) become `shift_labels` (B, K) and
+    `logits_to_keep` K; a batch whose labels are not those of its tokens, or are all ignored, stays as it is.
+    """
+    labels, input_ids = inputs.get("labels"), inputs.get("input_ids")
+    if labels is None or input_ids is None or labels.shape != input_ids.shape or labels.is_floating_point():
+        return inputs
+    targets = nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]  # what each token predicts, (B, L)
+    columns = (targets != IGNORED).any(0).nonzero()
+    if len(columns) == 0:
+        return inputs
+    targets = targets[:, int(columns[0]) :]  # (B, K)
+    others = {name: value for name, value in inputs.items() if name != "labels"}
+    return {**others, "shift_labels": targets, "logits_to_keep": targets.shape[1]}

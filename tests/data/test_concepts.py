@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_mm.data.concepts import Groups, group_concepts, leaks, normalize_name, split_of
+from modeling_mm.data.concepts import Groups, group_concepts, normalize_name, split_of
 
 # Of the keys a to h, in halves.
 EXPECTED = ["test", "test", "test", "test", "train", "test", "train", "train"]
@@ -82,10 +82,3 @@ def test_a_split_is_that_of_its_key_and_seed_alone() -> None:
     assert [split_of(key, shares, "other") for key in "abcdefgh"] != EXPECTED
     assert {split_of(key, {}) for key in "abcdefgh"} == {"train"}
     assert {split_of(key, {"test": 1.0}) for key in "abcdefgh"} == {"test"}
-
-
-def test_leaks_are_found_whatever_the_articles() -> None:
-    train = [{"en": "A lion.", "fr": "Un lion."}, {"en": "cat"}]
-    assert leaks(train, [{"en": "dog", "fr": "chien"}]) == []
-    assert leaks(train, [{"en": "LION"}, {"fr": "le lion", "en": "beast"}]) == ["en:lion", "fr:lion"]
-    assert leaks(train, [{"es": "lion"}]) == []

@@ -275,3 +275,11 @@ def test_datasets_reads_a_corpus_with_an_empty_split(tmp_path) -> None:
     loaded = load_dataset(str(tmp_path / "tiny"), cache_dir=str(tmp_path / "cache"))
     assert {split: part.num_rows for split, part in loaded.items()} == {"train": 1}
     assert "| test | 0 | the others |" in (tmp_path / "tiny/README.md").read_text()
+
+
+def test_two_drafts_of_one_name_are_refused(tmp_path) -> None:
+    """Else one row would get the other's file."""
+    description = read_description("pictures")
+    drafts = [Draft("train", "a.png", lambda: b"x", {}), Draft("train", "a.png", lambda: b"y", {})]
+    with pytest.raises(ValueError, match=r"1 files would be written twice, train/a\.png among them"):
+        write_corpus(tmp_path / "corpus", description, drafts)

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import wave
 from collections import Counter
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from PIL import Image
+from tqdm import tqdm
 
 from modeling_mm.data.builders import BUILDERS, Workshop
 from modeling_mm.data.chats import build_chats
@@ -217,6 +219,7 @@ def killed(build, call: int, before: bool) -> None:
     """Runs `build` in a process that is killed when the file number `call` gets its name, before or after that."""
 
     def run():
+        tqdm.set_lock(threading.RLock())  # its own is shared with this process, and would be held for ever
         replace_file, calls = os.replace, []
 
         def replace_or_die(source, target):

@@ -160,8 +160,10 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether weights are spread over processes (FSDP2, ZeRO-3), so that to use them takes all of them."""
-    return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in parameters_of(module))
+    """Whether weights are spread over processes (FSDP, FSDP2, ZeRO-3), so that to use them takes all of them."""
+    if any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in parameters_of(module)):
+        return True
+    return any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules())
 
 
 def minimum_samples(config: PreTrainedConfig) -> int:

@@ -257,19 +257,28 @@ class MediaEncodingMixin:
     def _nothing(self, modality: int, rows: int, device: torch.device) -> MMMediaOutput:
         """
         The media of a batch that has none: one masked token a row keeps shapes whole. Where other processes wait for
-        this one to take part, it comes from the encoder and the connector, run over one empty item.
+        this one to take part, it comes from the connector, run over one empty item, and from the encoder where that
+        learns too or has its weights gathered.
         """
         tower, connector = self.tower_and_connector(modality)
         states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=dtype_of(tower), device=device)
         if self.takes_part_without_media():
-            training = tower.training
-            tower.eval()  # batch statistics must not learn from an empty item
-            output, _ = self._features(tower, connector, dummy_item(tower, device), None)
-            tower.train(training)
-            states = states + 0.0 * output.pooler_output.sum().to(states)
+            states = states + 0.0 * self._empty_item(tower, connector, device).sum().to(states)
         nothing = torch.zeros(rows, 1, dtype=torch.bool, device=states.device)
         number = torch.full((rows, 1), -1, device=states.device)
         return MMMediaOutput(states, nothing, number, torch.full_like(number, modality))
+
+    def _empty_item(self, tower: PreTrainedModel, connector: Connector, device: torch.device) -> torch.Tensor:
+        """Media tokens (1, M, D) of an item of zeros; a frozen encoder is spared, as its outputs are of no use."""
+        learns = any(parameter.requires_grad for parameter in tower.parameters())
+        if not learns and not is_sharded(self):  # type: ignore[arg-type]
+            tokens = torch.zeros(1, 1, encoder_width(tower.config), dtype=dtype_of(connector), device=device)
+            return connector(tokens, torch.ones(1, 1, dtype=torch.bool, device=device))[0]
+        training = tower.training
+        tower.eval()  # batch statistics must not learn from an empty item
+        output, _ = self._features(tower, connector, dummy_item(tower, device), None)
+        tower.train(training)
+        return output.pooler_output
 
     def tower_and_connector(self, modality: int) -> tuple[PreTrainedModel | None, Connector | None]:
         if modality == IMAGE:

@@ -35,6 +35,7 @@ from modeling_mm.encoders import (
     encoder_class_of,
     encoder_width,
     is_raw_wave,
+    is_sharded,
     item_dimensions,
     minimum_samples,
     token_mask,
@@ -636,3 +637,22 @@ def test_an_encoder_without_the_attention_asked_for_does_not_forbid_it(asked, tm
     model.save_pretrained(tmp_path)
     again = MMForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=asked)
     assert again.config.text_config._attn_implementation == asked
+
+
+# ---- Sharded weights ------------------------------------------------------------------------------------------------
+
+
+class FullyShardedDataParallel(nn.Module):
+    """Has the name by which FSDP's first version is known."""
+
+
+@pytest.mark.parametrize("mark", ["device_mesh", "ds_id"])
+def test_sharded_weights_are_known_by_their_marks(mark):
+    layer = nn.Linear(1, 1)
+    assert not is_sharded(layer)
+    setattr(layer.bias, mark, 0)
+    assert is_sharded(layer) and is_sharded(nn.Sequential(layer))
+
+
+def test_sharded_weights_are_known_by_the_module_around_them():
+    assert is_sharded(nn.Sequential(nn.Linear(1, 1), FullyShardedDataParallel()))

@@ -2,13 +2,19 @@
 """Configuration of the joint model: a GPT-2-style decoder that reads, sees and hears."""
 
 import copy
+import os
+import shutil
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, cached_file, logging
+
+logger = logging.get_logger(__name__)
 
 IMAGE_TOKEN = "<|image|>"
 AUDIO_TOKEN = "<|audio|>"
@@ -45,7 +51,19 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForSequenceClassification": "modeling_mm.MMForSequenceClassification",
+    "AutoModelForSpeechSeq2Seq": "modeling_mm.MMForConditionalGeneration",
 }
+
+# Which of our pipelines serves which task, and which Auto class loads the model for it.
+PIPELINES = {
+    "any-to-any": ("pipelines.MMAnyToAnyPipeline", "AutoModelForMultimodalLM"),
+    "automatic-speech-recognition": ("pipelines.MMSpeechRecognitionPipeline", "AutoModelForSpeechSeq2Seq"),
+    "image-text-to-text": ("pipelines.MMImageTextToTextPipeline", "AutoModelForImageTextToText"),
+    "multimodal-translation": ("pipelines.MMTranslationPipeline", "AutoModelForImageTextToText"),
+    "text-classification": ("pipelines.MMTextClassificationPipeline", "AutoModelForSequenceClassification"),
+    "visual-question-answering": ("pipelines.MMVisualQuestionAnsweringPipeline", "AutoModelForImageTextToText"),
+}
+PIPELINES_FILE = "pipelines.py"
 
 
 @strict
@@ -153,7 +171,8 @@ class MMConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """Values given on top of a file are there at construction, so that what follows from them follows, checked."""
-        names = {field.name for field in fields(cls)}
+        # `dtype` may be "auto", which means nothing at construction: `pipeline` hands it to tokenizers, they to us.
+        names = {field.name for field in fields(cls)} - {"dtype"}
         given = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
         config_dict = {**config_dict}
         for name, value in given.items():
@@ -166,6 +185,46 @@ class MMConfig(PreTrainedConfig):
         if ("cross_attention_interval" in given or new_depth) and "cross_attention_layers" not in given:
             config_dict.pop("cross_attention_layers", None)  # they follow from the interval and the decoder's depth
         return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def custom_pipelines(self) -> dict[str, dict]:
+        """
+        What `transformers.pipeline` reads to find pipelines that came along with the weights; made anew at each call,
+        because it writes into it. With the package installed there are none: its pipelines are in the registry of
+        transformers, and need no `trust_remote_code`.
+        """
+        came_along = type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+        ours = {task: {"impl": impl, "pt": [auto_name]} for task, (impl, auto_name) in PIPELINES.items()}
+        return {**(ours if came_along else {}), **copy.deepcopy(self.__dict__.get("custom_pipelines", {}))}
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, value: dict[str, dict]) -> None:
+        self.__dict__["custom_pipelines"] = value  # saved with the config: pipelines that a user has registered
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """As in transformers; beside the code of the classes, which they bring themselves, that of the pipelines."""
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if (source := self.find_pipelines_file()) is None:
+            logger.warning(
+                f"{PIPELINES_FILE} is not saved, because it is no longer found in {self._name_or_path!r}, from where "
+                "this model came; copy it from there for those who load the new folder with `pipeline`."
+            )
+        elif not Path(save_directory, PIPELINES_FILE).exists() or not os.path.samefile(
+            source, Path(save_directory, PIPELINES_FILE)
+        ):
+            shutil.copyfile(source, Path(save_directory, PIPELINES_FILE))
+
+    def find_pipelines_file(self) -> str | Path | None:
+        """The pipelines' code: beside this file, or, where the code came with the weights, from where they came."""
+        if (beside := Path(__file__).with_name(PIPELINES_FILE)).is_file():
+            return beside
+        if not self._name_or_path:
+            return None
+        try:
+            # The loader keeps what it took from the Hub in a folder named after the commit.
+            return cached_file(self._name_or_path, PIPELINES_FILE, revision=Path(__file__).parent.name)
+        except OSError:
+            return None
 
     def validate_fields(self):
         """Checks every field against its choices; run at construction and again when the config is saved."""

@@ -3,12 +3,15 @@
 
 import inspect
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 
 import torch
 from torch import nn
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
@@ -55,7 +58,45 @@ def build_encoder(field: str, config: PreTrainedConfig | None) -> PreTrainedMode
     encoder = encoder_class(config, **kwargs)
     if (name := POOLING_ONLY.get(config.model_type)) is not None:
         setattr(encoder, name, nn.Identity())
+    encoder.register_load_state_dict_pre_hook(understand_published_names)
     return encoder
+
+
+def understand_published_names(encoder: PreTrainedModel, state_dict: dict, prefix: str, *args) -> None:
+    """
+    A hook before `load_state_dict`: weights under the names of published checkpoints are put under the encoder's own.
+
+    `save_pretrained` writes some encoders (ViT among them) under those names, which every version of transformers
+    reads, and `from_pretrained` translates them. A `Trainer` that resumes, or takes up its best checkpoint, calls
+    `load_state_dict`, which would go on without those weights.
+    """
+    own = {name for name, _ in encoder.named_parameters(remove_duplicate=False)}
+    own |= {name for name, _ in encoder.named_buffers(remove_duplicate=False)}
+    names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+    foreign = {name: state_dict.pop(prefix + name) for name in sorted(names) if name not in own}
+    if foreign:
+        state_dict.update({prefix + name: weight for name, weight in under_own_names(encoder, foreign).items()})
+
+
+def under_own_names(encoder: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights by their published names -> by the module's own, as `from_pretrained` renames and converts them."""
+    transforms = get_model_conversion_mapping(encoder, add_legacy=False)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    found: dict[str, torch.Tensor] = {}
+    pending: dict[str, WeightConverter] = {}
+    for name, weight in state.items():
+        own_name, pattern = rename_source_key(name, renamings, converters)
+        if pattern is None:
+            found[own_name] = weight
+        else:
+            converter = pending.setdefault(own_name, deepcopy(by_pattern[pattern]))
+            converter.add_tensor(own_name, name, pattern, weight)
+    for own_name, converter in pending.items():
+        for target, value in converter.convert(own_name, model=encoder, config=encoder.config).items():
+            found[target] = value[0] if isinstance(value, list) else value
+    return found
 
 
 def supported_attention(encoder_class: type[PreTrainedModel], implementation: str | None) -> str | None:

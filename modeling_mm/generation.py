@@ -9,6 +9,7 @@ from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProc
 
 from .encoders import is_sharded
 from .masks import check_placeholders
+from .media_encoding import placeholder_prompt
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 MEDIA_INPUTS = (
@@ -59,30 +60,10 @@ class MMGenerationMixin(GenerationMixin):
             model_kwargs["media_inputs"] = media_inputs  # an assistant model encodes them in its own way
         media = model_kwargs.get("media")
         if media is not None and not has_text:
-            inputs, attention_mask = self.placeholder_prompt(media)
+            inputs, attention_mask = placeholder_prompt(media, self.config)
             model_kwargs["attention_mask"] = attention_mask
             model_kwargs.pop("input_ids", None)
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
-
-    def placeholder_prompt(self, media: MMMediaOutput) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The prompt of media without text: their placeholders, images first, padded on the left.
-
-        Returns:
-            input_ids and attention_mask, (B, L) each
-        """
-        counts = torch.stack([media.count(IMAGE), media.count(AUDIO)], dim=1).tolist()  # (B, 2)
-        rows = [
-            [self.config.image_token_id] * images + [self.config.audio_token_id] * sounds for images, sounds in counts
-        ]
-        longest = max(map(len, rows))
-        if [] in rows:
-            raise ValueError(f"Row {rows.index([])} has neither text nor media to start from.")
-        padding = self.generation_config.pad_token_id or 0  # masked, so any id serves
-        device = media.states.device
-        input_ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)
-        attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
-        return input_ids, attention_mask
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs) -> tuple[torch.Tensor, dict[str, Any]]:
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
 from .configuration_mm import MMConfig
 from .connectors import Connector
@@ -232,10 +232,14 @@ class MediaEncodingMixin:
         """
         Runs `to_media_tokens` over real items, (N, ...) and their frames (N, T) -> (N, M, D) and mask (N, M), and lays
         the tokens out in rows.
+
+        A compiled graph cannot have shapes that hang on values: it runs over absent items too, and masks their tokens.
         """
         rows, slots = items.shape[:2]
+        encodes_all = present is None or is_torchdynamo_compiling()
         if present is None:
             present = torch.ones(rows, slots, dtype=torch.bool, device=items.device)
+        if encodes_all:
             real, real_frames = items.flatten(0, 1), None if frames is None else frames.flatten(0, 1)
         else:
             real, real_frames = items[present], None if frames is None else frames[present]  # (N, ...), (N, T)
@@ -245,6 +249,9 @@ class MediaEncodingMixin:
         present = present.to(tokens.device)
         if real.shape[0] == rows * slots:
             states, mask = tokens.view(rows, slots, *tokens.shape[1:]), mask.view(rows, slots, -1)
+            if is_torchdynamo_compiling():
+                mask = mask & present[..., None]
+                states = states.masked_fill(~mask[..., None], 0.0)
         else:
             states = tokens.new_zeros(rows, slots, *tokens.shape[1:])  # (B, I, M, D)
             states = states.index_put((present,), tokens)
@@ -360,3 +367,22 @@ def frames_mask(mask: torch.Tensor | None, windows: torch.Tensor, input_name: st
     if mask.ndim == 2:
         mask = mask[:, None]
     return as_mask("feature_attention_mask", mask, torch.Size([*windows.shape[:2], time]))
+
+
+def placeholder_prompt(media: MMMediaOutput, config: MMConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The prompt of media without text: their placeholders, images first, padded on the left.
+
+    Returns:
+        input_ids and attention_mask, (B, L) each
+    """
+    counts = torch.stack([media.count(IMAGE), media.count(AUDIO)], dim=1).tolist()  # (B, 2)
+    rows = [[config.image_token_id] * images + [config.audio_token_id] * sounds for images, sounds in counts]
+    longest = max(map(len, rows))
+    if [] in rows:
+        raise ValueError(f"Row {rows.index([])} has neither text nor media to start from.")
+    padding = config.text_config.pad_token_id or 0  # masked, so any id serves
+    device = media.states.device
+    input_ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)
+    attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    return input_ids, attention_mask

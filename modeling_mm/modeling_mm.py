@@ -16,7 +16,7 @@ from .generation import MMGenerationMixin
 from .joining import join_pretrained
 from .layers import init_weights
 from .masks import check_placeholders, media_indices
-from .media_encoding import MediaEncodingMixin
+from .media_encoding import MediaEncodingMixin, placeholder_prompt
 from .objectives import causal_lm_loss, classification_loss, problem_type
 from .outputs import (
     AUDIO,
@@ -193,7 +193,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
     ) -> MMModelOutput:
         """
         Args:
-            input_ids: (B, L), or `inputs_embeds` (B, L, D)
+            input_ids: (B, L), or `inputs_embeds` (B, L, D); media without either are read through their placeholders
             attention_mask: (B, past + L), 0 for padding
             position_ids: (B, L); they count the real tokens by default
             pixel_values, image_mask: see [`~MMModel.encode_media`]
@@ -209,15 +209,15 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
                 `torch.compile` leaves these checks out: they look at values, which a graph does not have.
         """
         text = input_ids if input_ids is not None else inputs_embeds
-        if text is None:
+        raw = (pixel_values, input_features, input_values, vision_states, audio_states)
+        if text is None and media is None and all(values is None for values in raw):
             raise ValueError(
                 "Pass input_ids or inputs_embeds, with a placeholder for each image and each window of sound; "
-                "MMProcessor makes them, and generate starts from placeholders where there is no text."
+                "MMProcessor makes them. Or pass media alone, to start from their placeholders."
             )
-        raw = (pixel_values, input_features, input_values, vision_states, audio_states)
         if media is None:
             # Other processes may wait for a batch without media to use the encoders; see `_nothing`.
-            waited_for = is_empty(past_key_values) and self.takes_part_without_media()
+            waited_for = text is not None and is_empty(past_key_values) and self.takes_part_without_media()
             absent = (len(text), text.device) if waited_for else None
             media = self._encode(
                 pixel_values,
@@ -232,13 +232,17 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             )
         elif any(values is not None for values in raw):
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
+        is_media_alone = text is None
+        if is_media_alone:
+            input_ids, attention_mask = placeholder_prompt(media, self.config)
+            text = input_ids
         if media is not None:
             media = media.map(lambda tensor: tensor.to(text.device))
         media_index = None
         # Without media a row must not have placeholders either, unless their media are in the cache.
         if media is not None or is_empty(past_key_values):
             media_index = self.place_media(media, input_ids, inputs_embeds)
-        return self.language_model(
+        outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -250,6 +254,9 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             use_cache=self.config.use_cache if use_cache is None else use_cache,
             **kwargs,
         )
+        if is_media_alone:
+            outputs.pooler_output = outputs.last_hidden_state[:, -1]  # rows are padded on the left
+        return outputs
 
 
 class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):

@@ -54,7 +54,11 @@ class MMModelOutput(BaseModelOutputWithPastAndCrossAttentions):
         cross_attentions (`tuple` of `(B, H, L, S)`):
             Text to media, one for each cross-attention block. Tokens that see no media have even weights here, which
             mean nothing: what they attend to is dropped.
+        pooler_output (`torch.Tensor` of shape `(B, D)`):
+            Of media without text: the state of a row's last placeholder, which has seen all of the row's media.
     """
+
+    pooler_output: torch.Tensor | None = None
 
 
 @dataclass

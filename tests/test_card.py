@@ -4,8 +4,10 @@ import re
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from jinja2 import UndefinedError
 
+from modeling_mm.hub.carbon import estimate
 from modeling_mm.hub.card import (
     card_values,
     duration,
@@ -15,9 +17,11 @@ from modeling_mm.hub.card import (
     markdown_table,
     metric_names,
     render,
+    with_figures,
     write_card,
 )
 from modeling_mm.training.building import make_model, make_processor
+from modeling_mm.training.evaluation import Figure
 from modeling_mm.training.recipe import read_recipe
 from tests.recipe_runs import ROOT, recipe
 
@@ -77,10 +81,63 @@ def test_a_whole_card(tmp_path, model):
     }
     assert "| decoder | `openai-community/gpt2` |" in text and "| connectors | new |" in text
     assert "40 steps (2.5 epochs) in 2 h 02 min on a GPU by 2 processes; torch 2.13." in text
+    assert "Carbon: about 643.4 g of CO2 equivalents (estimated, not measured: 2.03 h x 2 GPUs x 200 W" in text
     assert "The best state in evaluation was kept (1.2000)." in text
     assert "| training | `someone/pictures (en)` | train | 2 | all |" in text
     assert "Pictures by someone, CC0." in text and text.endswith("## Limits\n\nMany.\n")
     assert text.count('from_pretrained("me/mine", trust_remote_code=True)') == 2
+
+
+def test_the_head_of_a_card_is_what_the_hub_reads(tmp_path, model):
+    path = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT)
+    data = ModelCard.load(path).data
+    assert data.model_name == "Mine" and data.license_name is None
+    found = [(r.dataset_name, r.dataset_config, r.metric_type, r.metric_value) for r in data.eval_results]
+    assert found == [
+        ("captions", None, "loss", 1.25),
+        ("captions", None, "cer", 0.5),
+        ("captions, caption/en", "caption/en", "cer", 0.25),
+        ("captions, caption/fr", "caption/fr", "cer", 0.75),
+        ("sounds", None, "loss", 2.0),
+        ("sounds", None, "cer", 1.0),
+    ]
+    assert {result.task_type for result in data.eval_results} == {"image-text-to-text"}
+    carbon = data.co2_eq_emissions
+    assert carbon["emissions"] == pytest.approx(2 * 0.2 * 7300 / 3600 * 1.67 * 475, abs=0.1)
+    assert carbon["training_type"] == "fine-tuning" and carbon["hardware_used"] == "a GPU"
+    assert yaml.safe_load(data.to_yaml()) == yaml.safe_load(path.read_text().split("---")[1])
+
+
+def test_figures_of_a_release_take_the_place_of_the_runs_own(tmp_path, model):
+    values = card_values(hub_recipe(tmp_path), model, RESULT)
+    figures = [
+        Figure("unseen hand", "caption/en", "exact_match", 0.51239, 0.1, 0.2, 40),
+        Figure("unseen hand", "transcribe/en", "spoken_wer", 0.3, 1.0, None, 9),
+    ]
+    (tmp_path / "README.md").write_text(render(with_figures(values, figures)))
+    first, second = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert (first.dataset_type, first.dataset_config) == ("unseen-hand", "caption/en")
+    assert (first.metric_type, first.metric_value, first.task_type) == ("exact_match", 0.5124, "image-text-to-text")
+    assert (second.metric_type, second.metric_name) == ("wer", "spoken_wer")
+    assert second.task_type == "automatic-speech-recognition"
+    assert len(values["metadata"].eval_results) == 6  # what was given is left as it was
+    assert "| caption/en | exact_match | 0.512 | 0.100 | 0.200 | 40 |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_licence_without_a_short_name_says_where_it_is_told(tmp_path, model):
+    found = hub_recipe(tmp_path, card={"license": "other", "name": "Mine", "repo_id": "me/mine"})
+    data = card_values(found, model, RESULT)["metadata"]
+    assert data.license == "other" and data.license_name == "as-told-in-the-card"
+    assert data.license_link == "https://huggingface.co/me/mine#limits"
+
+
+def test_carbon_counts_cores_or_gpus():
+    cores, half = estimate(3600, "cpu, 2 cores", 1), estimate(1800, "cpu, 2 cores", 2)
+    assert cores.grams == pytest.approx(2 * 12 * 1.67 * 0.475) == 2 * half.grams  # processes share the cores
+    one, two = estimate(3600, "NVIDIA H100 80GB HBM3", 1), estimate(3600, "NVIDIA H100 80GB HBM3", 2)
+    assert one.grams == pytest.approx(700 * 1.67 * 0.475) and two.grams == 2 * one.grams
+    assert str(two) == "1.1 kg of CO2 equivalents" and str(cores) == "19.0 g of CO2 equivalents"
+    assert "2 CPU cores x 12 W" in cores.how and "not measured" in one.how
 
 
 def test_the_recipe_in_the_card_can_be_followed(tmp_path, model):
@@ -111,9 +168,9 @@ def test_a_card_says_where_its_figures_are_weak(tmp_path):
 
 def test_what_is_not_known_is_left_out(tmp_path, model):
     found = recipe(tmp_path / "thing")
-    text = render(card_values(found, model, {**RESULT, "best": None, "processes": 1}))
+    text = render(card_values(found, model, {**RESULT, "best": None, "processes": 1, "figures": {}}))
     head = yaml.safe_load(text.split("---")[1])
-    assert set(head) == {"library_name", "pipeline_tag", "tags"}
+    assert set(head) == {"library_name", "pipeline_tag", "tags", "co2_eq_emissions"}
     assert "# thing\n" in text and "| decoder | random |" in text
     assert "best state" not in text and "processes" not in text and "Not assessed beyond" in text
 

@@ -1,18 +1,23 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """The model card, from `model_cards/TEMPLATE.md` and what a training run knows."""
 
+import copy
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 from transformers import PreTrainedModel
 
 from ..data.files import write_text
 from ..explain.table import markdown_table
+from ..training.evaluation import Figure, figures_markdown
 from ..training.freezing import parts_of
 from ..training.recipe import DataSource, Recipe, to_yaml
+from .carbon import Emissions, estimate
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_cards" / "TEMPLATE.md"
 TITLES = {
@@ -23,6 +28,11 @@ TITLES = {
     "cross_attention": "cross-attention",
 }
 NOT_ASSESSED = "Not assessed beyond the figures above."
+TAGS = ["multimodal", "gpt2", "cross-attention"]
+TOLD_LICENSE = "as-told-in-the-card"  # where the Hub has no short name for a licence; the link says where
+# The Hub's names of our metrics, where they differ, and of our tasks, by what stands before the "/" of their names.
+METRIC_TYPES = {"spoken_wer": "wer", "last_word": "accuracy"}
+TASK_TYPES = {"transcribe": "automatic-speech-recognition", "sentence": "automatic-speech-recognition"}
 
 
 def write_card(folder: str | os.PathLike, recipe: Recipe, model: PreTrainedModel, result: Mapping[str, Any]) -> Path:
@@ -55,16 +65,9 @@ def render(values: Mapping[str, Any], template: Path = TEMPLATE) -> str:
 def card_values(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, Any]) -> dict[str, Any]:
     """What the template's names stand for."""
     card, folder = recipe.card, Path(recipe.training["output_dir"])
-    sources = [source.source for source in recipe.data.train if source.format == "chat"]
-    bases = [recipe.model.pretrained, recipe.model.text, recipe.model.vision, recipe.model.audio]
+    emissions = estimate(result["seconds"], result["device"], result["processes"])
     return {
-        "license": card.license,
-        "pipeline_tag": "text-classification" if recipe.labels else "image-text-to-text",
-        "metadata": {
-            "base_model": [base for base in bases if base and is_hub_id(base)],
-            "datasets": list(dict.fromkeys(source for source in sources if is_hub_id(source))),
-            "language": card.languages,
-        },
+        "metadata": metadata(recipe, result, emissions),
         "model_name": card.name or folder.name,
         "repo_id": card.repo_id or card.name or folder.name,
         "summary": card.summary or "A GPT-2-style decoder that sees and hears through cross-attention.",
@@ -75,10 +78,77 @@ def card_values(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, Any
         "hears": model.config.audio_config is not None,
         "question": "What is this?",
         "data": data_text(recipe),
-        "training": training_text(recipe, result),
+        "training": training_text(recipe, result, emissions),
         "figures": figures_text(recipe, result["figures"]),
         "limits": card.limits or NOT_ASSESSED,
     }
+
+
+def with_figures(values: Mapping[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
+    """`card_values` with the figures of `scripts/evaluate.py` in place of the run's own, as text and as metadata."""
+    data: ModelCardData = copy.deepcopy(values["metadata"])
+    data["model_name"] = values["model_name"]
+    data["eval_results"] = [
+        eval_result(figure.dataset, figure.task, figure.metric, figure.model, data["pipeline_tag"])
+        for figure in figures
+    ]
+    return {**values, "metadata": data, "figures": figures_markdown(figures)}
+
+
+# ---- What the Hub reads ---------------------------------------------------------------------------------------------
+
+
+def metadata(recipe: Recipe, result: Mapping[str, Any], emissions: Emissions) -> ModelCardData:
+    """The card's head: what is not known is left out."""
+    card, name = recipe.card, recipe.card.name or Path(recipe.training["output_dir"]).name
+    tag = "text-classification" if recipe.labels else "image-text-to-text"
+    bases = [recipe.model.pretrained, recipe.model.text, recipe.model.vision, recipe.model.audio]
+    sources = [source.source for source in recipe.data.train if source.format == "chat"]
+    results = eval_results(result["figures"], tag)
+    link = f"https://huggingface.co/{card.repo_id or name}#limits"
+    return ModelCardData(
+        library_name="transformers",
+        license=card.license,
+        license_name=TOLD_LICENSE if card.license == "other" else None,
+        license_link=link if card.license == "other" else None,
+        pipeline_tag=tag,
+        tags=TAGS,
+        base_model=[base for base in bases if base and is_hub_id(base)] or None,
+        datasets=list(dict.fromkeys(source for source in sources if is_hub_id(source))) or None,
+        language=card.languages or None,
+        co2_eq_emissions={
+            "emissions": round(emissions.grams, 1),
+            "source": emissions.how,
+            "training_type": "pre-training" if recipe.model.preset else "fine-tuning",
+            "hardware_used": result["device"],
+        },
+        eval_results=results or None,
+        model_name=name if results else None,
+    )
+
+
+def eval_results(figures: Mapping[str, Mapping[str, float]], task_type: str) -> list[EvalResult]:
+    """What a run measured of each set and of each of its tasks."""
+    metrics = metric_names(figures)
+    return [
+        eval_result(name, "" if task == "all" else task, metric, value, task_type)
+        for name, values in figures.items()
+        for task, found in figures_by_task(values, metrics).items()
+        for metric, value in found.items()
+    ]
+
+
+def eval_result(dataset: str, task: str, metric: str, value: float, task_type: str) -> EvalResult:
+    """One figure. The Hub keeps results apart by the dataset's type and config: ours are its name and the task."""
+    return EvalResult(
+        task_type=TASK_TYPES.get(task.split("/")[0], task_type),
+        dataset_type=re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-"),
+        dataset_name=f"{dataset}, {task}" if task else dataset,
+        dataset_config=task or None,
+        metric_type=METRIC_TYPES.get(metric, metric),
+        metric_name=metric,
+        metric_value=round(float(value), 4),
+    )
 
 
 def is_hub_id(source: str) -> bool:
@@ -150,13 +220,13 @@ def source_row(use: str, source: DataSource) -> tuple[str, ...]:
     return use, f"`{name}`", source.split, weight, "all" if source.limit is None else str(source.limit)
 
 
-def training_text(recipe: Recipe, result: Mapping[str, Any]) -> str:
+def training_text(recipe: Recipe, result: Mapping[str, Any], emissions: Emissions) -> str:
     best = "" if result["best"] is None else f" The best state in evaluation was kept ({result['best']:.4f})."
     processes = "" if result["processes"] == 1 else f" by {result['processes']} processes"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     text = (
         f"{result['steps']} steps ({result['epochs']:g} epochs) in {duration(result['seconds'])} on "
-        f"{result['device']}{processes}; {versions}.{best}"
+        f"{result['device']}{processes}; {versions}.{best} Carbon: about {emissions} ({emissions.how})."
     )
     return f"{text} The recipe, as `scripts/train.py` takes it:\n\n```yaml\n{to_yaml(recipe).rstrip()}\n```"
 
@@ -187,13 +257,19 @@ def metric_names(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [name for name in names if not any(name != other and name.endswith(f"_{other}") for other in names)]
 
 
-def figure_rows(name: str, values: Mapping[str, float], metrics: Sequence[str]) -> list[tuple[str, ...]]:
+def figures_by_task(values: Mapping[str, float], metrics: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The figures of one set: those of all of it under `all`, then those of each task."""
     tasks: dict[str, dict[str, float]] = {"all": {}}
     for key, value in values.items():
         metric = next((metric for metric in metrics if key == metric or key.endswith(f"_{metric}")), None)
         if metric is not None:
             task = "all" if key == metric else key.removesuffix(f"_{metric}")
             tasks.setdefault(task, {})[metric] = value
+    return tasks
+
+
+def figure_rows(name: str, values: Mapping[str, float], metrics: Sequence[str]) -> list[tuple[str, ...]]:
+    tasks = figures_by_task(values, metrics)
     samples = str(values.get("samples", ""))
     return [
         (name, task, samples if task == "all" else "", *(number(found.get(metric)) for metric in metrics))

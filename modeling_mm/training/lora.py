@@ -1,5 +1,13 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Low-rank adapters (LoRA) on the decoder and the cross-attention, with PEFT."""
+"""
+Low-rank adapters (LoRA, DoRA) on the decoder and the cross-attention, with PEFT.
+
+[`add_lora`] chooses by itself. For PEFT's own configs, as TRL's trainers take them, two constants name the modules:
+
+```python
+config = LoraConfig(r=8, target_modules=TARGET_MODULES, modules_to_save=MODULES_TO_SAVE, fan_in_fan_out=True)
+```
+"""
 
 import re
 from collections.abc import Mapping
@@ -8,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from .typed import build, nearest
 
@@ -22,6 +31,10 @@ PROJECTIONS = {
 # The modules of a part that is trained in full.
 IN_FULL = {"connectors": r".*\b(vision|audio)_connector", "cross_attention": r".*\.cross_blocks\.\d+"}
 GATES = r".*\.cross_blocks\.\d+\.gate_\w+"
+# PEFT's `target_modules`: every projection of decoder and cross-attention.
+TARGET_MODULES = "|".join(PROJECTIONS.values())
+# PEFT's `modules_to_save`: connectors, and gates, which have no projection to adapt and would keep a block shut.
+MODULES_TO_SAVE = ["vision_connector", "audio_connector", "gate_attn", "gate_mlp"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class LoraOptions:
         train: the parts that are trained and saved in full, of `connectors` and `cross_attention`. By default the
             connectors, and the cross-attention too while it is fresh: a model just joined has random projections
             there, which an adapter of low rank could hardly correct, and which nobody has saved.
+        dora: whether adapters learn each output's length apart from its direction, as in
+            [DoRA](https://arxiv.org/abs/2402.09353): nearer to training in full, and slower
 
     Raises:
         ValueError: for values out of range, for an unknown part with the nearest known one, and for a part that is
@@ -47,6 +62,7 @@ class LoraOptions:
     dropout: float = 0.0
     adapt: tuple[str, ...] | None = None
     train: tuple[str, ...] | None = None
+    dora: bool = False
 
     def __post_init__(self):
         if self.r < 1:
@@ -105,7 +121,12 @@ def add_lora(model: nn.Module, options: Mapping[str, Any] | None = None) -> "Pef
         lora_dropout=chosen.dropout,
         target_modules="|".join(PROJECTIONS[part] for part in adapt),
         modules_to_save=modules_in_full(model, adapt, train) or None,
-        fan_in_fan_out=True,  # GPT-2's Conv1D keeps its weights that way
+        use_dora=chosen.dora,
+        # GPT-2's Conv1D keeps its weights that way; what quantization puts in its place does not.
+        fan_in_fan_out=any(
+            isinstance(module, Conv1D) and re.fullmatch(TARGET_MODULES, name) is not None
+            for name, module in model.named_modules()
+        ),
     )
     return get_peft_model(model, config)
 
@@ -119,7 +140,8 @@ def is_fresh(model: nn.Module) -> bool:
 def opening(block: nn.Module) -> torch.Tensor:
     """What of a cross-attention block starts at zero: its gate, or without one its last projection."""
     gate = list(block.get_submodule("gate_attn").parameters())
-    return gate[0] if gate else block.get_parameter("cross_attn.c_proj.weight")
+    weight = gate[0] if gate else block.get_parameter("cross_attn.c_proj.weight")
+    return weight if type(weight.data) is torch.Tensor else weight.dequantize()
 
 
 def modules_in_full(model: nn.Module, adapt: tuple[str, ...], train: tuple[str, ...]) -> list[str]:

@@ -26,7 +26,6 @@ from accelerate.utils import DistributedType
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.files import write_text
 from ..data.reading import ChatDataset
@@ -35,6 +34,7 @@ from ..hub.card import write_card
 from ..processing_mm import MMProcessor
 from .arguments import MMTrainingArguments
 from .building import RecipeData, load_data, make_collator, make_model, make_processor, mixture
+from .checkpoints import last_whole_checkpoint
 from .classification import accuracy
 from .freezing import ThawSchedule
 from .progress import LossOnBar
@@ -45,8 +45,6 @@ from .yaml_values import parse_yaml
 RECIPE_FILE = "recipe.yaml"
 RESULT_FILE = "run.json"
 ADAPTER_FOLDER = "adapter"
-# Ways to train with the whole model on each device.
-GPUS = (DistributedType.MULTI_GPU, DistributedType.MULTI_XPU, DistributedType.MULTI_NPU)
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -65,13 +63,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
     processor = make_processor(recipe.model)
     data = load_data(recipe)
     model = make_model(recipe, processor, arguments.seed)
-    if checkpoint is not None:
-        load_weights(model, checkpoint)
     trainer = make_trainer(recipe, arguments, processor, data, model)
     trainer.add_callback(Stopwatch())
     trainer.train(resume_from_checkpoint=checkpoint)
-    if arguments.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
-        load_weights(model, trainer.state.best_model_checkpoint)
     trainer.remove_callback(EarlyStoppingCallback)  # what is measured now decides nothing
     figures = measure(trainer, data)
     result = {
@@ -113,18 +107,6 @@ def make_trainer(
     )
     LossOnBar.take_over(trainer)
     return trainer
-
-
-def load_weights(model: PreTrainedModel, folder: str) -> None:
-    """
-    The weights of a checkpoint, into a model that is whole in this process.
-
-    transformers saves the weights of some encoders (ViT among them) under the names of their published checkpoints,
-    and the `Trainer` looks for the names in the model: it would warn, and go on without those weights.
-    """
-    is_whole = PartialState().distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU, *GPUS)
-    if is_whole and (Path(folder) / "config.json").is_file():
-        model.load_state_dict(type(model).from_pretrained(folder, dtype=model.dtype).state_dict())
 
 
 def callbacks(recipe: Recipe) -> list[TrainerCallback]:
@@ -185,7 +167,7 @@ def open_folder(recipe: Recipe, arguments: MMTrainingArguments) -> str | None:
             clear_folder(folder)
         write_text(folder / RECIPE_FILE, to_yaml(recipe))
     PartialState().wait_for_everyone()
-    return arguments.resume_from_checkpoint or get_last_checkpoint(str(folder))
+    return arguments.resume_from_checkpoint or last_whole_checkpoint(folder)
 
 
 def check_folder(folder: Path, recipe: Recipe) -> None:

@@ -13,11 +13,12 @@ from torch import nn
 from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import ProcessorMixin, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.chat_row import ChatRow, to_row
 from .arguments import RATE_OF, MMTrainingArguments
 from .augmentation import TellEpoch
+from .checkpoints import last_whole_checkpoint
 from .collator import IGNORED, ChatCollator
 from .freezing import ThawSchedule, average_gradients, frozen_parameters, parts_of
 from .metrics import answer_batch, prompt_inputs, score
@@ -96,6 +97,23 @@ class MMTrainer(Trainer):
     def processor(self) -> Any:
         """The processor that was given, or else the collator's."""
         return self.processing_class or getattr(self.data_collator, "processor", None)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """
+        As the stock one; with `resume_from_checkpoint=True` from the last checkpoint that is whole: one that was being
+        written when the run was killed is passed over.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"{self.args.output_dir} holds no checkpoint that was written to its end. Leave "
+                    "resume_from_checkpoint out to start anew."
+                )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # ---- A learning rate for each part ------------------------------------------------------------------------------
 

@@ -1,0 +1,121 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+The app of `transformers serve` with one of our models in it. Of its routes those stay that work with it: others would
+load whatever model a client names, unload ours, or read messages that nobody has checked.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from transformers.cli.serving.server import build_server
+from transformers.cli.serving.utils import GenerationState
+
+from ..data.phrases import HEARD
+from .handlers import MMChatHandler, MMTranscriptionHandler, OneModel
+from .sources import MAX_MEDIA_BYTES, Policy
+
+ROUTES = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/models", "/health")
+# A picture or sound of the largest size, in base64, and a conversation around it.
+MAX_BODY_BYTES = MAX_MEDIA_BYTES * 4 // 3 + (1 << 20)
+TOO_LARGE = 413
+
+
+def build_app(
+    model: str,
+    policy: Policy,
+    device: str = "auto",
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
+    enable_cors: bool = False,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> FastAPI:
+    """
+    Loads a model and makes the app that serves it.
+
+    Args:
+        model: a folder or Hub id; clients name it so too
+        policy: what requests may name as pictures and sounds
+        dtype: the precision of the weights; by default that of the checkpoint on a GPU, float32 on a CPU
+    """
+    if dtype is None:
+        dtype = "auto" if torch.cuda.is_available() and device != "cpu" else "float32"
+    manager = OneModel(device=device, dtype=dtype, attn_implementation=attn_implementation, force_model=model)
+    state = GenerationState()
+    questions = {language: phrases[0] for language, phrases in HEARD.items()}
+    given: dict[str, Any] = {
+        "model_manager": manager,
+        "chat_handler": MMChatHandler(manager, state, policy=policy),
+        "transcription_handler": MMTranscriptionHandler(manager, state, questions=questions),
+        "generation_state": state,
+        "enable_cors": enable_cors,
+    }
+    # Which handlers there are depends on the version of transformers; those of routes that go have none.
+    app = build_server(**{name: given.get(name) for name in inspect.signature(build_server).parameters})
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
+    app.add_middleware(LimitBody, limit=max_body_bytes)
+    app.add_exception_handler(AnyHTTPException, tell_refusal)
+    app.add_exception_handler(RequestValidationError, tell_invalid)
+    app.add_exception_handler(Exception, tell_failure)
+    return app
+
+
+class LimitBody:
+    """Refuses requests whose body is larger than `limit` bytes, before it is held in memory."""
+
+    def __init__(self, app: ASGIApp, limit: int):
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        message = f"The request is larger than {self.limit} bytes; send smaller pictures and sounds."
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self.limit:
+            await answer(TOO_LARGE, message)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            part = await receive()
+            received += len(part.get("body", b""))
+            if received > self.limit:
+                raise HTTPException(TOO_LARGE, message)
+            return part
+
+        await self.app(scope, counted, send)
+
+
+# ---- Errors, as OpenAI's clients read them --------------------------------------------------------------------------
+
+
+def answer(status: int, message: str) -> JSONResponse:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    content = {"error": {"message": message, "type": kind, "param": None, "code": status}}
+    return JSONResponse(content, status_code=status)
+
+
+async def tell_refusal(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AnyHTTPException)
+    detail = error.detail
+    if error.status_code == 404 and detail == "Not Found":
+        detail = f"There is no {request.method} {request.url.path} here; this server has {', '.join(ROUTES)}."
+    return answer(error.status_code, str(detail))
+
+
+async def tell_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    reasons = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    return answer(400, f"The request is no JSON object ({reasons}).")
+
+
+async def tell_failure(request: Request, error: Exception) -> JSONResponse:
+    """A fault of the server's own; its details go to the log alone."""
+    return answer(500, "The server failed at this request; its log says why. It goes on serving others.")

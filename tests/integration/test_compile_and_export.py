@@ -1,0 +1,250 @@
+"""`torch.compile` without a graph break, of forward and of decoding with a static cache; `torch.export`; ONNX."""
+
+import copy
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import StaticCache
+
+from modeling_mm.deploy.exporting import DecoderStep, MediaEncoder
+from tests.tiny import AUDIO, END, EOS, IMAGE, difference, inputs, labels, opened, wave
+
+ROWS = {
+    "text": [[5, 6, 7, 8], [9, 10]],
+    "images": [[5, IMAGE, 6, IMAGE, 7], [8, IMAGE, 9]],
+    "sounds": [[5, AUDIO, 6, 7], [AUDIO, 8, AUDIO, 9, 10]],
+    "mixed": [[5, IMAGE, 6, AUDIO, 7, 8], [9, 10, 11], [IMAGE, 12, IMAGE, 13], [AUDIO, 14, 15, 16, 17]],
+}
+CONNECTORS = ("linear", "mlp", "conv", "perceiver")
+NEW = 5
+
+
+@pytest.fixture(autouse=True)
+def fresh_graphs():
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+def choose(logits: torch.Tensor) -> torch.Tensor:
+    """The next token (B, 1) of (B, V), as `generate` chooses it: no placeholder, and here no end."""
+    return logits.index_fill(1, torch.tensor([EOS, END, IMAGE, AUDIO]), -torch.inf).argmax(-1, keepdim=True)
+
+
+def compiled(model, backend="eager"):
+    """A graph break raises under `fullgraph`."""
+    return torch.compile(model, fullgraph=True, backend=backend)
+
+
+# ---- Forward --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_forward_is_one_graph_and_gives_the_same(rows):
+    model, batch = opened(), inputs(ROWS[rows])
+    with torch.no_grad():
+        found, expected = compiled(model)(**batch).logits, model(**batch).logits
+    assert difference(found, expected) <= 1e-5
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("connector", CONNECTORS)
+def test_every_connector_but_the_gru_is_part_of_the_graph(connector):
+    """`torch.compile` takes no recurrent networks."""
+    model = opened(vision_connector=connector, audio_connector=connector)
+    batch = inputs(ROWS["mixed"])
+    with torch.no_grad():
+        assert difference(compiled(model)(**batch).logits, model(**batch).logits) <= 1e-5
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_media_encoded_before(implementation):
+    model = opened(attn_implementation=implementation)
+    batch = inputs(ROWS["mixed"])
+    text = {name: batch.pop(name) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        media = model.encode_media(**batch)
+        assert difference(compiled(model)(**text, media=media).logits, model(**text, **batch).logits) <= 1e-5
+
+
+def test_raw_waves():
+    model, batch = opened(audio="wav2vec2"), inputs(ROWS["mixed"], make_sound=wave)
+    with torch.no_grad():
+        assert difference(compiled(model)(**batch).logits, model(**batch).logits) <= 1e-5
+
+
+def test_what_pads_images_and_windows_has_no_part_in_the_graph():
+    """There it is encoded, as a graph cannot know how many are real, and masked."""
+    model, batch = opened(), inputs(ROWS["mixed"])
+    noise = {name: tensor.clone() for name, tensor in batch.items()}
+    noise["pixel_values"][~batch["image_mask"]] = 9.0
+    noise["input_features"][~batch["feature_attention_mask"].any(-1).bool()] = 9.0
+    assert any(not torch.equal(noise[name], batch[name]) for name in ("pixel_values", "input_features"))
+    graph = compiled(model)
+    with torch.no_grad():
+        assert difference(graph(**noise).logits, graph(**batch).logits) == 0.0
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_training_step_has_the_same_gradients(gated):
+    model = opened(cross_attention_gated=gated).train()
+    other = copy.deepcopy(model)
+    batch = inputs(ROWS["mixed"])
+    batch["labels"] = labels(batch)
+    loss, expected = compiled(model, "aot_eager")(**batch).loss, other(**batch).loss
+    loss.backward(), expected.backward()
+    assert abs(loss.item() - expected.item()) <= 1e-5
+    theirs = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == (theirs[name].grad is None), name
+        if parameter.grad is not None:
+            scale = max(1.0, theirs[name].grad.abs().max().item())
+            assert difference(parameter.grad, theirs[name].grad) <= 1e-4 * scale, name
+
+
+@pytest.mark.slow
+def test_inductor_gives_the_same():
+    model, batch = opened(), inputs(ROWS["mixed"])
+    with torch.no_grad():
+        assert difference(compiled(model, "inductor")(**batch).logits, model(**batch).logits) <= 1e-4
+
+
+# ---- Decoding -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", ["images", "mixed"])
+def test_decoding_with_a_static_cache_is_one_graph(rows):
+    """By hand, step after step; tests/test_generation.py has it by `generate`."""
+    model, batch = opened(), inputs(ROWS[rows], side="left")
+    step = compiled(model)
+    length = batch["input_ids"].shape[1]
+    cache = StaticCache(config=model.config, max_cache_len=length + NEW)
+    expected = dict(batch)
+    with torch.no_grad():
+        logits = model(**batch, past_key_values=cache, use_cache=True).logits[:, -1]
+        for _ in range(NEW):
+            token = choose(logits)
+            mask = torch.cat([expected["attention_mask"], torch.ones_like(token)], dim=1)
+            text = torch.cat([expected["input_ids"], token], dim=1)
+            expected |= {"input_ids": text, "attention_mask": mask}
+            whole = torch.zeros(len(mask), length + NEW, dtype=torch.long)  # a graph wants masks of one size
+            whole[:, : mask.shape[1]] = mask
+            positions = mask.sum(-1, keepdim=True) - 1
+            found = {"input_ids": token, "attention_mask": whole, "position_ids": positions}
+            logits = step(**found, past_key_values=cache, use_cache=True).logits[:, -1]
+            assert difference(logits, model(**expected, use_cache=False).logits[:, -1]) <= 1e-4
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+# ---- Export ---------------------------------------------------------------------------------------------------------
+
+
+def media_inputs(rows, make_sound=None):
+    batch = inputs(ROWS[rows], **({"make_sound": make_sound} if make_sound else {}))
+    return {name: tensor for name, tensor in batch.items() if name not in ("input_ids", "attention_mask")}
+
+
+@pytest.mark.parametrize("connector", CONNECTORS)
+@pytest.mark.parametrize("modality", ["image", "audio"])
+def test_the_exported_encoder_gives_what_encode_media_gives(modality, connector, tmp_path):
+    model = opened(vision_connector=connector, audio_connector=connector)
+    media = media_inputs("images" if modality == "image" else "sounds")
+    encoder = MediaEncoder(model, modality)
+    with torch.no_grad():
+        exported = torch.export.export(encoder, tuple(media.values()))
+    torch.export.save(exported, tmp_path / "encoder.pt2")
+    graph = torch.export.load(tmp_path / "encoder.pt2").module()
+    other = {name: tensor.flip(0) for name, tensor in media.items()}  # other media, absent elsewhere
+    for batch in (media, other):
+        with torch.no_grad():
+            found, expected = graph(*batch.values()), model.encode_media(**batch).to_tuple()
+        for one, two in zip(found, expected, strict=True):
+            assert difference(one, two) <= 1e-5
+
+
+def exported_step(model, rows):
+    """The step's graph, made from one prompt; and the state and mask after that prompt."""
+    batch = inputs(ROWS[rows], side="left")
+    with torch.no_grad():
+        output = model(**batch, use_cache=True)
+    step = DecoderStep(model)
+    token = choose(output.logits[:, -1])
+    mask = torch.cat([batch["attention_mask"], torch.ones_like(token)], dim=1)
+    state = step.state_of(output.past_key_values)
+    return step, (token, mask, *state), batch
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_exported_step_decodes_as_the_model_does(gated, tmp_path):
+    model = opened(cross_attention_gated=gated)
+    step, arguments, batch = exported_step(model, "mixed")
+    exported = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES)
+    torch.export.save(exported, tmp_path / "step.pt2")
+    graph = torch.export.load(tmp_path / "step.pt2").module()
+    token, mask, keys, values, *media = arguments
+    text = [token]
+    with torch.no_grad():
+        for _ in range(NEW - 1):  # longer at each step
+            logits, keys, values = graph(token, mask, keys, values, *media)
+            token = choose(logits)
+            mask = torch.cat([mask, torch.ones_like(token)], dim=1)
+            text.append(token)
+    expected = model.generate(**batch, do_sample=False, max_new_tokens=NEW, min_new_tokens=NEW, output_logits=True,
+                              return_dict_in_generate=True)  # fmt: skip
+    assert torch.cat(text, dim=1).tolist() == expected.sequences[:, batch["input_ids"].shape[1] :].tolist()
+    assert difference(logits, expected.logits[-1]) <= 1e-4
+
+
+def test_the_exported_step_takes_other_rows_and_prompts():
+    model = opened()
+    step, arguments, _ = exported_step(model, "mixed")
+    graph = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES).module()
+    _, others, _ = exported_step(model, "images")  # two rows instead of four, shorter, with other media
+    with torch.no_grad():
+        for found, expected in zip(graph(*others), step(*others), strict=True):
+            assert difference(found, expected) <= 1e-5
+
+
+def test_what_cannot_be_exported_is_said():
+    model = opened(audio=None)
+    with pytest.raises(ValueError, match=r"it has no encoder for them .audio_config is None"):
+        MediaEncoder(model, "audio")
+    with pytest.raises(ValueError, match="modality must be one of image, audio, got 'video'"):
+        MediaEncoder(model, "video")
+    with torch.no_grad():
+        cache = model(**inputs(ROWS["text"]), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="This cache has seen no media"):
+        DecoderStep.state_of(cache)
+
+
+def test_onnx_of_the_encoder(tmp_path):
+    """By torch's own exporter; it needs onnxscript, and onnxruntime to run."""
+    pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
+    import onnxruntime
+
+    model = opened()
+    media = media_inputs("images")
+    encoder = MediaEncoder(model, "image")
+    with torch.no_grad():
+        torch.onnx.export(encoder, tuple(media.values()), tmp_path / "encoder.onnx", dynamo=True, verbose=False)
+        expected = encoder(*media.values())
+    session = onnxruntime.InferenceSession(str(tmp_path / "encoder.onnx"))
+    feed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), media.values(), strict=True)}
+    for found, tensor in zip(session.run(None, feed), expected, strict=True):
+        assert difference(torch.tensor(found), tensor) <= 1e-4
+
+
+def test_onnx_of_the_decoder_step(tmp_path):
+    pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
+    import onnxruntime
+
+    step, arguments, _ = exported_step(opened(), "mixed")
+    with torch.no_grad():
+        torch.onnx.export(step, arguments, tmp_path / "step.onnx", dynamo=True, verbose=False)
+        expected = step(*arguments)
+    session = onnxruntime.InferenceSession(str(tmp_path / "step.onnx"))
+    feed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), arguments, strict=True)}
+    for found, tensor in zip(session.run(None, feed), expected, strict=True):
+        assert difference(torch.tensor(found), tensor) <= 1e-4

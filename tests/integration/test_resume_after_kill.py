@@ -1,0 +1,273 @@
+"""A run that is killed with -9, between its saves or in the middle of one, ends with the weights of one that was not.
+
+This module is also the program that is killed: it forks a process for each run, so that torch is imported once. The
+model is made from its config, so that its checkpoints have a ViT under the names of published ones.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForImageTextToText,
+    Dinov2Config,
+    Dinov2Model,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from modeling_mm import MMForConditionalGeneration
+from modeling_mm.data.reading import ChatDataset
+from modeling_mm.training.checkpoints import last_whole_checkpoint
+from modeling_mm.training.collator import ChatCollator
+from modeling_mm.training.run import run
+from tests.recipe_runs import recipe
+from tests.tiny import difference, joined, open_gates, seeded, wav2vec2
+from tests.tiny_chats import CHATS, DEFAULTS, chat_model, mm_trainer, processor
+
+TIMEOUT = 600  # seconds for all the runs; 225 were measured beside other work
+STEPS = 6
+SAVES = "checkpoint-4"  # the save in whose middle it is killed
+FIELDS = {
+    "max_steps": STEPS,
+    "per_device_train_batch_size": 3,  # an epoch is no whole number of saves
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "optim": "adamw_torch",
+    "learning_rate": 1e-3,
+}
+
+
+# ---- The program ----------------------------------------------------------------------------------------------------
+
+
+def fresh_model() -> MMForConditionalGeneration:
+    config = chat_model().config
+    config.text_config.resid_pdrop = 0.1  # what is drawn at random must go on too
+    return seeded(lambda: open_gates(MMForConditionalGeneration(config)))
+
+
+def train_stock(folder: Path) -> None:
+    known = {name: value for name, value in DEFAULTS.items() if not name.startswith("generation_")}
+    arguments = TrainingArguments(str(folder), **{**known, **FIELDS})
+    set_seed(0)
+    trainer = Trainer(fresh_model(), arguments, ChatCollator(processor()), ChatDataset(CHATS))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    trainer.save_model(str(folder))
+
+
+def train_mm(folder: Path) -> None:
+    trainer = mm_trainer(fresh_model(), folder, **FIELDS)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder) is not None)
+    trainer.save_model(str(folder))
+
+
+def train_recipe(folder: Path) -> None:
+    run(recipe(folder, max_steps=STEPS))  # it evaluates and saves every two steps, and takes up the best at the end
+
+
+TRAINERS = {"stock": train_stock, "mm": train_mm, "recipe": train_recipe}
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after(path: Path) -> None:
+    """In the middle of writing a file."""
+    os.truncate(path, path.stat().st_size // 2)
+    die()
+
+
+def die_between_saves() -> None:
+    stock = Trainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            die()
+        return stock(self, *args, **kwargs)
+
+    Trainer.training_step = training_step
+
+
+def die_in_the_weights() -> None:
+    stock = Trainer.save_model
+
+    def save_model(self, output_dir=None, *args, **kwargs):
+        stock(self, output_dir, *args, **kwargs)
+        if str(output_dir).endswith(SAVES):
+            die_after(Path(output_dir) / "model.safetensors")
+
+    Trainer.save_model = save_model
+
+
+def die_before_the_optimizer() -> None:
+    stock = Trainer._save_optimizer_and_scheduler
+
+    def save(self, output_dir):
+        if str(output_dir).endswith(SAVES):
+            die()
+        stock(self, output_dir)
+
+    Trainer._save_optimizer_and_scheduler = save
+
+
+def die_in_the_state() -> None:
+    stock = TrainerState.save_to_json
+
+    def save_to_json(self, json_path):
+        stock(self, json_path)
+        if SAVES in str(json_path):
+            die_after(Path(json_path))
+
+    TrainerState.save_to_json = save_to_json
+
+
+KILLS = {
+    "between_saves": die_between_saves,
+    "in_the_weights": die_in_the_weights,
+    "before_the_optimizer": die_before_the_optimizer,
+    "in_the_state": die_in_the_state,
+}
+
+
+CASES = [(trainer, kill) for trainer in ("stock", "mm") for kill in KILLS]
+CASES += [("recipe", kill) for kill in ("between_saves", "before_the_optimizer")]
+
+
+def in_a_fork(work) -> int:
+    """The signal by which a process of its own that does the work was ended, or 0."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise RuntimeError("a run failed; see above")
+    return os.WTERMSIG(status)
+
+
+def program(folder: Path) -> None:
+    torch.set_num_threads(1)
+    for name, train in TRAINERS.items():
+        assert in_a_fork(lambda train=train, name=name: train(folder / name / "whole")) == 0
+        for kill in (kill for trainer, kill in CASES if trainer == name):
+            arm, target = KILLS[kill], folder / name / kill
+            assert in_a_fork(lambda arm=arm, train=train, target=target: (arm(), train(target))) == signal.SIGKILL
+            assert in_a_fork(lambda train=train, target=target: train(target)) == 0
+
+
+# ---- The tests ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "ignore", __file__, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForImageTextToText.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.timeout(TIMEOUT + 60)
+@pytest.mark.parametrize(("trainer", "kill"), CASES)
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(runs, trainer, kill):
+    whole, resumed = state_of(runs / trainer / "whole"), state_of(runs / trainer / kill)
+    assert whole.keys() == resumed.keys() and any("vision_tower" in name for name in whole)
+    different = {name: difference(resumed[name], weight) for name, weight in whole.items()}
+    assert max(different.values()) == 0.0, {name: value for name, value in different.items() if value}
+
+
+@pytest.mark.timeout(TIMEOUT + 60)
+@pytest.mark.parametrize("trainer", ["stock", "mm"])
+def test_training_has_moved_the_encoder_whose_names_differ(runs, trainer):
+    start = fresh_model().state_dict()
+    assert any(
+        difference(weight, start[name]) > 1e-3
+        for name, weight in state_of(runs / trainer / "whole").items()
+        if "vision_tower.layers" in name
+    )
+
+
+# ---- Which checkpoint -----------------------------------------------------------------------------------------------
+
+
+def checkpoint(folder: Path, step: int, state: str | None) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir()
+    (path / "model.safetensors").write_bytes(b"weights")
+    if state is not None:
+        (path / "trainer_state.json").write_text(state)
+    return path
+
+
+def test_the_last_checkpoint_that_was_written_to_its_end(tmp_path):
+    assert last_whole_checkpoint(tmp_path) is None and last_whole_checkpoint(tmp_path / "nowhere") is None
+    checkpoint(tmp_path, 9, "{}")
+    ten = checkpoint(tmp_path, 10, '{"global_step": 10}')
+    assert last_whole_checkpoint(tmp_path) == str(ten), "by number, not by letter"
+    checkpoint(tmp_path, 11, '{"global_st')
+    checkpoint(tmp_path, 12, None)
+    checkpoint(tmp_path / "checkpoint-12", 99, "{}")
+    (tmp_path / "checkpoint-best").mkdir()
+    assert last_whole_checkpoint(str(tmp_path)) == str(ten)
+
+
+def test_without_a_whole_checkpoint_nothing_is_resumed(tmp_path):
+    checkpoint(tmp_path, 2, None)
+    with pytest.raises(ValueError, match=r"holds no checkpoint that was written to its end\. Leave"):
+        mm_trainer(chat_model(), tmp_path).train(resume_from_checkpoint=True)
+
+
+def swiglu() -> Dinov2Model:
+    """Its published weights hold two matrices in one."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    return Dinov2Model(Dinov2Config(**sizes, image_size=16, patch_size=8, use_swiglu_ffn=True))
+
+
+ENCODERS = {"vit": {}, "dinov2": {"vision": swiglu}, "wav2vec2": {"audio": wav2vec2}}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_weights_under_published_names_are_loaded(encoder, tmp_path):
+    """What `Trainer` does with a checkpoint: `load_state_dict` with what the file holds."""
+    config = joined(**{part: build() for part, build in ENCODERS[encoder].items()}).config
+    model, other = (seeded(lambda: MMForConditionalGeneration(config), seed) for seed in (0, 1))
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    if encoder != "wav2vec2":
+        assert set(saved) - set(model.state_dict()), "published names are other than the module's"
+    result = other.load_state_dict(saved, strict=False)
+    assert result.unexpected_keys == [] and result.missing_keys == ["lm_head.weight"], "tied"
+    for name, weight in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight), name
+
+
+def test_weights_that_no_part_has_are_still_refused():
+    model = joined()
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*vision_tower.nonsense"):
+        model.load_state_dict(model.state_dict() | {"model.vision_tower.nonsense": torch.zeros(1)})
+    without = {name: weight for name, weight in model.state_dict().items() if "vision_tower.layers.0" not in name}
+    with pytest.raises(RuntimeError, match=r"Missing key.*vision_tower.layers.0"):
+        model.load_state_dict(without)
+
+
+if __name__ == "__main__":
+    program(Path(sys.argv[1]))

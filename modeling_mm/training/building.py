@@ -170,19 +170,18 @@ def load_data(recipe: Recipe) -> RecipeData:
     All data of a recipe; with `clean`, what cannot be learned from is left out, and reports of it go to the folder
     `cleaning` in the output folder.
     """
-    data, alignment = recipe.data, recipe.alignment
+    data = recipe.data
     reports = Path(recipe.training["output_dir"]) / "cleaning" if data.clean else None
-    aligned = {
-        kind: [
-            load_part(source, reports, f"{kind}-{number}") for number, source in enumerate(getattr(alignment, kind))
-        ]
-        for kind in (() if alignment is None else ("pictures", "sounds"))
-    }
+
+    def load_all(sources: Sequence[DataSource], name: str) -> list[Any]:
+        return [load_part(source, reports, f"{name}-{number}") for number, source in enumerate(sources)]
+
     return RecipeData(
-        train=[load_part(source, reports, f"train-{number}") for number, source in enumerate(data.train)],
+        train=load_all(data.train, "train"),
         evaluation=joined_sources(data.evaluation, reports, "evaluation"),
         test={name: joined_sources(sources, reports, name) for name, sources in data.test.items()},
-        **aligned,
+        pictures=[] if recipe.alignment is None else load_all(recipe.alignment.pictures, "pictures"),
+        sounds=[] if recipe.alignment is None else load_all(recipe.alignment.sounds, "sounds"),
     )
 
 

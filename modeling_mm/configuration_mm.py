@@ -99,6 +99,10 @@ class MMConfig(PreTrainedConfig):
         vision_connector_layers, audio_connector_layers (`int`, *optional*, defaults to 1):
             Hidden layers of an `mlp`, convolutions of `conv` (each halves the length), layers of `gru` or `perceiver`.
         vision_latents, audio_latents (`int`, *optional*, defaults to 64): latents of a `perceiver`.
+        connector_dropout (`float`, *optional*, defaults to 0.0):
+            Share of an encoder's features that a connector does without in training, chosen anew for each picture and
+            window of sound, and the same for all its tokens. Where few media are learned from, it keeps the model
+            from knowing them by single features.
         media_position_encoding (`str`, *optional*, defaults to `"sinusoidal"`):
             Position of a media token within its item: `"sinusoidal"`, `"learned"` or `"none"`.
         max_media_positions (`int`, *optional*, defaults to 2048): rows of the learned table of media positions.
@@ -139,6 +143,7 @@ class MMConfig(PreTrainedConfig):
     audio_connector_size: int | None = None
     audio_connector_layers: int = 1
     audio_latents: int = 64
+    connector_dropout: float = 0.0
     media_position_encoding: str = "sinusoidal"
     max_media_positions: int = 2048
     text_position_encoding: str = "learned"
@@ -234,6 +239,8 @@ class MMConfig(PreTrainedConfig):
         check_choice("text_position_encoding", self.text_position_encoding, TEXT_POSITION_ENCODINGS)
         check_positive("cross_attention_interval", self.cross_attention_interval)
         check_positive("max_media_positions", self.max_media_positions)
+        if not 0 <= self.connector_dropout < 1:
+            raise ValueError(f"connector_dropout must be from 0 to below 1, got {self.connector_dropout}.")
         for modality in ("vision", "audio"):
             check_positive(f"{modality}_connector_layers", getattr(self, f"{modality}_connector_layers"))
             check_positive(f"{modality}_latents", getattr(self, f"{modality}_latents"))

@@ -43,6 +43,7 @@ class Connector(nn.Module):
             num_layers=getattr(config, f"{modality}_connector_layers"),
             num_latents=getattr(config, f"{modality}_latents"),
         )
+        self.dropout = config.connector_dropout
         self.position_encoding = config.media_position_encoding
         learned = self.position_encoding == "learned"
         self.positions = nn.Embedding(config.max_media_positions, text.n_embd) if learned else None
@@ -51,6 +52,9 @@ class Connector(nn.Module):
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
         states = self.norm(states)
+        if self.training and self.dropout > 0:
+            # A feature is there in all tokens of an item or in none, (N, W, L).
+            states = nn.functional.dropout1d(states.transpose(1, 2), self.dropout).transpose(1, 2)
         states = states.masked_fill(~mask[..., None], 0.0)
         states, mask = self.projector(states, mask)
         states = states + self.embed_positions(states)

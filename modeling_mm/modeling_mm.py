@@ -309,7 +309,8 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         """
         Args:
             labels: (B, L), -100 where nothing is to be learned; they are shifted inside
-            logits_to_keep: compute logits for the last tokens only, or for those at the given indices; 0 for all
+            logits_to_keep: compute logits for the last tokens only, or for those at the given indices; 0 for all. With
+                a mask (B, L) they are (K, V), of the tokens where it is true, and the loss is over these alone
             **kwargs: for the loss (`num_items_in_batch`, `shift_labels`) and the decoder (`output_attentions`, ...)
 
         The other arguments are those of [`MMModel.forward`].
@@ -332,8 +333,16 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])  # (B, L, V)
+        states = outputs.last_hidden_state  # (B, L, D)
+        if isinstance(logits_to_keep, int):
+            states = states[:, -logits_to_keep:]
+        elif logits_to_keep.dtype == torch.bool:
+            states = states[logits_to_keep]  # (K, D)
+            if kwargs.get("shift_labels") is not None:
+                kwargs["shift_labels"] = kwargs["shift_labels"][logits_to_keep]  # (K,)
+        else:
+            states = states[:, logits_to_keep]
+        logits = self.lm_head(states)  # (B, L, V)
         loss = None
         if labels is not None or kwargs.get("shift_labels") is not None:
             loss = self.loss_function(

@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.data.files import write_text
+from modeling_mm.explain.table import format_table, markdown_table
 from modeling_mm.training.comparison import (
     Settings,
     compare,
@@ -37,7 +38,7 @@ from modeling_mm.training.comparison import (
     pretrained_decoder,
     read_captions,
 )
-from modeling_mm.training.comparison_report import markdown_table, plot, text_table
+from modeling_mm.training.comparison_report import HEADER, plot, rows_of
 from modeling_mm.training.comparison_systems import SYSTEMS, Parts
 from modeling_mm.training.encoder_cache import EncoderCache
 from modeling_mm.training.picture_augmentation import PictureAugmentation
@@ -86,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fill_cache(cache, [*train, *test])
 
     runs = compare(systems, range(options.seeds), parts, cache, train, test, settings, options.output / "runs.jsonl")
-    write_text(options.output / "table.md", markdown_table(runs))
+    write_text(options.output / "table.md", markdown_table(HEADER, rows_of(runs)) + "\n")
     plot(runs, options.output / "plot.png")
-    print(text_table(runs))
+    print(format_table(HEADER, rows_of(runs), right=range(1, len(HEADER))))
     print(
         f"{settings.steps} steps of {settings.batch_size}, {options.layers} blocks of {options.width}; "
         f"{options.threads} thread(s) of {platform.processor() or platform.machine()}, torch {torch.__version__}, "

@@ -58,6 +58,7 @@ DEFAULTS = {
     "audio_connector_size": None,
     "audio_connector_layers": 1,
     "audio_latents": 64,
+    "connector_dropout": 0.0,
     "media_position_encoding": "sinusoidal",
     "max_media_positions": 2048,
     "text_position_encoding": "learned",
@@ -114,6 +115,8 @@ WRONG = [
     ("audio_latents", -1, "at least 1"),
     ("vision_connector_size", 0, "at least 1"),
     ("audio_connector_size", -8, "at least 1"),
+    ("connector_dropout", 1.0, "from 0 to below 1"),
+    ("connector_dropout", -0.1, "from 0 to below 1"),
     ("cross_attention_layers", [4], "from 0 to 3"),
     ("cross_attention_layers", [-1], "from 0 to 3"),
     ("cross_attention_layers", [1, 1], "distinct"),
@@ -132,6 +135,7 @@ WRONG_TYPES = [
     ("cross_attention_feed_forward", 1.0),
     ("vision_connector_size", "big"),
     ("vision_latents", None),
+    ("connector_dropout", "a third"),
     ("modality_embedding", None),
     ("image_token_id", "<|image|>"),
     ("freeze_text", "no"),
@@ -224,10 +228,13 @@ def fingerprint(**fields) -> dict:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
         open_gates(built)
         out = built(**inputs(ROWS))
+        torch.manual_seed(0)
+        training = built.train()(**inputs(ROWS))
     return {
         "shapes": {name: tuple(p.shape) for name, p in built.named_parameters()},
         "trainable": {name for name, p in built.named_parameters() if p.requires_grad},
         "logits": out.logits,
+        "training logits": training.logits,
         "cache": out.past_key_values is not None,
         "tied": built.lm_head.weight is built.get_input_embeddings().weight,
     }
@@ -247,6 +254,7 @@ EFFECTS = {
     "audio_connector_size": ({"audio_connector_size": 9}, {}, "shapes"),
     "audio_connector_layers": ({"audio_connector_layers": 2}, {}, "shapes"),
     "audio_latents": ({"audio_latents": 5}, {"audio_connector": "perceiver"}, "shapes"),
+    "connector_dropout": ({"connector_dropout": 0.5}, {}, "training logits"),
     "media_position_encoding": ({"media_position_encoding": "none"}, {}, "logits"),
     "max_media_positions": ({"max_media_positions": 50}, {"media_position_encoding": "learned"}, "shapes"),
     "text_position_encoding": ({"text_position_encoding": "sinusoidal"}, {}, "shapes"),
@@ -320,6 +328,7 @@ VARIANTS = {
         audio_connector_size=11,
         audio_connector_layers=3,
         audio_latents=6,
+        connector_dropout=0.25,
         media_position_encoding="learned",
         max_media_positions=77,
         text_position_encoding="sinusoidal",

@@ -229,3 +229,21 @@ def test_an_item_of_one_token_gives_finite_gradients_in_bfloat16(kind):
         del used
         tokens.sum().backward()
         assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+# ---- Dropout of features --------------------------------------------------------------------------------------------
+
+
+def test_a_feature_is_dropped_in_all_tokens_of_an_item_or_in_none():
+    """Seen through a projection that passes features on as they are."""
+    module = connector("linear", modality_embedding=False, media_position_encoding="none", connector_dropout=0.5)
+    module.projector.linear.weight.data = torch.eye(WIDTH, W)
+    module.projector.linear.bias.data.zero_()
+    states, mask = ragged((5, 5, 5, 5), 5)
+    whole, _ = module.eval()(states, mask)
+    tokens, _ = module.train()(states, mask)
+    factor = (tokens / whole).round(decimals=3)  # (4, 5, WIDTH)
+    shown = factor[:, :, : min(W, WIDTH)]
+    assert set(shown.flatten().abs().tolist()) == {0.0, 2.0}
+    assert torch.equal(shown, shown[:, :1].expand_as(shown))
+    assert not torch.equal(shown[0], shown[1])

@@ -152,6 +152,18 @@ def test_logits_to_keep_may_name_indices(model):
         assert difference(model(**batch, logits_to_keep=kept).logits, model(**batch).logits[:, kept]) < 1e-6
 
 
+def test_logits_to_keep_may_be_a_mask_and_the_loss_is_that_of_all(model):
+    batch = inputs(ROWS)
+    targets = batch["input_ids"].roll(-1, 1)
+    targets[:, -1], targets[0, 0] = -100, -100
+    kept = targets != -100
+    with torch.no_grad():
+        some = model(**batch, shift_labels=targets, logits_to_keep=kept)
+        whole = model(**batch, shift_labels=targets)
+    assert difference(some.logits, whole.logits[kept]) < 1e-6
+    assert difference(some.loss, whole.loss) < 1e-6
+
+
 @pytest.mark.parametrize(
     "rows",
     [

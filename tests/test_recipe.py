@@ -55,7 +55,7 @@ REFUSED = {
     "data.modality_dropout.imag=1": "Did you mean 'image'?",
     "frozen.visoin=always": "frozen.visoin: unknown key 'visoin'. Did you mean 'vision'?",
     "lora.alfa=1": "Did you mean 'alpha'?",
-    "qqq=1": "qqq: unknown key 'qqq'. Valid keys: card, data, ",
+    "qqq=1": "qqq: unknown key 'qqq'. Valid keys: alignment, card, data, ",
     "training.learning_rate=fast": "training.learning_rate: expected a number, got 'fast' (a text).",
     "training.max_steps=1.5": "training.max_steps: expected a whole number, got 1.5 (a number).",
     "training.bf16=1": "training.bf16: expected true or false, got 1 (a whole number).",
@@ -109,6 +109,7 @@ def test_the_file_is_checked_like_the_command_line(tmp_path):
 
 
 CACHE = ("data.encoder_cache=c",)
+ALIGNED = ("alignment={steps: 1, pictures: [{source: a}]}",)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,12 @@ CACHE = ("data.encoder_cache=c",)
         ((*CACHE, "data.augmentation.sound={mask_time_prob: 0.5}"), "sound.mask_time_prob depends"),
         ((*CACHE, "data.train.0.streaming=true"), "encoder_cache: it is filled before training"),
         ((*CACHE, "objective=classification", "labels=[a, b]"), "it is for `objective: causal_lm`"),
+        ((*ALIGNED, "lora={}"), "alignment: it is for a whole model that writes; leave it or `lora` out"),
+        ((*ALIGNED, "objective=classification", "labels=[a, b]"), "leave it or `labels` out"),
+        (("alignment={steps: 1}",), "expected `pictures`, `sounds` or both"),
+        (("alignment={steps: 1, sounds: [{source: a, weight: 2}]}",), "`weight` in `sounds` has no meaning"),
+        (("alignment={steps: 0, sounds: [{source: a}]}",), "steps: expected above 0, got 0"),
+        (("alignment={steps: 1, pictures: [], sound: []}",), "Did you mean 'sounds'?"),
         (("lora={}", "frozen={text: always}"), "leave out `frozen`"),
         (("objective=classification", "labels=[a, a]"), "expected distinct texts"),
         (("data.clean=true", "data.train.0.streaming=true"), "clean: it reads all samples"),

@@ -27,8 +27,9 @@ from modeling_mm.training.building import (
     sample_chats,
 )
 from modeling_mm.training.freezing import part_of
-from modeling_mm.training.recipe import DataSource
+from modeling_mm.training.recipe import Alignment, DataSource
 from modeling_mm.training.run import Stopwatch, changed_keys, run
+from modeling_mm.training.search import search
 from tests.recipe_runs import SAMPLE, recipe
 from tests.test_readme import save_parts
 from tests.tiny import difference
@@ -353,3 +354,52 @@ def test_the_encoder_cache_gives_the_same_figures(tmp_path):
     assert one["loss"] == pytest.approx(other["loss"], abs=1e-3)  # the cache holds float16
     with pytest.raises(ValueError, match="encoder is not frozen"):
         run(recipe(tmp_path / "c", {"data.encoder_cache": str(tmp_path / "cache")}, **options))
+
+
+# ---- Alignment ------------------------------------------------------------------------------------------------------
+
+
+def write_chats(folder: Path, kind: str) -> str:
+    """The sample's pictures with their captions, or its sounds with what is said, as a file of chats."""
+    lines = []
+    for line in (Path(SAMPLE) / f"{kind}s.jsonl").read_text().splitlines()[:6]:
+        about = json.loads(line)
+        part = {"type": {"picture": "image", "sound": "audio"}[kind], "path": f"{SAMPLE}/{about['file']}"}
+        answer = [{"type": "text", "text": about["caption" if kind == "picture" else "transcript"]}]
+        lines.append({"messages": [{"role": "user", "content": [part]}, {"role": "assistant", "content": answer}]})
+    path = folder / f"{kind}s.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["raw", "cached"])
+def test_connectors_are_aligned_before_training_begins(tmp_path, capsys, cached):
+    sources = {kind: [{"source": write_chats(tmp_path, kind[:-1])}] for kind in ("pictures", "sounds")}
+    values = {"alignment": {"steps": 3, "picture_batch_size": 4, "sound_batch_size": 4, **sources}}
+    values |= {"frozen": {"vision": "always", "audio": "always"}}
+    values |= {"data.encoder_cache": str(tmp_path / "cache")} if cached else {}
+    still = {"learning_rate": 0.0, "max_steps": 1, "weight_decay": 0.0}
+    run(recipe(tmp_path / "plain", {"frozen": values["frozen"]}, **still))
+    assert "aligned" not in capsys.readouterr().out
+    run(recipe(tmp_path / "aligned", values, **still))
+    assert "aligned: picture_loss" in capsys.readouterr().out
+    before, after = weights(tmp_path / "plain"), weights(tmp_path / "aligned")
+    moved = {part_of(name) for name in before if difference(before[name], after[name]) > 0}
+    assert moved == {"connectors", "text"}  # of the text the words alone, which the head shares
+    assert not any(".h." in name and difference(before[name], after[name]) > 0 for name in before)
+
+
+def test_a_run_that_goes_on_is_not_aligned_again(interrupted, monkeypatch):
+    monkeypatch.setattr(running, "align_model", lambda *given: pytest.fail("aligned again"))
+    section = Alignment(steps=1, pictures=[DataSource("a")])
+    recipe_file = Path(interrupted.training["output_dir"]) / running.RECIPE_FILE
+    recipe_file.write_text(running.to_yaml(replace(interrupted, alignment=section)))
+    monkeypatch.setattr(running, "load_data", lambda found: load_data(replace(found, alignment=None)))
+    run(replace(interrupted, alignment=section))
+
+
+def test_a_search_does_not_align(tmp_path):
+    section = {"steps": 1, "pictures": [{"source": "a"}]}
+    space = {"training.learning_rate": [1e-3, 1e-2]}
+    with pytest.raises(ValueError, match=r"A search does not align its models.*model\.pretrained"):
+        search(recipe(tmp_path, {"alignment": section, "search": {"space": space}}), 1)

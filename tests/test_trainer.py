@@ -233,30 +233,32 @@ def test_evaluation_goes_without_what_the_collator_does_for_training(tmp_path):
 
 
 class Recording(MMTrainer):
-    """Keeps how many positions had logits in each step."""
+    """Keeps of how many tokens logits were made in each step, and how many tokens there were."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         seen = []
-        hook = model.get_output_embeddings().register_forward_hook(lambda _, __, logits: seen.append(logits.shape[1]))
+        head = model.get_output_embeddings()
+        hook = head.register_forward_hook(lambda _, __, logits: seen.append(logits[..., 0].numel()))
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         hook.remove()
-        self.positions = [*getattr(self, "positions", []), (seen[0], inputs["input_ids"].shape[1])]
+        learned = int((inputs["labels"][:, 1:] != -100).sum())
+        self.positions = [*getattr(self, "positions", []), (seen[0], learned, inputs["input_ids"].numel())]
         return loss
 
 
 @pytest.mark.parametrize("fields", [{}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}])
-def test_logits_are_made_from_the_first_answer_on_and_the_weights_are_the_stock_trainers(tmp_path, fields):
+def test_logits_are_made_of_what_is_learned_and_the_weights_are_the_stock_trainers(tmp_path, fields):
     run = mm_trainer(chat_model(), tmp_path, trainer_class=Recording, **fields)
     more = {"data_collator": ChatCollator(processor())}
     stock = mm_trainer(chat_model(), tmp_path, trainer_class=Trainer, more=more, **fields)
     for trainer in (run, stock):
         trainer.train()
-    assert all(made < tokens for made, tokens in run.positions)
+    assert all(made == learned < tokens for made, learned, tokens in run.positions)
     assert run.state.log_history[0]["loss"] == pytest.approx(stock.state.log_history[0]["loss"], rel=1e-6)
     for name, value in weights(stock.model).items():
         torch.testing.assert_close(weights(run.model)[name], value, rtol=1e-5, atol=1e-7, msg=name)
     run.evaluate()
-    made, tokens = run.positions[-1]
+    made, _, tokens = run.positions[-1]
     assert made == tokens  # evaluation returns the logits, so all are made
 
 
@@ -277,8 +279,9 @@ def test_labels_that_are_not_those_of_tokens_are_left_alone(batch):
 def test_only_what_predicts_an_answer_is_kept():
     labels = torch.tensor([[-100, -100, -100, 7], [-100, -100, 8, 9]])
     batch = with_answers_only({"input_ids": torch.zeros_like(labels), "labels": labels})
-    assert batch["logits_to_keep"] == 3 and "labels" not in batch
-    assert batch["shift_labels"].tolist() == [[-100, 7, -100], [8, 9, -100]]
+    assert "labels" not in batch
+    assert batch["logits_to_keep"].tolist() == [[False, False, True, False], [False, True, True, False]]
+    assert batch["shift_labels"][batch["logits_to_keep"]].tolist() == [7, 8, 9]
 
 
 class Prompting(ChatCollator):

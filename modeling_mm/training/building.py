@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +152,13 @@ def sample_chats(folder: str | Path, split: str = "train", limit: int | None = N
 
 @dataclass(frozen=True)
 class RecipeData:
-    """What a recipe's `data` names, read: the sources to learn from, and what it is measured by."""
+    """What a recipe names, read: the sources to learn from, what it is measured by, and what it is aligned by."""
 
     train: list[Any]
     evaluation: ChatDataset | None
     test: dict[str, ChatDataset]
+    pictures: list[ChatDataset] = field(default_factory=list)
+    sounds: list[ChatDataset] = field(default_factory=list)
 
     @property
     def measured(self) -> list[ChatDataset]:
@@ -170,10 +172,16 @@ def load_data(recipe: Recipe) -> RecipeData:
     """
     data = recipe.data
     reports = Path(recipe.training["output_dir"]) / "cleaning" if data.clean else None
+
+    def load_all(sources: Sequence[DataSource], name: str) -> list[Any]:
+        return [load_part(source, reports, f"{name}-{number}") for number, source in enumerate(sources)]
+
     return RecipeData(
-        train=[load_part(source, reports, f"train-{number}") for number, source in enumerate(data.train)],
+        train=load_all(data.train, "train"),
         evaluation=joined_sources(data.evaluation, reports, "evaluation"),
         test={name: joined_sources(sources, reports, name) for name, sources in data.test.items()},
+        pictures=[] if recipe.alignment is None else load_all(recipe.alignment.pictures, "pictures"),
+        sounds=[] if recipe.alignment is None else load_all(recipe.alignment.sounds, "sounds"),
     )
 
 
@@ -266,7 +274,7 @@ def filled_cache(recipe: Recipe, processor: MMProcessor, data: RecipeData, model
     if state.is_main_process:
         with encoders_on(base_of(model), state.device):
             cache = open_cache()
-            for dataset in data.train:
+            for dataset in (*data.train, *data.pictures, *data.sounds):
                 cache.fill(rows_of(dataset))
             for dataset in data.measured:
                 cache.fill(rows_of(dataset), views=False)

@@ -42,22 +42,6 @@ def rows_of(runs: Runs) -> list[tuple[str, ...]]:
     return rows
 
 
-def text_table(runs: Runs) -> str:
-    """For a terminal."""
-    lines = [HEADER, *rows_of(runs)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(cells))
-        for cells in (list(zip(line, widths, strict=True)) for line in lines)
-    )
-
-
-def markdown_table(runs: Runs) -> str:
-    """For a page."""
-    lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *rows_of(runs)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def plot(runs: Runs, path: Path) -> None:
     """
     Held-out loss over the steps on the left, final figures with every seed as a point on the right.

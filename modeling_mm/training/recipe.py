@@ -17,6 +17,7 @@ import yaml
 from transformers import GPT2Config
 
 from ..configuration_mm import MMConfig
+from .alignment import AlignmentOptions
 from .arguments import MMTrainingArguments
 from .augmentation import Augmentation, ModalityDropout
 from .freezing import PARTS
@@ -198,6 +199,30 @@ class DataSection:
 
 
 @dataclass(frozen=True)
+class Alignment(AlignmentOptions):
+    """
+    A stage before training in which the connectors learn the decoder's words; see `modeling_mm.training.alignment`.
+
+    Args:
+        pictures: samples with one picture each, whose answers name what it shows
+        sounds: samples with one sound each, whose answers are what is said in it
+    """
+
+    pictures: list[DataSource] = field(default_factory=list)
+    sounds: list[DataSource] = field(default_factory=list)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.pictures or self.sounds):
+            raise ValueError("expected `pictures`, `sounds` or both, got none of them.")
+        for name in ("pictures", "sounds"):
+            for source in getattr(self, name):
+                if source.weight is not None or source.streaming:
+                    key = "streaming" if source.streaming else "weight"
+                    raise ValueError(f"`{key}` in `{name}` has no meaning: all of it is used. Leave it out.")
+
+
+@dataclass(frozen=True)
 class EarlyStopping:
     """Stop when `patience` evaluations in a row were not better than the best by more than `threshold`."""
 
@@ -247,6 +272,7 @@ class Recipe:
         lora: low-rank adapters instead of whole matrices, such as `{r: 8}`; see LoraOptions. All parts but what these
             name are frozen. The trained model is saved with the adapters merged, and these beside it
         training: fields of MMTrainingArguments, which are those of transformers' TrainingArguments and a few more
+        alignment: a stage before training in which the connectors learn the decoder's words
         overwrite: start anew in an output folder that holds a run, instead of going on (or, where that run has ended,
             of refusing)
     """
@@ -258,6 +284,7 @@ class Recipe:
     frozen: dict[str, int | Literal["always"]] = field(default_factory=dict)
     lora: LoraOptions | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    alignment: Alignment | None = None
     early_stopping: EarlyStopping | None = None
     search: Search | None = None
     card: Card = field(default_factory=Card)
@@ -285,6 +312,10 @@ class Recipe:
                 raise ValueError(f"{key}: it looks at evaluations; give `data.evaluation` and an `eval_strategy`.")
         if self.lora is not None and self.frozen:
             raise ValueError("lora: it freezes every part by itself; leave out `frozen`.")
+        if self.alignment is not None:
+            for key, is_given in (("lora", self.lora is not None), ("labels", bool(self.labels))):
+                if is_given:
+                    raise ValueError(f"alignment: it is for a whole model that writes; leave it or `{key}` out.")
         if self.data.encoder_cache:
             self._check_cache()
 

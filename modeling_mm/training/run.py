@@ -32,8 +32,9 @@ from ..data.reading import ChatDataset
 from ..explain.table import format_table
 from ..hub.card import write_card
 from ..processing_mm import MMProcessor
+from .alignment import AlignmentOptions, NamedMedium, align, named_media
 from .arguments import MMTrainingArguments
-from .building import RecipeData, load_data, make_collator, make_model, make_processor, mixture
+from .building import RecipeData, load_data, make_collator, make_model, make_processor, mixture, rows_of
 from .checkpoints import last_whole_checkpoint
 from .classification import accuracy
 from .freezing import ThawSchedule
@@ -65,6 +66,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     model = make_model(recipe, processor, arguments.seed)
     trainer = make_trainer(recipe, arguments, processor, data, model)
     trainer.add_callback(Stopwatch())
+    if recipe.alignment is not None and checkpoint is None:
+        align_model(recipe.alignment, arguments, processor, data, trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.remove_callback(EarlyStoppingCallback)  # what is measured now decides nothing
     figures = measure(trainer, data)
@@ -107,6 +110,31 @@ def make_trainer(
     )
     LossOnBar.take_over(trainer)
     return trainer
+
+
+def align_model(
+    options: AlignmentOptions,
+    arguments: MMTrainingArguments,
+    processor: MMProcessor,
+    data: RecipeData,
+    trainer: MMTrainer,
+) -> None:
+    """The stage before training, on the trainer's model and with its collator."""
+
+    def named(datasets: list[ChatDataset], kind: str) -> list[NamedMedium]:
+        return named_media((row for dataset in datasets for row in rows_of(dataset)), kind, processor.tokenizer)
+
+    losses = align(
+        trainer.model,
+        trainer.data_collator,
+        named(data.pictures, "image"),
+        named(data.sounds, "audio"),
+        options,
+        arguments.seed,
+        torch.bfloat16 if arguments.bf16 else torch.float32,
+    )
+    if PartialState().is_main_process:
+        print("aligned: " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()))
 
 
 def callbacks(recipe: Recipe) -> list[TrainerCallback]:

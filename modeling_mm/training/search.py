@@ -63,6 +63,8 @@ def check_searchable(recipe: Recipe, trials: int) -> None:
         raise ValueError("The recipe has no section `search`; it says in its `space` which values are tried.")
     if not recipe.evaluates:
         raise ValueError("A search compares by evaluation: give `data.evaluation` and an `eval_strategy`.")
+    if recipe.alignment is not None:
+        raise ValueError("A search does not align its models: align one, and search from it (`model.pretrained`).")
     if trials < 1:
         raise ValueError(f"--search: expected at least 1 trial, got {trials}.")
     for values in check_space(recipe.search):

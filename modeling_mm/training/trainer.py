@@ -163,7 +163,7 @@ class MMTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The stock loss; where nobody asks for the logits, they are made only from where the answers begin."""
+        """The stock loss; where nobody asks for the logits, they are made only of what is to be learned."""
         is_stock = self.label_smoother is None and self.compute_loss_func is None
         if is_stock and not return_outputs:
             inputs = with_answers_only(inputs)
@@ -378,18 +378,18 @@ def score_of(metric: str, answers: Sequence[Answer]) -> float:
 
 def with_answers_only(inputs: dict[str, Any]) -> dict[str, Any]:
     """
-    A batch for which the model makes logits only from the first token that predicts something to be learned.
+    A batch for which the model makes logits only where there is something to be learned.
 
-    Questions come first, so this saves most of what the logits cost. `labels` (B, L) become `shift_labels` (B, K) and
-    `logits_to_keep` K; a batch whose labels are not those of its tokens, or are all ignored, stays as it is.
+    Most tokens belong to questions or are padding, so this saves most of what the logits cost. `labels` (B, L) become
+    `shift_labels` (B, L), what each token predicts, and `logits_to_keep` (B, L), whether it counts; a batch whose
+    labels are not those of its tokens, or are all ignored, stays as it is.
     """
     labels, input_ids = inputs.get("labels"), inputs.get("input_ids")
     if labels is None or input_ids is None or labels.shape != input_ids.shape or labels.is_floating_point():
         return inputs
-    targets = nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]  # what each token predicts, (B, L)
-    columns = (targets != IGNORED).any(0).nonzero()
-    if len(columns) == 0:
+    targets = nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]  # (B, L)
+    counts = targets != IGNORED
+    if not counts.any():
         return inputs
-    targets = targets[:, int(columns[0]) :]  # (B, K)
     others = {name: value for name, value in inputs.items() if name != "labels"}
-    return {**others, "shift_labels": targets, "logits_to_keep": targets.shape[1]}
+    return {**others, "shift_labels": targets, "logits_to_keep": counts}

@@ -79,15 +79,16 @@ def nearest(name: str, here: Collection[str], deeper: Collection[str] = ()) -> s
 
 def dotted_keys(kind: type, prefix: str = "") -> Iterable[str]:
     """The keys of the dataclasses within a dataclass, such as `model.text`."""
+    # Keys of mappings that the dataclass checks itself; first, as `learning_rate` alone is the training's.
+    extra: dict[str, list[str]] = getattr(kind, "free_keys", dict)()
+    for name, keys in extra.items():
+        yield from (f"{joined(prefix, name)}.{key}" for key in keys)
     for name, hint in hints_of(kind).items():
         inner = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
         if prefix:
             yield f"{prefix}.{name}"
         if isinstance(inner, type) and get_origin(hint) is not list:
             yield from dotted_keys(inner, joined(prefix, name))
-    extra: dict[str, list[str]] = getattr(kind, "free_keys", dict)()  # of mappings that the dataclass checks itself
-    for name, keys in extra.items():
-        yield from (f"{joined(prefix, name)}.{key}" for key in keys)
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:

@@ -107,9 +107,8 @@ def test_an_inferred_device_map_never_splits_a_block(saved):
 def test_prepare_and_one_step_with_accelerator(saved):
     from tests.tiny import labels
 
-    accelerate.state.AcceleratorState._reset_state(
-        reset_partial_state=True
-    )  # it keeps the precision that an earlier test asked for
+    # The state is shared by all of a process and keeps the precision that an earlier test asked for.
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     model = MMForConditionalGeneration.from_pretrained(saved[0]).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -67,10 +67,10 @@ def asked(monkeypatch):
     return batches
 
 
-def test_each_question_is_asked_with_and_without_its_media(asked):
+def test_each_question_is_asked_with_its_media_and_each_text_once_without(asked):
     rows = [row("a", "1"), row("a", "2", media=("image", "audio")), row("b", "0", question="A long one?", media=())]
     figures, records = evaluate(torch.nn.Linear(1, 1), None, {"set": rows}, {"a": "1"}, batch_size=2, progress=False)
-    assert [len(batch) for batch in asked] == [2, 1, 2, 1]
+    assert [len(batch) for batch in asked] == [2, 1, 2]  # "What?" without media is one question
     assert [(f.task, f.model, f.majority, f.text_only, f.samples) for f in figures] == [
         ("a", 1.0, 0.5, 0.0, 2),
         ("b", 1.0, 0.0, 1.0, 1),

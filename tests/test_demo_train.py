@@ -1,4 +1,4 @@
-"""The demo: its pieces with a handful of steps, and, marked slow, all of it as `make demo` runs it."""
+"""The demo: its pieces with a handful of steps, and, marked slow, all of it as `make demo-train` runs it."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from modeling_mm.data.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
 from modeling_mm.training.from_scratch import small_model, small_processor
 from modeling_mm.training.metrics import add_up, answer_prompts, exact_counts
-from scripts import demo
+from scripts import demo_train
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/demo.py", *arguments]
+    command = [sys.executable, "scripts/demo_train.py", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
@@ -32,8 +32,8 @@ def small_sample():
 def test_the_demo_from_end_to_end_in_a_few_steps(tmp_path, monkeypatch, capsys) -> None:
     """Everything runs and is written; so briefly trained, it must be found wanting."""
     new_pairs = pair_questions(PICTURES, SOUNDS, first=1)
-    monkeypatch.setattr(demo, "training_and_new_pairs", lambda: (small_sample(), new_pairs))
-    code = demo.main(["--steps", "2", "--batch-size", "4", "--output", str(tmp_path)])
+    monkeypatch.setattr(demo_train, "training_and_new_pairs", lambda: (small_sample(), new_pairs))
+    code = demo_train.main(["--steps", "2", "--batch-size", "4", "--output", str(tmp_path)])
     printed = capsys.readouterr()
     assert code == 1
     assert "less than 90%" in printed.err
@@ -50,8 +50,8 @@ def test_ten_questions_are_learned_and_survive_the_reload(tmp_path) -> None:
     samples = small_sample()
     processor = small_processor(text for sample in samples for text in (sample.question, sample.answer))
     model = small_model(processor)
-    options = demo.parse(["--steps", "60", "--batch-size", "10", "--output", str(tmp_path)])
-    demo.train(model, processor, samples, options)
+    options = demo_train.parse(["--steps", "60", "--batch-size", "10", "--output", str(tmp_path)])
+    demo_train.train(model, processor, samples, options)
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
@@ -71,11 +71,11 @@ def test_counts_by_kind_keep_their_order() -> None:
 def test_help_is_short_and_shows_a_command() -> None:
     result = run("--help")
     assert result.returncode == 0, result.stderr
-    assert "python scripts/demo.py" in result.stdout and "--steps" in result.stdout
+    assert "python scripts/demo_train.py" in result.stdout and "--steps" in result.stdout
 
 
 def test_the_script_is_thin() -> None:
-    assert len((ROOT / "scripts" / "demo.py").read_text(encoding="utf-8").splitlines()) < 150
+    assert len((ROOT / "scripts" / "demo_train.py").read_text(encoding="utf-8").splitlines()) < 150
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Teach a tiny model to see and hear, in minutes on two CPU cores, from the sample in this repository alone.
 
-    python scripts/demo.py --help
-    python scripts/demo.py                              # everything; results go to outputs/demo
-    python scripts/demo.py --steps 50 --output /tmp/d   # a quick look at how it works; it will answer badly
+    python scripts/demo_train.py --help
+    python scripts/demo_train.py                              # everything; results go to outputs/demo-train
+    python scripts/demo_train.py --steps 50 --output /tmp/d   # a quick look at how it works; it will answer badly
 
 Three small parts with random weights (a ResNet that sees, a Whisper encoder that hears, a GPT-2 that speaks) are
 joined into one model, which the stock `Trainer` trains end to end on questions about the sample's pictures and sounds.
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for model and picture")
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo-train"), help="folder for model and picture")
     parser.add_argument("--steps", type=int, default=800, help="training steps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="questions a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="its peak (default: %(default)s)")

@@ -1,0 +1,234 @@
+"""The stage before training: what media are named by, the two losses by hand, and that connectors learn words."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_mm.data.chat_row import ChatRow
+from modeling_mm.outputs import MMMediaOutput
+from modeling_mm.training.alignment import Aligner, AlignmentOptions, NamedMedium, align, draw, named_media
+from modeling_mm.training.cached_collator import CachedCollator
+from modeling_mm.training.collator import ChatCollator
+from tests.tiny_chats import chat_model, processor, weights
+from tests.training.media_rows import filled, frozen_model, row, write_media
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_media(tmp_path)
+
+
+def tokens(text: str) -> tuple[int, ...]:
+    return tuple(processor().tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def of_rows(rows: list[ChatRow], kind: str) -> list[NamedMedium]:
+    return named_media(rows, kind, processor().tokenizer)
+
+
+# ---- What media are named by ----------------------------------------------------------------------------------------
+
+
+def test_a_file_has_one_answer_for_each_task(folder):
+    rows = [
+        row(folder, "a.png", answer="a cat", task="name"),
+        row(folder, "b.png", answer="a dog", task="name"),
+        row(folder, "a.png", answer="red", task="color"),
+    ]
+    first, second = of_rows(rows, "image")
+    assert first.answers == {"name": tokens("a cat"), "color": tokens("red")}
+    assert second.answers == {"name": tokens("a dog")}
+    assert first.row is rows[0] and second.row is rows[1]
+
+
+@pytest.mark.parametrize(
+    "names, kind, found",
+    [
+        (("a.png", "b.png"), "image", "image and image"),
+        (("short.wav",), "image", "audio"),
+        ((), "audio", "no media"),
+    ],
+)
+def test_rows_with_other_media_are_refused_by_name(folder, names, kind, found):
+    with pytest.raises(ValueError, match=rf"Sample x7 cannot be aligned by: expected one {kind}.*got {found} and"):
+        of_rows([row(folder, *names, id="x7")], kind)
+
+
+def test_an_empty_answer_is_refused(folder):
+    with pytest.raises(ValueError, match=r"Sample 0 cannot be aligned by.*the answer ''"):
+        of_rows([row(folder, "a.png", answer="")], "image")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"steps": 0}, "steps: expected above 0, got 0"),
+        ({"steps": 1, "learning_rate": 0.0}, "learning_rate: expected above 0"),
+        ({"steps": 1, "max_choices": 1}, "max_choices: expected at least 2, got 1"),
+    ],
+)
+def test_wrong_options_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AlignmentOptions(**fields)
+
+
+# ---- The losses, by hand --------------------------------------------------------------------------------------------
+
+D, V = 3, 6
+
+
+class Words(nn.Module):
+    """As much of a joint model as the losses read: a last norm that changes nothing, and a head."""
+
+    def __init__(self, head: torch.Tensor):
+        super().__init__()
+        self.head = nn.Linear(D, V, bias=False)
+        self.head.weight.data = head
+        self.base_model = SimpleNamespace(language_model=SimpleNamespace(ln_f=nn.Identity()))
+        self.config = SimpleNamespace(text_config=SimpleNamespace(vocab_size=V), audio_token_id=0)
+        self.device = torch.device("cpu")
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+def media(states: torch.Tensor, mask: torch.Tensor) -> MMMediaOutput:
+    return MMMediaOutput(states, mask, torch.zeros_like(mask, dtype=torch.long), torch.zeros_like(mask))
+
+
+def log_softmax(scores: list[float], place: int) -> float:
+    return scores[place] - math.log(sum(math.exp(score) for score in scores))
+
+
+def test_a_picture_is_read_as_a_bag_of_words_off_the_mean_of_its_real_tokens():
+    head = torch.zeros(V, D)
+    head[1], head[2], head[3] = torch.tensor([2.0, 0, 0]), torch.tensor([0, 2.0, 0]), torch.tensor([0, 0, 1.0])
+    aligner = Aligner(Words(head))
+    states = torch.tensor([[[1.0, 3.0, 0.0], [3.0, 1.0, 2.0], [9.0, 9.0, 9.0]]])  # the third token is padding
+    seen = media(states, torch.tensor([[True, True, False]]))  # the mean is (2, 2, 1)
+    scores = [0.0, 4.0, 4.0, 1.0, 0.0, 0.0]
+    loss = aligner.picture_loss(seen, [NamedMedium(None, {"t": (1, 3, 1)})])  # a word twice is there once
+    assert loss.item() == pytest.approx(-(log_softmax(scores, 1) + log_softmax(scores, 3)) / 2, abs=1e-6)
+    aligner.bias.data[3] = 3.0
+    scores[3] = 4.0
+    loss = aligner.picture_loss(seen, [NamedMedium(None, {"t": (3,)})])
+    assert loss.item() == pytest.approx(-log_softmax(scores, 3), abs=1e-6)
+
+
+def test_answers_weigh_the_same_and_so_do_pictures():
+    """With a head of zeros only the bias tells words apart."""
+    aligner = Aligner(Words(torch.zeros(V, D)))
+    aligner.bias.data = torch.arange(V, dtype=torch.float32)
+    pictures = [NamedMedium(None, {"a": (1, 2), "b": (3,)}), NamedMedium(None, {"a": (4,)})]
+    loss = aligner.picture_loss(media(torch.zeros(2, 1, D), torch.ones(2, 1, dtype=torch.bool)), pictures)
+    scores = [float(word) for word in range(V)]
+    of_first = (log_softmax(scores, 1) + log_softmax(scores, 2)) / 4 + log_softmax(scores, 3) / 2
+    assert loss.item() == pytest.approx(-(of_first + log_softmax(scores, 4)) / 2, abs=1e-6)
+
+
+def test_a_sound_is_read_word_by_word_over_its_windows():
+    """Two windows of which only some tokens are real; they say 1, nothing, 2."""
+    head = torch.zeros(V, D)
+    head[1, 0], head[0, 1], head[2, 2] = 50.0, 50.0, 50.0
+    states = torch.eye(3)[[0, 2, 1, 2, 0]][None]
+    mask = torch.tensor([[True, False, True, True, False]])
+    aligner = Aligner(Words(head))
+    heard = NamedMedium(None, {"t": (1, 2)})
+    assert aligner.sound_loss(media(states, mask), [heard]).item() == pytest.approx(0.0, abs=1e-4)
+    assert aligner.sound_loss(media(states, mask), [NamedMedium(None, {"t": (2, 1)})]).item() > 10
+    assert aligner.sound_loss(media(states, mask), [NamedMedium(None, {"t": (1, 2, 3, 4)})]).item() == 0.0  # too long
+
+
+# ---- Batches --------------------------------------------------------------------------------------------------------
+
+
+def test_each_pass_shows_every_medium_once_and_has_a_number():
+    sounds = [NamedMedium(ChatRow([], id=str(number)), {}) for number in range(5)]
+    source = draw(sounds, 2, None, seed=0)
+    passes = [[next(source) for _ in range(3)] for _ in range(2)]
+    for epoch, batches in enumerate(passes):
+        rows = [medium.row for batch in batches for medium in batch]
+        assert sorted(r.id for r in rows) == ["0", "1", "2", "3", "4"]
+        assert {r.epoch for r in rows} == {epoch}
+    assert [m.row.id for b in passes[0] for m in b] != [m.row.id for b in passes[1] for m in b]
+    assert [m.row.id for m in next(draw(sounds, 2, None, seed=0))] == [m.row.id for m in passes[0][0]]
+
+
+def test_batches_are_of_like_length_where_it_is_known():
+    sounds = [NamedMedium(ChatRow([], id=str(number)), {}) for number in range(8)]
+    collator = SimpleNamespace(media_size=lambda r: (0, int(r.id) // 4, 0))
+    source = draw(sounds, 4, collator, seed=0)
+    for _ in range(4):
+        assert len({int(medium.row.id) // 4 for medium in next(source)}) == 1
+
+
+# ---- All of it ------------------------------------------------------------------------------------------------------
+
+
+def pictures_and_sounds(folder: Path) -> tuple[list[NamedMedium], list[NamedMedium]]:
+    pictures = [row(folder, f"{n}.png", answer=a, task="t") for n, a in (("a", "cat"), ("b", "dog"), ("c", "bird"))]
+    sounds = [row(folder, f"{n}.wav", answer=a) for n, a in (("short", "hello"), ("long", "a green bird"))]
+    return of_rows(pictures, "image"), of_rows(sounds, "audio")
+
+
+OPTIONS = AlignmentOptions(steps=200, picture_batch_size=3, sound_batch_size=2, learning_rate=1e-2)
+
+
+def test_connectors_learn_the_words_and_nothing_else_moves(folder):
+    model = chat_model(freeze_vision=True, freeze_audio=True)
+    before = weights(model)
+    pictures, sounds = pictures_and_sounds(folder)
+    losses = align(model, ChatCollator(processor()), pictures, sounds, OPTIONS, progress=False)
+    floor = sum(math.log(len({*picture.answers["t"]})) for picture in pictures) / len(pictures)  # bags have no order
+    assert floor <= losses["picture_loss"] < floor + 0.1 and losses["sound_loss"] < 0.5
+    moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    head = {name for name in moved if "wte" in name or "lm_head" in name or "ln_f" in name}
+    assert head and all("connector" in name for name in moved - head)
+    assert any("vision_connector" in name for name in moved) and any("audio_connector" in name for name in moved)
+
+
+def test_what_is_frozen_stays(folder):
+    model = chat_model(freeze_text=True, freeze_vision=True, freeze_audio=True)
+    before = weights(model)
+    align(model, ChatCollator(processor()), *pictures_and_sounds(folder), replace(OPTIONS, steps=2), progress=False)
+    assert {n for n, v in weights(model).items() if not torch.equal(v, before[n])} <= {
+        name for name in before if "connector" in name
+    }
+
+
+def test_cached_states_do_as_well_and_the_seed_gives_the_same(folder):
+    cache = filled(folder, "a.png", "b.png", "c.png", "short.wav", "long.wav")
+    collator = CachedCollator(processor(), cache)
+    found = []
+    for seed in (1, 1, 2):
+        model = chat_model(freeze_vision=True, freeze_audio=True)
+        model.load_state_dict(frozen_model().state_dict())
+        options = replace(OPTIONS, steps=5, picture_batch_size=2, sound_batch_size=1)
+        torch.manual_seed(0)
+        found.append(align(model, collator, *pictures_and_sounds(folder), options, seed=seed, progress=False))
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_one_kind_of_media_is_enough(folder, kind):
+    pictures, sounds = pictures_and_sounds(folder)
+    given = (pictures, []) if kind == "image" else ([], sounds)
+    losses = align(chat_model(), ChatCollator(processor()), *given, replace(OPTIONS, steps=1), progress=False)
+    assert list(losses) == ["picture_loss" if kind == "image" else "sound_loss"]
+
+
+def test_nothing_to_align_by_is_refused():
+    with pytest.raises(ValueError, match=r"neither pictures nor sounds\. Leave `alignment` out"):
+        align(chat_model(), ChatCollator(processor()), [], [], OPTIONS)
+
+
+def test_sharded_weights_are_refused(folder):
+    model = chat_model()
+    next(model.parameters()).ds_id = 0
+    with pytest.raises(ValueError, match="spread over processes"):
+        align(model, ChatCollator(processor()), *pictures_and_sounds(folder), OPTIONS)

@@ -4,7 +4,7 @@ Makes the parts that mm-pocket is joined from: two real encoders out of packages
 
     python scripts/build_parts.py                       # into outputs/parts, from outputs/corpora
 
-The tokenizer is learned from the training samples of the corpora and from WordNet's definitions, so it must follow
+The tokenizer is learned from the training samples of the corpora and from some of WordNet's definitions, so it follows
 scripts/build_corpus.py.
 """
 
@@ -39,7 +39,12 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("outputs/parts"))
     parser.add_argument("--corpora", type=Path, default=Path("outputs/corpora"))
     parser.add_argument("--packages", type=Path, default=Path("outputs/packages"))
-    parser.add_argument("--vocabulary", type=int, default=6000, help="tokens of the tokenizer")
+    parser.add_argument(
+        "--vocabulary",
+        type=int,
+        default=16000,
+        help="tokens; with many, a name is one to three of them, and soon learned",
+    )
     parser.add_argument("--width", type=int, default=192, help="n_embd of the decoder")
     parser.add_argument("--layers", type=int, default=4, help="n_layer of the decoder")
     parser.add_argument("--heads", type=int, default=6, help="n_head of the decoder")
@@ -58,7 +63,8 @@ def main() -> int:
     model_file = next(fetch_package(AUDIO_PACKAGE, arguments.packages).rglob("model.bin"))
     whisper_tiny_encoder(model_file, arguments.window).save_pretrained(arguments.folder / "audio")
     definitions = read_definitions(fetch_package(TEXT_PACKAGE, arguments.packages))
-    texts = [*sample_texts(arguments.corpora / "chat" / "train"), *definitions]
+    chosen = random.Random(0).sample(sorted(set(definitions)), arguments.definitions)
+    texts = [*sample_texts(arguments.corpora / "chat" / "train"), *chosen]
     tokenizer = train_tokenizer(texts, arguments.vocabulary)
     tokenizer.model_max_length = arguments.positions
     processor = MMProcessor.from_text_vision_audio_pretrained(
@@ -68,7 +74,6 @@ def main() -> int:
     decoder = small_decoder(arguments)
     if arguments.epochs:
         answers = sorted(set(answer_texts(arguments.corpora / "chat" / "train")))
-        chosen = random.Random(0).sample(sorted(set(definitions)), arguments.definitions)
         pretrain_decoder(
             decoder,
             processor.tokenizer,

@@ -55,7 +55,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 	$(call install,$(OLDEST),$<)
 
-.PHONY: help setup demo demo-train corpora pocket compare test lint format types test-oldest test-slow test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora pocket compare test lint format types test-oldest test-versions test-slow test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -98,6 +98,8 @@ format: $(READY)  ## let ruff repair what it can
 test-oldest: $(OLDEST)/.ready  ## the same tests on the oldest versions that pyproject.toml allows
 	$(OLDEST)/bin/python $(COMMON)/fetch.py
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PARALLEL) $(ARGS)
+
+test-versions: test test-oldest  ## the fast suite on the newest and on the oldest versions that are declared
 
 test-slow: $(READY)  ## the tests marked slow
 	$(PY) $(COMMON)/fetch.py

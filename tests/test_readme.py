@@ -13,7 +13,8 @@ from tests.tiny import gpt2, vit, whisper
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLE = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLE = BLOCKS[0]
 
 
 def save_parts(folder: Path) -> dict[str, str]:
@@ -54,6 +55,14 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
         "modeling_mm.py",
         "processing_mm.py",
     } <= saved
+
+
+def test_the_example_of_pipelines_runs(monkeypatch, capsys):
+    (code,) = [block for block in BLOCKS if "import pipeline" in block]
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    answered, transcribed = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert answered.startswith("[{'answer': ") and transcribed.startswith("{'text': ")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.dynamic_module_utils import get_relative_imports
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, cached_file, logging
@@ -208,28 +209,41 @@ class MMConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """As in transformers; beside the code of the classes, which they bring themselves, that of the pipelines."""
+        os.makedirs(save_directory, exist_ok=True)
+        for name, source in self.pipelines_code().items():
+            target = Path(save_directory, name)
+            if not target.exists() or not os.path.samefile(source, target):
+                shutil.copyfile(source, target)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        if (source := self.find_pipelines_file()) is None:
-            logger.warning(
-                f"{PIPELINES_FILE} is not saved, because it is no longer found in {self._name_or_path!r}, from where "
-                "this model came; copy it from there for those who load the new folder with `pipeline`."
-            )
-        elif not Path(save_directory, PIPELINES_FILE).exists() or not os.path.samefile(
-            source, Path(save_directory, PIPELINES_FILE)
-        ):
-            shutil.copyfile(source, Path(save_directory, PIPELINES_FILE))
 
-    def find_pipelines_file(self) -> str | Path | None:
-        """The pipelines' code: beside this file, or, where the code came with the weights, from where they came."""
-        if (beside := Path(__file__).with_name(PIPELINES_FILE)).is_file():
+    def pipelines_code(self) -> dict[str, Path]:
+        """The files that our pipelines need, by name; none, with a warning, where one of them is not found."""
+        found: dict[str, Path] = {}
+        wanted = [PIPELINES_FILE]
+        while wanted:
+            name = wanted.pop()
+            if (source := self.find_code(name)) is None:
+                logger.warning(
+                    f"{name} is no longer found in {self._name_or_path!r}, from where this model came, so the code of "
+                    "the pipelines is not saved; copy it from there for those who load the new folder with `pipeline`."
+                )
+                return {}
+            found[name] = source
+            wanted += [file for module in get_relative_imports(source) if (file := f"{module}.py") not in found]
+        return found
+
+    def find_code(self, name: str) -> Path | None:
+        """A file beside this one, or, where the code came with the weights, from where they came."""
+        if (beside := Path(__file__).with_name(name)).is_file():
             return beside
         if not self._name_or_path:
             return None
         try:
             # The loader keeps what it took from the Hub in a folder named after the commit.
-            return cached_file(self._name_or_path, PIPELINES_FILE, revision=Path(__file__).parent.name)
+            found = cached_file(self._name_or_path, name, revision=Path(__file__).parent.name)
         except OSError:
             return None
+        return None if found is None else Path(found)
 
     def validate_fields(self):
         """Checks every field against its choices; run at construction and again when the config is saved."""

@@ -5,13 +5,12 @@ import inspect
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
@@ -80,12 +79,16 @@ def understand_published_names(encoder: PreTrainedModel, state_dict: dict, prefi
 
 def under_own_names(encoder: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights by their published names -> by the module's own, as `from_pretrained` renames and converts them."""
+    # Only here, as they are transformers' own business, and published models load without them.
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
     transforms = get_model_conversion_mapping(encoder, add_legacy=False)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     found: dict[str, torch.Tensor] = {}
-    pending: dict[str, WeightConverter] = {}
+    pending: dict[str, Any] = {}
     for name, weight in state.items():
         own_name, pattern = rename_source_key(name, renamings, converters)
         if pattern is None:

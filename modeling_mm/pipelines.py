@@ -351,6 +351,7 @@ class MMSpeechRecognitionPipeline(MMPipeline, AutomaticSpeechRecognitionPipeline
 
     stock = AutomaticSpeechRecognitionPipeline
     _load_processor = None  # stock models are not to miss one
+    _default_generation_config = GenerationConfig(max_new_tokens=256)  # the stock one asks for Whisper's five beams
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

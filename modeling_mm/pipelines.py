@@ -267,7 +267,8 @@ def check_keys(inputs: dict, known: tuple[str, ...]) -> None:
 
 class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
     """
-    `pipeline("text-classification")` of texts, of texts with media beside them, and of chats.
+    `pipeline("text-classification")` of texts and of texts with media beside them, taken as they are, and of chats, up
+    to where the assistant would answer, which is what recipes train classifiers on.
 
     ```python
     classify = pipeline("text-classification", model)
@@ -281,7 +282,12 @@ class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
     def preprocess(self, inputs, **options):
         if isinstance(inputs, Chat):
             row = self.processor.apply_chat_template(
-                inputs.messages, tokenize=True, return_dict=True, return_tensors="pt", **options
+                inputs.messages,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                **options,
             )
             return row.to(dtype=self.dtype)
         inputs = {"text": inputs} if isinstance(inputs, str) else inputs

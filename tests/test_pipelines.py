@@ -26,7 +26,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMProcessor
 from modeling_mm import pipelines as ours
 from modeling_mm.data import phrases
+from modeling_mm.data.chat_row import ChatRow
 from modeling_mm.pipelines import collate_rows, language_name
+from modeling_mm.training.classification import ClassificationCollator
 from modeling_mm.transcripts import merge_transcripts
 from tests.processor_parts import RATE, make_bpe, make_wordpiece, picture
 from tests.tiny import MELS, difference, gpt2, joined, open_gates
@@ -409,9 +411,11 @@ def test_classified_rows_of_all_kinds_go_into_one_batch(pipes):
     assert [row[0]["label"] for row in streamed] == [row["label"] for row in alone]
 
 
-def test_chats_are_classified(pipes):
+def test_chats_are_classified_as_recipes_train_them(pipes):
     pipe, messages = pipes("text-classification"), chat(image(), "a dog?")
-    row = pipe.processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": "yes"}]}]
+    row = dict(ClassificationCollator(pipe.processor, ["yes", "no"])([ChatRow(answered)]))
+    del row["labels"]
     with torch.no_grad():
         scores = pipe.model(**row).logits[0].softmax(-1)
     found = pipe(messages)

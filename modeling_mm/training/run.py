@@ -82,7 +82,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "seconds": round(elapsed(trainer), 1),
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch or 0.0, 3),
-        "best": trainer.state.best_metric,
+        "best": trainer.state.best_metric if arguments.load_best_model_at_end else None,
         "processes": arguments.world_size,
         "device": device_name(arguments),
         "versions": versions(),

@@ -56,7 +56,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         what `run.json` holds: `figures` (for each test set its metrics), `seconds` of training, `steps`, `epochs`,
-        `best` (the best metric in evaluation), `processes`, `device`, `versions`.
+        `best` (the metric of the best state, if that was kept), `processes`, `device`, `versions`.
 
     Raises:
         ValueError: where the output folder must not be written to, and for all that is wrong in recipe and data.

@@ -17,6 +17,7 @@ from modeling_mm.data.chat_row import ChatRow, media_parts
 from modeling_mm.data.reading import load_chats
 from modeling_mm.training.building import rows_of
 from modeling_mm.training.metrics import answer_prompts
+from modeling_mm.training.recipe import read_recipe, to_yaml
 from scripts import ask
 from tests.without_package import run_without_package
 
@@ -95,6 +96,11 @@ def test_the_card_has_each_figure_beside_the_majority_and_the_answers_without_me
     assert {row[0].split("/")[1] for row in rows if row[0].startswith("caption/")} == {"en", "fr", "es", "ru", "zh"}
     for row in rows:
         assert len(row) == 6 and all(row), row
+
+
+def test_the_card_shows_the_recipe_as_the_repository_has_it():
+    recipe = to_yaml(read_recipe(ROOT / "configuration" / "recipes" / "mm-pocket.yaml"))
+    assert recipe.strip() in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 # ---- The model ------------------------------------------------------------------------------------------------------

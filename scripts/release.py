@@ -35,6 +35,9 @@ def main() -> int:
     recipe = read_recipe(arguments.trained / RECIPE_FILE)
     model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
     if arguments.figures is None:
+        forget_folders(model)
+        for link in filter(Path.is_symlink, arguments.released.glob("*")):  # of an earlier release
+            link.unlink()
         model.save_pretrained(arguments.released)
         AutoProcessor.from_pretrained(arguments.trained).save_pretrained(arguments.released)
         link_code(arguments.released)
@@ -51,6 +54,13 @@ def card(recipe: Recipe, model, arguments: argparse.Namespace) -> str:
     if arguments.figures is not None:
         values["figures"] = (arguments.figures / "figures.md").read_text(encoding="utf-8").strip()
     return render(values)
+
+
+def forget_folders(model) -> None:
+    """Leaves out of the configs which folders the parts were read from, as they mean nothing elsewhere."""
+    for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
+        if config is not None:
+            config._name_or_path = ""
 
 
 def link_code(folder: Path) -> None:

@@ -191,7 +191,7 @@ def test_the_example_shows_what_the_model_takes(tmp_path, model):
     values = card_values(recipe(tmp_path), model, RESULT)
     assert '{"type": "audio"' not in render({**values, "hears": False})
     deaf_and_blind = render({**values, "hears": False, "sees": False})
-    assert 'content = [{"type": "text", "text": "What is this?"}]' in deaf_and_blind
+    assert 'content = [\n    {"type": "text", "text": "What is this?"},\n]' in deaf_and_blind
     code = re.search(r"```python\n(.*?)```", render(values), re.DOTALL)[1]
     compile(code, "README.md", "exec")
 

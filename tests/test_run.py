@@ -193,6 +193,11 @@ def test_the_best_state_is_kept_of_every_part(tmp_path):
     assert result["best"] == pytest.approx(result["figures"]["evaluation"]["loss"], abs=1e-6)
 
 
+def test_no_state_is_called_the_best_where_the_last_is_kept(tmp_path):
+    result = run(recipe(tmp_path, max_steps=2, eval_steps=1, load_best_model_at_end=False))
+    assert result["best"] is None and "best state" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 # ---- Models ---------------------------------------------------------------------------------------------------------
 
 

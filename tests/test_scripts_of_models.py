@@ -113,6 +113,17 @@ def test_a_release_holds_no_pickle_and_its_code_is_that_of_the_package(released)
     }
 
 
+def test_a_release_may_be_made_again_and_names_no_folder_of_its_parts(trained, released, monkeypatch):
+    before = (released / "model.safetensors").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["release.py", str(trained[0]), str(released)])
+    assert release.main() == 0
+    assert (released / "model.safetensors").read_bytes() == before
+    assert (released / "modeling_mm.py").is_symlink()
+    config = json.loads((released / "config.json").read_text(encoding="utf-8"))
+    parts = [config[name] for name in ("text_config", "vision_config", "audio_config") if config.get(name)]
+    assert parts and not any(part.get("_name_or_path") for part in parts)
+
+
 def test_a_release_is_stored_in_half_precision(trained, released):
     model = AutoModelForImageTextToText.from_pretrained(released)
     full = AutoModelForImageTextToText.from_pretrained(trained[0], dtype=torch.float32)

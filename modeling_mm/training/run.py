@@ -54,7 +54,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         what `run.json` holds: `figures` (for each test set its metrics), `seconds` of training, `steps`, `epochs`,
-        `best` (the best metric in evaluation), `processes`, `device`, `versions`.
+        `best` (the metric of the best state, if that was kept), `processes`, `device`, `versions`.
 
     Raises:
         ValueError: where the output folder must not be written to, and for all that is wrong in recipe and data.
@@ -76,7 +76,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "seconds": round(elapsed(trainer), 1),
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch or 0.0, 3),
-        "best": trainer.state.best_metric,
+        "best": trainer.state.best_metric if arguments.load_best_model_at_end else None,
         "processes": arguments.world_size,
         "device": device_name(arguments),
         "versions": versions(),

@@ -1,0 +1,148 @@
+"""The released checkpoint, model_cards/mm-pocket: what is in the folder, how it loads, and that it sees and hears."""
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import modeling_mm
+from modeling_mm.data.chat_row import ChatRow, media_parts
+from modeling_mm.data.reading import load_chats
+from modeling_mm.training.building import rows_of
+from modeling_mm.training.metrics import answer_prompts
+from modeling_mm.training.recipe import read_recipe, to_yaml
+from scripts import ask
+from tests.without_package import run_without_package
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "model_cards" / "mm-pocket"
+QUESTIONS = ROOT / "processing" / "corpora" / "unseen" / "questions.jsonl"
+LARGEST = 45_000_000  # bytes
+RIGHT = 4  # of the shipped questions; one less than on the machine it was released on, as sums differ between machines
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForImageTextToText.from_pretrained(FOLDER, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return AutoProcessor.from_pretrained(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[ChatRow]:
+    return list(rows_of(load_chats(str(QUESTIONS))))
+
+
+# ---- The folder -----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_small_enough_for_the_repository():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= LARGEST
+
+
+def test_it_holds_no_pickle_and_its_code_is_that_of_the_package():
+    package = Path(modeling_mm.__file__).parent
+    for path in FOLDER.iterdir():
+        assert path.suffix in {".safetensors", ".json", ".md", ".py", ".jinja"}, path.name
+        if path.suffix in {".py", ".jinja"}:
+            assert path.is_symlink() and path.resolve() == (package / path.name).resolve()
+            assert not path.readlink().is_absolute()
+    assert {path.name for path in FOLDER.glob("*.safetensors")} == {"model.safetensors"}
+
+
+def test_its_weights_are_in_half_precision_and_finite():
+    with safe_open(FOLDER / "model.safetensors", "pt") as weights:
+        for name in weights.keys():  # noqa: SIM118  (it has no __iter__)
+            tensor = weights.get_tensor(name)
+            assert tensor.dtype == torch.float16 or not tensor.is_floating_point(), name
+            assert torch.isfinite(tensor.float()).all(), name
+
+
+def test_its_config_names_no_folder_of_the_machine_it_was_made_on():
+    for path in FOLDER.glob("*config.json"):  # the vocabulary has slashes of its own
+        assert not re.search(r'"(/|outputs/)', path.read_text(encoding="utf-8")), path.name
+
+
+# ---- The card -------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_is_whole():
+    card = ModelCard.load(FOLDER / "README.md")
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-text-to-text"
+    assert set(card.data.language) == {"en", "fr", "es", "ru", "zh"}
+    assert card.data.license == "other"
+    for heading in ("## Use", "## Data", "## Training", "## Figures", "## Limits"):
+        assert heading in card.text
+
+
+def test_the_card_has_each_figure_beside_the_majority_and_the_answers_without_media():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for test_set in ("drawn by an unseen hand", "nseen concepts", "in an unseen voice", "with unseen words"):
+        assert test_set in text
+    assert "| task | metric | model | majority | text only | questions |" in text
+    rows = [re.split(r" *\| *", line.strip("| \n")) for line in text.splitlines() if re.match(r"\| [a-z-]+/", line)]
+    tasks = {row[0].split("/")[0] for row in rows}
+    assert tasks >= {"caption", "category", "named", "which", "translate", "match", "heard", "transcribe", "sound"}
+    assert {row[0].split("/")[1] for row in rows if row[0].startswith("caption/")} == {"en", "fr", "es", "ru", "zh"}
+    for row in rows:
+        assert len(row) == 6 and all(row), row
+
+
+def test_the_card_shows_the_recipe_as_the_repository_has_it():
+    recipe = to_yaml(read_recipe(ROOT / "configuration" / "recipes" / "mm-pocket.yaml"))
+    assert recipe.strip() in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+# ---- The model ------------------------------------------------------------------------------------------------------
+
+
+def test_it_loads_from_a_copy_where_the_package_is_not_installed(tmp_path):
+    """A copy has files where the repository has links, as the Hub's client uploads them."""
+    shutil.copytree(FOLDER, tmp_path / "copy")
+    script = (
+        "from transformers import AutoModelForImageTextToText, AutoProcessor\n"
+        "model = AutoModelForImageTextToText.from_pretrained('copy', trust_remote_code=True)\n"
+        "processor = AutoProcessor.from_pretrained('copy', trust_remote_code=True)\n"
+        "print(type(model).__module__, type(processor).__module__)"
+    )
+    assert run_without_package(script, tmp_path).count("transformers_modules") == 2
+
+
+def test_the_demo_answers_a_dozen_questions_within_a_minute(tmp_path, capsys):
+    """Of 16 questions drawn at random, and shown whatever came, as many are right as were when it was released."""
+    start = time.perf_counter()
+    assert ask.main([str(FOLDER), "--output", str(tmp_path)]) == 0
+    assert time.perf_counter() - start < 60
+    printed = capsys.readouterr().out
+    right, asked = map(int, re.search(r"(\d+) of (\d+) are exactly right", printed).groups())
+    assert asked >= 12 and right >= RIGHT, printed
+    assert (tmp_path / "attention.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_other_media_get_other_answers(kind, rows, model, processor):
+    """Each question is asked again with the picture or the sound of the next that has one of its kind."""
+    asked = [row for row in rows if [part["type"] for part in media_parts(row.prompt)] == [kind]]
+    assert len(asked) >= 3
+    swapped = [with_media(row, other) for row, other in zip(asked, [*asked[1:], asked[0]], strict=True)]
+    answers = answer_prompts(model, processor, [row.prompt for row in asked])
+    others = answer_prompts(model, processor, swapped)
+    assert sum(a != b for a, b in zip(answers, others, strict=True)) > len(asked) / 2
+
+
+def with_media(row: ChatRow, other: ChatRow) -> list[dict]:
+    """The prompt of one row with the media of another."""
+    messages = json.loads(json.dumps(row.prompt))
+    for part, source in zip(media_parts(messages), media_parts(other.prompt), strict=True):
+        part.update(source)
+    return messages

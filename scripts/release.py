@@ -21,7 +21,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_mm
 from modeling_mm.data.files import write_text
-from modeling_mm.hub.card import card_values, render
+from modeling_mm.hub.card import card_values, render, with_figures
+from modeling_mm.training.evaluation import Figure
 from modeling_mm.training.recipe import Recipe, read_recipe
 from modeling_mm.training.run import RECIPE_FILE, RESULT_FILE
 
@@ -52,7 +53,8 @@ def card(recipe: Recipe, model, arguments: argparse.Namespace) -> str:
     result = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8"))
     values = card_values(recipe, model, result)
     if arguments.figures is not None:
-        values["figures"] = (arguments.figures / "figures.md").read_text(encoding="utf-8").strip()
+        rows = json.loads((arguments.figures / "figures.json").read_text(encoding="utf-8"))
+        values = with_figures(values, [Figure(**row) for row in rows])
     return render(values)
 
 

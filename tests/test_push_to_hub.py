@@ -278,6 +278,16 @@ def test_a_folder_is_pushed_in_one_commit_with_links_as_files(good, hub):
     assert again.oid == commit.oid and len(hub.repos[REPO].commits) == 2 and hub.count("PUT /lfs") == 1
 
 
+def test_weights_and_code_of_an_earlier_push_do_not_stay(folder, good, hub):
+    """`from_pretrained` would take one file of old weights before the shards of the new."""
+    (folder / "old.py").write_text("x = 1\n")
+    (folder / "picture.png").write_bytes(b"shown in the card")
+    (folder / "model-00001-of-00002.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    push(folder, REPO, api(hub))
+    push(good, REPO, api(hub))
+    assert hub.files(REPO) == {**contents(good), "picture.png": b"shown in the card"}
+
+
 @pytest.mark.parametrize(
     ("plan", "word"),
     [

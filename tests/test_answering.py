@@ -1,5 +1,6 @@
 """Answers while they are generated: pieces, stop strings, ends and lengths; without a server."""
 
+import time
 import types
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from transformers import GenerationConfig
 
 from modeling_mm.serving.answering import Answer, divide, generate, make_config
+from modeling_mm.serving.conversation import stream_answer, user_turn
 from modeling_mm.serving.sources import BadRequest
 from tests.processor_parts import make_bpe
+from tests.tiny_chats import chat_model, processor
 
 
 @pytest.mark.parametrize(
@@ -80,6 +83,16 @@ def test_what_is_stopped_is_not_begun_and_says_so_to_generate():
     generate(None, {}, GenerationConfig(), None, answer)  # no model is touched
 
 
+def test_a_conversation_that_is_left_ends_its_answer():
+    endless = chat_model(text_position_encoding="sinusoidal").eval()
+    endless.generation_config.eos_token_id = None
+    answer = stream_answer(endless, processor(), [user_turn("hello", None, None)], 200_000)
+    assert next(answer)
+    start = time.monotonic()
+    answer.close()
+    assert time.monotonic() - start < 30
+
+
 def model(kind="learned", **config):
     text = types.SimpleNamespace(n_positions=10, vocab_size=50)
     generation = GenerationConfig(**config)
@@ -113,6 +126,8 @@ def test_a_request_changes_the_config_of_its_answer_alone():
     assert (config.temperature, config.do_sample, config.top_p) == (0.5, True, 0.9)
     assert (config.repetition_penalty, config.sequence_bias, config.max_new_tokens) == (1.5, {(3,): 2.0}, 3)
     assert (config.num_beams, default.generation_config.num_beams, default.generation_config.top_p) == (1, 4, 0.5)
+    whole = make_config({"temperature": 2, "top_p": 1}, default, 1, None)  # as JSON has them; generate wants floats
+    assert [type(value) for value in (whole.temperature, whole.top_p)] == [float, float]
     assert not make_config({"temperature": 0}, default, 1, None).do_sample
     with pytest.raises(BadRequest, match="expected token ids below 50, got 50"):
         make_config({"logit_bias": {50: 1.0}}, default, 1, None)

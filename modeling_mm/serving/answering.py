@@ -91,7 +91,7 @@ class Answer(BaseStreamer):
     def _decode(self, is_last: bool = False) -> str:
         """
         What the latest tokens add to the text; nothing while a character lacks some of its bytes. Some tokens before
-        them are decoded along, as a word's space can hang on them. (A `DecodeStream` fails at bytes that are no text.)
+        them are decoded along, as a word's space can hang on them.
         """
         before, text = (
             self.tokenizer.decode(self.tokens[self._start : stop], skip_special_tokens=True)
@@ -201,7 +201,7 @@ def make_config(request: Mapping[str, Any], model: Any, prompt: int, most: int |
     config.num_beams = config.num_return_sequences = 1
     temperature, size = request.get("temperature"), model.config.text_config.vocab_size
     if temperature is not None:
-        config.do_sample, config.temperature = temperature > 0, temperature or None
+        config.do_sample, config.temperature = temperature > 0, float(temperature) or None
     if request.get("top_p") is not None:
         config.top_p = float(request["top_p"])
     if request.get("frequency_penalty") is not None:

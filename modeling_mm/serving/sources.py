@@ -248,7 +248,7 @@ def visit(place: str, url: str, policy: Policy, deadline: float) -> Iterator[HTT
         if connection.is_cut:  # a body without a length seems to end there
             raise too_slow(url)
     except (OSError, HTTPException, ValueError) as error:  # ValueError: a port that is none, a control character
-        if connection is not None and connection.is_cut:
+        if isinstance(error, TimeoutError) or (connection is not None and connection.is_cut):
             raise too_slow(url) from error
         if isinstance(error, RefusedSource):
             raise

@@ -36,9 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.allow_files is not None and not options.allow_files.is_dir():
         print(f"--allow-files: there is no folder {options.allow_files}.", file=sys.stderr)
         return 1
+    if options.max_tokens is not None and options.max_tokens < 1:
+        print(f"--max-tokens: expected at least 1, got {options.max_tokens}.", file=sys.stderr)
+        return 1
     policy = Policy(private_urls=options.allow_private_urls, files=options.allow_files)
     try:
-        app = build_app(options.model, policy, options.device, options.dtype, options.attn, options.cors)
+        app = build_app(
+            options.model, policy, options.device, options.dtype, options.attn, options.cors, options.max_tokens
+        )
     except (OSError, ValueError) as error:
         print(f"{options.model} cannot be served: {error}", file=sys.stderr)
         return 1
@@ -55,6 +60,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: %(default)s)")
     parser.add_argument("--dtype", help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
     parser.add_argument("--attn", help="attention implementation, such as sdpa")
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="generated for a request at most (default: what fits)"
+    )
     parser.add_argument("--cors", action="store_true", help="let pages of any origin ask")
     parser.add_argument("--allow-private-urls", action="store_true", help="URLs may lead to private addresses")
     parser.add_argument("--allow-files", type=Path, metavar="FOLDER", help="requests may name files in this folder")

@@ -1,8 +1,8 @@
 """scripts/serve.py with OpenAI's own client on the other end: answers with pictures and sounds, streamed or not, equal
 to `generate`; what is wrong gets a 4xx and its reason; nothing opens what it should not; many clients at once."""
 
-import asyncio
 import base64
+import contextlib
 import importlib.util
 import io
 import json
@@ -13,23 +13,21 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
+from PIL import Image
 
-from modeling_mm.serving.chat_request import check_chat
-from modeling_mm.serving.sources import MAX_MEDIA_BYTES, Policy, RefusedSource, inline, is_public
+from modeling_mm.serving.sources import MAX_MEDIA_BYTES, Policy
 from modeling_mm.training.collator import MMCollator, encode_conversation
 from scripts.serve import main
+from tests import gallery as galleries
 from tests.processor_parts import RATE, picture, sound
 from tests.tiny import train
 from tests.tiny_chats import CHATS, chat_model, processor
@@ -39,6 +37,8 @@ EXTRA = ("fastapi", "uvicorn", "openai", "python_multipart")
 MISSING = [name for name in EXTRA if importlib.util.find_spec(name) is None]
 needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra `serve`: {', '.join(MISSING)}")
 START_SECONDS = 180
+ENDLESS = 200_000  # tokens, for which the tiny model takes many minutes
+SMALL_BODY = 100_000
 
 
 # ---- What is said on both ends --------------------------------------------------------------------------------------
@@ -207,33 +207,51 @@ def open_server(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gallery():
-    """A server of pictures on loopback: /red.png, and /to?URL, which leads on."""
+    with galleries.gallery() as pictures:
+        yield pictures
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.server.asked.append(self.path)
-            body = png(picture("red"))
-            if self.path.startswith("/to?"):
-                self.send_response(302)
-                self.send_header("Location", self.path.removeprefix("/to?"))
-                body = b""
-            else:
-                self.send_response(200 if self.path == "/red.png" else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
 
-        def log_message(self, *_):
-            pass
+@pytest.fixture(scope="module")
+def endless_server(tmp_path_factory):
+    """One of a model whose positions have no end, so that an answer can take minutes."""
+    folder = tmp_path_factory.mktemp("endless") / "tiny"
+    chat_model(text_position_encoding="sinusoidal").save_pretrained(folder)
+    processor().save_pretrained(folder)
+    server = Server(folder, "--max-tokens", str(ENDLESS))
+    yield server
+    server.stop()
 
-    gallery = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    gallery.daemon_threads = True
-    gallery.asked = []
-    gallery.url = f"http://127.0.0.1:{gallery.server_address[1]}"
-    threading.Thread(target=gallery.serve_forever, args=(0.05,), daemon=True).start()
-    yield gallery
-    gallery.shutdown()
-    gallery.server_close()
+
+@contextlib.contextmanager
+def run_here(folder, **options):
+    """A server in this process, whose parts a test can replace."""
+    import uvicorn
+
+    from modeling_mm.serving.server import build_app
+
+    app = build_app(str(folder), Policy(private_urls=True), "cpu", **options)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        runner = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        thread = threading.Thread(target=runner.run, args=([listening],), daemon=True)
+        thread.start()
+        server = object.__new__(Server)
+        server.folder, server.port = str(folder), listening.getsockname()[1]
+        server.url = f"http://127.0.0.1:{server.port}"
+        while not runner.started:
+            time.sleep(0.05)
+        try:
+            yield server
+        finally:
+            runner.should_exit = True
+            thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def server_here(folder):
+    if MISSING:
+        pytest.skip(needs_extra.kwargs["reason"])
+    with run_here(folder, max_body_bytes=SMALL_BODY) as server:
+        yield server
 
 
 # ---- Answers --------------------------------------------------------------------------------------------------------
@@ -274,10 +292,22 @@ def test_lengths_and_stop_strings(server):
         assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 2
     chunks = server.streams(messages, max_tokens=2)
     assert chunks[-1].choices[0].finish_reason == "length" and chunks[-1].usage.completion_tokens == 2
-    stop = answer(2)[len(answer(2)) // 2 : len(answer(2)) // 2 + 2]
-    end = answer(2).index(stop) + len(stop)
-    assert server.says(messages, stop=[stop]).startswith(answer(2)[:end])
-    assert len(server.says(messages, stop=[stop])) < len(answer(2))
+
+
+@needs_extra
+def test_an_answer_ends_before_its_stop_string_streamed_and_not(server):
+    messages, whole = to_openai(CHATS[2]), answer(2)
+    middle = len(whole) // 2
+    for stop in (whole[middle : middle + 5], [whole[middle : middle + 2], "never"], whole[0], whole[-1]):
+        expected = whole[: whole.index(stop if isinstance(stop, str) else stop[0])]
+        chat = server.ask(messages, stop=stop)
+        assert chat.choices[0].message.content == expected and chat.choices[0].finish_reason == "stop"
+        chunks = server.streams(messages, stop=stop)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+        assert chunks[-1].choices[0].finish_reason == "stop"
+        assert chunks[-1].usage.completion_tokens == chat.usage.completion_tokens
+    almost = whole[middle : middle + 3] + "\0"  # its beginning is held back, and told in the end
+    assert server.says(messages, stop=almost) == whole
 
 
 @needs_extra
@@ -286,6 +316,29 @@ def test_a_temperature_samples_and_zero_does_not(server):
     assert server.says(messages, temperature=0) == answer(2)
     said = {server.says(messages, temperature=2, seed=seed, max_tokens=8) for seed in range(4)}
     assert len(said) > 1, "with a temperature of 2 the tiny model should waver"
+
+
+@needs_extra
+def test_a_seed_gives_the_same_answer_whoever_else_asks(server):
+    """The server draws in one thread; a seed that is set elsewhere would be used up by others."""
+    messages = user(text_part("hello"))
+
+    def one(seed):
+        return server.says(messages, temperature=2, seed=seed, max_tokens=40)
+
+    alone = [one(seed) for seed in range(10)]
+    assert len(set(alone)) > 5
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(one, range(10))) == alone
+
+
+@needs_extra
+def test_a_seed_leaves_the_draws_of_others_to_chance(server):
+    messages, said = user(text_part("hello")), set()
+    for _ in range(4):
+        server.says(messages, temperature=2, seed=1, max_tokens=2)
+        said.add(server.says(messages, temperature=2, max_tokens=40))
+    assert len(said) > 1
 
 
 @needs_extra
@@ -302,15 +355,62 @@ def test_ten_clients_at_once_all_get_their_own_answers(server):
 
 
 @needs_extra
-def test_a_client_that_goes_away_leaves_the_server_well(server):
-    stream = server.ask(to_openai(CHATS[3]), stream=True)
-    next(iter(stream))
-    stream.close()
-    assert server.says(to_openai(CHATS[0])) == answer(0)
+def test_ten_clients_of_whom_some_are_wrong_or_leave_all_get_their_own_answers(server):
+    import openai
+
+    def one(number):
+        if number % 3 == 1:
+            with pytest.raises(openai.BadRequestError, match="no format that Pillow knows"):
+                server.ask(user(image_part(data_url(b"no picture"))), stream=number % 2 == 0)
+            return None
+        if number % 3 == 2:
+            with server.ask(to_openai(CHATS[3]), stream=True) as stream:
+                next(iter(stream))
+            return None
+        return server.says(to_openai(CHATS[number % len(CHATS)]))
+
+    with ThreadPoolExecutor(10) as pool:
+        said = list(pool.map(one, range(30)))
+    assert said == [None if number % 3 else answer(number % len(CHATS)) for number in range(30)]
 
 
 @needs_extra
-def test_the_model_is_listed_and_no_other_is_loaded(server):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_ends_its_answer(endless_server, stream):
+    """Else the next one would wait for an answer of minutes."""
+    import openai
+
+    bias = {str(token): -100 for token in ends_of(endless_server)}
+    asked = {"logit_bias": bias, "max_tokens": ENDLESS}
+    messages = user(text_part("hello"))
+    if stream:
+        with endless_server.ask(messages, stream=True, **asked) as chunks:
+            for _ in range(5):
+                next(chunks)
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            endless_server.ask(messages, timeout=3, **asked)
+    start = time.monotonic()
+    endless_server.says(messages, max_tokens=2)
+    assert time.monotonic() - start < 20
+
+
+def ends_of(server) -> list[int]:
+    ends = json.loads((Path(server.folder) / "generation_config.json").read_text())["eos_token_id"]
+    return ends if isinstance(ends, list) else [ends]
+
+
+@needs_extra
+def test_a_server_has_its_own_limit_of_tokens(endless_server):
+    import openai
+
+    messages = user(text_part("hello"))
+    with pytest.raises(openai.BadRequestError, match=f"this server generates {ENDLESS} at most"):
+        endless_server.ask(messages, max_tokens=ENDLESS + 1)
+
+
+@needs_extra
+def test_the_model_is_listed_and_no_other_is_loaded(server, open_server, gallery):
     import openai
 
     assert [each.id for each in server.client.models.list()] == [server.folder]
@@ -318,6 +418,12 @@ def test_the_model_is_listed_and_no_other_is_loaded(server):
         server.client.chat.completions.create(model="gpt-9", messages=user(text_part("hello")))
     with pytest.raises(openai.NotFoundError, match=r"there is no 'gpt-9'"):
         server.client.audio.transcriptions.create(model="gpt-9", file=("a.wav", wav()))
+    asked = len(gallery.asked)
+    with pytest.raises(openai.NotFoundError, match=r"there is no 'gpt-9'"):
+        open_server.client.chat.completions.create(
+            model="gpt-9", messages=user(image_part(f"{gallery.url}/red.png"), {"type": "none"})
+        )
+    assert len(gallery.asked) == asked, "the name comes first"
     for path in ("/load_model", "/reset", "/v1/responses", "/v1/completions"):
         status, text = server.post(path, b'{"model": "/etc", "input": "x", "prompt": "x"}')
         assert status == 404 and f"There is no POST {path} here" in text
@@ -352,7 +458,9 @@ def test_a_transcription_is_the_answer_to_what_is_said(server):
         ({"language": "xx"}, "`language`: expected en, fr"),
         ({"response_format": "srt"}, "`response_format`: expected json or text"),
         ({"temperature": 9}, "`temperature`: expected a number of at least 0 and at most 2"),
+        ({"temperature": "hot"}, "`temperature`: expected a number, got 'hot'"),
         ({"prompt": "a" * 2000}, "positions"),
+        ({"prompt": "a" * 200_001}, "`prompt`: expected 200000 characters at most"),
     ],
 )
 def test_a_bad_transcription_request_gets_400_and_the_reason(server, options, word):
@@ -388,6 +496,16 @@ def test_a_form_without_a_sound_gets_400(server, body, content_type):
 LONG = "a dog " * 500
 
 
+def bomb() -> bytes:
+    """A picture of 81 million pixels in some kilobytes."""
+    file = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(file, "PNG")
+    return file.getvalue()
+
+
+BOMB = bomb()
+
+
 @needs_extra
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
@@ -406,11 +524,17 @@ LONG = "a dog " * 500
         ([{"role": ["user"], "content": "x"}], {}, "expected a role of system"),
         ([{"role": "user", "content": None}], {}, "expected a text or a list of parts, got None"),
         (user(text_part("<|image|>")), {}, "image"),
+        (user(text_part("a" * 200_001)), {}, "expected 200000 characters of text at most, got 200001"),
+        (user(*[image_part("QUJD")] * 17), {}, "expected 16 pictures and sounds at most, got 17"),
+        ([{"role": "user", "content": ""}] * 1025, {}, "expected 1024 messages and parts at most"),
+        (user(image_part(data_url(BOMB))), {}, "pixels of pictures at most in a request"),
         (user(text_part(LONG)), {}, "the model has 128 positions; shorten it"),
         (user(text_part("hello")), {"max_tokens": 500}, "500 tokens are asked for after a prompt of"),
         (user(text_part("hello")), {"max_tokens": 0}, "`max_tokens`: expected a whole number of at least 1"),
         (user(text_part("hello")), {"temperature": -1}, "`temperature`: expected a number of at least 0"),
         (user(text_part("hello")), {"temperature": "hot"}, "got 'hot'"),
+        (user(text_part("hello")), {"temperature": 0.001}, "`temperature`: expected 0, or at least 0.01"),
+        (user(text_part("hello")), {"logit_bias": {"99999": 1}}, "`logit_bias`: expected token ids below"),
         (user(text_part("hello")), {"top_p": 0}, "`top_p`: expected a number above 0 and at most 1"),
         (user(text_part("hello")), {"n": 2}, "`n`: 2 is not served"),
         (user(text_part("hello")), {"logprobs": True}, "`logprobs`: True is not served"),
@@ -431,8 +555,13 @@ def test_a_bad_request_gets_400_and_the_reason(server, messages, options, word, 
     assert caught.value.type == "invalid_request_error"
 
 
+HALF = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'  # of a surrogate pair
+
+
 @needs_extra
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"{}", b'{"messages": 3}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"{}", b'{"messages": 3}', b"\xff\xfe", b"[" * 100_000, HALF]
+)
 def test_a_body_that_is_no_request_gets_a_4xx(server, body):
     status, text = server.post("/v1/chat/completions", body)
     assert status in (400, 422) and json.loads(text)["error"]["message"], text
@@ -449,6 +578,85 @@ def test_unknown_fields_get_422_and_large_bodies_413(server):
         connection.sendall(head.encode())
         assert b" 413 " in connection.recv(4096).split(b"\r\n")[0]
     assert server.is_well()
+
+
+@needs_extra
+def test_a_large_body_that_does_not_say_so_gets_413(server_here):
+    """In chunks, whose number nobody knows before."""
+    for path in ("/v1/chat/completions", "/v1/audio/transcriptions"):
+        with socket.create_connection(("127.0.0.1", server_here.port), timeout=30) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+            connection.sendall(b"%x\r\n" % (SMALL_BODY + 1) + b"x" * (SMALL_BODY + 1) + b"\r\n")
+            answered = connection.makefile("rb").read()
+        assert b" 413 " in answered.split(b"\r\n")[0] and b"is larger than 100000 bytes" in answered
+    assert server_here.says(to_openai(CHATS[0])) == answer(0)
+
+
+@needs_extra
+def test_a_fault_of_the_server_is_logged_and_not_told(server_here, monkeypatch, caplog):
+    import openai
+
+    def fail(*_):
+        raise ValueError("what is in /etc/secret")
+
+    logged = []
+    monkeypatch.setattr("modeling_mm.serving.handlers.generate", fail)
+    monkeypatch.setattr("modeling_mm.serving.answering.logger.error", lambda *_, exc_info: logged.append(exc_info))
+    with pytest.raises(openai.InternalServerError, match="its log says why") as caught:
+        server_here.ask(to_openai(CHATS[0]))
+    assert "secret" not in str(caught.value.response.text)
+    deadline = time.monotonic() + 20
+    while "what is in /etc/secret" not in caplog.text:  # logged once the answer has been sent
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.05)
+    with pytest.raises(openai.APIError, match="its log says why") as caught:
+        server_here.streams(to_openai(CHATS[0]))
+    assert "secret" not in str(caught.value) and "what is in /etc/secret" in str(logged[0])
+    monkeypatch.undo()
+    assert server_here.says(to_openai(CHATS[0])) == answer(0)
+
+
+@needs_extra
+def test_others_are_served_while_a_message_is_read(server_here, monkeypatch):
+    from modeling_mm.serving import handlers
+
+    is_reading, may_go_on, encode = threading.Event(), threading.Event(), handlers.encode
+
+    def slow(*arguments):
+        is_reading.set()
+        assert may_go_on.wait(30)
+        return encode(*arguments)
+
+    monkeypatch.setattr(handlers, "encode", slow)
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(server_here.says, to_openai(CHATS[0]))
+        assert is_reading.wait(30) and server_here.is_well()
+        may_go_on.set()
+        assert said.result() == answer(0)
+
+
+@needs_extra
+def test_slow_sources_hold_up_nobody_else_and_end_in_time(server_here, gallery, monkeypatch):
+    import openai
+
+    from modeling_mm.serving.handlers import FETCHERS
+
+    monkeypatch.setattr("modeling_mm.serving.handlers.FETCH_SECONDS", 6.0)
+
+    def slow(_):
+        start = time.monotonic()
+        with pytest.raises(openai.BadRequestError, match="took longer"):
+            server_here.ask(user(image_part(f"{gallery.url}/drip-body"), image_part(f"{gallery.url}/drip-body")))
+        return time.monotonic() - start
+
+    with ThreadPoolExecutor(FETCHERS * 2) as pool:
+        waits = [pool.submit(slow, number) for number in range(FETCHERS * 2)]
+        while sum(path == "/drip-body" for path in gallery.asked) < FETCHERS:
+            time.sleep(0.05)
+        assert server_here.says(to_openai(CHATS[0])) == answer(0)
+        assert not any(wait.done() for wait in waits)
+        assert max(wait.result() for wait in waits) < 20
 
 
 @needs_extra
@@ -503,151 +711,7 @@ def test_flags_allow_them(open_server, gallery):
             open_server.ask(user(image_part(source), question))
 
 
-def test_only_public_addresses_are_public():
-    public = ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
-    private = ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"]
-    private += ["224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1"]
-    private += ["64:ff9b::7f00:1", "2002:7f00:1::"]
-    assert [address for address in public if not is_public(address)] == []
-    assert [address for address in private if is_public(address)] == []
-
-
-def test_a_redirect_to_a_private_address_is_refused(monkeypatch, gallery):
-    """The first address counts as public here, what it leads to does not."""
-    monkeypatch.setattr("modeling_mm.serving.sources.is_public", lambda address: address == "127.0.0.1")
-    assert inline(f"{gallery.url}/red.png", Policy()).startswith("data:;base64,")
-    with pytest.raises(RefusedSource, match="private address"):
-        inline(f"{gallery.url}/to?http://127.0.0.2:1/x", Policy())
-    with pytest.raises(RefusedSource, match="leads on more than 3 times"):
-        inline(f"{gallery.url}/to?{gallery.url}/to?{gallery.url}/to?{gallery.url}/to?/red.png", Policy())
-
-
-def test_a_name_is_looked_up_once(monkeypatch, gallery):
-    """Else it could stand for a public address when it is checked, and for another when it is opened."""
-    calls = []
-
-    def lookup(host, port, *_, **__):
-        calls.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-
-    monkeypatch.setattr("modeling_mm.serving.sources.socket.getaddrinfo", lookup)
-    port = gallery.server_address[1]
-    with pytest.raises(RefusedSource, match="private address"):
-        inline(f"http://pictures.example:{port}/red.png", Policy())
-    assert inline(f"http://pictures.example:{port}/red.png", Policy(private_urls=True))
-    assert calls.count("pictures.example") == 2
-
-
-def test_large_and_slow_sources_are_refused(monkeypatch, gallery, tmp_path):
-    (tmp_path / "red.png").write_bytes(png(picture("red")))
-    policy = Policy(private_urls=True, files=tmp_path)
-    monkeypatch.setattr("modeling_mm.serving.sources.FETCH_SECONDS", -1.0)
-    with pytest.raises(RefusedSource, match="took longer"):
-        inline(f"{gallery.url}/red.png", policy)
-    monkeypatch.setattr("modeling_mm.serving.sources.MAX_MEDIA_BYTES", 10)
-    for source in (f"{gallery.url}/red.png", "red.png", data_url(png(picture()))):
-        with pytest.raises(RefusedSource, match=r"is larger than 10|expected 1 to 10"):
-            inline(source, policy)
-
-
-def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
-    (tmp_path / "files").mkdir()
-    (tmp_path / "secret").write_bytes(b"x")
-    (tmp_path / "files" / "link").symlink_to(tmp_path / "secret")
-    with pytest.raises(RefusedSource, match="no such file"):
-        inline(f"file://{tmp_path}/files/link", Policy(files=tmp_path / "files"))
-
-
-# ---- Parts ----------------------------------------------------------------------------------------------------------
-
-
-def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
-    body = {"messages": user(image_part("QUJD"), text_part("x")), "n": 1, "tools": [], "logit_bias": {}, "stop": "a"}
-    before = json.dumps(body)
-    checked = check_chat(body, Policy())
-    assert json.dumps(body) == before and checked["logit_bias"] is None
-    assert checked["messages"][0]["content"][0]["image_url"] == {"url": "data:;base64,QUJD"}
-    spoken = check_chat({"messages": user(audio_part(b"ABC"))}, Policy())["messages"][0]["content"][0]
-    assert spoken == {"type": "input_audio", "input_audio": {"data": "data:;base64,QUJD"}}
-
-
-def test_only_what_is_known_is_handed_on():
-    body = {"messages": user(text_part("x")), "seed": 1, "user": "me", "stream_options": {"include_usage": True}}
-    assert set(check_chat({**body, "reasoning_effort": None}, Policy())) == {"messages", "seed"}
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("chat_template_kwargs", {"processor_kwargs": {"images": ["/etc/passwd"]}}),
-        ("chat_template_kwargs", {"chat_template": "{% for i in range(99999) %}{% endfor %}"}),
-        ("generation_config", '{"num_beams": 100000}'),
-        ("stop", ["a"] * 5),
-        ("stop", "a" * 65),
-        ("logit_bias", {"5": float("inf")}),
-        ("logit_bias", {"5": float("nan")}),
-        ("logit_bias", {"5": 101}),
-    ],
-)
-def test_what_could_open_files_or_hold_the_server_up_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"`{name}`: "):
-        check_chat({"messages": user(text_part("x")), name: value}, Policy())
-
-
-@pytest.mark.parametrize("value", [True, "1", float("nan"), 3, [1]])
-def test_numbers_are_numbers(value):
-    with pytest.raises(ValueError, match="`temperature`: expected a number"):
-        check_chat({"messages": user(text_part("x")), "temperature": value}, Policy())
-
-
-@needs_extra
-def test_errors_in_a_stream_are_json_and_a_stream_has_an_end():
-    from modeling_mm.serving.handlers import as_events
-
-    closed = []
-
-    async def stream():
-        try:
-            yield "data: {}\n\n"
-            yield 'data: {"a": 1}\n\ndata: {"error": "it said "no"\nand went"}\n\n'
-        finally:
-            closed.append(True)
-
-    async def read(count=None):
-        events = as_events(stream())
-        found = [await anext(events) for _ in range(count)] if count else [event async for event in events]
-        await events.aclose()
-        return found
-
-    found = asyncio.run(read())
-    assert found[0] == "data: {}\n\n" and found[-1] == "data: [DONE]\n\n"
-    before, error = found[1].split("\n\n")[:2]
-    assert before == 'data: {"a": 1}'
-    assert json.loads(error.removeprefix("data: "))["error"]["message"] == 'it said "no"\nand went'
-    asyncio.run(read(1))
-    assert len(closed) == 2, "what a client leaves is ended"
-
-
-@needs_extra
-def test_lengths_follow_the_positions():
-    from transformers import GenerationConfig
-
-    from modeling_mm.serving.handlers import fit
-
-    def fitted(length, wanted=None, kind="learned"):
-        text = types.SimpleNamespace(n_positions=10)
-        fake = types.SimpleNamespace(config=types.SimpleNamespace(text_config=text, text_position_encoding=kind))
-        config = GenerationConfig(max_new_tokens=wanted)
-        fit(config, fake, {"input_ids": torch.zeros(1, length)})
-        return config.max_new_tokens
-
-    assert [fitted(4), fitted(4, 6), fitted(4, 2), fitted(40, 20, "sinusoidal"), fitted(40, None, "sinusoidal")] == [
-        *(6, 6, 2, 20, 10)
-    ]
-    with pytest.raises(ValueError, match="ask for 6 at most"):
-        fitted(4, 7)
-    with pytest.raises(ValueError, match="takes 10 tokens, and the model has 10 positions"):
-        fitted(10)
+# ---- The script -----------------------------------------------------------------------------------------------------
 
 
 def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
@@ -656,6 +720,8 @@ def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
         assert "cannot be served" in capsys.readouterr().err
         assert main([str(tmp_path), "--allow-files", str(tmp_path / "nothing")]) == 1
         assert "there is no folder" in capsys.readouterr().err
+        assert main([str(tmp_path), "--max-tokens", "0"]) == 1
+        assert "--max-tokens: expected at least 1, got 0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main([str(tmp_path)]) == 1
     assert 'pip install "modeling_mm[serve]"' in capsys.readouterr().err

@@ -2,16 +2,17 @@
 """What the web page shows, without the page: a conversation's answer as it grows, and what its words looked at."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import TextIteratorStreamer
 
 from ..explain.attention import AnswerAttention, attend
 from ..images import decode_image
+from .answering import Answer
 
 Turns = list[dict[str, Any]]
 
@@ -48,25 +49,20 @@ def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int)
     inputs = processor.apply_chat_template(
         turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     ).to(model.device)
-    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    errors: list[Exception] = []
-
-    def generate() -> None:
+    pieces: SimpleQueue[str | None] = SimpleQueue()
+    answer = Answer(processor.tokenizer, pieces.put)
+    with ThreadPoolExecutor(1) as pool:
+        options = {"do_sample": False, "max_new_tokens": max_new_tokens, **answer.options()}
+        generated = pool.submit(model.generate, **inputs, **options)
+        generated.add_done_callback(lambda _: pieces.put(None))
         try:
-            model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens)
-        except Exception as error:  # told by the thread that waits for it
-            errors.append(error)
-            streamer.end()
-
-    thread = Thread(target=generate, daemon=True)
-    thread.start()
-    text = ""
-    for piece in streamer:
-        text += piece
-        yield text
-    thread.join()
-    if errors:
-        raise errors[0]
+            text = ""
+            while (piece := pieces.get()) is not None:
+                text += piece
+                yield text
+        finally:
+            answer.stop()  # whoever asked may have gone
+        generated.result()  # raises what went wrong there
 
 
 def has_media(turns: Turns) -> bool:

@@ -4,38 +4,58 @@ The handlers of `transformers serve` for our model. What is theirs stays theirs:
 the shape of the answers. What is ours, and why:
 
 - Requests are checked, and what they name is read, before they are handled; theirs open any file and any address.
-- What is wrong with a request, down to a picture that is none, is answered with 400; theirs answers 500.
+- What is wrong with a request, down to a picture that is none, is answered with 400 before an answer is begun; theirs
+  answers 500. Faults of the server's own are logged and answered with 500; their text stays here.
+- Nothing that takes long runs on the event loop: sources are fetched by threads of their own, so that slow ones hold
+  up nobody else; messages are read by one thread, since tokenizers are not made for more, and unpacked media add up.
 - Answers are as long as the model's positions allow where a request names no length; theirs asks for 1024 tokens,
   which a decoder with learned positions may not have.
-- The tokenizer stands in for the processor in generation, whose stop strings read the vocabulary.
+- An answer ends before its stop string, and when its client has gone, streamed or not.
 - A stream ends with `[DONE]`, and an error in it is valid JSON, as OpenAI's clients want it.
 - A transcription is an answer to a question about a sound; theirs hands the samples to the processor as its first
   argument, which are pictures in ours, and takes the prompt for a part of the text.
 """
 
 import asyncio
-import copy
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from jinja2 import TemplateError
 from openai.types.audio import Transcription
+from openai.types.completion_usage import CompletionUsage
 from starlette.datastructures import UploadFile
+from starlette.types import Receive, Scope, Send
 from transformers import GenerationConfig
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.transcription import TranscriptionHandler
-from transformers.cli.serving.utils import _StreamError
+from transformers.cli.serving.utils import GenerationState
 
 from ..audio import load_audio
-from .chat_request import RANGES, check_chat, check_number
-from .sources import Policy
+from .answering import Reading, generate, make_config
+from .chat_request import (
+    LONGEST_TEXT,
+    RANGES,
+    Media,
+    check_chat,
+    check_number,
+    check_text,
+    kind_of,
+    parts_of,
+    read_media,
+    unpacks_too_large,
+)
+from .sources import FETCH_SECONDS, MAX_SAMPLES, WEB, BadRequest, Policy, unpacked_size
 
-ERROR_EVENT = 'data: {"error": "'
+FAILED = "The server failed at this request; its log says why. It goes on serving others."
 FORMATS = ("json", "text")
+FETCHERS = 16
+END_EVENT = "data: [DONE]\n\n"
 
 
 class OneModel(ModelManager):
@@ -44,90 +64,103 @@ class OneModel(ModelManager):
     def get_gen_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "modeling_mm"}]
 
-    def check_name(self, name: str) -> None:
-        if name != self.force_model:
-            raise HTTPException(404, f"`model`: there is no {name!r} here; this server has {self.force_model!r}.")
+    def check_name(self, name: Any) -> None:
+        if name is not None and name != self.force_model:
+            raise HTTPException(
+                404, f"`model`: there is no {kind_of(name)} here; this server has {self.force_model!r}."
+            )
+
+    def served(self) -> tuple[Any, Any]:
+        """The model and its processor."""
+        return self.load_model_and_processor(self.process_model_name(self.force_model))
 
 
-def fit(config: GenerationConfig, model: Any, inputs: Any) -> None:
+class Desk:
     """
-    Sets how many tokens are generated to what the model has positions for, where it is not set.
+    Where both handlers have their requests read and answered.
 
-    Raises:
-        ValueError: where the prompt is too long, or more is asked for than fits.
+    Args:
+        most_tokens: how many tokens are generated for a request at most; by default as many as the model has positions
     """
-    if model.config.text_position_encoding != "learned":
-        config.max_new_tokens = config.max_new_tokens or model.config.text_config.n_positions
-        return
-    positions, used = model.config.text_config.n_positions, inputs["input_ids"].shape[-1]
-    if used >= positions:
-        raise ValueError(f"The prompt takes {used} tokens, and the model has {positions} positions; shorten it.")
-    if config.max_new_tokens is None:
-        config.max_new_tokens = positions - used
-    if config.max_new_tokens > positions - used:
-        raise ValueError(
-            f"{config.max_new_tokens} tokens are asked for after a prompt of {used}, and the model has {positions} "
-            f"positions; ask for {positions - used} at most, or shorten the prompt."
-        )
 
+    def __init__(self, manager: OneModel, state: GenerationState, policy: Policy, most_tokens: int | None = None):
+        self.manager, self.state, self.policy, self.most_tokens = manager, state, policy, most_tokens
+        self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
+        self.reader = ThreadPoolExecutor(1, "read")
 
-def event(data: Any) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    async def read(self, work: Callable, *arguments: Any) -> Any:
+        """Work on what a request holds, one request after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self.reader, work, *arguments)
 
+    async def gather(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """
+        The messages with all pictures and sounds in them.
 
-def error_event(message: str) -> str:
-    return event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+        Raises:
+            BadRequest: for what cannot be had, or not in time, whether a name, a connection or a free thread is late.
+        """
+        deadline = time.monotonic() + FETCH_SECONDS
+        if not any(isinstance(part, Media) and part.source.startswith(WEB) for part in parts_of(messages)):
+            return await self.read(read_media, messages, self.policy, deadline)
+        loop = asyncio.get_running_loop()
+        fetched = loop.run_in_executor(self.fetchers, read_media, messages, self.policy, deadline)
+        try:
+            return await asyncio.wait_for(fetched, FETCH_SECONDS + 1)
+        except asyncio.TimeoutError as error:
+            raise BadRequest(f"`messages`: what its URLs name took longer than {FETCH_SECONDS:g} s.") from error
 
-
-async def as_events(stream: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    """The stream of transformers with its errors as JSON, and with an end."""
-    try:
-        async for text in stream:
-            before, marker, message = text.rpartition(ERROR_EVENT)
-            yield before + error_event(message.removesuffix('"}\n\n')) if marker else text
-        yield "data: [DONE]\n\n"
-    finally:
-        await stream.aclose()  # type: ignore[attr-defined]  # so that a client that has gone ends the generation
+    def begin(
+        self, inputs: Any, config: GenerationConfig, seed: int | None = None, stops: Sequence[str] = ()
+    ) -> Reading:
+        """Has an answer generated, once the requests before it have theirs."""
+        model, processor = self.manager.served()
+        generator = self.state.get_manager(self.manager.process_model_name(self.manager.force_model))
+        reading = Reading(processor.tokenizer, config, inputs["input_ids"].shape[-1], stops)
+        reading.start(generator.submit(generate, model, inputs, config, seed, reading.answer))  # type: ignore[attr-defined]
+        return reading
 
 
 class MMChatHandler(ChatCompletionHandler):
     """`/v1/chat/completions`."""
 
-    def __init__(self, *args, policy: Policy, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.policy = policy
+    def __init__(self, desk: Desk):
+        super().__init__(desk.manager, desk.state)
+        self.desk = desk
 
-    async def handle_request(self, body: dict, request_id: str) -> Response:
-        try:
-            self._validate_request(body)
-            body = await asyncio.to_thread(check_chat, body, self.policy)
-            if body.get("model") is not None:
-                self.model_manager.check_name(body["model"])
-            return await super().handle_request(body, request_id)
-        except (ValueError, TemplateError) as error:
-            raise HTTPException(400, str(error)) from error
-
-    def _build_generation_config(self, body, model_generation_config, use_cb=False) -> GenerationConfig:
-        config = super()._build_generation_config(body, model_generation_config, use_cb=use_cb)
-        if body.get("max_completion_tokens") is not None:  # transformers 5.17 leaves it out
-            config.max_new_tokens = body["max_completion_tokens"]
-        elif body.get("max_tokens") is None:
-            config.max_new_tokens = None  # what fits; see `fit`
-        if body.get("temperature"):
-            config.do_sample = True  # without it a temperature does nothing
-        return config
-
-    def _streaming(self, request_id, model, processor, model_id, inputs, gen_config, **kwargs) -> StreamingResponse:
-        fit(gen_config, model, inputs)
-        response = super()._streaming(request_id, model, processor.tokenizer, model_id, inputs, gen_config, **kwargs)
-        response.body_iterator = as_events(response.body_iterator)
-        return response
-
-    async def _non_streaming(self, request_id, model, processor, model_id, inputs, gen_config, **kwargs) -> Response:
-        fit(gen_config, model, inputs)
-        return await super()._non_streaming(
-            request_id, model, processor.tokenizer, model_id, inputs, gen_config, **kwargs
+    async def answer(self, request: Request, body: dict[str, Any]) -> Response:
+        """
+        Raises:
+            BadRequest: for what is wrong with the request.
+            HTTPException: for a field that nobody knows and a model that is not here.
+        """
+        self._validate_request(body)
+        self.desk.manager.check_name(body.get("model"))
+        model, processor = self.desk.manager.served()
+        chat = await asyncio.to_thread(check_chat, body)
+        messages = await self.desk.gather(chat["messages"])
+        inputs = await self.desk.read(encode, model, processor, messages)
+        config = make_config(chat, model, inputs["input_ids"].shape[-1], self.desk.most_tokens)
+        reading = self.desk.begin(inputs, config, chat.get("seed"), chat["stop"])
+        if chat.get("stream"):
+            return AnswerStream(self.chunks(reading, request.state.request_id), reading)
+        text = await reading.whole(request.receive)
+        name, reason = self.desk.manager.force_model, reading.finish_reason()
+        return JSONResponse(
+            self._build_completion(request.state.request_id, text, name, finish_reason=reason, usage=usage_of(reading))
         )
+
+    async def chunks(self, reading: Reading, request_id: str) -> AsyncIterator[str]:
+        """What is generated, as OpenAI's clients read it."""
+        name = self.desk.manager.force_model
+        yield self._build_chunk_sse(request_id, model=name, role="assistant")
+        async for piece in reading.pieces():
+            yield self._build_chunk_sse(request_id, model=name, content=piece)
+        if reading.has_failed():
+            yield error_event(FAILED)
+        else:
+            reason, usage = reading.finish_reason(), usage_of(reading)
+            yield self._build_chunk_sse(request_id, model=name, finish_reason=reason, usage=usage)
+        yield END_EVENT
 
 
 class MMTranscriptionHandler(TranscriptionHandler):
@@ -139,82 +172,126 @@ class MMTranscriptionHandler(TranscriptionHandler):
             A request's `prompt` is asked instead.
     """
 
-    def __init__(self, *args, questions: dict[str, str], **kwargs):
-        super().__init__(*args, **kwargs)
-        self.questions = questions
+    def __init__(self, desk: Desk, questions: dict[str, str]):
+        super().__init__(desk.manager, desk.state)
+        self.desk, self.questions = desk, questions
 
     async def handle_request(self, request: Request) -> Response:
-        async with request.form() as form:
+        async with request.form(max_files=1) as form:
             self._validate_request(set(form.keys()))
+            self.desk.manager.check_name(form.get("model"))
             upload = form.get("file")
             if not isinstance(upload, UploadFile):
-                raise HTTPException(400, "`file`: expected a sound file as multipart/form-data.")
-            data = await upload.read()
+                raise BadRequest("`file`: expected a sound file as multipart/form-data.")
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        try:
-            return await self.transcribe(data, fields)
-        except (ValueError, TemplateError) as error:
-            raise HTTPException(400, str(error)) from error
-
-    async def transcribe(self, data: bytes, fields: dict[str, str]) -> Response:
-        manager, answer_format = self.model_manager, fields.get("response_format", "json")
-        manager.check_name(fields.get("model", manager.force_model))
-        if answer_format not in FORMATS:
-            raise ValueError(f"`response_format`: expected {' or '.join(FORMATS)}, got {answer_format!r}.")
-        question = self.question(fields)
-        name = manager.process_model_name(manager.force_model)
-        model, processor = manager.load_model_and_processor(name)
+            asked, question = check_fields(fields), self.question(fields)
+            data = await upload.read()
+        model, processor = self.desk.manager.served()
         if processor.feature_extractor is None:
-            raise ValueError("This model does not hear; ask it by /v1/chat/completions.")
-        rate = processor.feature_extractor.sampling_rate
-        samples = await asyncio.to_thread(load_audio, data, rate)
-        content = [
-            {"type": "audio", "audio": {"array": samples, "sampling_rate": rate}},
-            {"type": "text", "text": question},
-        ]
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(model.device)
-        config = copy.deepcopy(model.generation_config)
-        config.max_new_tokens = None
-        if "temperature" in fields:
-            temperature = float(fields["temperature"])
-            check_number("temperature", temperature, RANGES["temperature"])
-            config.temperature, config.do_sample = temperature or None, temperature > 0
-        fit(config, model, inputs)
-        generator = self.generation_state.get_manager(name)
+            raise BadRequest("This model does not hear; ask it by /v1/chat/completions.")
+        messages = await self.desk.read(spoken, data, question, processor.feature_extractor.sampling_rate)
+        inputs = await self.desk.read(encode, model, processor, messages)
+        config = make_config(asked, model, inputs["input_ids"].shape[-1], self.desk.most_tokens)
+        reading = self.desk.begin(inputs, config)
         if fields.get("stream", "false").lower() == "true":
-            queue, streamer = generator.generate_streaming(model, processor.tokenizer, inputs, config, "")
-            return StreamingResponse(transcript_events(queue, streamer), media_type="text/event-stream")
-        text, *_ = await generator.generate_non_streaming(model, processor.tokenizer, inputs, config, "")
-        if answer_format == "text":
+            return AnswerStream(transcript_events(reading), reading)
+        text = await reading.whole(request.receive)
+        if fields.get("response_format") == "text":
             return PlainTextResponse(text)
         return JSONResponse(Transcription(text=text).model_dump(exclude_none=True))
 
     def question(self, fields: dict[str, str]) -> str:
+        if len(fields.get("prompt", "")) > LONGEST_TEXT:
+            raise BadRequest(f"`prompt`: expected {LONGEST_TEXT} characters at most, got {len(fields['prompt'])}.")
         if fields.get("prompt"):
-            return fields["prompt"]
+            return check_text("prompt", fields["prompt"], "a text")
         language = fields.get("language") or next(iter(self.questions))
         if language not in self.questions:
-            raise ValueError(f"`language`: expected {', '.join(self.questions)}, got {language!r}.")
+            raise BadRequest(f"`language`: expected {', '.join(self.questions)}, got {kind_of(language)}.")
         return self.questions[language]
 
 
-async def transcript_events(queue: asyncio.Queue, streamer: Any) -> AsyncGenerator[str, None]:
+# ---- Requests -------------------------------------------------------------------------------------------------------
+
+
+def encode(model: Any, processor: Any, messages: list[dict[str, Any]]) -> Any:
+    """
+    Messages as the model's inputs.
+
+    Raises:
+        BadRequest: for what the processor or the template cannot read; they say what, and nothing of the server.
+    """
+    try:
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    except (ValueError, TemplateError) as error:
+        raise BadRequest(str(error)) from error
+    return inputs.to(model.device)
+
+
+def spoken(data: bytes, question: str, rate: int) -> list[dict[str, Any]]:
+    """A question about a sound as messages."""
+    if unpacked_size(data, "audio") > MAX_SAMPLES:
+        raise BadRequest(f"`file`: {unpacks_too_large('audio')}")
+    try:
+        samples = load_audio(data, rate)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+    sound = {"type": "audio", "audio": {"array": samples, "sampling_rate": rate}}
+    return [{"role": "user", "content": [sound, {"type": "text", "text": question}]}]
+
+
+def check_fields(fields: dict[str, str]) -> dict[str, Any]:
+    """What a form says of how to generate."""
+    answer_format, temperature = fields.get("response_format", FORMATS[0]), fields.get("temperature")
+    if answer_format not in FORMATS:
+        raise BadRequest(f"`response_format`: expected {' or '.join(FORMATS)}, got {kind_of(answer_format)}.")
+    if temperature is None:
+        return {}
+    try:
+        number = float(temperature)
+    except ValueError as error:
+        raise BadRequest(f"`temperature`: expected a number, got {kind_of(temperature)}.") from error
+    check_number("temperature", number, RANGES["temperature"])
+    return {"temperature": number}
+
+
+# ---- Events ---------------------------------------------------------------------------------------------------------
+
+
+def usage_of(reading: Reading) -> CompletionUsage:
+    asked, made = reading.prompt_tokens, len(reading.answer.tokens)
+    return CompletionUsage(prompt_tokens=asked, completion_tokens=made, total_tokens=asked + made)
+
+
+class AnswerStream(StreamingResponse):
+    """Events of an answer, which ends when its client has gone, even before the first event."""
+
+    def __init__(self, events: AsyncIterator[str], reading: Reading):
+        super().__init__(events, media_type="text/event-stream")
+        self.reading = reading
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.reading.answer.stop()
+
+
+def event(data: Any) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def error_event(message: str) -> str:
+    return event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+
+
+async def transcript_events(reading: Reading) -> AsyncIterator[str]:
     """What is generated, as OpenAI's clients read it."""
     text = ""
-    try:
-        while (piece := await queue.get()) is not None:
-            if isinstance(piece, _StreamError):
-                yield error_event(piece.msg)
-                return
-            text += piece
-            yield event({"type": "transcript.text.delta", "delta": piece})
-        yield event({"type": "transcript.text.done", "text": text})
-        yield "data: [DONE]\n\n"
-    finally:
-        streamer.cancel()
+    async for piece in reading.pieces():
+        text += piece
+        yield event({"type": "transcript.text.delta", "delta": piece})
+    yield error_event(FAILED) if reading.has_failed() else event({"type": "transcript.text.done", "text": text})
+    yield END_EVENT

@@ -5,25 +5,27 @@ load whatever model a client names, unload ours, or read messages that nobody ha
 """
 
 import inspect
+from collections import deque
 from typing import Any
 
 import torch
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
 from ..data.phrases import HEARD
-from .handlers import MMChatHandler, MMTranscriptionHandler, OneModel
-from .sources import MAX_MEDIA_BYTES, Policy
+from .handlers import FAILED, Desk, MMChatHandler, MMTranscriptionHandler, OneModel
+from .sources import MAX_MEDIA_BYTES, BadRequest, Policy
 
 ROUTES = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/models", "/health")
 # A picture or sound of the largest size, in base64, and a conversation around it.
 MAX_BODY_BYTES = MAX_MEDIA_BYTES * 4 // 3 + (1 << 20)
 TOO_LARGE = 413
+LONGEST_MESSAGE = 1000  # which may name every field of a request
 
 
 def build_app(
@@ -33,6 +35,7 @@ def build_app(
     dtype: str | None = None,
     attn_implementation: str | None = None,
     enable_cors: bool = False,
+    most_tokens: int | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
     """
@@ -42,23 +45,32 @@ def build_app(
         model: a folder or Hub id; clients name it so too
         policy: what requests may name as pictures and sounds
         dtype: the precision of the weights; by default that of the checkpoint on a GPU, float32 on a CPU
+        most_tokens: how many tokens are generated for a request at most; by default as many as the model has positions
     """
     if dtype is None:
         dtype = "auto" if torch.cuda.is_available() and device != "cpu" else "float32"
     manager = OneModel(device=device, dtype=dtype, attn_implementation=attn_implementation, force_model=model)
     state = GenerationState()
     questions = {language: phrases[0] for language, phrases in HEARD.items()}
+    desk = Desk(manager, state, policy, most_tokens)
+    chat_handler = MMChatHandler(desk)
     given: dict[str, Any] = {
         "model_manager": manager,
-        "chat_handler": MMChatHandler(manager, state, policy=policy),
-        "transcription_handler": MMTranscriptionHandler(manager, state, questions=questions),
+        "transcription_handler": MMTranscriptionHandler(desk, questions),
         "generation_state": state,
         "enable_cors": enable_cors,
     }
     # Which handlers there are depends on the version of transformers; those of routes that go have none.
     app = build_server(**{name: given.get(name) for name in inspect.signature(build_server).parameters})
-    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES[1:]]
+
+    # Theirs does not hand on the request, by which a client that has gone is noticed.
+    @app.post(ROUTES[0])
+    async def chat_completions(request: Request, body: dict[str, Any]) -> Response:
+        return await chat_handler.answer(request, body)
+
     app.add_middleware(LimitBody, limit=max_body_bytes)
+    app.add_exception_handler(BadRequest, tell_bad)
     app.add_exception_handler(AnyHTTPException, tell_refusal)
     app.add_exception_handler(RequestValidationError, tell_invalid)
     app.add_exception_handler(Exception, tell_failure)
@@ -66,7 +78,10 @@ def build_app(
 
 
 class LimitBody:
-    """Refuses requests whose body is larger than `limit` bytes, before it is held in memory."""
+    """
+    Answers requests whose body is larger than `limit` bytes, whether they say so or not, before anything is done with
+    them. Bodies are read here to their end, since nothing can be answered from within what reads them.
+    """
 
     def __init__(self, app: ASGIApp, limit: int):
         self.app, self.limit = app, limit
@@ -75,31 +90,38 @@ class LimitBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        message = f"The request is larger than {self.limit} bytes; send smaller pictures and sounds."
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.limit:
-            await answer(TOO_LARGE, message)(scope, receive, send)
+        received = int(announced) if announced.isdigit() else 0
+        parts: deque[Message] = deque()
+        has_more = received <= self.limit
+        received = 0 if has_more else received
+        while has_more and received <= self.limit:
+            parts.append(await receive())
+            received += len(parts[-1].get("body", b""))
+            has_more = parts[-1].get("more_body", False)  # a client that has gone has no more either
+        if received > self.limit:
+            parts.clear()
+            message = f"The request is larger than {self.limit} bytes; send smaller pictures and sounds."
+            await answer(TOO_LARGE, message, {"Connection": "close"})(scope, receive, send)  # the rest is not read
             return
-        received = 0
 
-        async def counted() -> Message:
-            nonlocal received
-            part = await receive()
-            received += len(part.get("body", b""))
-            if received > self.limit:
-                raise HTTPException(TOO_LARGE, message)
-            return part
+        async def replay() -> Message:
+            return parts.popleft() if parts else await receive()
 
-        await self.app(scope, counted, send)
+        await self.app(scope, replay, send)
 
 
 # ---- Errors, as OpenAI's clients read them --------------------------------------------------------------------------
 
 
-def answer(status: int, message: str) -> JSONResponse:
+def answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    content = {"error": {"message": message, "type": kind, "param": None, "code": status}}
-    return JSONResponse(content, status_code=status)
+    content = {"error": {"message": message[:LONGEST_MESSAGE], "type": kind, "param": None, "code": status}}
+    return JSONResponse(content, status_code=status, headers=headers)
+
+
+async def tell_bad(request: Request, error: Exception) -> JSONResponse:
+    return answer(400, str(error))
 
 
 async def tell_refusal(request: Request, error: Exception) -> JSONResponse:
@@ -118,4 +140,4 @@ async def tell_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def tell_failure(request: Request, error: Exception) -> JSONResponse:
     """A fault of the server's own; its details go to the log alone."""
-    return answer(500, "The server failed at this request; its log says why. It goes on serving others.")
+    return answer(500, FAILED)

@@ -1,0 +1,125 @@
+"""What a chat request may hold, without a server: what is handed on, and what is refused with its reason."""
+
+import base64
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from modeling_mm.serving.chat_request import Media, check_chat, read_media
+from modeling_mm.serving.sources import BadRequest, Policy
+from tests.gallery import red
+
+RED = base64.b64encode(red()).decode()
+
+
+def text(words) -> dict:
+    return {"type": "text", "text": words}
+
+
+def image(source) -> dict:
+    return {"type": "image_url", "image_url": {"url": source}}
+
+
+def chat(*parts, **fields) -> dict:
+    return {"messages": [{"role": "user", "content": list(parts) or "x"}], **fields}
+
+
+def read(body) -> list[dict]:
+    return read_media(check_chat(body)["messages"], Policy(), time.monotonic() + 5)
+
+
+def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
+    body = chat(image(RED), text("x"), n=1, tools=[], logit_bias={}, stop="a")
+    before = json.dumps(body)
+    checked = check_chat(body)
+    assert checked["messages"][0]["content"] == [Media("messages[0].content[0].image_url", "image", RED), text("x")]
+    assert checked["logit_bias"] == {} and checked["stop"] == ["a"]
+    assert read(body) == [{"role": "user", "content": [{"type": "image", "bytes": red()}, text("x")]}]
+    assert json.dumps(body) == before
+
+
+def test_sounds_are_read_from_each_kind_of_part():
+    for part in (
+        {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "wav"}},
+        {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,QUJD"}},
+        {"type": "audio_url", "audio_url": "QUJD"},
+    ):
+        assert read(chat(part))[0]["content"] == [{"type": "audio", "bytes": b"ABC"}]
+
+
+def test_only_what_is_known_is_handed_on():
+    body = chat(seed=1, user="me", stream_options={"include_usage": True}, reasoning_effort=None)
+    assert set(check_chat(body)) == {"messages", "seed", "stop", "logit_bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chat_template_kwargs", {"processor_kwargs": {"images": ["/etc/passwd"]}}),
+        ("chat_template_kwargs", {"chat_template": "{% for i in range(99999) %}{% endfor %}"}),
+        ("generation_config", '{"num_beams": 100000}'),
+        ("stop", ["a"] * 5),
+        ("stop", "a" * 65),
+        ("stop", [""]),
+        ("logit_bias", {"5": float("inf")}),
+        ("logit_bias", {"5": float("nan")}),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"-5": 1}),
+        ("logit_bias", {"9" * 5000: 1}),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("logit_bias", []),
+        ("temperature", 0.009),
+        ("temperature", 2.1),
+        ("temperature", float("nan")),
+        ("temperature", True),
+        ("temperature", "1"),
+        ("temperature", [1]),
+        ("frequency_penalty", -1),
+        ("seed", 2**63),
+        ("max_tokens", 1.5),
+        ("model", ["gpt"]),
+        ("stream", 1),
+        ("messages", "hello"),
+    ],
+)
+def test_what_could_open_files_or_hold_the_server_up_is_refused(name, value):
+    with pytest.raises(BadRequest, match=f"`{name}`: "):
+        check_chat({**chat(), name: value})
+
+
+@pytest.mark.parametrize("value", [0, 0.01, 1, 2, None])
+def test_temperatures_that_are_served(value):
+    assert check_chat(chat(temperature=value))["temperature"] == value
+
+
+def test_at_the_limits_requests_pass_and_beyond_them_they_do_not():
+    check_chat(chat(*[image(RED)] * 16, text("a" * 200_000), stop=["a" * 64] * 4, logit_bias={"5": -100}))
+    check_chat(chat(*[text("")] * 1023))
+    for parts, reason in (
+        ([image(RED)] * 17, "16 pictures and sounds at most, got 17"),
+        ([text("a" * 100_000)] * 3, "200000 characters of text at most, got 300000"),
+        ([text("")] * 1024, "1024 messages and parts at most, got 1025"),
+        ([text("\ud800")], r"messages\[0\].content\[0\].text`: holds half of a surrogate pair"),
+    ):
+        with pytest.raises(BadRequest, match=reason):
+            check_chat(chat(*parts))
+
+
+def test_a_request_has_one_room_for_all_its_media(monkeypatch):
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(1000, np.float32), 8000, format="FLAC")
+    sound = {"type": "audio_url", "audio_url": {"url": base64.b64encode(silence.getvalue()).decode()}}
+    for name, room, part, reason in (
+        ("MAX_MEDIA_BYTES", 2 * len(red()), image(RED), r"content\[2\].image_url`: .* bytes that are left"),
+        ("MAX_PIXELS", 2 * 24, image(RED), r"content\[2\].image_url`: expected 48 pixels of pictures at most"),
+        ("MAX_SAMPLES", 2000, sound, r"content\[2\].audio_url`: expected 2000 values of sounds at most"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"modeling_mm.serving.chat_request.{name}", room)
+            assert len(read(chat(part, part))[0]["content"]) == 2
+            with pytest.raises(BadRequest, match=reason):
+                read(chat(part, part, part))

@@ -23,11 +23,20 @@ from transformers import (
 )
 from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMProcessor
+from modeling_mm import (
+    MMConfig,
+    MMForConditionalGeneration,
+    MMForSequenceClassification,
+    MMModel,
+    MMProcessor,
+)
+from modeling_mm import pipeline_speech as speech
 from modeling_mm import pipelines as ours
 from modeling_mm.data import phrases
 from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.pipelines import collate_rows, language_name
+from modeling_mm.pipeline_answers import LANGUAGE_NAMES, TRANSLATION_PROMPT, language_name
+from modeling_mm.pipeline_batches import collate_rows
+from modeling_mm.pipeline_speech import TRANSCRIPTION_PROMPT
 from modeling_mm.training.classification import ClassificationCollator
 from modeling_mm.transcripts import merge_transcripts
 from tests.processor_parts import RATE, make_bpe, make_wordpiece, picture
@@ -213,7 +222,7 @@ def test_a_model_in_memory_is_served(pipes):
 def test_speech_is_transcribed_from_all_that_the_stock_pipeline_takes(pipes, tmp_path):
     pipe, path = pipes("automatic-speech-recognition"), tmp_path / "sound.wav"
     soundfile.write(path, noise(), RATE, subtype="FLOAT")
-    expected = answer_of(pipe, chat(audio(), ours.TRANSCRIPTION_PROMPT))
+    expected = answer_of(pipe, chat(audio(), TRANSCRIPTION_PROMPT))
     raw = {"raw": noise(), "sampling_rate": RATE}
     sources = [
         str(path),
@@ -236,7 +245,9 @@ def test_sounds_of_another_rate_are_resampled_and_several_channels_mixed(pipes):
     tone = np.sin(np.arange(8000) / 5).astype(np.float32)
     stereo = {"raw": np.stack([tone, tone]), "sampling_rate": 8000}
     expected = answer_of(
-        pipe, chat({"type": "audio", "audio": (tone, 8000)}, ours.TRANSCRIPTION_PROMPT), max_new_tokens=NEW_TOKENS
+        pipe,
+        chat({"type": "audio", "audio": (tone, 8000)}, TRANSCRIPTION_PROMPT),
+        max_new_tokens=NEW_TOKENS,
     )
     assert pipe(stereo, **GREEDY) == {"text": expected}
 
@@ -265,7 +276,7 @@ def test_long_sound_is_cut_into_chunks_by_chunk_length_s(pipes, monkeypatch):
     assert len(asked) == len(starts)
     for start, chunk in zip(starts, asked, strict=True):
         assert np.array_equal(chunk, sound[round(start * RATE) : round((start + 1.0) * RATE)])
-    said = [answer_of(pipe, chat({"type": "audio", "audio": (c, RATE)}, ours.TRANSCRIPTION_PROMPT)) for c in asked]
+    said = [answer_of(pipe, chat({"type": "audio", "audio": (c, RATE)}, TRANSCRIPTION_PROMPT)) for c in asked]
     assert alone == {"text": merge_transcripts(said, [0.4 * RATE / len(chunk) for chunk in asked])}
     assert pipe(sound, batch_size=3, **options) == alone
     # Chunks of several sounds share batches and find back to their own.
@@ -310,7 +321,7 @@ def test_what_two_chunks_both_say_is_written_once(pipes):
 
 def test_an_answer_that_was_cut_off_is_warned_of(pipes, monkeypatch):
     pipe, warnings = pipes("automatic-speech-recognition"), []
-    monkeypatch.setattr(ours.logger, "warning", warnings.append)
+    monkeypatch.setattr(speech.logger, "warning", warnings.append)
     pipe.postprocess(outputs_for(pipe, "whole", "too"))
     assert warnings == []
     pipe(noise(), **GREEDY)
@@ -434,7 +445,7 @@ def test_what_the_stock_text_classification_takes_is_still_taken(pipes):
 WRONG_TO_CLASSIFY = {
     "a number": (3, {}, "expected a text, a dict .* or a chat; got an object of type int"),
     "another key": ({"text": "a", "video": 1}, {}, r"got \['video'\] too"),
-    "nothing": ({}, {}, "nothing to classify"),
+    "nothing": ({}, {}, "nothing to read"),
     "a pair with media": ({"text": "a", "text_pair": "b", "images": picture()}, {}, "pair of texts"),
     "too few pictures": ({"text": "<|image|><|image|>", "images": picture()}, {}, "(?s)2.*1"),
 }
@@ -565,9 +576,9 @@ def test_a_wrong_translation_is_a_value_error(pipes, name):
 
 
 def test_our_corpora_ask_in_the_same_words():
-    assert phrases.TRANSLATE == ours.TRANSLATION_PROMPT
-    assert ours.TRANSCRIPTION_PROMPT in phrases.HEARD["en"]
-    assert phrases.LANGUAGE_NAMES.items() <= ours.LANGUAGE_NAMES.items()
+    assert phrases.TRANSLATE == TRANSLATION_PROMPT
+    assert TRANSCRIPTION_PROMPT in phrases.HEARD["en"]
+    assert phrases.LANGUAGE_NAMES.items() <= LANGUAGE_NAMES.items()
     assert language_name("Old Norse") == "Old Norse"
 
 
@@ -715,7 +726,7 @@ from transformers.pipelines import check_task
 from transformers.pipelines.automatic_speech_recognition import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 found = {task: check_task(task)[1] for task in
          ("automatic-speech-recognition", "visual-question-answering", "vqa", "multimodal-translation")}
-assert all("modeling_mm.pipelines" in str(task["impl"]) for task in found.values()), found
+assert all("modeling_mm.pipeline" in str(task["impl"]) for task in found.values()), found
 assert MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES["mm"] == "MMForConditionalGeneration"
 assert check_task("fill-mask")[1]["impl"] is not None
 assert type(pipeline("vqa", sys.argv[1], device="cpu")).__name__ == "MMVisualQuestionAnsweringPipeline"

@@ -9,7 +9,7 @@ from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProc
 
 from .encoders import is_sharded
 from .masks import check_placeholders
-from .media_encoding import placeholder_prompt
+from .media_encoding import check_media_alone, placeholder_prompt
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 MEDIA_INPUTS = (
@@ -51,16 +51,24 @@ class MMGenerationMixin(GenerationMixin):
             raise ValueError(f"Pass either media or the raw {', '.join(media_inputs)}, not both.")
         text = (inputs, model_kwargs.get("input_ids"), model_kwargs.get("inputs_embeds"))
         has_text = any(given is not None for given in text)
-        if media_inputs and has_text and is_sharded(self):
+        is_media_alone = not has_text and (bool(media_inputs) or model_kwargs.get("media") is not None)
+        if is_media_alone:
+            of_a_text = ("attention_mask", "position_ids", "past_key_values")
+            check_media_alone(*(model_kwargs.get(name) for name in of_a_text))
+        if media_inputs and is_media_alone and is_sharded(self):
+            raise ValueError(
+                "Sharded weights are there within `forward` only, so media alone cannot be encoded before it. Pass "
+                "input_ids with a placeholder for each image and each window of sound; MMProcessor makes them."
+            )
+        if media_inputs and is_sharded(self):
             # Sharded weights are there within `forward` only: its first step encodes the media.
             model_kwargs.update(media_inputs)
         elif media_inputs:
             with torch.no_grad():
                 model_kwargs["media"] = self.encode_media(**media_inputs)
             model_kwargs["media_inputs"] = media_inputs  # an assistant model encodes them in its own way
-        media = model_kwargs.get("media")
-        if media is not None and not has_text:
-            inputs, attention_mask = placeholder_prompt(media, self.config)
+        if is_media_alone:
+            inputs, attention_mask = placeholder_prompt(model_kwargs["media"], self.config)
             model_kwargs["attention_mask"] = attention_mask
             model_kwargs.pop("input_ids", None)
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 
 import torch
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
@@ -367,6 +368,31 @@ def frames_mask(mask: torch.Tensor | None, windows: torch.Tensor, input_name: st
     if mask.ndim == 2:
         mask = mask[:, None]
     return as_mask("feature_attention_mask", mask, torch.Size([*windows.shape[:2], time]))
+
+
+def is_empty(past_key_values: Cache | None) -> bool:
+    return past_key_values is None or (not is_torchdynamo_compiling() and past_key_values.get_seq_length() == 0)
+
+
+def check_media_alone(
+    attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None, past_key_values: Cache | None
+) -> None:
+    """
+    Raises:
+        ValueError: for what belongs to a text, where media are given without one: their placeholders, which stand in
+            for it, begin a row and bring a mask and positions of their own.
+    """
+    given = {
+        "attention_mask": attention_mask is not None,
+        "position_ids": position_ids is not None,
+        "past_key_values": not is_empty(past_key_values),
+    }
+    if any(given.values()):
+        raise ValueError(
+            f"Media alone start a row from their placeholders, but {' and '.join(n for n in given if given[n])} came "
+            "with them, of a text that is not there. Pass input_ids with a placeholder for each image and each window "
+            "of sound (MMProcessor makes them), or the media without anything else."
+        )
 
 
 def placeholder_prompt(media: MMMediaOutput, config: MMConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from .generation import MMGenerationMixin
 from .joining import join_pretrained
 from .layers import init_weights
 from .masks import check_placeholders, media_indices
-from .media_encoding import MediaEncodingMixin, placeholder_prompt
+from .media_encoding import MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
 from .objectives import causal_lm_loss, classification_loss, problem_type
 from .outputs import (
     AUDIO,
@@ -47,6 +47,7 @@ class MMPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _no_split_modules = ["DecoderBlock", "GatedCrossAttentionBlock", "ResamplerLayer"]
     _skip_keys_device_placement = ["past_key_values"]
+    loaded_revision: str | None = None  # of the Hub; a pipeline loads the processor of the same one
 
     def _init_weights(self, module: nn.Module) -> None:
         init_weights(module, self.config.text_config)
@@ -80,6 +81,7 @@ class MMPreTrainedModel(PreTrainedModel):
         # Loading puts new, trainable parameters in the place of those that were frozen when the model was made.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze()
+        model.loaded_revision = kwargs.get("revision")
         return loaded
 
     def freeze(self) -> None:
@@ -205,7 +207,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             **kwargs: for the decoder, such as `output_attentions`
 
         Raises:
-            ValueError: for placeholders that do not match the media, row by row, and for rows that are too long.
+            ValueError: for placeholders that do not match the media, row by row, for rows that are too long, and for
+                media alone with a mask, positions or a cache of a text.
                 `torch.compile` leaves these checks out: they look at values, which a graph does not have.
         """
         text = input_ids if input_ids is not None else inputs_embeds
@@ -215,10 +218,15 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
                 "Pass input_ids or inputs_embeds, with a placeholder for each image and each window of sound; "
                 "MMProcessor makes them. Or pass media alone, to start from their placeholders."
             )
+        is_media_alone = text is None
+        if is_media_alone:
+            check_media_alone(attention_mask, position_ids, past_key_values)
         if media is None:
-            # Other processes may wait for a batch without media to use the encoders; see `_nothing`.
-            waited_for = text is not None and is_empty(past_key_values) and self.takes_part_without_media()
-            absent = (len(text), text.device) if waited_for else None
+            # Other processes may wait for a batch without media, or without one of them, to use all encoders; see
+            # `_nothing`.
+            rows = text if text is not None else next(values for values in raw if values is not None)
+            waited_for = is_empty(past_key_values) and self.takes_part_without_media()
+            absent = (len(rows), rows.device) if waited_for else None
             media = self._encode(
                 pixel_values,
                 image_mask,
@@ -232,7 +240,6 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             )
         elif any(values is not None for values in raw):
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
-        is_media_alone = text is None
         if is_media_alone:
             input_ids, attention_mask = placeholder_prompt(media, self.config)
             text = input_ids
@@ -437,10 +444,6 @@ class MMForSequenceClassification(MMPreTrainedModel):
 def build_connector(config: MMConfig, modality: str) -> Connector | None:
     encoder_config = getattr(config, f"{modality}_config")
     return None if encoder_config is None else Connector(config, modality, encoder_width(encoder_config))
-
-
-def is_empty(past_key_values: Cache | None) -> bool:
-    return past_key_values is None or (not is_torchdynamo_compiling() and past_key_values.get_seq_length() == 0)
 
 
 def check_vocabulary(config: MMConfig) -> None:

@@ -218,6 +218,35 @@ def test_rows_with_fewer_media_are_padded_on_the_left(model):
     assert torch.equal(tokens[0, 1:], alone[0])
 
 
+OF_A_TEXT = {
+    "attention_mask": lambda cache: {"attention_mask": torch.ones(1, 1)},
+    "position_ids": lambda cache: {"position_ids": torch.tensor([[3]])},
+    "past_key_values": lambda cache: {"past_key_values": cache},
+}
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize("name", OF_A_TEXT)
+def test_media_alone_go_with_nothing_of_a_text(model, name, encoded):
+    cache = model(torch.tensor([[5, 6]]), use_cache=True).past_key_values
+    media = pad_images([[image(0)]])
+    media = {"media": model.encode_media(**media)} if encoded else media
+    message = rf"from their placeholders, but {name} came.*Pass input_ids with a placeholder"
+    for call in (model, model.model, lambda **kwargs: model.generate(**kwargs, **GREEDY)):
+        with pytest.raises(ValueError, match=message):
+            call(**media, **OF_A_TEXT[name](cache))
+
+
+def test_media_alone_may_bring_a_cache_that_is_empty(model):
+    media = pad_images([[image(0)]])
+    with torch.no_grad():
+        expected, got = model(**media).logits, model(**media, past_key_values=DynamicCache(), use_cache=True).logits
+    assert torch.equal(got, expected)
+    assert torch.equal(
+        model.generate(**media, past_key_values=DynamicCache(), **GREEDY), model.generate(**media, **GREEDY)
+    )
+
+
 @pytest.mark.parametrize("kwargs", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
 def test_beams_and_samples_start_without_text_too(model, kwargs):
     tokens = model.generate(**pad_images([[image(0)], [image(1)]]), **{**GREEDY, **kwargs})

@@ -17,40 +17,31 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     TextClassificationPipeline,
-    ViTImageProcessorPil,
-    WhisperFeatureExtractor,
     pipeline,
 )
 from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMProcessor
+from modeling_mm import (
+    MMConfig,
+    MMForConditionalGeneration,
+    MMForSequenceClassification,
+    MMModel,
+)
+from modeling_mm import pipeline_speech as speech
 from modeling_mm import pipelines as ours
 from modeling_mm.data import phrases
 from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.pipelines import collate_rows, language_name
+from modeling_mm.pipeline_answers import LANGUAGE_NAMES, TRANSLATION_PROMPT, language_name
+from modeling_mm.pipeline_batches import collate_rows
+from modeling_mm.pipeline_speech import TRANSCRIPTION_PROMPT
 from modeling_mm.training.classification import ClassificationCollator
 from modeling_mm.transcripts import merge_transcripts
-from tests.processor_parts import RATE, make_bpe, make_wordpiece, picture
-from tests.tiny import MELS, difference, gpt2, joined, open_gates
+from tests.pipeline_parts import COLORS, GREEDY, NEW_TOKENS, answer_of, audio, build, chat, image, inputs_of, noise
+from tests.processor_parts import RATE, make_wordpiece, picture
+from tests.tiny import difference
 from tests.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parents[1]
-NEW_TOKENS = 5
-GREEDY = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False, "num_beams": 1}
-COLORS = ("red", "green", "blue")
-
-
-def noise(seconds: float = 0.7, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * RATE)).astype(np.float32)
-
-
-def build(cls=MMForConditionalGeneration, **fields):
-    """Model and processor of the same ids; windows of one second, 40 frames."""
-    words = make_bpe()
-    size = len(words)
-    extractor = WhisperFeatureExtractor(feature_size=MELS, chunk_length=1, n_fft=400, hop_length=400)
-    processor = MMProcessor(ViTImageProcessorPil(size={"height": 16, "width": 16}), extractor, words)
-    return open_gates(joined(gpt2(vocab_size=size, n_positions=256), cls=cls, **fields)), processor
 
 
 @pytest.fixture(scope="module")
@@ -79,35 +70,6 @@ def pipes(folders):
         return made[task]
 
     return pipe
-
-
-def chat(*parts) -> list[dict]:
-    return [{"role": "user", "content": [part if isinstance(part, dict) else text(part) for part in parts]}]
-
-
-def text(words: str) -> dict:
-    return {"type": "text", "text": words}
-
-
-def image(color: str = "red") -> dict:
-    return {"type": "image", "image": picture(color)}
-
-
-def audio(seconds: float = 0.7, seed: int = 0) -> dict:
-    return {"type": "audio", "audio": (noise(seconds, seed), RATE)}
-
-
-def inputs_of(pipe, messages: list[dict]) -> dict:
-    return pipe.processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-
-
-def answer_of(pipe, messages: list[dict], **options) -> str:
-    """What the model says when it is called directly."""
-    inputs = inputs_of(pipe, messages)
-    tokens = pipe.model.generate(**inputs, **{**GREEDY, **options})[0, inputs["input_ids"].shape[1] :]
-    return pipe.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
 # ---- Rows to batches ------------------------------------------------------------------------------------------------
@@ -213,7 +175,7 @@ def test_a_model_in_memory_is_served(pipes):
 def test_speech_is_transcribed_from_all_that_the_stock_pipeline_takes(pipes, tmp_path):
     pipe, path = pipes("automatic-speech-recognition"), tmp_path / "sound.wav"
     soundfile.write(path, noise(), RATE, subtype="FLOAT")
-    expected = answer_of(pipe, chat(audio(), ours.TRANSCRIPTION_PROMPT))
+    expected = answer_of(pipe, chat(audio(), TRANSCRIPTION_PROMPT))
     raw = {"raw": noise(), "sampling_rate": RATE}
     sources = [
         str(path),
@@ -236,7 +198,9 @@ def test_sounds_of_another_rate_are_resampled_and_several_channels_mixed(pipes):
     tone = np.sin(np.arange(8000) / 5).astype(np.float32)
     stereo = {"raw": np.stack([tone, tone]), "sampling_rate": 8000}
     expected = answer_of(
-        pipe, chat({"type": "audio", "audio": (tone, 8000)}, ours.TRANSCRIPTION_PROMPT), max_new_tokens=NEW_TOKENS
+        pipe,
+        chat({"type": "audio", "audio": (tone, 8000)}, TRANSCRIPTION_PROMPT),
+        max_new_tokens=NEW_TOKENS,
     )
     assert pipe(stereo, **GREEDY) == {"text": expected}
 
@@ -265,7 +229,7 @@ def test_long_sound_is_cut_into_chunks_by_chunk_length_s(pipes, monkeypatch):
     assert len(asked) == len(starts)
     for start, chunk in zip(starts, asked, strict=True):
         assert np.array_equal(chunk, sound[round(start * RATE) : round((start + 1.0) * RATE)])
-    said = [answer_of(pipe, chat({"type": "audio", "audio": (c, RATE)}, ours.TRANSCRIPTION_PROMPT)) for c in asked]
+    said = [answer_of(pipe, chat({"type": "audio", "audio": (c, RATE)}, TRANSCRIPTION_PROMPT)) for c in asked]
     assert alone == {"text": merge_transcripts(said, [0.4 * RATE / len(chunk) for chunk in asked])}
     assert pipe(sound, batch_size=3, **options) == alone
     # Chunks of several sounds share batches and find back to their own.
@@ -310,7 +274,7 @@ def test_what_two_chunks_both_say_is_written_once(pipes):
 
 def test_an_answer_that_was_cut_off_is_warned_of(pipes, monkeypatch):
     pipe, warnings = pipes("automatic-speech-recognition"), []
-    monkeypatch.setattr(ours.logger, "warning", warnings.append)
+    monkeypatch.setattr(speech.logger, "warning", warnings.append)
     pipe.postprocess(outputs_for(pipe, "whole", "too"))
     assert warnings == []
     pipe(noise(), **GREEDY)
@@ -434,7 +398,7 @@ def test_what_the_stock_text_classification_takes_is_still_taken(pipes):
 WRONG_TO_CLASSIFY = {
     "a number": (3, {}, "expected a text, a dict .* or a chat; got an object of type int"),
     "another key": ({"text": "a", "video": 1}, {}, r"got \['video'\] too"),
-    "nothing": ({}, {}, "nothing to classify"),
+    "nothing": ({}, {}, "nothing to read"),
     "a pair with media": ({"text": "a", "text_pair": "b", "images": picture()}, {}, "pair of texts"),
     "too few pictures": ({"text": "<|image|><|image|>", "images": picture()}, {}, "(?s)2.*1"),
 }
@@ -478,16 +442,50 @@ def test_one_question_may_be_about_several_pictures(pipes):
     assert said == [{"answer": answer_of(pipe, chat(image("red"), image("blue"), "which?"))}]
 
 
-def test_several_answers_come_with_scores_the_likeliest_first(pipes, folders):
+def test_several_answers_are_distinct_and_come_with_scores_the_likeliest_first(pipes, folders):
     pipe = pipes("visual-question-answering")
     row = {"image": picture(), "question": "a cat?"}
-    said = pipe(row, top_k=3, **GREEDY)
-    scores = [answer["score"] for answer in said]
-    assert len(said) == 3 and scores == sorted(scores, reverse=True) and 0 < scores[-1] <= scores[0] <= 1
+    one, found = pipe(row, **GREEDY), pipe(row, top_k=3, **GREEDY)
+    scores = [answer["score"] for answer in found]
+    assert set(one[0]) == {"answer"} and len(one) == 1
+    assert len({answer["answer"] for answer in found}) == 3
+    assert scores == sorted(scores, reverse=True) and 0 < scores[-1] <= scores[0] <= 1
+    assert pipe(row, top_k=2, num_beams=6, **{k: v for k, v in GREEDY.items() if k != "num_beams"}) == found[:2]
     batched = pipe([row, row], batch_size=2, top_k=3, **GREEDY)
-    assert [[a["answer"] for a in answers] for answers in batched] == [[a["answer"] for a in said]] * 2
+    assert [[a["answer"] for a in answers] for answers in batched] == [[a["answer"] for a in found]] * 2
     preset = pipeline("vqa", str(folders / "model"), device="cpu", top_k=2)
     assert type(preset) is type(pipe) and len(preset(row, **GREEDY)) == 2
+
+
+def test_the_score_of_an_answer_is_the_likelihood_of_its_average_token_whatever_the_models_length_penalty(pipes):
+    pipe = pipes("visual-question-answering")
+    inputs = pipe.preprocess({"image": picture(), "question": "a cat?"})
+    pipe.model.generation_config.length_penalty = 3.0
+    try:
+        outputs = pipe.forward(dict(inputs), top_k=2, **GREEDY)
+    finally:
+        pipe.model.generation_config.length_penalty = 1.0
+    length = inputs["input_ids"].shape[1]
+    for tokens, score in zip(outputs["tokens"][0], outputs["scores"][0], strict=True):
+        ids = torch.cat([inputs["input_ids"][0], tokens])[None]
+        with torch.no_grad():
+            logits = pipe.model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits[0]
+        likelihood = logits.log_softmax(-1)[length - 1 : -1].gather(1, tokens[:, None]).mean().exp()
+        assert abs(likelihood - score) < 1e-5
+
+
+def test_answers_that_say_the_same_are_one_with_the_better_score(pipes):
+    pipe = pipes("visual-question-answering")
+    ids = [
+        pipe.processor.tokenizer(words, add_special_tokens=False).input_ids for words in ("a cat", " a cat", "a dog")
+    ]
+    end, longest = pipe.processor.tokenizer.eos_token_id, max(map(len, ids))
+    tokens = torch.tensor([row + [end] * (longest - len(row)) for row in ids])[None]
+    outputs = {"tokens": tokens, "scores": torch.tensor([[0.5, 0.25, 0.125]])}
+    assert pipe.postprocess(outputs, top_k=2) == [
+        {"answer": "a cat", "score": 0.5},
+        {"answer": "a dog", "score": 0.125},
+    ]
 
 
 WRONG_QUESTIONS = {
@@ -495,6 +493,8 @@ WRONG_QUESTIONS = {
     "no picture": ({"question": "a?"}, {}, "dict with `image` and `question`"),
     "another key": ({"image": picture(), "question": "a?", "audio": 1}, {}, r"got \['audio'\] too"),
     "no answers": ({"image": picture(), "question": "a?"}, {"top_k": 0}, "at least one answer, got top_k=0"),
+    "samples": ({"image": picture(), "question": "a?"}, {"top_k": 2, "do_sample": True}, "leave do_sample out"),
+    "a penalty": ({"image": picture(), "question": "a?"}, {"top_k": 2, "length_penalty": 2.0}, "leave length_penalty"),
     "no file": ({"image": "no/such.png", "question": "a?"}, {}, "neither an existing file"),
 }
 
@@ -565,9 +565,9 @@ def test_a_wrong_translation_is_a_value_error(pipes, name):
 
 
 def test_our_corpora_ask_in_the_same_words():
-    assert phrases.TRANSLATE == ours.TRANSLATION_PROMPT
-    assert ours.TRANSCRIPTION_PROMPT in phrases.HEARD["en"]
-    assert phrases.LANGUAGE_NAMES.items() <= ours.LANGUAGE_NAMES.items()
+    assert phrases.TRANSLATE == TRANSLATION_PROMPT
+    assert TRANSCRIPTION_PROMPT in phrases.HEARD["en"]
+    assert phrases.LANGUAGE_NAMES.items() <= LANGUAGE_NAMES.items()
     assert language_name("Old Norse") == "Old Norse"
 
 
@@ -678,26 +678,87 @@ def test_pipelines_that_a_user_registered_are_kept(tmp_path):
     assert MMConfig.from_pretrained(tmp_path).custom_pipelines == registered
 
 
-@pytest.mark.parametrize("task", ["automatic-speech-recognition", "image-text-to-text", "visual-question-answering"])
-def test_pipelines_run_in_bfloat16(folders, task):
-    pipe = pipeline(task, str(folders / "model"), device="cpu", dtype=torch.bfloat16)
+def rows_of(task: str) -> list:
+    """Three rows for a task, and how they are answered: see `OPTIONS`."""
+    rows = {
+        "image-text-to-text": list(CHATS.values())[1:4],
+        "any-to-any": list(CHATS.values())[3:],
+        "automatic-speech-recognition": [noise(seed=i) for i in range(3)],
+        "text-generation": ["hello there", "a cat", "a dog and a bird"],
+        "feature-extraction": ["hello there", "a cat", "a dog and a bird"],
+        "image-feature-extraction": [picture(color) for color in COLORS],
+        "text-classification": [CLASSIFIED["both"], CLASSIFIED["text"], CHATS["both"]],
+        "visual-question-answering": [{"image": picture(color), "question": "a cat?"} for color in COLORS],
+        "multimodal-translation": [{"text": "a cat", "image": picture(color), "tgt_lang": "fr"} for color in COLORS],
+    }
+    return rows[task]
+
+
+GENERATED = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+OPTIONS: dict[str, dict] = {
+    "image-text-to-text": {"generate_kwargs": GREEDY, "return_full_text": False},
+    "any-to-any": {"generate_kwargs": GREEDY, "return_full_text": False},
+    "automatic-speech-recognition": {"chunk_length_s": 0.5, **GREEDY},
+    "text-generation": GENERATED,
+    "feature-extraction": {},
+    "image-feature-extraction": {},
+    "text-classification": {"top_k": None},
+    "visual-question-answering": GREEDY,
+    "multimodal-translation": GREEDY,
+}
+
+
+def said(pipe, task: str, inputs, **options) -> list:
+    return list(pipe(inputs, **{**OPTIONS[task], **options}))
+
+
+def numbers(results) -> torch.Tensor:
+    """Scores and features, flat, of nested lists."""
+    if isinstance(results, dict):
+        results = [results["score"]]
+    return torch.cat([numbers(r) for r in results]) if isinstance(results, list) else torch.tensor([results])
+
+
+@pytest.mark.parametrize("task", OPTIONS)
+def test_a_key_dataset_is_answered_like_its_rows_for_every_task(pipes, task):
+    pipe, rows = pipes(task), rows_of(task)
+    alone = [pipe(row, **OPTIONS[task]) for row in rows]
+    streamed = pipe(KeyDataset([{"x": row} for row in rows], "x"), batch_size=2, **OPTIONS[task])
+    assert not isinstance(streamed, list)
+    if task.endswith("feature-extraction"):  # a batch is padded on the left
+        for one, other in zip(alone, streamed, strict=True):
+            assert difference(torch.tensor(one)[0], torch.tensor(other)[0, -len(one[0]) :]) < 1e-4
+    elif task == "text-classification":
+        for one, other in zip(alone, streamed, strict=True):
+            assert [row["label"] for row in one] == [row["label"] for row in other]
+            assert difference(numbers(one), numbers(other)) < 1e-5
+    else:
+        assert list(streamed) == alone
+
+
+@pytest.mark.parametrize("task", OPTIONS)
+def test_every_pipeline_runs_in_bfloat16(folders, task):
+    name = "classifier" if task == "text-classification" else "model"
+    pipe = pipeline(task, str(folders / name), device="cpu", dtype=torch.bfloat16)
     assert pipe.model.dtype == torch.bfloat16
-    row = {"image-text-to-text": CHATS["both"], "visual-question-answering": {"image": picture(), "question": "a?"}}
-    said = pipe([row.get(task, noise())] * 2, batch_size=2, generate_kwargs=dict(GREEDY))
-    assert len(said) == 2 and said[0] == said[1]
+    first = rows_of(task)[0]
+    results = said(pipe, task, [first, first], batch_size=2)
+    assert len(results) == 2 and results[0] == results[1]
+    if "generate_kwargs" not in OPTIONS[task] and not OPTIONS[task].get("max_new_tokens"):
+        assert numbers(results).isfinite().all()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pipelines_run_on_a_device(folders, pipes, dtype):
-    pipe = pipeline("automatic-speech-recognition", str(folders / "model"), device="cuda:0", dtype=dtype)
-    said = pipe([noise(), noise(seed=1)], batch_size=2, chunk_length_s=0.5, **GREEDY)
-    assert pipe.model.device.type == "cuda" and len(said) == 2
-    if dtype == torch.float32:
-        cpu = pipes("automatic-speech-recognition")
-        assert said == cpu([noise(), noise(seed=1)], chunk_length_s=0.5, **GREEDY)
-    looks = pipeline("image-feature-extraction", str(folders / "model"), device="cuda:0", dtype=dtype)
-    assert looks(picture(), return_tensors=True).isfinite().all()
+@pytest.mark.parametrize("task", OPTIONS)
+def test_every_pipeline_runs_on_a_device(folders, pipes, task, dtype):
+    name = "classifier" if task == "text-classification" else "model"
+    pipe = pipeline(task, str(folders / name), device="cuda:0", dtype=dtype)
+    assert pipe.model.device.type == "cuda"
+    results = said(pipe, task, rows_of(task), batch_size=2)
+    assert len(results) == 3
+    if dtype == torch.float32 and ("generate_kwargs" in OPTIONS[task] or "max_new_tokens" in OPTIONS[task]):
+        assert results == said(pipes(task), task, rows_of(task), batch_size=2)
 
 
 ORDERS = {
@@ -715,7 +776,7 @@ from transformers.pipelines import check_task
 from transformers.pipelines.automatic_speech_recognition import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 found = {task: check_task(task)[1] for task in
          ("automatic-speech-recognition", "visual-question-answering", "vqa", "multimodal-translation")}
-assert all("modeling_mm.pipelines" in str(task["impl"]) for task in found.values()), found
+assert all("modeling_mm.pipeline" in str(task["impl"]) for task in found.values()), found
 assert MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES["mm"] == "MMForConditionalGeneration"
 assert check_task("fill-mask")[1]["impl"] is not None
 assert type(pipeline("vqa", sys.argv[1], device="cpu")).__name__ == "MMVisualQuestionAnsweringPipeline"

@@ -43,6 +43,8 @@ ROWS = {  # what each of the two ranks has
     "none_and_both": ([[5, 6, 7, 8]], [[5, IMAGE, 6, AUDIO, 7]]),
     "image_and_sound": ([[5, 6, IMAGE, 8]], [[5, 6, AUDIO, 7]]),
     "none_and_none": ([[5, 6, 7, 8]], [[9, 10, 11]]),
+    "image_alone_and_sound_alone": ([[IMAGE]], [[AUDIO, AUDIO]]),  # and no text: see `batches_of`
+    "both_alone_and_image_alone": ([[IMAGE, AUDIO]], [[IMAGE]]),
     "none_and_image": ([[5, 6, 7, 8], [1, 2, 3]], [[5, IMAGE, 6, 7], [8, 9, 10]]),
 }
 GENERATED = {  # one row a rank: several would have to be padded on the left
@@ -61,7 +63,8 @@ FSDP = [(name, "none_and_both") for name in ("plain", "perceiver", "gru", "ungat
 FSDP += [("plain", rows) for rows in ROWS if rows != "none_and_both"]
 CASES = [f"{how}-{name}-{rows}" for how, cases in (("ddp", DDP), ("fsdp", FSDP)) for name, rows in cases]
 CASES += ["fsdp_eval-plain-none_and_both", "fsdp_eval-towers_frozen-none_and_both"]
-CASES += ["fsdp_blocks_eval-perceiver-none_and_both"]
+CASES += ["fsdp_blocks_eval-perceiver-none_and_both", "ddp-towers_frozen-image_alone_and_sound_alone"]
+CASES += ["fsdp_eval-plain-image_alone_and_sound_alone"]
 CASES += [f"{way}-plain-{rows}" for way in WAYS for rows in GENERATED]
 CASES += ["fsdp_generate-perceiver-text_and_image", "fsdp_synced-plain-text_and_image"]
 
@@ -90,7 +93,16 @@ def batches_of(name, rows):
     make_sound = wave if "waves" in name else None
     kwargs = {"make_sound": make_sound} if make_sound else {}
     batches = [inputs(r, seed=7 * rank, **kwargs) for rank, r in enumerate({**ROWS, **GENERATED}[rows])]
+    if "alone" in rows:
+        return [
+            {key: value for key, value in b.items() if key not in ("input_ids", "attention_mask")} for b in batches
+        ]
     return [batch | {"labels": labels(batch)} for batch in batches]
+
+
+def loss_of(outputs):
+    """The loss, or, of media without a text to be learned, what stands in for one."""
+    return outputs.logits[:, -1].square().mean() if outputs.loss is None else outputs.loss
 
 
 def reference(name, rows):
@@ -100,7 +112,7 @@ def reference(name, rows):
     losses = []
     for batch in batches_of(name, rows):
         model.zero_grad(set_to_none=True)
-        loss = model(**batch).loss
+        loss = loss_of(model(**batch))
         loss.backward()
         losses.append(loss.item())
         for key, parameter in model.named_parameters():
@@ -129,9 +141,10 @@ def run_ddp(name, rows, rank):
         tower.register_forward_hook(lambda *_: runs.append(1))
     for _ in range(2):  # a parameter left out of one step shows in the next
         model.zero_grad(set_to_none=True)
-        loss = wrapped(**batch).loss
+        loss = loss_of(wrapped(**batch))
         loss.backward()
-    if "frozen" in name and rank == 0 and name not in ("vision_frozen", "text_frozen"):
+    is_spared = rows == "none_and_both" and name not in ("vision_frozen", "text_frozen")
+    if "frozen" in name and rank == 0 and is_spared:
         assert not runs, "frozen encoders ran over an empty item"
     found = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
     check(name, rows, loss.item(), found, rank)
@@ -156,7 +169,7 @@ def run_fsdp(name, rows, rank):
     batch = batches_of(name, rows)[rank]
     for _ in range(2):
         model.zero_grad(set_to_none=True)
-        loss = model(**batch).loss
+        loss = loss_of(model(**batch))
         loss.backward()
     found = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
     found = {key: gradient if gradient is None else gradient.full_tensor() for key, gradient in found.items()}
@@ -167,8 +180,8 @@ def run_fsdp_eval(name, rows, rank, **how):
     model = shard(build(name), **how).eval()
     batch = batches_of(name, rows)[rank]
     with torch.no_grad():
-        loss = model(**batch).loss.item()
-        expected = build(name).eval()(**batch).loss.item()
+        loss = loss_of(model(**batch)).item()
+        expected = loss_of(build(name).eval()(**batch)).item()
     assert abs(loss - expected) <= 1e-6
 
 
@@ -319,6 +332,22 @@ def test_zero_3_every_rank_calls_the_same_modules_in_the_same_order(group_of_one
     sequences = [called_modules(model, inputs(rows)) for rows in texts]
     for rows, sequence in zip(texts, sequences, strict=True):
         assert sequence == sequences[3], f"{rows}: {set(sequences[3]) ^ set(sequence)}"
+    for rows in ([[IMAGE]], [[AUDIO]]):
+        batch = inputs(rows)
+        del batch["input_ids"], batch["attention_mask"]
+        assert called_modules(model, batch) == sequences[3], f"{rows} alone"
+
+
+def test_sharded_weights_start_no_generation_from_media_alone(group_of_one):
+    """They are there within `forward` only, which wants the tokens that the media stand for."""
+    model = build("plain").eval()
+    batch = inputs([[IMAGE]])
+    text = {name: batch.pop(name) for name in ("input_ids", "attention_mask")}
+    for number, parameter in enumerate(model.parameters()):
+        parameter.ds_id = number
+    with pytest.raises(ValueError, match=r"media alone cannot be encoded.*Pass input_ids with a placeholder"):
+        model.generate(**batch, max_new_tokens=2)
+    assert model.generate(**text, **batch, max_new_tokens=2, do_sample=False).shape == (1, 3)
 
 
 if __name__ == "__main__":

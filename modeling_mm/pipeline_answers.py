@@ -1,0 +1,217 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Questions about pictures, and translations of texts with media: tasks that transformers 5 has no longer."""
+
+from types import GeneratorType
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers.generation import GenerationConfig
+
+from .images import describe
+from .pipeline_base import MMGenerationPipeline, check_keys
+
+# How our corpora ask (modeling_mm/data/phrases.py); other wordings are for models that have learned them.
+TRANSLATION_PROMPT = "Translate this caption into {language}: {text}"
+LANGUAGE_NAMES = {
+    "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
+    "en": "English", "es": "Spanish", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi",
+    "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch",
+    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
+    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+# Beams for each of several answers: some of them say the same in other tokens.
+BEAMS_AN_ANSWER = 2
+
+
+class MMAnsweringPipeline(MMGenerationPipeline):
+    """What pipelines share that ask the model something about media and give its answers back."""
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def _forward(self, model_inputs, **generate_kwargs) -> dict[str, Any]:
+        return self.answer(model_inputs, generate_kwargs)
+
+
+class MMVisualQuestionAnsweringPipeline(MMAnsweringPipeline):
+    """
+    `pipeline("visual-question-answering")`, which transformers 5 has removed.
+
+    ```python
+    answer = pipeline("visual-question-answering", model)
+    answer("dog.jpg", "What colour is it?")  # [{"answer": "brown"}]
+    answer({"image": "dog.jpg", "question": "What colour is it?"}, top_k=3)  # [{"answer": ..., "score": ...}, ...]
+    ```
+    """
+
+    def __init__(self, model: Any, processor: Any = None, top_k: int | None = None, **kwargs):
+        super().__init__(model, processor, **kwargs)  # which would take `top_k` for an option of `generate`
+        if top_k is not None:
+            self._forward_params["top_k"] = self._postprocess_params["top_k"] = top_k
+
+    def _sanitize_parameters(self, top_k=None, generate_kwargs=None, **options) -> tuple[dict, dict, dict]:
+        answers = {} if top_k is None else {"top_k": top_k}
+        return {}, {**self.options_of_call(generate_kwargs, **options), **answers}, answers
+
+    def __call__(self, image: Any, question: str | list[str] | None = None, **kwargs) -> Any:
+        """
+        Args:
+            image: a path, a URL, bytes, a picture or an array, or a list, dataset or generator of them; or, without
+                `question`, a dict with `image` and `question`, or a list, dataset or generator of such dicts. A list
+                as `image` in a dict is one question about several pictures.
+            question (`str` or `list[str]`, *optional*): asked of each picture; of several, all of each.
+            top_k (`int`, *optional*, defaults to 1):
+                How many answers, no two alike, the likeliest first. More than one are found by beam search, and fewer
+                than asked for are given where its beams hold no more.
+            generate_kwargs (`dict`, *optional*): options of `generate`, which may be given by their names too.
+
+        Returns:
+            A list of `{"answer": ...}`, with the `score` of each where they are several; a list of such lists for a
+            list, an iterator over them for a dataset or a generator.
+        """
+        if question is None:
+            return super().__call__(image, **kwargs)
+        if isinstance(image, (Dataset, GeneratorType)):
+            if not isinstance(question, str):
+                raise ValueError(
+                    "expected one question for a dataset or a generator of pictures, got "
+                    f"{describe(question)}; yield dicts with `image` and `question`"
+                )
+            return super().__call__(({"image": picture, "question": question} for picture in image), **kwargs)
+        if not isinstance(image, list) and isinstance(question, str):
+            return super().__call__({"image": image, "question": question}, **kwargs)
+        pictures = image if isinstance(image, list) else [image]
+        questions = [question] if isinstance(question, str) else list(question)
+        return super().__call__([{"image": p, "question": q} for q in questions for p in pictures], **kwargs)
+
+    def preprocess(self, inputs) -> dict[str, Any]:
+        if not isinstance(inputs, dict) or not isinstance(inputs.get("question"), str) or inputs.get("image") is None:
+            raise ValueError(
+                f"expected a picture with a question, as a dict with `image` and `question`; got {describe(inputs)}"
+            )
+        check_keys(inputs, ("image", "question"))
+        images = inputs["image"] if isinstance(inputs["image"], (list, tuple)) else [inputs["image"]]
+        parts = [{"type": "image", "image": image} for image in images]
+        return self.ask([*parts, {"type": "text", "text": inputs["question"]}])
+
+    def _forward(self, model_inputs, top_k: int = 1, **generate_kwargs) -> dict[str, Any]:
+        if top_k < 1:
+            raise ValueError(f"expected at least one answer, got top_k={top_k}")
+        if top_k == 1:
+            return self.answer(model_inputs, generate_kwargs)
+        beams = max(BEAMS_AN_ANSWER * top_k, generate_kwargs.get("num_beams") or 1)
+        search = {"num_return_sequences": beams, "do_sample": False, "length_penalty": 1.0}
+        if refused := [name for name, value in search.items() if generate_kwargs.get(name, value) != value]:
+            raise ValueError(
+                f"top_k={top_k} answers are found by beam search, whose scores are those of an average token; leave "
+                f"{', '.join(refused)} out, or ask for one answer"
+            )
+        return self.answer(model_inputs, generate_kwargs, num_beams=beams, output_scores=True, **search)
+
+    def postprocess(self, model_outputs: dict[str, Any], top_k: int = 1) -> list[dict[str, Any]]:
+        texts = self.decode(model_outputs["tokens"][0])
+        if model_outputs["scores"] is None:
+            return [{"answer": text} for text in texts]
+        best: dict[str, float] = {}
+        for text, score in zip(texts, model_outputs["scores"][0].tolist(), strict=True):
+            best[text] = max(score, best.get(text, 0.0))
+        ranked = sorted(best, key=lambda text: best[text], reverse=True)
+        return [{"answer": text, "score": best[text]} for text in ranked[:top_k]]
+
+
+class MMTranslationPipeline(MMAnsweringPipeline):
+    """
+    `pipeline("multimodal-translation")`: a text in another language, with the picture or the sound it belongs to.
+
+    ```python
+    translate = pipeline("multimodal-translation", model, tgt_lang="fr")
+    translate("a seal on the beach", image="seal.jpg")  # [{"translation_text": ...}]
+    ```
+
+    Args:
+        tgt_lang (`str`): the language, by its name in English, or by its code (`"fr"`) if it is one of
+            `LANGUAGE_NAMES`.
+        prompt (`str`, *optional*): how the model is asked, with `{language}` and `{text}` in it.
+    """
+
+    def _sanitize_parameters(
+        self, tgt_lang=None, prompt=None, generate_kwargs=None, **options
+    ) -> tuple[dict, dict, dict]:
+        named = {"tgt_lang": tgt_lang, "prompt": prompt}
+        preprocess_params = {name: value for name, value in named.items() if value is not None}
+        return preprocess_params, self.options_of_call(generate_kwargs, **options), {}
+
+    def __call__(self, text: Any = None, image: Any = None, audio: Any = None, **kwargs) -> Any:
+        """
+        Args:
+            text: a text; or a list of texts; or a dict with `text`, `image`, `audio`, or a list, dataset or generator
+                of such dicts, which may have a `tgt_lang` of their own.
+            image, audio (*optional*): what the text belongs to; lists as long as that of the texts.
+            generate_kwargs (`dict`, *optional*): options of `generate`, which may be given by their names too.
+
+        Returns:
+            A list of `{"translation_text": ...}`, one unless `num_return_sequences` asks for more; a list of such
+            lists for a list, an iterator over them for a dataset or a generator.
+        """
+        if text is None or isinstance(text, str):
+            return super().__call__({"text": text, "image": image, "audio": audio}, **kwargs)
+        if image is None and audio is None and not (isinstance(text, list) and text and isinstance(text[0], str)):
+            return super().__call__(text, **kwargs)
+        columns = {"text": text, "image": image, "audio": audio}
+        columns = {name: column for name, column in columns.items() if column is not None}
+        if any(not isinstance(column, list) or len(column) != len(text) for column in columns.values()):
+            raise ValueError(
+                "expected lists of one length for texts and media, got "
+                + ", ".join(
+                    f"{len(c) if isinstance(c, list) else describe(c)} ({name})" for name, c in columns.items()
+                )
+                + "; pass a dict for each text instead"
+            )
+        rows = zip(*columns.values(), strict=True)
+        return super().__call__([dict(zip(columns, row, strict=True)) for row in rows], **kwargs)
+
+    def preprocess(self, inputs, tgt_lang=None, prompt=TRANSLATION_PROMPT) -> dict[str, Any]:
+        inputs = {"text": inputs} if isinstance(inputs, str) else inputs
+        is_dict = isinstance(inputs, dict)
+        text = inputs.get("text") if is_dict else None
+        if not is_dict or not isinstance(text, (str, type(None))) or (text is None and inputs.get("audio") is None):
+            raise ValueError(
+                "expected something to translate, as a dict with a string as `text`, or with `audio` that says it, "
+                f"and perhaps an `image`; got {describe(inputs)}"
+            )
+        check_keys(inputs, ("text", "image", "audio", "tgt_lang"))
+        language = language_name(inputs.get("tgt_lang", tgt_lang))
+        try:
+            question = prompt.format(language=language, text=text or "").strip()
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"expected a prompt with {{language}} and {{text}} in it, got {prompt!r}; write other braces twice"
+            ) from error
+        parts = [{"type": kind, kind: inputs[kind]} for kind in ("image", "audio") if inputs.get(kind) is not None]
+        return self.ask([*parts, {"type": "text", "text": question}])
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:
+        return [{"translation_text": text} for text in self.decode(model_outputs["tokens"][0])]
+
+
+def language_name(language: str | None) -> str:
+    """
+    A language by its name in English.
+
+    Raises:
+        ValueError: where none is given, or a code that is not known: a prompt with a bare code has no meaning.
+    """
+    if language is None:
+        raise ValueError(
+            "expected the language to translate into, got none; pass `tgt_lang`, such as 'French' or 'fr'"
+        )
+    if len(language) <= 3 and language not in LANGUAGE_NAMES:
+        raise ValueError(
+            f"expected a language by its name in English, or one of the codes {', '.join(LANGUAGE_NAMES)}; got "
+            f"{language!r}: write its name"
+        )
+    return LANGUAGE_NAMES.get(language, language)

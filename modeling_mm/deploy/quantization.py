@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
 # Left as they are: the language model's head, which shares its weight with the embedding, and the classifier's and the
-# connectors, which are small and which adapters leave to be trained in full. Patterns, as transformers matches them: from
-# the beginning of a module's name on. For bitsandbytes: `BitsAndBytesConfig(llm_int8_skip_modules=KEPT, ...)`.
+# connectors, which are small and which adapters leave to be trained in full. Patterns, as transformers matches them:
+# from the beginning of a module's name on. For bitsandbytes: `BitsAndBytesConfig(llm_int8_skip_modules=KEPT, ...)`.
 KEPT = [rf".*\b{part}\b" for part in ("lm_head", "score", "vision_connector", "audio_connector")]
 
 
@@ -41,7 +41,7 @@ class InMemoryTorchAoQuantizer(TorchAoHfQuantizer):
 
 def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     """
-    Quantizes the linear layers of encoders and decoder, one by one; those of `KEPT` and the embeddings stay as they are.
+    Quantizes the linear layers of encoders and decoder, one by one; what `KEPT` names and the embeddings stay.
 
     ```python
     from torchao.quantization import Int8WeightOnlyConfig

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
-from transformers import StaticCache
+from transformers import ResNetConfig, ResNetModel, StaticCache
 
 from modeling_mm.deploy.exporting import DecoderStep, MediaEncoder
-from tests.tiny import AUDIO, END, EOS, IMAGE, difference, inputs, labels, opened, wave
+from tests.tiny import AUDIO, END, EOS, IMAGE, difference, inputs, joined, labels, open_gates, opened, seeded, wave
 
 ROWS = {
     "text": [[5, 6, 7, 8], [9, 10]],
@@ -102,6 +103,51 @@ def test_a_training_step_has_the_same_gradients(gated):
         if parameter.grad is not None:
             scale = max(1.0, theirs[name].grad.abs().max().item())
             assert difference(parameter.grad, theirs[name].grad) <= 1e-4 * scale, name
+
+
+def with_batch_norms(**fields):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    tower = seeded(lambda: ResNetModel(ResNetConfig(**sizes)))
+    return open_gates(joined(vision=tower, **fields))
+
+
+@pytest.mark.parametrize(
+    "fullgraph, error, message",
+    [
+        (False, ValueError, r"ResNetModel has batch norms that are in training\. .* over the padding .* Freeze it"),
+        (True, Unsupported, r"batch norm in training: freeze the encoder, or compile"),
+    ],
+)
+def test_an_encoder_that_learns_from_its_batch_is_not_compiled(fullgraph, error, message):
+    """The padding would become a part of what it learns; nothing of it has been when this is said."""
+    model = with_batch_norms().train()
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    batch = inputs(ROWS["mixed"])
+    with pytest.raises(error, match=message):
+        torch.compile(model, fullgraph=fullgraph, backend="eager")(**batch, labels=labels(batch))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
+
+
+@pytest.mark.parametrize("way", ["frozen", "evaluation"])
+def test_batch_norms_that_do_not_learn_are_compiled(way):
+    model = with_batch_norms(freeze_vision=True).train() if way == "frozen" else with_batch_norms()
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    batch = inputs(ROWS["mixed"])
+    with torch.no_grad():
+        assert difference(compiled(model)(**batch).logits, model(**batch).logits) <= 1e-5
+    assert before and all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
+
+
+def test_the_decoder_alone_is_compiled_where_the_encoder_learns_from_its_batch():
+    """As the error advises."""
+    model = with_batch_norms().train()
+    other = copy.deepcopy(model)
+    model.model.language_model.compile(backend="eager", fullgraph=True)
+    batch = inputs(ROWS["mixed"])
+    assert difference(model(**batch).logits, other(**batch).logits) <= 1e-5
+    theirs = dict(other.named_buffers())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.named_buffers())
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.slow

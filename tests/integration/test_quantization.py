@@ -19,8 +19,8 @@ from tests.tiny import AUDIO, CONNECTORS, IMAGE, difference, inputs, joined, lab
 ROWS = [[5, IMAGE, 6, AUDIO, 7], [8, 9, 10], [IMAGE, 11, IMAGE, 12]]
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
 BITS = {"int8": 127, "int4": 7}  # steps on each side of zero
-# Of the greatest logit, against the float model, where a kernel does not show what it rounds to: through four blocks of
-# wide weights. For torchao the rounded weights can be read back, and the tests are exact.
+# Of the greatest logit, against the float model, where a kernel does not show what it rounds to: through four blocks
+# of wide weights. For torchao the rounded weights can be read back, and the tests are exact.
 TOLERANCE = {"int8": 0.05, "int4": 0.5}
 
 

@@ -71,11 +71,11 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def processes_of(checkpoint: Path, state: dict[str, Any]) -> int:
-    """How many processes wrote a checkpoint: as noted, or else as the files tell, and no fewer than run now."""
+    """How many processes wrote a checkpoint: as noted, or else as the files' names tell, and no fewer than run now."""
     noted = state.get("stateful_callbacks", {}).get(NoteProcesses.__name__)
     if noted is not None:
         return noted["attributes"]["processes"]
     if (checkpoint / "rng_state.pth").exists():
         return 1
     now = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-    return max(now, len(list(checkpoint.glob("rng_state_*.pth"))))
+    return max(2, now, len(list(checkpoint.glob("rng_state_*.pth"))))

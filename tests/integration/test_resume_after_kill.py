@@ -277,6 +277,7 @@ def noted(processes: int) -> str:
     "state, written, whole",
     [
         ("{}", [None], True),
+        ("{}", [0], False),
         ("{}", [0, 1], True),
         ("{}", [0, 2], False),
         (noted(1), [None], True),
@@ -294,14 +295,14 @@ def test_every_process_has_written_what_it_draws_at_random(tmp_path, state, writ
     assert is_whole(path) is whole
 
 
-def test_processes_that_nobody_noted_are_as_many_as_now(tmp_path, monkeypatch):
+def test_processes_that_nobody_noted_are_no_fewer_than_now(tmp_path, monkeypatch):
     path = checkpoint(tmp_path, 2, "{}")
-    random_states(path, 0)
+    random_states(path, 0, 1)
     assert is_whole(path)
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
     assert not is_whole(path)
-    random_states(path, 1)
+    random_states(path, 2)
     assert is_whole(path)
 
 

@@ -259,9 +259,7 @@ def learns_statistics(encoder: PreTrainedModel) -> bool:
     return any(isinstance(module, BATCH_NORMS) and module.training for module in encoder.modules())
 
 
-@torch.compiler.disable(
-    reason="batch norm in training: freeze the encoder or compile model.model.language_model alone"
-)
+@torch.compiler.disable(reason="batch norm in training: freeze the encoder, or compile the decoder alone")
 def refuse_statistics(name: str) -> None:
     """
     A compiled graph encodes absent items too, as its shapes cannot hang on how many are real, and masks them later: a

@@ -13,6 +13,7 @@ from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import is_torchdynamo_compiling
 
 # Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
 
@@ -27,6 +28,7 @@ POOLING_HEADS = ("siglip_vision_model", "siglip2_vision_model")
 RANDOM_IN_TRAINING = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
 INPUT_NAMES = {"vision_config": ("pixel_values",), "audio_config": ("input_features", "input_values")}
 WIDTH_FIELDS = ("hidden_size", "d_model", "hidden_sizes", "hidden_dim", "embed_dim", "num_features")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 SPECTROGRAM_ENCODERS = ("audio-spectrogram-transformer",)
 
 
@@ -232,8 +234,13 @@ def encode(
     Returns:
         the encoder's output, with `last_hidden_state` as tokens (N, L, W); the tokens; and which of them stand for
         real frames, (N, L) bool.
+
+    Raises:
+        ValueError: for windows that do not fit, and for a compiled encoder that learns from the statistics of a batch.
     """
     check_window(encoder, items)
+    if is_torchdynamo_compiling() and learns_statistics(encoder):
+        refuse_statistics(type(encoder).__name__)
     items = items.to(dtype_of(encoder))
     # Frozen encoders run without autograd: nothing of theirs needs to be kept for a backward pass.
     trainable = torch.is_grad_enabled() and any(p.requires_grad for p in parameters_of(encoder))
@@ -245,6 +252,27 @@ def encode(
     tokens = as_tokens(output, encoder)
     output.last_hidden_state = tokens
     return output, tokens, token_mask(encoder, frame_mask, tokens)
+
+
+def learns_statistics(encoder: PreTrainedModel) -> bool:
+    """Whether it normalizes by its batch now, and remembers it: batch norms in training do."""
+    return any(isinstance(module, BATCH_NORMS) and module.training for module in encoder.modules())
+
+
+@torch.compiler.disable(reason="batch norm in training: freeze the encoder, or compile the decoder alone")
+def refuse_statistics(name: str) -> None:
+    """
+    A compiled graph encodes absent items too, as its shapes cannot hang on how many are real, and masks them later: a
+    batch norm would have mixed them with the real ones by then. Outside the graph, so that it is raised as it is.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"{name} has batch norms that are in training. Compiled, it would take its statistics over the padding among "
+        "images or windows too. Freeze it (config.freeze_vision or freeze_audio, `frozen: {vision: always}` in a "
+        "recipe), or compile the decoder alone: model.model.language_model.compile()."
+    )
 
 
 def check_window(encoder: PreTrainedModel, items: torch.Tensor) -> None:

@@ -115,7 +115,7 @@ def test_every_parameter_that_trains_gets_a_gradient():
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
         ({"adapt": ["txt"]}, "adapt takes text, cross_attention, got 'txt'. Did you mean 'text'?"),
         ({"adapt": []}, "adapt names no part"),
-        ({"train": ["vision"]}, "train takes connectors, cross_attention, got 'vision'"),
+        ({"train": ["vision"]}, "train takes connectors, cross_attention, head, got 'vision'"),
         ({"adapt": ["cross_attention"], "train": ["cross_attention"]}, "adapt and train both name cross_attention"),
     ],
 )

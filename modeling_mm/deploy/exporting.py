@@ -7,6 +7,8 @@ cache = model(**inputs, use_cache=True).past_key_values  # the prompt, in Python
 step = DecoderStep(model)
 graph = torch.export.export(step, (input_ids, attention_mask, *step.state_of(cache)), dynamic_shapes=step.SHAPES)
 ```
+
+ONNX of both is torch's own exporter's, which needs onnxscript: `torch.onnx.export(graph, f="step.onnx", dynamo=True)`.
 """
 
 from typing import Any
@@ -23,6 +25,7 @@ from ..modeling_mm import MMForConditionalGeneration
 # tokens a row, N decoder blocks, C cross-attention blocks, H heads, d width of a head, D width, V vocabulary.
 
 Tensors = tuple[torch.Tensor, ...]
+ROWS, CACHED, MEDIA = Dim("rows"), Dim("cached"), Dim("media")
 # Modality -> its part of the model, its items, and the input that says which of them are real.
 INPUTS = {"image": ("vision", "images", "image_mask"), "audio": ("audio", "audio", "feature_attention_mask")}
 
@@ -41,11 +44,12 @@ class MediaEncoder(nn.Module):
         super().__init__()
         if modality not in INPUTS:
             raise ValueError(f"modality must be one of {', '.join(INPUTS)}, got {modality!r}.")
-        self.model = model.eval()
+        self.model = model
         part, what, mask = INPUTS[modality]
         tower = getattr(model.model, f"{part}_tower")
         model.model.require(tower, what, f"{part}_config")
         self.names = (tower.main_input_name, mask)
+        self.eval()
 
     def forward(self, items: torch.Tensor, mask: torch.Tensor) -> Tensors:
         """
@@ -62,23 +66,27 @@ class MediaEncoder(nn.Module):
 class DecoderStep(nn.Module):
     """
     One token a row, with what came before as tensors: the cache of the text, and the media that it has been shown.
+    Its graph takes any number of rows, tokens and media tokens.
 
     Args:
         model: it is put into evaluation mode
     """
 
-    # How `torch.export.export` is told which sizes are open: rows, tokens, media tokens.
+    # How `torch.export.export` is told which sizes are open: rows, tokens in the cache, media tokens. By name, so that
+    # a graph in which one of them were fixed is refused.
     SHAPES = (
-        {0: Dim.AUTO},
-        {0: Dim.AUTO, 1: Dim.AUTO},
-        *({1: Dim.AUTO, 3: Dim.AUTO},) * 4,
-        {0: Dim.AUTO, 1: Dim.AUTO},
+        {0: ROWS},
+        {0: ROWS, 1: CACHED + 1},
+        *({1: ROWS, 3: CACHED},) * 2,
+        *({1: ROWS, 3: MEDIA},) * 2,
+        {0: ROWS, 1: MEDIA},
     )
 
     def __init__(self, model: MMForConditionalGeneration):
         super().__init__()
-        self.model = model.eval()
+        self.model = model
         self.blocks = sorted(map(int, model.model.language_model.cross_blocks))
+        self.eval()
 
     @staticmethod
     def state_of(cache: Cache) -> Tensors:

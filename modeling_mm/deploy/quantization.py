@@ -6,6 +6,7 @@ torchao, and `from_pretrained(..., quantization_config=TorchAoConfig(...))` with
 leave the decoder as it is. bitsandbytes knows `Conv1D`; its `BitsAndBytesConfig` goes to `from_pretrained` as usual.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-# Left as they are: the head, which shares its weight with the embedding, and the connectors, which are small and which
-# adapters leave to be trained in full. For bitsandbytes: `BitsAndBytesConfig(llm_int8_skip_modules=KEPT, ...)`.
-KEPT = ["lm_head", "vision_connector", "audio_connector"]
+# Left as they are: the language model's head, which shares its weight with the embedding, and the classifier's and the
+# connectors, which are small and which adapters leave to be trained in full. Patterns, as transformers matches them:
+# from the beginning of a module's name on. For bitsandbytes: `BitsAndBytesConfig(llm_int8_skip_modules=KEPT, ...)`.
+KEPT = [rf".*\b{part}\b" for part in ("lm_head", "score", "vision_connector", "audio_connector")]
 
 
 class LinearOfConv1D(nn.Linear):
@@ -39,7 +41,7 @@ class InMemoryTorchAoQuantizer(TorchAoHfQuantizer):
 
 def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     """
-    Quantizes the linear layers of encoders and decoder; those of `KEPT` and the embeddings stay as they are.
+    Quantizes the linear layers of encoders and decoder, one by one; what `KEPT` names and the embeddings stay.
 
     ```python
     from torchao.quantization import Int8WeightOnlyConfig
@@ -67,11 +69,17 @@ def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError("The model is quantized already. Load it anew from its folder to quantize it in another way.")
     quantizer = InMemoryTorchAoQuantizer(TorchAoConfig(config), pre_quantized=False)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Conv1D) and is_quantized(name):
-            model.set_submodule(name, LinearOfConv1D(module))
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and is_quantized(name)
+    ]
     with torch.no_grad():
-        quantize_(model, config, lambda module, name: isinstance(module, nn.Linear) and is_quantized(name))
+        for name in names:  # one after the other: never is more than one layer there twice
+            module = model.get_submodule(name)
+            layer = nn.Sequential(LinearOfConv1D(module) if isinstance(module, Conv1D) else module)
+            quantize_(layer, config, lambda part, _: isinstance(part, nn.Linear))
+            model.set_submodule(name, layer[0])
     model.is_quantized = True
     model.quantization_method = quantizer.quantization_config.quant_method
     model.hf_quantizer = quantizer
@@ -79,4 +87,4 @@ def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
 
 
 def is_quantized(name: str) -> bool:
-    return not set(KEPT) & set(name.split("."))
+    return not any(re.match(pattern, name) for pattern in KEPT)

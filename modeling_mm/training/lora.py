@@ -29,12 +29,17 @@ PROJECTIONS = {
     "cross_attention": r".*language_model\.cross_blocks\.\d+\.(cross_attn|mlp)\.(q_attn|c_\w+)",
 }
 # The modules of a part that is trained in full.
-IN_FULL = {"connectors": r".*\b(vision|audio)_connector", "cross_attention": r".*\.cross_blocks\.\d+"}
+IN_FULL = {
+    "connectors": r".*\b(vision|audio)_connector",
+    "cross_attention": r".*\.cross_blocks\.\d+",
+    "head": r".*\bscore",  # of MMForSequenceClassification
+}
 GATES = r".*\.cross_blocks\.\d+\.gate_\w+"
 # PEFT's `target_modules`: every projection of decoder and cross-attention.
 TARGET_MODULES = "|".join(PROJECTIONS.values())
-# PEFT's `modules_to_save`: connectors, and gates, which have no projection to adapt and would keep a block shut.
-MODULES_TO_SAVE = ["vision_connector", "audio_connector", "gate_attn", "gate_mlp"]
+# PEFT's `modules_to_save`: connectors, gates, which have no projection to adapt and would keep a block shut, and the
+# classifier's head. What a model does not have is passed over.
+MODULES_TO_SAVE = ["vision_connector", "audio_connector", "gate_attn", "gate_mlp", "score"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ class LoraOptions:
         dropout: share of an adapter's inputs that is dropped in training
         adapt: the parts whose projections get adapters, of `text` (self-attention and feed-forward) and
             `cross_attention`; by default both, but for what is trained in full
-        train: the parts that are trained and saved in full, of `connectors` and `cross_attention`. By default the
-            connectors, and the cross-attention too while it is fresh: a model just joined has random projections
-            there, which an adapter of low rank could hardly correct, and which nobody has saved.
+        train: the parts that are trained and saved in full, of `connectors`, `cross_attention` and `head`, the
+            classifier's. By default the connectors and the head, and the cross-attention too while it is fresh: a
+            model just joined has random projections there, which an adapter of low rank could hardly correct, and
+            which nobody has saved.
         dora: whether adapters learn each output's length apart from its direction, as in
             [DoRA](https://arxiv.org/abs/2402.09353): nearer to training in full, and slower
 
@@ -85,7 +91,7 @@ class LoraOptions:
 
 def add_lora(model: nn.Module, options: Mapping[str, Any] | None = None) -> "PeftModel":
     """
-    Wraps a joint model with adapters and freezes all else but the connectors (see [`LoraOptions`]).
+    Wraps a joint model with adapters and freezes all else but connectors and head (see [`LoraOptions`]).
 
     `save_pretrained`, and with it every trainer, then saves the adapters and what is trained in full, and no more.
 
@@ -111,7 +117,7 @@ def add_lora(model: nn.Module, options: Mapping[str, Any] | None = None) -> "Pef
         raise ImportError("LoRA is PEFT's, which is not installed: pip install modeling_mm[train]") from error
     train, adapt = chosen.train, chosen.adapt
     if train is None:
-        train = tuple(IN_FULL) if is_fresh(model) else ("connectors",)
+        train = tuple(part for part in IN_FULL if part != "cross_attention" or is_fresh(model))
         train = tuple(part for part in train if part not in (adapt or ()))
     if adapt is None:
         adapt = tuple(part for part in PROJECTIONS if part not in train)

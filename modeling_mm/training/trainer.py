@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from ..data.chat_row import ChatRow, to_row
 from .arguments import RATE_OF, MMTrainingArguments
 from .augmentation import TellEpoch
-from .checkpoints import last_whole_checkpoint
+from .checkpoints import NoteProcesses, last_whole_checkpoint
 from .collator import IGNORED, ChatCollator
 from .freezing import ThawSchedule, average_gradients, frozen_parameters, parts_of
 from .metrics import answer_batch, prompt_inputs, score
@@ -83,6 +83,7 @@ class MMTrainer(Trainer):
             data_collator = ChatCollator(processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         self.add_callback(TellEpoch())
+        self.add_callback(NoteProcesses())
         # Trainable parameters that were frozen when DDP wrapped the model.
         self.unwatched_parameters: list[nn.Parameter] = []
         if args.predict_with_generate:

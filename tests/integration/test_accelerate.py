@@ -114,7 +114,14 @@ def test_prepare_and_one_step_with_accelerator(saved):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     model, optimizer = accelerator.prepare(model, optimizer)
     batch = inputs(ROWS)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss = model(**batch, labels=labels(batch)).loss
     accelerator.backward(loss)
     optimizer.step()
-    assert torch.isfinite(loss) and loss.dtype == torch.float32
+    with torch.no_grad():
+        exact = saved[1](**batch, labels=labels(batch)).loss.item()
+    assert 0.0 < abs(loss.item() - exact) <= 0.02 * exact, "that of float32, but for 8 bits of mantissa"
+    assert loss.dtype == torch.float32
+    still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert still == {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert len(still) < len(before) / 10

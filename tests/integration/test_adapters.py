@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from modeling_mm import MMForConditionalGeneration
+from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from modeling_mm.training.lora import MODULES_TO_SAVE, TARGET_MODULES, add_lora
 from tests.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
 from tests.tiny_chats import CHATS, chat_model, losses, mm_trainer, moved, weights
@@ -93,6 +93,30 @@ def test_adapters_start_by_changing_nothing_and_each_gets_a_gradient(kind):
     batch = inputs(ROWS)
     model.train()(**batch, labels=labels(batch)).loss.backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("way", ["ours", "pefts"])
+def test_a_classifiers_head_is_trained_and_saved_in_full(way, tmp_path):
+    """It is fresh: frozen it would be noise, and an adapter without it would be read by another head."""
+    build = lambda: opened(cls=MMForSequenceClassification)  # noqa: E731
+    build().save_pretrained(tmp_path / "base")
+    model = add_lora(build(), {"r": 4}) if way == "ours" else stock(build())
+    assert {name for name, p in model.named_parameters() if p.requires_grad and ".score." in name} == {
+        "base_model.model.score.modules_to_save.default.weight"
+    }
+    expected = logits(stirred(model).eval())
+    model.save_pretrained(tmp_path / "adapter")
+    base = MMForSequenceClassification.from_pretrained(tmp_path / "base")
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert difference(logits(loaded), expected) == 0.0
+    merged = loaded.merge_and_unload()
+    assert difference(merged.score.weight, build().score.weight) > 1e-3
+    assert difference(logits(merged), expected) <= 1e-4
+
+
+def test_the_head_is_a_part_that_can_be_left_out():
+    model = add_lora(opened(cls=MMForSequenceClassification), {"train": ["connectors"]})
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and ".score" in name]
 
 
 # ---- Merged, taken off, swapped -------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
-from transformers import StaticCache
+from transformers import ResNetConfig, ResNetModel, StaticCache
 
 from modeling_mm.deploy.exporting import DecoderStep, MediaEncoder
-from tests.tiny import AUDIO, END, EOS, IMAGE, difference, inputs, labels, opened, wave
+from tests.tiny import AUDIO, END, EOS, IMAGE, difference, inputs, joined, labels, open_gates, opened, seeded, wave
 
 ROWS = {
     "text": [[5, 6, 7, 8], [9, 10]],
@@ -104,6 +105,51 @@ def test_a_training_step_has_the_same_gradients(gated):
             assert difference(parameter.grad, theirs[name].grad) <= 1e-4 * scale, name
 
 
+def with_batch_norms(**fields):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    tower = seeded(lambda: ResNetModel(ResNetConfig(**sizes)))
+    return open_gates(joined(vision=tower, **fields))
+
+
+@pytest.mark.parametrize(
+    "fullgraph, error, message",
+    [
+        (False, ValueError, r"ResNetModel has batch norms that are in training\. .* over the padding .* Freeze it"),
+        (True, Unsupported, r"batch norm in training: freeze the encoder, or compile"),
+    ],
+)
+def test_an_encoder_that_learns_from_its_batch_is_not_compiled(fullgraph, error, message):
+    """The padding would become a part of what it learns; nothing of it has been when this is said."""
+    model = with_batch_norms().train()
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    batch = inputs(ROWS["mixed"])
+    with pytest.raises(error, match=message):
+        torch.compile(model, fullgraph=fullgraph, backend="eager")(**batch, labels=labels(batch))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
+
+
+@pytest.mark.parametrize("way", ["frozen", "evaluation"])
+def test_batch_norms_that_do_not_learn_are_compiled(way):
+    model = with_batch_norms(freeze_vision=True).train() if way == "frozen" else with_batch_norms()
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    batch = inputs(ROWS["mixed"])
+    with torch.no_grad():
+        assert difference(compiled(model)(**batch).logits, model(**batch).logits) <= 1e-5
+    assert before and all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
+
+
+def test_the_decoder_alone_is_compiled_where_the_encoder_learns_from_its_batch():
+    """As the error advises."""
+    model = with_batch_norms().train()
+    other = copy.deepcopy(model)
+    model.model.language_model.compile(backend="eager", fullgraph=True)
+    batch = inputs(ROWS["mixed"])
+    assert difference(model(**batch).logits, other(**batch).logits) <= 1e-5
+    theirs = dict(other.named_buffers())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.named_buffers())
+    assert counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.slow
 def test_inductor_gives_the_same():
     model, batch = opened(), inputs(ROWS["mixed"])
@@ -164,9 +210,9 @@ def test_the_exported_encoder_gives_what_encode_media_gives(modality, connector,
             assert difference(one, two) <= 1e-5
 
 
-def exported_step(model, rows):
-    """The step's graph, made from one prompt; and the state and mask after that prompt."""
-    batch = inputs(ROWS[rows], side="left")
+def exported_step(model, rows, count=None):
+    """The step, its arguments after a prompt of so many rows, and the prompt."""
+    batch = inputs(ROWS[rows][:count], side="left")
     with torch.no_grad():
         output = model(**batch, use_cache=True)
     step = DecoderStep(model)
@@ -176,35 +222,40 @@ def exported_step(model, rows):
     return step, (token, mask, *state), batch
 
 
+def check_steps(model, run, arguments, batch, tolerance=1e-4) -> None:
+    """
+    Consecutive steps, of which each is one longer than the one before, against the eager model over the whole text
+    without a cache; then fewer rows, down to one, with other media, after a shorter prompt.
+
+    Args:
+        run: the step's arguments -> logits, keys and values, by the graph
+    """
+    token, mask, keys, values, *media = arguments
+    text, lengths = batch["input_ids"], []
+    with torch.no_grad():
+        for _ in range(3):
+            lengths.append(keys.shape[3])
+            text = torch.cat([text, token], dim=1)
+            logits, keys, values = run(token, mask, keys, values, *media)
+            whole = {**batch, "input_ids": text, "attention_mask": mask}
+            assert difference(logits, model(**whole, use_cache=False).logits[:, -1]) <= tolerance
+            token = choose(logits)
+            mask = torch.cat([mask, torch.ones_like(token)], dim=1)
+        assert lengths == list(range(lengths[0], lengths[0] + 3))
+        for count in (2, 1):
+            step, others, _ = exported_step(model, "images", count)
+            assert others[0].shape[0] == count and others[2].shape[3] < lengths[0]
+            for found, expected in zip(run(*others), step(*others), strict=True):
+                assert difference(found, expected) <= tolerance
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_the_exported_step_decodes_as_the_model_does(gated, tmp_path):
     model = opened(cross_attention_gated=gated)
     step, arguments, batch = exported_step(model, "mixed")
     exported = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES)
     torch.export.save(exported, tmp_path / "step.pt2")
-    graph = torch.export.load(tmp_path / "step.pt2").module()
-    token, mask, keys, values, *media = arguments
-    text = [token]
-    with torch.no_grad():
-        for _ in range(NEW - 1):  # longer at each step
-            logits, keys, values = graph(token, mask, keys, values, *media)
-            token = choose(logits)
-            mask = torch.cat([mask, torch.ones_like(token)], dim=1)
-            text.append(token)
-    expected = model.generate(**batch, do_sample=False, max_new_tokens=NEW, min_new_tokens=NEW, output_logits=True,
-                              return_dict_in_generate=True)  # fmt: skip
-    assert torch.cat(text, dim=1).tolist() == expected.sequences[:, batch["input_ids"].shape[1] :].tolist()
-    assert difference(logits, expected.logits[-1]) <= 1e-4
-
-
-def test_the_exported_step_takes_other_rows_and_prompts():
-    model = opened()
-    step, arguments, _ = exported_step(model, "mixed")
-    graph = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES).module()
-    _, others, _ = exported_step(model, "images")  # two rows instead of four, shorter, with other media
-    with torch.no_grad():
-        for found, expected in zip(graph(*others), step(*others), strict=True):
-            assert difference(found, expected) <= 1e-5
+    check_steps(model, torch.export.load(tmp_path / "step.pt2").module(), arguments, batch)
 
 
 def test_what_cannot_be_exported_is_said():
@@ -219,32 +270,42 @@ def test_what_cannot_be_exported_is_said():
         DecoderStep.state_of(cache)
 
 
+def onnx_session(path):
+    """What runs a graph: tensors -> tensors."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options)
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*tensors):
+        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(found) for found in session.run(None, feed)]
+
+    return run
+
+
 def test_onnx_of_the_encoder(tmp_path):
     """By torch's own exporter; it needs onnxscript, and onnxruntime to run."""
     pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
-    import onnxruntime
-
-    model = opened()
     media = media_inputs("images")
-    encoder = MediaEncoder(model, "image")
+    encoder = MediaEncoder(opened(), "image")
     with torch.no_grad():
         torch.onnx.export(encoder, tuple(media.values()), tmp_path / "encoder.onnx", dynamo=True, verbose=False)
-        expected = encoder(*media.values())
-    session = onnxruntime.InferenceSession(str(tmp_path / "encoder.onnx"))
-    feed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), media.values(), strict=True)}
-    for found, tensor in zip(session.run(None, feed), expected, strict=True):
-        assert difference(torch.tensor(found), tensor) <= 1e-4
+    run = onnx_session(tmp_path / "encoder.onnx")
+    for batch in (media, {name: tensor.flip(0) for name, tensor in media.items()}):
+        with torch.no_grad():
+            expected = encoder(*batch.values())
+        for found, tensor in zip(run(*batch.values()), expected, strict=True):
+            assert difference(found, tensor) <= 1e-4
 
 
 def test_onnx_of_the_decoder_step(tmp_path):
+    """With open sizes: a graph of one length could not decode a second token."""
     pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
-    import onnxruntime
-
-    step, arguments, _ = exported_step(opened(), "mixed")
+    model = opened()
+    step, arguments, batch = exported_step(model, "mixed")
     with torch.no_grad():
-        torch.onnx.export(step, arguments, tmp_path / "step.onnx", dynamo=True, verbose=False)
-        expected = step(*arguments)
-    session = onnxruntime.InferenceSession(str(tmp_path / "step.onnx"))
-    feed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), arguments, strict=True)}
-    for found, tensor in zip(session.run(None, feed), expected, strict=True):
-        assert difference(torch.tensor(found), tensor) <= 1e-4
+        graph = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES)
+        torch.onnx.export(graph, f=tmp_path / "step.onnx", dynamo=True, verbose=False)
+    check_steps(model, onnx_session(tmp_path / "step.onnx"), arguments, batch)

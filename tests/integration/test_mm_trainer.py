@@ -6,8 +6,6 @@ This module is also the program of the two processes (gloo, CPU), which run ever
 
 import json
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from modeling_mm.training.collator import ChatCollator, MMCollator, encode_conve
 from modeling_mm.training.freezing import ThawSchedule
 from modeling_mm.training.metrics import answer_prompts, score
 from modeling_mm.training.trainer import MMTrainer
+from tests.ranks import launch_well
 from tests.tiny import difference
 from tests.tiny_chats import CHATS, DEFAULTS, arguments, chat_model, losses, mm_trainer, moved, processor, weights
 
@@ -370,29 +369,7 @@ def rank_program(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = str(Path(__file__).resolve().parents[2])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **common, "PYTHONPATH": root, "ACCELERATE_USE_CPU": "true"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
+    launch_well(__file__, folder, timeout=TIMEOUT)
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 

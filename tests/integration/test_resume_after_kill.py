@@ -1,18 +1,21 @@
 """A run that is killed with -9, between its saves or in the middle of one, ends with the weights of one that was not.
 
-This module is also the program that is killed: it forks a process for each run, so that torch is imported once. The
+This module is also the program that is killed: it forks the processes of each run, so that torch is imported once. The
 model is made from its config, so that its checkpoints have a ViT under the names of published ones.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed
 from transformers import (
     AutoModelForImageTextToText,
     Dinov2Config,
@@ -25,14 +28,15 @@ from transformers import (
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data.reading import ChatDataset
-from modeling_mm.training.checkpoints import last_whole_checkpoint
+from modeling_mm.training.checkpoints import NoteProcesses, is_whole, last_whole_checkpoint
 from modeling_mm.training.collator import ChatCollator
 from modeling_mm.training.run import run
+from tests.ranks import free_port, quiet_environment, told
 from tests.recipe_runs import recipe
 from tests.tiny import difference, joined, open_gates, seeded, wav2vec2
 from tests.tiny_chats import CHATS, DEFAULTS, chat_model, mm_trainer, processor
 
-TIMEOUT = 600  # seconds for all the runs; 225 were measured beside other work
+TIMEOUT = 900  # seconds for all the runs; 225 were measured beside other work for those of one process
 STEPS = 6
 SAVES = "checkpoint-4"  # the save in whose middle it is killed
 FIELDS = {
@@ -73,7 +77,14 @@ def train_recipe(folder: Path) -> None:
     run(recipe(folder, max_steps=STEPS))  # it evaluates and saves every two steps, and takes up the best at the end
 
 
-TRAINERS = {"stock": train_stock, "mm": train_mm, "recipe": train_recipe}
+# What trains, and by how many processes.
+RUNS = {
+    "stock": (train_stock, 1),
+    "mm": (train_mm, 1),
+    "recipe": (train_recipe, 1),
+    "stock_of_two": (train_stock, 2),
+    "mm_of_two": (train_mm, 2),
+}
 
 
 def die() -> None:
@@ -130,42 +141,64 @@ def die_in_the_state() -> None:
     TrainerState.save_to_json = save_to_json
 
 
+def die_before_the_second_is_done() -> None:
+    """The second process before it writes what it draws at random, the first after the last that it writes."""
+    random_state, state = Trainer._save_rng_state, TrainerState.save_to_json
+
+    def save_rng_state(self, output_dir):
+        if self.args.process_index == 1 and output_dir.endswith(SAVES):
+            die()
+        random_state(self, output_dir)
+
+    def save_to_json(self, json_path):
+        state(self, json_path)
+        if SAVES in str(json_path):
+            die()
+
+    Trainer._save_rng_state, TrainerState.save_to_json = save_rng_state, save_to_json
+
+
 KILLS = {
     "between_saves": die_between_saves,
     "in_the_weights": die_in_the_weights,
     "before_the_optimizer": die_before_the_optimizer,
     "in_the_state": die_in_the_state,
+    "before_the_second_is_done": die_before_the_second_is_done,
 }
-
-
-CASES = [(trainer, kill) for trainer in ("stock", "mm") for kill in KILLS]
+ALONE = [kill for kill in KILLS if "second" not in kill]
+CASES = [(name, kill) for name in ("stock", "mm") for kill in ALONE]
 CASES += [("recipe", kill) for kill in ("between_saves", "before_the_optimizer")]
+CASES += [("mm_of_two", "between_saves")]
+CASES += [(name, "before_the_second_is_done") for name in ("stock_of_two", "mm_of_two")]
 
 
-def in_a_fork(work) -> int:
-    """The signal by which a process of its own that does the work was ended, or 0."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as error:
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise RuntimeError("a run failed; see above")
-    return os.WTERMSIG(status)
+def in_forks(ranks: int, *work) -> set[int]:
+    """How processes of their own that do the work together ended: 0, 1 for an error, or minus a signal."""
+    port, children = free_port(), []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            try:
+                os.environ.update(told(rank, port) if ranks > 1 else {})
+                for part in work:
+                    part()
+            except BaseException as error:
+                sys.stderr.write(f"{type(error).__name__}: {error}\n")
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
 
 
-def program(folder: Path) -> None:
+def program(folder: Path, *chosen: str) -> None:
     torch.set_num_threads(1)
-    for name, train in TRAINERS.items():
-        assert in_a_fork(lambda train=train, name=name: train(folder / name / "whole")) == 0
-        for kill in (kill for trainer, kill in CASES if trainer == name):
-            arm, target = KILLS[kill], folder / name / kill
-            assert in_a_fork(lambda arm=arm, train=train, target=target: (arm(), train(target))) == signal.SIGKILL
-            assert in_a_fork(lambda train=train, target=target: train(target)) == 0
+    for name in chosen:
+        train, ranks = RUNS[name]
+        assert in_forks(ranks, partial(train, folder / name / "whole")) == {0}
+        for kill in (kill for case, kill in CASES if case == name):
+            again = partial(train, folder / name / kill)
+            assert -signal.SIGKILL in in_forks(ranks, KILLS[kill], again)  # another may see that it is gone first
+            assert in_forks(ranks, again) == {0}
 
 
 # ---- The tests ------------------------------------------------------------------------------------------------------
@@ -174,9 +207,8 @@ def program(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", __file__, str(folder)]
+    environment = quiet_environment()
+    command = [sys.executable, "-W", "ignore", __file__, str(folder), *RUNS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
@@ -196,7 +228,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(runs, trainer, k
 
 
 @pytest.mark.timeout(TIMEOUT + 60)
-@pytest.mark.parametrize("trainer", ["stock", "mm"])
+@pytest.mark.parametrize("trainer", ["stock", "mm", "mm_of_two"])
 def test_training_has_moved_the_encoder_whose_names_differ(runs, trainer):
     start = fresh_model().state_dict()
     assert any(
@@ -228,6 +260,71 @@ def test_the_last_checkpoint_that_was_written_to_its_end(tmp_path):
     checkpoint(tmp_path / "checkpoint-12", 99, "{}")
     (tmp_path / "checkpoint-best").mkdir()
     assert last_whole_checkpoint(str(tmp_path)) == str(ten)
+
+
+def random_states(path: Path, *ranks: int | None) -> None:
+    for rank in ranks:
+        torch.save({"cpu": torch.zeros(2)}, path / ("rng_state.pth" if rank is None else f"rng_state_{rank}.pth"))
+
+
+def noted(processes: int) -> str:
+    note = NoteProcesses()
+    note.processes = processes
+    return json.dumps({"stateful_callbacks": {"NoteProcesses": note.state()}})
+
+
+@pytest.mark.parametrize(
+    "state, written, whole",
+    [
+        ("{}", [None], True),
+        ("{}", [0], False),
+        ("{}", [0, 1], True),
+        ("{}", [0, 2], False),
+        (noted(1), [None], True),
+        (noted(1), [0], False),
+        (noted(2), [0], False),
+        (noted(2), [None, 0], False),
+        (noted(2), [0, 1], True),
+        (noted(4), [0, 1, 2], False),
+    ],
+)
+def test_every_process_has_written_what_it_draws_at_random(tmp_path, state, written, whole):
+    """As many as there were when it was written, which need not be as many as there are."""
+    path = checkpoint(tmp_path, 2, state)
+    random_states(path, *written)
+    assert is_whole(path) is whole
+
+
+def test_processes_that_nobody_noted_are_no_fewer_than_now(tmp_path, monkeypatch):
+    path = checkpoint(tmp_path, 2, "{}")
+    random_states(path, 0, 1)
+    assert is_whole(path)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
+    assert not is_whole(path)
+    random_states(path, 2)
+    assert is_whole(path)
+
+
+def test_a_random_state_that_was_not_written_to_its_end(tmp_path):
+    path = checkpoint(tmp_path, 2, noted(2))
+    random_states(path, 0, 1)
+    torn = path / "rng_state_1.pth"
+    os.truncate(torn, torn.stat().st_size // 2)
+    assert not is_whole(path)
+
+
+def test_a_run_notes_its_processes_also_after_a_checkpoint_that_did_not(tmp_path):
+    def state() -> dict:
+        return json.loads((max(tmp_path.glob("checkpoint-*")) / "trainer_state.json").read_text())
+
+    trainer = mm_trainer(chat_model(), tmp_path, save_strategy="steps", save_steps=1)
+    trainer.train()
+    known = state()
+    assert known["stateful_callbacks"].pop("NoteProcesses")["attributes"] == {"processes": 1}
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(known))
+    mm_trainer(chat_model(), tmp_path, save_strategy="steps", save_steps=1, max_steps=2).train(True)
+    assert state()["global_step"] == 2 and "NoteProcesses" in state()["stateful_callbacks"]
 
 
 def test_without_a_whole_checkpoint_nothing_is_resumed(tmp_path):
@@ -270,4 +367,4 @@ def test_weights_that_no_part_has_are_still_refused():
 
 
 if __name__ == "__main__":
-    program(Path(sys.argv[1]))
+    program(Path(sys.argv[1]), *sys.argv[2:])

@@ -6,11 +6,8 @@ Rank 0 has text only; rank 1 has an image and a sound. A hang ends in the time-o
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import pytest
 import torch
 from torch import distributed
 
+from tests.ranks import free_port, join, launch
 from tests.tiny import AUDIO, CONNECTORS, IMAGE, inputs, joined, labels, open_gates, wav2vec2, wave
 
 TIMEOUT = 150  # seconds for all the cases of one launch
@@ -213,10 +211,8 @@ def run_fsdp_synced(name, rows, rank):
     run_fsdp_generate(name, rows, rank, synced_gpus=True, **ends)
 
 
-def program(rank, port, folder, chosen):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=20))
+def program(folder, chosen):
+    rank = join(20)
     run = {"ddp": run_ddp, "fsdp": run_fsdp, "fsdp_eval": run_fsdp_eval, "fsdp_blocks_eval": run_fsdp_blocks_eval}
     run |= {way: partial(run_fsdp_generate, **kwargs) for way, kwargs in WAYS.items()} | {
         "fsdp_synced": run_fsdp_synced
@@ -242,39 +238,12 @@ def program(rank, port, folder, chosen):
 # ---- The tests ------------------------------------------------------------------------------------------------------
 
 
-def launch(folder, chosen):
-    """Both processes, until they end or the time is over; a killed process has not hung the tests."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = Path(__file__).parents[2]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", __file__]
-    logs = [folder / f"log.{rank}" for rank in range(2)]
-    workers = []
-    for rank in range(2):
-        with logs[rank].open("w") as log:
-            args = [*command, str(rank), port, str(folder), *chosen]
-            workers.append(subprocess.Popen(args, cwd=root, env=env, stdout=log, stderr=subprocess.STDOUT))
-    end = time.monotonic() + TIMEOUT
-    try:
-        for worker in workers:
-            worker.wait(max(1.0, end - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    return "\n".join(log.read_text()[-1500:] for log in logs)
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     found, left = {}, list(CASES)
     for _ in range(5):  # a new launch after each failure, as long as there are not many
-        log = launch(folder, left)
+        log = "\n".join(ended.log[-1500:] for ended in launch(__file__, folder, *left, timeout=TIMEOUT))
         for case in list(left):
             files = [folder / f"{case}.{rank}.json" for rank in range(2)]
             if any(file.exists() for file in files):
@@ -313,10 +282,7 @@ def called_modules(model, batch, train=True):
 @pytest.fixture
 def group_of_one():
     """A model cannot know of other ranks where there is no process group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
 
@@ -351,4 +317,4 @@ def test_sharded_weights_start_no_generation_from_media_alone(group_of_one):
 
 
 if __name__ == "__main__":
-    program(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
+    program(Path(sys.argv[1]), sys.argv[2:])

@@ -198,6 +198,12 @@ def test_weights_that_are_cut_short_or_disagree_with_their_index(folder):
     assert "no readable `weight_map`" in "".join(file_problems(folder))
 
 
+def test_a_folder_that_takes_too_long_to_load_is_given_up(good, monkeypatch):
+    monkeypatch.setattr("modeling_mm.hub.check.LOAD_SECONDS", 0.1)  # less than any interpreter needs for torch
+    (problem,) = check_folder(good, REPO)
+    assert problem.startswith(f"{good}: it did not load with the package and answer one question within 0.1 s")
+
+
 def test_what_training_leaves_behind_stays(folder):
     for name in ("checkpoint-20/optimizer.pt", "runs/events.1", "adapter/adapter_config.json", ".cache/x", "_y.bin"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -233,10 +239,16 @@ def test_what_the_two_processes_said_is_compared(tmp_path):
     ("old", "new", "word"),
     [
         ("\nlicense: mit\n", "\n", "`license` is missing"),  # that of the head, not that of the recipe in the card
-        ("\nlicense: mit\n", "\nlicense: other\n", "needs `license_name`"),
+        ("\nlicense: mit\n", "\nlicense: other\n", "needs `license_name` and `license_link` too"),
+        ("\nlicense: mit\n", "\nlicense: other\nlicense_name: mine\n", "needs `license_link` too"),
+        ("\nlicense: mit\n", "\nlicense: other\nlicense_link: LICENSE\n", "needs `license_name` too"),
         ("language:\n- en\n", "", "`language` is missing"),
         ("language:\n- en\n", "language: [no]\n", "got False; use ISO 639 codes, in quotes"),
         ("language:\n- en\n", "language: [English]\n", "got 'English'"),
+        ("language:\n- en\n", "language: English\n", "got 'English'"),
+        ("language:\n- en\n", "language: 5\n", "must be a code such as en, or a list of codes, got 5"),
+        ("language:\n- en\n", "language: {en: English}\n", "a list of codes, got {'en': 'English'}"),
+        ("language:\n- en\n", "language: true\n", "a list of codes, got True"),
         ("pipeline_tag:", "pipeline:", "`pipeline_tag` is missing"),
         ("model-index:", "model-indices:", "it has no `model-index`"),
         ("value: 0.25", "value: .nan", "gives nan as exact_match of colors"),
@@ -260,6 +272,19 @@ def test_a_poor_card_is_told_what_it_lacks(folder, old, new, word):
     edit(folder / CARD, old, new)
     problems = check_card(folder / CARD, REPO)
     assert len(problems) == 1 and problems[0].startswith(f"{CARD}: ") and word in problems[0], problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("language:\n- en\n", "language: en\n"),
+        ("language:\n- en\n", 'language: [en, "no", zh-Hant]\n'),
+        ("\nlicense: mit\n", "\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n"),
+    ],
+)
+def test_what_the_hub_takes_is_no_problem(folder, old, new):
+    edit(folder / CARD, old, new)
+    assert check_card(folder / CARD, REPO) == []
 
 
 def test_a_good_card_goes_anywhere_if_no_name_is_given(good):

@@ -3,13 +3,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
-from transformers import TextIteratorStreamer
+from transformers import BatchFeature, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+from ..audio import decode_audio
 from ..explain.attention import AnswerAttention, attend
 from ..images import decode_image
 
@@ -27,9 +29,16 @@ def user_turn(question: str, picture: str | None, sound: str | None) -> dict[str
     A question with at most one picture and one sound, as files.
 
     Raises:
-        ValueError: where there is nothing to ask about.
+        ValueError: where there is nothing to ask about, and for a broken file, by its own name.
     """
-    content = [{"type": kind, "path": path} for kind, path in (("image", picture), ("audio", sound)) if path]
+    content = []
+    for kind, path, decode in (("image", picture, decode_image), ("audio", sound, decode_audio)):
+        if path:
+            try:
+                decode(Path(path).read_bytes())
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{Path(path).name}: {error}.") from error
+            content.append({"type": kind, "path": path})
     question = question.strip()
     if question:
         content.append({"type": "text", "text": question})
@@ -38,22 +47,63 @@ def user_turn(question: str, picture: str | None, sound: str | None) -> dict[str
     return {"role": "user", "content": content}
 
 
+class Unread(StoppingCriteria):
+    """Ends a generation before its next token once nobody reads it any more; `event` may be set from any thread."""
+
+    def __init__(self):
+        self.event = Event()
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
+        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def encode(model: Any, processor: Any, turns: Turns) -> BatchFeature:
+    """
+    A conversation as the model's inputs, up to where its answer begins.
+
+    Raises:
+        ValueError: for what the processor cannot read.
+    """
+    return processor.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    ).to(model.device)
+
+
+def answer_length(model: Any, prompt: int, most: int) -> int:
+    """
+    How many tokens an answer to `prompt` tokens may have: `most`, or as many as there are positions for.
+
+    Raises:
+        ValueError: where there is none left.
+    """
+    if model.config.text_position_encoding != "learned":
+        return most
+    positions = model.config.text_config.n_positions
+    if prompt >= positions:
+        raise ValueError(
+            f"The conversation takes {prompt} tokens, and the model has {positions} positions; start over, or ask for "
+            "less."
+        )
+    return min(most, positions - prompt)
+
+
 def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> Iterator[str]:
     """
-    The answer to a conversation, longer at each step.
+    The answer to a conversation, longer at each step. Closing the iterator ends the generation.
 
     Raises:
         ValueError: for what the processor cannot read, and for a conversation that is too long for the model.
     """
-    inputs = processor.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    ).to(model.device)
+    inputs = encode(model, processor, turns)
+    length = answer_length(model, inputs["input_ids"].shape[1], max_new_tokens)
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    unread = Unread()
+    options = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([unread])}
     errors: list[Exception] = []
 
     def generate() -> None:
         try:
-            model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens)
+            model.generate(**inputs, **options, do_sample=False, max_new_tokens=length)
         except Exception as error:  # told by the thread that waits for it
             errors.append(error)
             streamer.end()
@@ -61,9 +111,12 @@ def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int)
     thread = Thread(target=generate, daemon=True)
     thread.start()
     text = ""
-    for piece in streamer:
-        text += piece
-        yield text
+    try:
+        for piece in streamer:
+            text += piece
+            yield text
+    finally:
+        unread.event.set()  # who closes this does not wait for the token that is under way
     thread.join()
     if errors:
         raise errors[0]
@@ -79,10 +132,14 @@ def look(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> list[
 
     Returns:
         a picture and the word for each word; nothing for a conversation without media.
+
+    Raises:
+        ValueError: where the model's attention cannot be told, see `attend`.
     """
     if not has_media(turns):
         return []
-    attention = attend(model, processor, turns, max_new_tokens)
+    prompt = encode(model, processor, turns)["input_ids"].shape[1]
+    attention = attend(model, processor, turns, answer_length(model, prompt, max_new_tokens))
     paths = [part["path"] for turn in turns for part in turn["content"] if part["type"] == "image"]
     picture = decode_image(Path(paths[-1]).read_bytes()) if paths else None
     return [(light(attention, number, picture), word) for number, word in enumerate(attention.words)]

@@ -81,7 +81,10 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
                     restart = gr.Button("Start over", elem_id="restart")
-        view = gr.Gallery(label=LOOKED, columns=6, height="auto", object_fit="contain", elem_id="view")
+        # Without `fit_columns=False` the picture of an only word fills the page, and is cut.
+        view = gr.Gallery(
+            label=LOOKED, columns=5, fit_columns=False, height="auto", object_fit="contain", elem_id="view"
+        )
         outputs = [turns, asked, chat, question, picture, sound, view]
         answering = gr.on(
             [ask.click, question.submit], respond, [turns, question, picture, sound], outputs, **ONE_AT_A_TIME

@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """What the web page shows, without the page: a conversation's answer as it grows, and what its words looked at."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -53,7 +53,7 @@ class Unread(StoppingCriteria):
     def __init__(self):
         self.event = Event()
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.Tensor:
         return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
@@ -87,7 +87,7 @@ def answer_length(model: Any, prompt: int, most: int) -> int:
     return min(most, positions - prompt)
 
 
-def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> Iterator[str]:
+def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> Generator[str, None, None]:
     """
     The answer to a conversation, longer at each step. Closing the iterator ends the generation.
 

@@ -32,7 +32,7 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
         """
         try:
             asked = [*turns, user_turn(question, picture, sound)]
-            emptied = ("", None, None, [])
+            emptied: tuple = ("", None, None, [])
             yield asked, [], shown(asked), *emptied
             text = ""
             with closing(stream_answer(model, processor, asked, max_new_tokens)) as texts:
@@ -90,13 +90,15 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
             [ask.click, question.submit], respond, [turns, question, picture, sound], outputs, **ONE_AT_A_TIME
         )
         looking = answering.success(lit, asked, view, **ONE_AT_A_TIME)
-        restart.click(
+        restarting = restart.click(
             lambda: ([], [], [], "", None, None, []),
             None,
             outputs,
             cancels=[answering, looking],
             api_visibility="private",
         )
+        # What was cancelled may have written once more; this waits until it has ended.
+        restarting.then(lambda: ([], [], [], []), None, [turns, asked, chat, view], **ONE_AT_A_TIME)
     return page
 
 

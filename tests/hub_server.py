@@ -77,6 +77,7 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
+        self.refused: dict[str, int] = {}  # statuses by the messages of the commits that get them
         self.requests: list[str] = []  # "METHOD /path STATUS"; CUT where there was none
         self.lock = threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -113,6 +114,9 @@ class HubServer:
 
     def fail(self, pattern: str, status: int, times: int | None = None) -> None:
         self.faults.append(Fault(pattern, status, 0, times))
+
+    def fail_commit(self, message: str, status: int) -> None:
+        self.refused[message] = status
 
     def cut(self, pattern: str, after: int = 0, times: int | None = None) -> None:
         self.faults.append(Fault(pattern, None, after, times))
@@ -313,6 +317,8 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = self.hub.lfs[value["oid"]]
             elif item["key"] == "deletedFile":
                 del files[value["path"]]
+        if message in self.hub.refused:
+            raise Answer(self.hub.refused[message], "planned to fail")
         oid = self.repo(repo_id).commit(files, message)
         return {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{oid}"}
 

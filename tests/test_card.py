@@ -4,7 +4,8 @@ import re
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from jinja2 import UndefinedError
 
 from modeling_mm.hub.carbon import estimate
@@ -20,9 +21,11 @@ from modeling_mm.hub.card import (
     with_figures,
     write_card,
 )
+from modeling_mm.hub.check import check_card, read_sections
 from modeling_mm.training.building import make_model, make_processor
 from modeling_mm.training.evaluation import Figure
 from modeling_mm.training.recipe import read_recipe
+from tests.hub_server import HubServer
 from tests.recipe_runs import ROOT, recipe
 
 RESULT = {
@@ -129,6 +132,50 @@ def test_a_licence_without_a_short_name_says_where_it_is_told(tmp_path, model):
     data = card_values(found, model, RESULT)["metadata"]
     assert data.license == "other" and data.license_name == "as-told-in-the-card"
     assert data.license_link == "https://huggingface.co/me/mine#limits"
+    unplaced = hub_recipe(tmp_path, card={"license": "other", "name": "Mine", "languages": ["en"], "limits": "Many."})
+    problems = check_card(write_card(tmp_path, unplaced, model, RESULT))
+    assert len(problems) == 1 and "`license: other` needs `license_link` too" in problems[0]
+
+
+def test_the_hub_accepts_the_card(tmp_path, model, monkeypatch):
+    """The Hub's own check of a card, asked through its client; what the check refuses is refused here too."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    path = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT)
+    with HubServer() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        ModelCard.load(path).validate()
+        path.write_text(path.read_text().replace("\nlicense: mit\n", "\nlicense: [mit]\n", 1))
+        with pytest.raises(ValueError, match="must be a string"):
+            ModelCard.load(path).validate()
+        assert hub.count("POST /api/validate-yaml") == 2
+
+
+def test_the_model_index_is_what_the_hub_reads(tmp_path, model):
+    """From the client's own reading and back: one model, each result with its task, set, metric, name and number."""
+    head = yaml.safe_load(write_card(tmp_path, hub_recipe(tmp_path), model, RESULT).read_text().split("---")[1])
+    (index,) = head["model-index"]
+    name, results = model_index_to_eval_results(head["model-index"])
+    assert name == index["name"] == "Mine" and len(results) == 6
+    (again,) = eval_results_to_model_index(name, results)
+    assert again == index
+    for result in index["results"]:
+        assert set(result["task"]) >= {"type"} and set(result["dataset"]) >= {"type", "name"}
+        for metric in result["metrics"]:
+            assert set(metric) >= {"type", "value", "name"} and isinstance(metric["value"], float)
+
+
+def test_the_card_tells_time_carbon_arguments_limits_and_use(tmp_path, model):
+    text = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT).read_text()
+    sections = read_sections(text)
+    assert "40 steps (2.5 epochs) in 2 h 02 min on a GPU by 2 processes; torch 2.13." in sections["Training"]
+    assert "Carbon: about 643.4 g of CO2 equivalents (estimated, not measured" in sections["Training"]
+    recipe_told = yaml.safe_load(re.search(r"```yaml\n(.*?)```", sections["Training"], re.DOTALL)[1])
+    assert recipe_told["training"]["use_cpu"] is True and "output_dir" in recipe_told["training"]
+    assert sections["Limits"].strip() == "Many."
+    assert sections["Use"].count('from_pretrained("me/mine", trust_remote_code=True)') == 2
+    assert (
+        "Pictures by someone, CC0." in sections["Data"] and "| training | `someone/pictures (en)`" in sections["Data"]
+    )
 
 
 def test_carbon_counts_cores_or_gpus():

@@ -198,6 +198,12 @@ def test_weights_that_are_cut_short_or_disagree_with_their_index(folder):
     assert "no readable `weight_map`" in "".join(file_problems(folder))
 
 
+def test_a_folder_that_takes_too_long_to_load_is_given_up(good, monkeypatch):
+    monkeypatch.setattr("modeling_mm.hub.check.LOAD_SECONDS", 0.1)  # less than any interpreter needs for torch
+    (problem,) = check_folder(good, REPO)
+    assert problem.startswith(f"{good}: it did not load with the package and answer one question within 0.1 s")
+
+
 def test_what_training_leaves_behind_stays(folder):
     for name in ("checkpoint-20/optimizer.pt", "runs/events.1", "adapter/adapter_config.json", ".cache/x", "_y.bin"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -233,10 +239,16 @@ def test_what_the_two_processes_said_is_compared(tmp_path):
     ("old", "new", "word"),
     [
         ("\nlicense: mit\n", "\n", "`license` is missing"),  # that of the head, not that of the recipe in the card
-        ("\nlicense: mit\n", "\nlicense: other\n", "needs `license_name`"),
+        ("\nlicense: mit\n", "\nlicense: other\n", "needs `license_name` and `license_link` too"),
+        ("\nlicense: mit\n", "\nlicense: other\nlicense_name: mine\n", "needs `license_link` too"),
+        ("\nlicense: mit\n", "\nlicense: other\nlicense_link: LICENSE\n", "needs `license_name` too"),
         ("language:\n- en\n", "", "`language` is missing"),
         ("language:\n- en\n", "language: [no]\n", "got False; use ISO 639 codes, in quotes"),
         ("language:\n- en\n", "language: [English]\n", "got 'English'"),
+        ("language:\n- en\n", "language: English\n", "got 'English'"),
+        ("language:\n- en\n", "language: 5\n", "must be a code such as en, or a list of codes, got 5"),
+        ("language:\n- en\n", "language: {en: English}\n", "a list of codes, got {'en': 'English'}"),
+        ("language:\n- en\n", "language: true\n", "a list of codes, got True"),
         ("pipeline_tag:", "pipeline:", "`pipeline_tag` is missing"),
         ("model-index:", "model-indices:", "it has no `model-index`"),
         ("value: 0.25", "value: .nan", "gives nan as exact_match of colors"),
@@ -260,6 +272,19 @@ def test_a_poor_card_is_told_what_it_lacks(folder, old, new, word):
     edit(folder / CARD, old, new)
     problems = check_card(folder / CARD, REPO)
     assert len(problems) == 1 and problems[0].startswith(f"{CARD}: ") and word in problems[0], problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("language:\n- en\n", "language: en\n"),
+        ("language:\n- en\n", 'language: [en, "no", zh-Hant]\n'),
+        ("\nlicense: mit\n", "\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n"),
+    ],
+)
+def test_what_the_hub_takes_is_no_problem(folder, old, new):
+    edit(folder / CARD, old, new)
+    assert check_card(folder / CARD, REPO) == []
 
 
 def test_a_good_card_goes_anywhere_if_no_name_is_given(good):
@@ -286,6 +311,26 @@ def test_weights_and_code_of_an_earlier_push_do_not_stay(folder, good, hub):
     push(folder, REPO, api(hub))
     push(good, REPO, api(hub))
     assert hub.files(REPO) == {**contents(good), "picture.png": b"shown in the card"}
+
+
+def test_shards_after_whole_weights_load_as_the_new_model_and_back(good, photo, hub, tmp_path):
+    """`from_pretrained` looks for one file of weights before it looks for shards."""
+    other = chat_model()
+    with torch.no_grad():
+        other.lm_head.weight.mul_(2.0)
+    sharded = Path(shutil.copytree(good, tmp_path / "sharded"))
+    (sharded / "model.safetensors").unlink()
+    other.save_pretrained(sharded, max_shard_size="50KB")
+    shards = {path.name for path in sharded.glob("*.safetensors")}
+    assert len(shards) > 1 and "model.safetensors" not in shards
+    for number, (folder, model) in enumerate(((good, chat_model()), (sharded, other), (good, chat_model()))):
+        push(folder, REPO, api(hub))
+        assert {name for name in hub.files(REPO) if name.endswith((".safetensors", INDEX))} == {
+            name for name in contents(folder) if name.endswith((".safetensors", INDEX))
+        }
+        got = api(hub).snapshot_download(REPO, cache_dir=tmp_path / f"cache-{number}")
+        loaded = type(model).from_pretrained(got)
+        assert torch.allclose(said(loaded, photo), said(model, photo), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -477,23 +522,82 @@ def test_model_processor_and_config_push_themselves_and_a_refused_push_can_be_re
     assert torch.allclose(logits, said(chat_model(), photo), atol=1e-5)
 
 
+EACH_CLASS = """
+import importlib, sys
+import torch, transformers
+import modeling_mm
+from tests.tiny_chats import CHATS, chat_model, processor
+joint = chat_model()
+batch = processor().apply_chat_template(
+    CHATS[4]["messages"][:1], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+autos = {
+    "MMModel": "AutoModel",
+    "MMForConditionalGeneration": "AutoModelForImageTextToText",
+    "MMForSequenceClassification": "AutoModelForSequenceClassification",
+}
+assert set(autos) == {name for name in modeling_mm.__all__ if name == "MMModel" or name.startswith("MMFor")}
+for name, auto in autos.items():
+    cls = getattr(modeling_mm, name)
+    torch.manual_seed(1)
+    model = (joint if name == "MMForConditionalGeneration" else cls(joint.config)).eval()
+    repo = f"me/{name}"
+    model.push_to_hub(repo)
+    for loader in (cls, getattr(transformers, auto)):
+        again, info = loader.from_pretrained(repo, output_loading_info=True)
+        assert type(again) is cls and not any(info.values()), (name, info)
+        with torch.no_grad():
+            torch.testing.assert_close(again(**batch)[0], model(**batch)[0], rtol=0, atol=1e-5)
+processor().push_to_hub("me/processor")
+for loader in (modeling_mm.MMProcessor, transformers.AutoProcessor):
+    again = loader.from_pretrained("me/processor")
+    same = again.apply_chat_template(
+        CHATS[4]["messages"][:1], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    assert set(same) == set(batch) and all(torch.equal(same[key], batch[key]) for key in batch)
+print("all came back")
+"""
+
+
+def test_each_model_class_and_the_processor_come_back_from_the_hub(tmp_path):
+    with HubServer() as hub:
+        assert "all came back" in run(EACH_CLASS, hub.environment(tmp_path / "home"))
+        for name in ("MMModel", "MMForConditionalGeneration", "MMForSequenceClassification"):
+            files = hub.files(f"me/{name}")
+            assert json.loads(files["config.json"])["architectures"] == [name]
+            assert {"model.safetensors", "modeling_mm.py", "configuration_mm.py", CARD} <= set(files)
+
+
 TRAINER = """
 import sys
-from tests.tiny_chats import chat_model, mm_trainer
+import transformers
+from huggingface_hub.errors import HfHubHTTPError
+from modeling_mm.training.collator import ChatCollator
+from modeling_mm.training.trainer import MMTrainer
+from tests.tiny_chats import chat_model, mm_trainer, processor
+kind = {"MMTrainer": MMTrainer, "Trainer": transformers.Trainer}[sys.argv[3]]
+more = {} if kind is MMTrainer else {"data_collator": ChatCollator(processor())}
 trainer = mm_trainer(
-    chat_model(), sys.argv[1], push_to_hub=True, hub_model_id="me/trained", hub_strategy="every_save",
-    save_strategy="steps", save_steps=1, save_only_model=True,
+    chat_model(), sys.argv[1], trainer_class=kind, more=more, push_to_hub=True, hub_model_id="me/trained",
+    hub_strategy="every_save", save_strategy="steps", save_steps=1, save_only_model=True,
 )
 trainer.train()
+try:
+    trainer.push_to_hub(commit_message="refused", blocking=True)
+except HfHubHTTPError as error:
+    print("refused:", " ".join(str(error).split()))
 print(trainer.push_to_hub(tags=["tiny"], blocking=True).commit_url)
 trainer.model.save_pretrained(sys.argv[2])
 """
 
 
-def test_a_trainer_pushes_while_and_after_it_trains(photo, tmp_path):
+@pytest.mark.parametrize("trainer", ["MMTrainer", "Trainer"])
+def test_a_trainer_pushes_while_and_after_it_trains_and_again_after_a_refusal(trainer, photo, tmp_path):
     with HubServer() as hub:
+        hub.fail_commit("refused", 403)
         environment = hub.environment(tmp_path / "home")
-        printed = run(TRAINER, environment, str(tmp_path / "run"), str(tmp_path / "model"))
+        printed = run(TRAINER, environment, str(tmp_path / "run"), str(tmp_path / "model"), trainer)
+        assert "refused: 403 Forbidden: planned to fail" in printed
         commits = list(hub.repos["me/trained"].commits)
         assert len(commits) >= 2 and f"/me/trained/commit/{commits[-1]}" in printed
         files = hub.files("me/trained")

@@ -105,7 +105,7 @@ def metadata(recipe: Recipe, result: Mapping[str, Any], emissions: Emissions) ->
     bases = [recipe.model.pretrained, recipe.model.text, recipe.model.vision, recipe.model.audio]
     sources = [source.source for source in recipe.data.train if source.format == "chat"]
     results = eval_results(result["figures"], tag)
-    link = f"https://huggingface.co/{card.repo_id or name}#limits"
+    link = card.repo_id and f"https://huggingface.co/{card.repo_id}#limits"  # without its place nobody finds it
     return ModelCardData(
         library_name="transformers",
         license=card.license,

@@ -175,7 +175,13 @@ def check_loading(folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         for how, arguments in (("with the package", [str(ROOT)]), ("without the package", [])):
             out = Path(scratch) / f"{len(said)}.safetensors"
-            done = load(folder, out, arguments, Path(scratch))
+            try:
+                done = load(folder, out, arguments, Path(scratch))
+            except subprocess.TimeoutExpired:
+                return [
+                    f"{folder}: it did not load {how} and answer one question within {LOAD_SECONDS} s, and was given "
+                    "up; check it on a faster machine, or where nothing else runs."
+                ]
             if done.returncode != 0:
                 lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
                 return [f"{folder}: it does not load {how}: {' '.join(lines[-2:])}"]
@@ -244,13 +250,11 @@ def head_problems(data: Any) -> Iterator[str]:
     for key in ("license", "language", "library_name", "pipeline_tag", "tags"):
         if not data.get(key):
             yield f"`{key}` is missing from its head; give it in the recipe's `card`, or write it there."
-    if data.get("license") == "other" and not (data.get("license_name") and data.get("license_link")):
-        yield "`license: other` needs `license_name` and `license_link`; add both to its head."
-    languages = data.get("language") or []
-    for language in [languages] if isinstance(languages, str) else languages:
-        # Norwegian's code is read by YAML as the word no, unless it stands in quotes.
-        if not (isinstance(language, str) and LANGUAGE.fullmatch(language)):
-            yield f"`language` must hold codes such as en, got {language!r}; use ISO 639 codes, in quotes."
+    if data.get("license") == "other":
+        missing = [f"`{key}`" for key in ("license_name", "license_link") if not data.get(key)]
+        if missing:
+            yield f"`license: other` needs {' and '.join(missing)} too, for what the licence is; add it to its head."
+    yield from language_problems(data.get("language"))
     if not data.get("eval_results"):
         yield "it has no `model-index`; measure the model (scripts/evaluate.py), and write the card with its figures."
     for result in data.get("eval_results") or []:
@@ -260,6 +264,17 @@ def head_problems(data: Any) -> Iterator[str]:
     carbon = data.get("co2_eq_emissions")
     if not (isinstance(carbon, dict) and isinstance(carbon.get("emissions"), (int, float)) and carbon.get("source")):
         yield "`co2_eq_emissions` needs `emissions`, in grams, and `source`; see modeling_mm/hub/carbon.py."
+
+
+def language_problems(languages: Any) -> Iterator[str]:
+    """The Hub takes one code or a list of them."""
+    if languages and not isinstance(languages, (str, list)):
+        yield f"`language` must be a code such as en, or a list of codes, got {languages!r}; write [en]."
+        return
+    for language in [languages] if isinstance(languages, str) else languages or []:
+        # Norwegian's code is read by YAML as the word no, unless it stands in quotes.
+        if not (isinstance(language, str) and LANGUAGE.fullmatch(language)):
+            yield f"`language` must hold codes such as en, got {language!r}; use ISO 639 codes, in quotes."
 
 
 def body_problems(text: str, repo_id: str | None) -> Iterator[str]:

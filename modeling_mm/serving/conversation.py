@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """What the web page shows, without the page: a conversation's answer as it grows, and what its words looked at."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers import BatchFeature
 
+from ..audio import decode_audio
 from ..explain.attention import AnswerAttention, attend
 from ..images import decode_image
 from .answering import Answer
@@ -28,9 +30,16 @@ def user_turn(question: str, picture: str | None, sound: str | None) -> dict[str
     A question with at most one picture and one sound, as files.
 
     Raises:
-        ValueError: where there is nothing to ask about.
+        ValueError: where there is nothing to ask about, and for a broken file, by its own name.
     """
-    content = [{"type": kind, "path": path} for kind, path in (("image", picture), ("audio", sound)) if path]
+    content = []
+    for kind, path, decode in (("image", picture, decode_image), ("audio", sound, decode_audio)):
+        if path:
+            try:
+                decode(Path(path).read_bytes())
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{Path(path).name}: {error}.") from error
+            content.append({"type": kind, "path": path})
     question = question.strip()
     if question:
         content.append({"type": "text", "text": question})
@@ -39,20 +48,49 @@ def user_turn(question: str, picture: str | None, sound: str | None) -> dict[str
     return {"role": "user", "content": content}
 
 
-def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> Iterator[str]:
+def encode(model: Any, processor: Any, turns: Turns) -> BatchFeature:
     """
-    The answer to a conversation, longer at each step.
+    A conversation as the model's inputs, up to where its answer begins.
+
+    Raises:
+        ValueError: for what the processor cannot read.
+    """
+    return processor.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    ).to(model.device)
+
+
+def answer_length(model: Any, prompt: int, most: int) -> int:
+    """
+    How many tokens an answer to `prompt` tokens may have: `most`, or as many as there are positions for.
+
+    Raises:
+        ValueError: where there is none left.
+    """
+    if model.config.text_position_encoding != "learned":
+        return most
+    positions = model.config.text_config.n_positions
+    if prompt >= positions:
+        raise ValueError(
+            f"The conversation takes {prompt} tokens, and the model has {positions} positions; start over, or ask for "
+            "less."
+        )
+    return min(most, positions - prompt)
+
+
+def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> Generator[str, None, None]:
+    """
+    The answer to a conversation, longer at each step. Closing the iterator ends the generation.
 
     Raises:
         ValueError: for what the processor cannot read, and for a conversation that is too long for the model.
     """
-    inputs = processor.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    ).to(model.device)
+    inputs = encode(model, processor, turns)
+    length = answer_length(model, inputs["input_ids"].shape[1], max_new_tokens)
     pieces: SimpleQueue[str | None] = SimpleQueue()
     answer = Answer(processor.tokenizer, pieces.put)
     with ThreadPoolExecutor(1) as pool:
-        options = {"do_sample": False, "max_new_tokens": max_new_tokens, **answer.options()}
+        options = {"do_sample": False, "max_new_tokens": length, **answer.options()}
         generated = pool.submit(model.generate, **inputs, **options)
         generated.add_done_callback(lambda _: pieces.put(None))
         try:
@@ -75,10 +113,14 @@ def look(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> list[
 
     Returns:
         a picture and the word for each word; nothing for a conversation without media.
+
+    Raises:
+        ValueError: where the model's attention cannot be told, see `attend`.
     """
     if not has_media(turns):
         return []
-    attention = attend(model, processor, turns, max_new_tokens)
+    prompt = encode(model, processor, turns)["input_ids"].shape[1]
+    attention = attend(model, processor, turns, answer_length(model, prompt, max_new_tokens))
     paths = [part["path"] for turn in turns for part in turn["content"] if part["type"] == "image"]
     picture = decode_image(Path(paths[-1]).read_bytes()) if paths else None
     return [(light(attention, number, picture), word) for number, word in enumerate(attention.words)]

@@ -2,6 +2,7 @@
 """A web page for one model: chat with a picture and a sound, the answer as it grows, and what its words looked at."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -9,6 +10,12 @@ import gradio as gr
 from .conversation import Turns, look, stream_answer, user_turn
 
 LOOKED = "What each word looked at"
+ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+
+
+def uploaded(payload: Any) -> str | None:
+    """The path of an uploaded file, as it is."""
+    return None if payload is None else payload.path
 
 
 def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> gr.Blocks:
@@ -19,34 +26,48 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
     """
 
     def respond(turns: Turns, question: str, picture: str | None, sound: str | None) -> Iterator[tuple]:
-        """The conversation, the chat, the three inputs (emptied), and the view, anew at each step."""
+        """
+        The conversation, what of it is to be looked at, the chat, the three inputs (emptied), and the view (emptied),
+        anew at each step. Gradio closes it when the visitor leaves.
+        """
         try:
             asked = [*turns, user_turn(question, picture, sound)]
-            emptied = ("", None, None)
-            yield asked, shown(asked), *emptied, []
+            emptied: tuple = ("", None, None, [])
+            yield asked, [], shown(asked), *emptied
             text = ""
-            for text in stream_answer(model, processor, asked, max_new_tokens):
-                yield asked, [*shown(asked), {"role": "assistant", "content": text}], *emptied, []
+            with closing(stream_answer(model, processor, asked, max_new_tokens)) as texts:
+                for text in texts:
+                    yield asked, [], [*shown(asked), {"role": "assistant", "content": text}], *emptied
             answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
-            yield answered, shown(answered), *emptied, look(model, processor, asked, max_new_tokens)
+            yield answered, asked, shown(answered), *emptied
         except ValueError as error:
             # What was asked is given back, so that it can be changed.
             gr.Warning(str(error))
-            yield turns, shown(turns), question, picture, sound, []
+            yield turns, [], shown(turns), question, picture, sound, []
+
+    def lit(asked: Turns) -> list[tuple]:
+        """The view; an event of its own, so that whatever fails in it leaves the answer where it is."""
+        try:
+            return look(model, processor, asked, max_new_tokens)
+        except ValueError as error:
+            gr.Warning(f"What the words looked at cannot be shown: {error}")
+            return []
 
     with gr.Blocks(title=title) as page:
         gr.Markdown(f"# {title}")
-        turns = gr.State([])
+        turns, asked = gr.State([]), gr.State([])
         with gr.Row():
             with gr.Column(scale=1):
                 picture = gr.Image(
                     label="Picture",
                     type="filepath",
-                    format="png",
                     sources=["upload", "clipboard"],
                     visible=processor.image_processor is not None,
                     elem_id="picture",
                 )
+                # Gradio's own decodes the file, and answers a broken one without a reason. A subclass would make
+                # gradio write a stub beside this module.
+                picture.preprocess = uploaded
                 sound = gr.Audio(
                     label="Sound",
                     type="filepath",
@@ -60,12 +81,24 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
                     restart = gr.Button("Start over", elem_id="restart")
-        view = gr.Gallery(label=LOOKED, columns=6, height="auto", object_fit="contain", elem_id="view")
-        inputs = [turns, question, picture, sound]
-        outputs = [turns, chat, question, picture, sound, view]
-        ask.click(respond, inputs, outputs, api_visibility="private")
-        question.submit(respond, inputs, outputs, api_visibility="private")
-        restart.click(lambda: ([], [], "", None, None, []), None, outputs, api_visibility="private")
+        # Without `fit_columns=False` the picture of an only word fills the page, and is cut.
+        view = gr.Gallery(
+            label=LOOKED, columns=5, fit_columns=False, height="auto", object_fit="contain", elem_id="view"
+        )
+        outputs = [turns, asked, chat, question, picture, sound, view]
+        answering = gr.on(
+            [ask.click, question.submit], respond, [turns, question, picture, sound], outputs, **ONE_AT_A_TIME
+        )
+        looking = answering.success(lit, asked, view, **ONE_AT_A_TIME)
+        restarting = restart.click(
+            lambda: ([], [], [], "", None, None, []),
+            None,
+            outputs,
+            cancels=[answering, looking],
+            api_visibility="private",
+        )
+        # What was cancelled may have written once more; this waits until it has ended.
+        restarting.then(lambda: ([], [], [], []), None, [turns, asked, chat, view], **ONE_AT_A_TIME)
     return page
 
 

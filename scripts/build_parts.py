@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument(
         "--vocabulary",
         type=int,
-        default=16000,
+        default=24000,
         help="tokens; with many, a name is one to three of them, and soon learned",
     )
     parser.add_argument("--width", type=int, default=192, help="n_embd of the decoder")

@@ -2,14 +2,17 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoModelForImageTextToText
 
 import modeling_mm
+from modeling_mm.training.evaluation import Figure
 from modeling_mm.training.run import run
 from scripts import ask, evaluate, release
 from tests.recipe_runs import plain_recipe, recipe
@@ -134,11 +137,14 @@ def test_a_release_is_stored_in_half_precision(trained, released):
 
 def test_the_card_takes_the_figures_that_were_measured(trained, released, tmp_path, monkeypatch):
     before = (released / "model.safetensors").stat().st_mtime_ns
-    (tmp_path / "figures.md").write_text("| measured | 0.5 |\n", encoding="utf-8")
+    measured = Figure("unseen", "caption/en", "exact_match", 0.5, 0.25, None, 8)
+    (tmp_path / "figures.json").write_text(json.dumps([asdict(measured)]), encoding="utf-8")
     arguments = [str(trained[0]), str(released), "--figures", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["release.py", *arguments])
     assert release.main() == 0
-    assert "| measured | 0.5 |" in (released / "README.md").read_text(encoding="utf-8")
+    card = ModelCard.load(released / "README.md")
+    assert "| caption/en | exact_match | 0.500 | 0.250 |" in card.text
+    assert [(row.dataset_name, row.metric_value) for row in card.data.eval_results] == [("unseen, caption/en", 0.5)]
     assert (released / "model.safetensors").stat().st_mtime_ns == before
 
 

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 from transformers import ResNetConfig, ResNetModel, StaticCache
@@ -17,6 +19,8 @@ ROWS = {
     "sounds": [[5, AUDIO, 6, 7], [AUDIO, 8, AUDIO, 9, 10]],
     "mixed": [[5, IMAGE, 6, AUDIO, 7, 8], [9, 10, 11], [IMAGE, 12, IMAGE, 13], [AUDIO, 14, 15, 16, 17]],
 }
+# Before, Whisper asks chance in training whether to leave out a layer, even if it never does, and breaks the graph.
+TRAINS_IN_ONE_GRAPH = Version(transformers.__version__) >= Version("5.23.0.dev0")
 CONNECTORS = ("linear", "mlp", "conv", "perceiver")
 NEW = 5
 
@@ -88,6 +92,7 @@ def test_what_pads_images_and_windows_has_no_part_in_the_graph():
         assert difference(graph(**noise).logits, graph(**batch).logits) == 0.0
 
 
+@pytest.mark.skipif(not TRAINS_IN_ONE_GRAPH, reason="Whisper is compiled in training from transformers 5.23 on")
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_training_step_has_the_same_gradients(gated):
     model = opened(cross_attention_gated=gated).train()
@@ -130,7 +135,10 @@ def test_an_encoder_that_learns_from_its_batch_is_not_compiled(fullgraph, error,
 
 @pytest.mark.parametrize("way", ["frozen", "evaluation"])
 def test_batch_norms_that_do_not_learn_are_compiled(way):
-    model = with_batch_norms(freeze_vision=True).train() if way == "frozen" else with_batch_norms()
+    model = with_batch_norms(freeze_vision=way == "frozen")
+    if way == "frozen":
+        model.train()
+        model.model.audio_tower.eval()  # Whisper's breaks the graph in training before transformers 5.23
     before = {name: tensor.clone() for name, tensor in model.named_buffers()}
     batch = inputs(ROWS["mixed"])
     with torch.no_grad():

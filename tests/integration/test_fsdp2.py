@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from packaging.version import Version
 from torch import distributed
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
@@ -35,6 +36,7 @@ CONFIGURATIONS = ROOT / "configuration" / "accelerate"
 TIMEOUT = 300  # seconds for the launch; 120 were measured beside other work
 ROWS = ([[5, IMAGE, 6, 7, 8], [9, 10, 11]], [[AUDIO, 12, 13], [14, IMAGE, IMAGE, 15]])  # one batch a rank
 FIRST, THEN = 3, 2  # steps before and after the save
+ALL_TO_DISK = Version(accelerate.__version__) >= Version("1.15.0.dev0")
 OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -272,7 +274,11 @@ def test_sharded_training_goes_on_from_its_shards(two_processes):
 
 @pytest.mark.parametrize(
     "room, places",
-    [(4, {"cpu"}), (0.5, {"cpu", "meta"}), (0.01, {"meta"})],
+    [
+        (4, {"cpu"}),
+        (0.5, {"cpu", "meta"}),
+        pytest.param(0.01, {"meta"}, marks=pytest.mark.skipif(not ALL_TO_DISK, reason="accelerate 1.14 refuses this")),
+    ],
     ids=["all_fits", "half_fits", "none_fits"],
 )
 def test_device_map_auto_without_a_gpu_fills_the_memory_and_then_the_disk(room, places, tmp_path):

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file
 from torch import distributed
 from transformers import (
@@ -77,6 +79,8 @@ def train_recipe(folder: Path) -> None:
     run(recipe(folder, max_steps=STEPS))  # it evaluates and saves every two steps, and takes up the best at the end
 
 
+TRANSFORMERS = Version(transformers.__version__)
+
 # What trains, and by how many processes.
 RUNS = {
     "stock": (train_stock, 1),
@@ -85,6 +89,9 @@ RUNS = {
     "stock_of_two": (train_stock, 2),
     "mm_of_two": (train_mm, 2),
 }
+# 5.17 cannot read an optimizer again where several processes train on the CPU.
+GO_ON_TOGETHER = Version("5.18.0.dev0") <= TRANSFORMERS
+CHOSEN = [name for name, (_, ranks) in RUNS.items() if ranks == 1 or GO_ON_TOGETHER]
 
 
 def die() -> None:
@@ -204,11 +211,16 @@ def program(folder: Path, *chosen: str) -> None:
 # ---- The tests ------------------------------------------------------------------------------------------------------
 
 
+def needs(trainer: str) -> None:
+    if trainer not in CHOSEN:
+        pytest.skip("several processes on the CPU go on from a checkpoint from transformers 5.18 on")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     environment = quiet_environment()
-    command = [sys.executable, "-W", "ignore", __file__, str(folder), *RUNS]
+    command = [sys.executable, "-W", "ignore", __file__, str(folder), *CHOSEN]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
@@ -221,6 +233,7 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.timeout(TIMEOUT + 60)
 @pytest.mark.parametrize(("trainer", "kill"), CASES)
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(runs, trainer, kill):
+    needs(trainer)
     whole, resumed = state_of(runs / trainer / "whole"), state_of(runs / trainer / kill)
     assert whole.keys() == resumed.keys() and any("vision_tower" in name for name in whole)
     different = {name: difference(resumed[name], weight) for name, weight in whole.items()}
@@ -230,6 +243,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(runs, trainer, k
 @pytest.mark.timeout(TIMEOUT + 60)
 @pytest.mark.parametrize("trainer", ["stock", "mm", "mm_of_two"])
 def test_training_has_moved_the_encoder_whose_names_differ(runs, trainer):
+    needs(trainer)
     start = fresh_model().state_dict()
     assert any(
         difference(weight, start[name]) > 1e-3
@@ -340,6 +354,8 @@ def swiglu() -> Dinov2Model:
 
 
 ENCODERS = {"vit": {}, "dinov2": {"vision": swiglu}, "wav2vec2": {"audio": wav2vec2}}
+# Those whose published names are other than the module's; DINOv2's were the same before.
+RENAMED = ["vit", "dinov2"] if Version("5.23.0.dev0") <= TRANSFORMERS else ["vit"]
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -349,7 +365,7 @@ def test_weights_under_published_names_are_loaded(encoder, tmp_path):
     model, other = (seeded(lambda: MMForConditionalGeneration(config), seed) for seed in (0, 1))
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
-    if encoder != "wav2vec2":
+    if encoder in RENAMED:
         assert set(saved) - set(model.state_dict()), "published names are other than the module's"
     result = other.load_state_dict(saved, strict=False)
     assert result.unexpected_keys == [] and result.missing_keys == ["lm_head.weight"], "tied"

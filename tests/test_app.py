@@ -22,11 +22,10 @@ from PIL import Image
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.explain.attention import AnswerAttention
+from modeling_mm.serving.answering import encode, room_after
 from modeling_mm.serving.conversation import (
     SHOWN_WIDTH,
     STRIP_HEIGHT,
-    answer_length,
-    encode,
     light,
     look,
     stream_answer,
@@ -92,6 +91,12 @@ def settled(steps: list[float]) -> int:
     return len(steps)
 
 
+def answered(model, turns) -> tuple[str, list[int]]:
+    """The whole answer, and its tokens."""
+    *_, last = stream_answer(model, processor(), turns, LENGTH)
+    return last
+
+
 # ---- What is shown --------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +111,7 @@ def test_a_question_has_parts_in_order_and_at_least_one(files):
 
 def test_an_answer_grows_to_what_generate_says(eager, files):
     turns = [user_turn("Look and listen.", files["image"], files["audio"])]
-    steps = list(stream_answer(eager, processor(), turns, LENGTH))
+    steps = [text for text, _ in stream_answer(eager, processor(), turns, LENGTH)]
     assert steps[-1] == generated(turns, max_new_tokens=LENGTH) and len(steps[-1]) > 0
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(steps))
 
@@ -118,20 +123,22 @@ def test_errors_reach_who_asks(eager, files, tmp_path):
         user_turn("x", str(tmp_path / "broken.png"), None)
     with pytest.raises(ValueError, match=r"^broken\.wav: .*cannot be decoded"):
         user_turn("x", None, str(tmp_path / "broken.wav"))
-    with pytest.raises(ValueError, match=r"takes \d+ tokens, and the model has 128 positions; start over"):
+    with pytest.raises(
+        ValueError, match=r"takes \d+ tokens, and the model has 128 positions; shorten it, or start over"
+    ):
         list(stream_answer(eager, processor(), [user_turn("a dog " * 500, None, None)], LENGTH))
 
 
 def test_an_answer_ends_where_the_positions_do(eager, files):
-    """More is allowed than fits: the answer and its view are as long as they can be."""
+    """More is allowed than fits: the answer is as long as it can be. Its view takes one step, and no second answer."""
     turns = [user_turn("Look and listen." + " dog" * 100, files["image"], files["audio"])]
-    room = answer_length(eager, encode(eager, processor(), turns)["input_ids"].shape[1], 1000)
+    room = room_after(eager, encode(eager, processor(), turns)["input_ids"].shape[1])
     assert 0 < room < LENGTH
     with endless(eager) as steps:
-        said = list(stream_answer(eager, processor(), turns, LENGTH))
-        assert len(steps) == room
-        assert look(eager, processor(), turns, LENGTH)
-    assert said
+        text, tokens = answered(eager, turns)
+        assert len(steps) == len(tokens) == room
+        assert text and look(eager, processor(), turns, tokens)
+        assert len(steps) == room + 1
 
 
 def test_what_nobody_reads_is_not_generated(eager):
@@ -144,14 +151,15 @@ def test_what_nobody_reads_is_not_generated(eager):
 
 def test_each_word_lights_what_it_looked_at(eager, files):
     turns = [user_turn("Look and listen.", files["image"], files["audio"])]
-    found = look(eager, processor(), turns, LENGTH)
+    found = look(eager, processor(), turns, answered(eager, turns)[1])
     words = " ".join(word for _, word in found)
     assert words.split() == generated(turns, max_new_tokens=LENGTH).split()
     height = round(40 * SHOWN_WIDTH / 60)
     assert {image.size for image, _ in found} == {(SHOWN_WIDTH, height + STRIP_HEIGHT)}
-    alone = look(eager, processor(), [user_turn("What do you hear?", None, files["audio"])], LENGTH)
+    heard = [user_turn("What do you hear?", None, files["audio"])]
+    alone = look(eager, processor(), heard, answered(eager, heard)[1])
     assert {image.size for image, _ in alone} == {(SHOWN_WIDTH, STRIP_HEIGHT)}
-    assert look(eager, processor(), [user_turn("hello", None, None)], LENGTH) == []
+    assert look(eager, processor(), [user_turn("hello", None, None)], [5]) == []
 
 
 def test_the_hottest_place_glows_most():
@@ -354,7 +362,7 @@ def test_a_microphone_is_recorded_and_asked_about(address, visit):
 @needs_extra
 @pytest.mark.parametrize("failure", [ValueError("nothing can be told"), RuntimeError("out of memory")])
 def test_an_answer_stays_where_the_view_fails(eager, visit, files, monkeypatch, failure):
-    def fail(*_):
+    def fail(*_, **__):
         raise failure
 
     monkeypatch.setattr("modeling_mm.serving.conversation.attend", fail)

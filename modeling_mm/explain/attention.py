@@ -47,7 +47,13 @@ class AnswerAttention:
 
 
 @torch.no_grad()
-def attend(model: Any, processor: Any, prompt: list[dict[str, Any]], max_new_tokens: int = 32) -> AnswerAttention:
+def attend(
+    model: Any,
+    processor: Any,
+    prompt: list[dict[str, Any]],
+    max_new_tokens: int = 32,
+    answer_ids: Sequence[int] | None = None,
+) -> AnswerAttention:
     """
     Answers one prompt greedily, and says where each word of the answer looked.
 
@@ -56,6 +62,7 @@ def attend(model: Any, processor: Any, prompt: list[dict[str, Any]], max_new_tok
             keep no weights.
         processor: its `MMProcessor`.
         prompt: one conversation that ends with the user's turn, with at least one picture or sound.
+        answer_ids: the tokens of an answer that the model has given already; then none is generated.
 
     Raises:
         ValueError: where there are no weights to be had, or media tokens that do not stand for places or moments.
@@ -68,14 +75,17 @@ def attend(model: Any, processor: Any, prompt: list[dict[str, Any]], max_new_tok
     if not inputs:
         raise ValueError("The prompt holds neither a picture nor a sound, so there is nothing to look at.")
     media = model.encode_media(**inputs)
-    sequence = model.generate(**text, media=media, max_new_tokens=max_new_tokens, do_sample=False)  # (1, P + L)
-    prompt_length = text["input_ids"].shape[1]
-    answer_ids = without_special_tokens(sequence[0, prompt_length:].tolist(), processor.tokenizer)
+    prompt_ids = text["input_ids"]  # (1, P)
+    prompt_length = prompt_ids.shape[1]
+    if answer_ids is None:
+        sequence = model.generate(**text, media=media, max_new_tokens=max_new_tokens, do_sample=False)  # (1, P + L)
+        answer_ids = sequence[0, prompt_length:].tolist()
+    answer_ids = without_special_tokens(answer_ids, processor.tokenizer)
     words, spans = group_words(token_texts(answer_ids, processor.tokenizer))
     if not words:
         raise ValueError("The model answered with nothing, so that no word looked anywhere.")
     # Token t is chosen at position t - 1, where the answer's first token is still to come.
-    read = sequence[:, : prompt_length + len(answer_ids) - 1]
+    read = torch.cat([prompt_ids, prompt_ids.new_tensor([answer_ids[:-1]])], dim=1)  # (1, P + L - 1)
     outputs = model(input_ids=read, media=media, output_attentions=True)
     weights = mean_weights(outputs.cross_attentions)[0, prompt_length - 1 :]  # (L, S)
     weights = torch.stack([weights[start:stop].mean(0) for start, stop in spans])  # (W, S)
@@ -112,11 +122,11 @@ def mean_weights(cross_attentions: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([weights.float().mean(1) for weights in cross_attentions]).mean(0)
 
 
-def without_special_tokens(ids: list[int], tokenizer: Any) -> list[int]:
+def without_special_tokens(ids: Sequence[int], tokenizer: Any) -> list[int]:
     """The ids up to the first special token, which ends an answer."""
     special = set(tokenizer.all_special_ids)
     end = next((position for position, token_id in enumerate(ids) if token_id in special), len(ids))
-    return ids[:end]
+    return list(ids[:end])
 
 
 def token_texts(ids: list[int], tokenizer: Any) -> list[str]:

@@ -16,7 +16,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from jinja2 import TemplateError
+from transformers import BatchFeature, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
@@ -224,17 +225,46 @@ def length(asked: int | None, model: Any, prompt: int, most: int | None) -> int:
     Raises:
         BadRequest: where the prompt is too long, or more is asked for than fits.
     """
-    positions = model.config.text_config.n_positions
-    has_end = model.config.text_position_encoding == "learned"
-    if has_end and prompt >= positions:
-        raise BadRequest(f"The prompt takes {prompt} tokens, and the model has {positions} positions; shorten it.")
-    room = positions - prompt if has_end else most or positions
-    if has_end and (asked or 0) > room:
+    positions, room = model.config.text_config.n_positions, room_after(model, prompt)
+    if room is not None and (asked or 0) > room:
         raise BadRequest(
             f"{asked} tokens are asked for after a prompt of {prompt}, and the model has {positions} positions; ask "
             f"for {room} at most, or shorten the prompt."
         )
-    room = min(room, most or room)
-    if (asked or 0) > room:
-        raise BadRequest(f"{asked} tokens are asked for, and this server generates {room} at most; ask for less.")
-    return asked or room
+    limit = min((number for number in (room, most) if number is not None), default=positions)
+    if (asked or 0) > limit:
+        raise BadRequest(f"{asked} tokens are asked for, and this server generates {limit} at most; ask for less.")
+    return asked or limit
+
+
+def room_after(model: Any, prompt: int) -> int | None:
+    """
+    How many positions are left after a prompt; None where they have no end.
+
+    Raises:
+        BadRequest: where none is left.
+    """
+    if model.config.text_position_encoding != "learned":
+        return None
+    positions = model.config.text_config.n_positions
+    if prompt >= positions:
+        raise BadRequest(
+            f"The prompt takes {prompt} tokens, and the model has {positions} positions; shorten it, or start over."
+        )
+    return positions - prompt
+
+
+def encode(model: Any, processor: Any, messages: list[dict[str, Any]]) -> BatchFeature:
+    """
+    A conversation as the model's inputs, up to where its answer begins.
+
+    Raises:
+        BadRequest: for what the processor or the template cannot read; they say what, and nothing of the server.
+    """
+    try:
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    except (ValueError, TemplateError) as error:
+        raise BadRequest(str(error)) from error
+    return inputs.to(model.device)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import BatchFeature
 
 from ..audio import decode_audio
 from ..explain.attention import AnswerAttention, attend
 from ..images import decode_image
-from .answering import Answer
+from .answering import Answer, encode, room_after
 
 Turns = list[dict[str, Any]]
 
@@ -48,45 +47,19 @@ def user_turn(question: str, picture: str | None, sound: str | None) -> dict[str
     return {"role": "user", "content": content}
 
 
-def encode(model: Any, processor: Any, turns: Turns) -> BatchFeature:
+def stream_answer(
+    model: Any, processor: Any, turns: Turns, max_new_tokens: int
+) -> Generator[tuple[str, list[int]], None, None]:
     """
-    A conversation as the model's inputs, up to where its answer begins.
-
-    Raises:
-        ValueError: for what the processor cannot read.
-    """
-    return processor.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    ).to(model.device)
-
-
-def answer_length(model: Any, prompt: int, most: int) -> int:
-    """
-    How many tokens an answer to `prompt` tokens may have: `most`, or as many as there are positions for.
-
-    Raises:
-        ValueError: where there is none left.
-    """
-    if model.config.text_position_encoding != "learned":
-        return most
-    positions = model.config.text_config.n_positions
-    if prompt >= positions:
-        raise ValueError(
-            f"The conversation takes {prompt} tokens, and the model has {positions} positions; start over, or ask for "
-            "less."
-        )
-    return min(most, positions - prompt)
-
-
-def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> Generator[str, None, None]:
-    """
-    The answer to a conversation, longer at each step. Closing the iterator ends the generation.
+    The answer to a conversation, longer at each step: its text, and a list of its tokens, which is whole at the end.
+    Closing the iterator ends the generation.
 
     Raises:
         ValueError: for what the processor cannot read, and for a conversation that is too long for the model.
     """
     inputs = encode(model, processor, turns)
-    length = answer_length(model, inputs["input_ids"].shape[1], max_new_tokens)
+    room = room_after(model, inputs["input_ids"].shape[1])
+    length = max_new_tokens if room is None else min(max_new_tokens, room)
     pieces: SimpleQueue[str | None] = SimpleQueue()
     answer = Answer(processor.tokenizer, pieces.put)
     with ThreadPoolExecutor(1) as pool:
@@ -97,7 +70,7 @@ def stream_answer(model: Any, processor: Any, turns: Turns, max_new_tokens: int)
             text = ""
             while (piece := pieces.get()) is not None:
                 text += piece
-                yield text
+                yield text, answer.tokens
         finally:
             answer.stop()  # whoever asked may have gone
         generated.result()  # raises what went wrong there
@@ -107,9 +80,13 @@ def has_media(turns: Turns) -> bool:
     return any(part["type"] != "text" for turn in turns for part in turn["content"])
 
 
-def look(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> list[tuple[Image.Image, str]]:
+def look(model: Any, processor: Any, turns: Turns, answer_ids: list[int]) -> list[tuple[Image.Image, str]]:
     """
-    What each word of the answer looked at: the conversation's last picture and its sounds, lit where the word looked.
+    What each word of an answer looked at: the conversation's last picture and its sounds, lit where the word looked.
+
+    Args:
+        turns: up to the question
+        answer_ids: the tokens of the answer that `stream_answer` gave
 
     Returns:
         a picture and the word for each word; nothing for a conversation without media.
@@ -119,8 +96,7 @@ def look(model: Any, processor: Any, turns: Turns, max_new_tokens: int) -> list[
     """
     if not has_media(turns):
         return []
-    prompt = encode(model, processor, turns)["input_ids"].shape[1]
-    attention = attend(model, processor, turns, answer_length(model, prompt, max_new_tokens))
+    attention = attend(model, processor, turns, answer_ids=answer_ids)
     paths = [part["path"] for turn in turns for part in turn["content"] if part["type"] == "image"]
     picture = decode_image(Path(paths[-1]).read_bytes()) if paths else None
     return [(light(attention, number, picture), word) for number, word in enumerate(attention.words)]

@@ -25,7 +25,6 @@ from typing import Any
 
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from jinja2 import TemplateError
 from openai.types.audio import Transcription
 from openai.types.completion_usage import CompletionUsage
 from starlette.datastructures import UploadFile
@@ -37,7 +36,7 @@ from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import GenerationState
 
 from ..audio import load_audio
-from .answering import Reading, generate, make_config
+from .answering import Reading, encode, generate, make_config
 from .chat_request import (
     LONGEST_TEXT,
     RANGES,
@@ -212,22 +211,6 @@ class MMTranscriptionHandler(TranscriptionHandler):
 
 
 # ---- Requests -------------------------------------------------------------------------------------------------------
-
-
-def encode(model: Any, processor: Any, messages: list[dict[str, Any]]) -> Any:
-    """
-    Messages as the model's inputs.
-
-    Raises:
-        BadRequest: for what the processor or the template cannot read; they say what, and nothing of the server.
-    """
-    try:
-        inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-    except (ValueError, TemplateError) as error:
-        raise BadRequest(str(error)) from error
-    return inputs.to(model.device)
 
 
 def spoken(data: bytes, question: str, rate: int) -> list[dict[str, Any]]:

@@ -27,35 +27,38 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
 
     def respond(turns: Turns, question: str, picture: str | None, sound: str | None) -> Iterator[tuple]:
         """
-        The conversation, what of it is to be looked at, the chat, the three inputs (emptied), and the view (emptied),
-        anew at each step. Gradio closes it when the visitor leaves.
+        The conversation, what of it is to be looked at (turns and tokens of the answer), the chat, the three inputs
+        (emptied), and the view (emptied), anew at each step. Gradio closes it when the visitor leaves.
         """
         try:
             asked = [*turns, user_turn(question, picture, sound)]
             emptied: tuple = ("", None, None, [])
-            yield asked, [], shown(asked), *emptied
-            text = ""
-            with closing(stream_answer(model, processor, asked, max_new_tokens)) as texts:
-                for text in texts:
-                    yield asked, [], [*shown(asked), {"role": "assistant", "content": text}], *emptied
+            yield asked, None, shown(asked), *emptied
+            text, tokens = "", []
+            with closing(stream_answer(model, processor, asked, max_new_tokens)) as steps:
+                for step in steps:
+                    text, tokens = step
+                    yield asked, None, [*shown(asked), {"role": "assistant", "content": text}], *emptied
             answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
-            yield answered, asked, shown(answered), *emptied
+            yield answered, (asked, tokens), shown(answered), *emptied
         except ValueError as error:
             # What was asked is given back, so that it can be changed.
             gr.Warning(str(error))
-            yield turns, [], shown(turns), question, picture, sound, []
+            yield turns, None, shown(turns), question, picture, sound, []
 
-    def lit(asked: Turns) -> list[tuple]:
+    def lit(seen: tuple[Turns, list[int]] | None) -> list[tuple]:
         """The view; an event of its own, so that whatever fails in it leaves the answer where it is."""
+        if seen is None:
+            return []
         try:
-            return look(model, processor, asked, max_new_tokens)
+            return look(model, processor, *seen)
         except ValueError as error:
             gr.Warning(f"What the words looked at cannot be shown: {error}")
             return []
 
     with gr.Blocks(title=title) as page:
         gr.Markdown(f"# {title}")
-        turns, asked = gr.State([]), gr.State([])
+        turns, seen = gr.State([]), gr.State(None)
         with gr.Row():
             with gr.Column(scale=1):
                 picture = gr.Image(
@@ -85,20 +88,20 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
         view = gr.Gallery(
             label=LOOKED, columns=5, fit_columns=False, height="auto", object_fit="contain", elem_id="view"
         )
-        outputs = [turns, asked, chat, question, picture, sound, view]
+        outputs = [turns, seen, chat, question, picture, sound, view]
         answering = gr.on(
             [ask.click, question.submit], respond, [turns, question, picture, sound], outputs, **ONE_AT_A_TIME
         )
-        looking = answering.success(lit, asked, view, **ONE_AT_A_TIME)
+        looking = answering.success(lit, seen, view, **ONE_AT_A_TIME)
         restarting = restart.click(
-            lambda: ([], [], [], "", None, None, []),
+            lambda: ([], None, [], "", None, None, []),
             None,
             outputs,
             cancels=[answering, looking],
             api_visibility="private",
         )
         # What was cancelled may have written once more; this waits until it has ended.
-        restarting.then(lambda: ([], [], [], []), None, [turns, asked, chat, view], **ONE_AT_A_TIME)
+        restarting.then(lambda: ([], None, [], []), None, [turns, seen, chat, view], **ONE_AT_A_TIME)
     return page
 
 

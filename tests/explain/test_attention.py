@@ -124,6 +124,22 @@ def test_an_answer_is_explained_patch_by_patch_and_moment_by_moment(fresh) -> No
     torch.testing.assert_close(seen.patches.sum((1, 2, 3)) + seen.moments.sum(1), torch.ones(words))
 
 
+def test_an_answer_that_is_there_is_explained_as_the_one_that_is_generated(fresh, monkeypatch) -> None:
+    model, processor, samples = fresh
+    prompt = samples[-1].prompt()
+    inputs = processor.apply_chat_template(
+        [prompt], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    length = inputs["input_ids"].shape[1]
+    answer = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, length:].tolist()
+    expected = attend(model, processor, prompt, max_new_tokens=5)
+    monkeypatch.setattr(model, "generate", None)
+    seen = attend(model, processor, prompt, answer_ids=answer)
+    assert seen.words == expected.words
+    torch.testing.assert_close(seen.patches, expected.patches)
+    torch.testing.assert_close(seen.moments, expected.moments)
+
+
 def test_a_picture_alone_and_a_sound_alone(fresh) -> None:
     model, processor, samples = fresh
     picture = attend(model, processor, samples[0].prompt(), max_new_tokens=3)

@@ -52,3 +52,23 @@ def answer_of(pipe, messages: list[dict], **options) -> str:
     inputs = inputs_of(pipe, messages)
     tokens = pipe.model.generate(**inputs, **{**GREEDY, **options})[0, inputs["input_ids"].shape[1] :]
     return pipe.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+# One of each kind, and how it is classified
+CHATS = {
+    "text": chat("What do you see?"),
+    "image": chat(image(), "What do you see?"),
+    "images": chat(image("red"), "and", image("blue"), "?"),
+    "audio": chat(audio(), "hello"),
+    "long audio": chat("hear", audio(2.3), "hello"),
+    "both": [{"role": "system", "content": "You are brief."}, *chat(image(), audio(), "a bird?")],
+}
+CLASSIFIED = {
+    "text": "a cat, a dog and a bird",
+    "text in a dict": {"text": "hello there"},
+    "picture": {"text": "a cat?", "images": [picture()]},
+    "two pictures": {"text": "<|image|> a cat <|image|>", "images": [picture("red"), picture("blue")]},
+    "sound": {"text": "hello", "audio": (noise(), RATE)},
+    "both": {"text": "hello", "image": picture(), "audio": [(noise(1.4), RATE)]},
+    "no text": {"images": picture()},
+}

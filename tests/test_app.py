@@ -33,7 +33,7 @@ from modeling_mm.serving.conversation import (
 )
 from scripts.app import main
 from tests.processor_parts import RATE, picture, sound
-from tests.test_serve import generated, model
+from tests.serving_parts import generated, model
 from tests.tiny_chats import processor
 
 ROOT = Path(__file__).resolve().parents[1]

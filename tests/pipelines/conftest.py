@@ -1,0 +1,37 @@
+"""Saved models for `pipeline`, and the pipelines of them."""
+
+from pathlib import Path
+
+import pytest
+from transformers import pipeline
+
+from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
+from tests.pipeline_parts import build
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> Path:
+    """A folder with a folder each for the `model` that writes and for the `classifier`."""
+    folders = tmp_path_factory.mktemp("pipelines")
+    for name, cls, fields in (
+        ("model", MMForConditionalGeneration, {}),
+        ("classifier", MMForSequenceClassification, {"num_labels": 3}),
+    ):
+        model, processor = build(cls, **fields)
+        model.save_pretrained(folders / name)
+        processor.save_pretrained(folders / name)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def pipes(folders):
+    """`pipes(task)` is the pipeline, made once."""
+    made = {}
+
+    def pipe(task: str):
+        if task not in made:
+            name = "classifier" if task == "text-classification" else "model"
+            made[task] = pipeline(task, str(folders / name), device="cpu")
+        return made[task]
+
+    return pipe

@@ -1,0 +1,59 @@
+"""The servers of these tests, each started once."""
+
+import pytest
+
+from tests import gallery as galleries
+from tests.processor_parts import picture
+from tests.serving_parts import ENDLESS, MISSING, SMALL_BODY, Server, model, needs_extra, png, run_here
+from tests.tiny_chats import chat_model, processor
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    model().save_pretrained(folder)
+    processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(folder):
+    server = Server(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def open_server(folder, tmp_path_factory):
+    """One whose flags allow what the other refuses."""
+    files = tmp_path_factory.mktemp("files")
+    (files / "red.png").write_bytes(png(picture("red")))
+    server = Server(folder, "--allow-private-urls", "--allow-files", str(files))
+    server.files = files
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gallery():
+    with galleries.gallery() as pictures:
+        yield pictures
+
+
+@pytest.fixture(scope="session")
+def endless_server(tmp_path_factory):
+    """One of a model whose positions have no end, so that an answer can take minutes."""
+    folder = tmp_path_factory.mktemp("endless") / "tiny"
+    chat_model(text_position_encoding="sinusoidal").save_pretrained(folder)
+    processor().save_pretrained(folder)
+    server = Server(folder, "--max-tokens", str(ENDLESS))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def server_here(folder):
+    if MISSING:
+        pytest.skip(needs_extra.kwargs["reason"])
+    with run_here(folder, max_body_bytes=SMALL_BODY) as server:
+        yield server

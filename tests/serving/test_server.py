@@ -1,0 +1,274 @@
+"""scripts/serve.py: what is wrong gets a 4xx and its reason, never a dead server; what should not be opened is not."""
+
+import io
+import json
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from modeling_mm.serving.sources import MAX_MEDIA_BYTES
+from scripts.serve import main
+from tests.processor_parts import RATE, picture, sound
+from tests.serving_parts import (
+    MISSING,
+    SMALL_BODY,
+    answer,
+    audio_part,
+    data_url,
+    image_part,
+    needs_extra,
+    png,
+    text_part,
+    to_openai,
+    user,
+    wav,
+)
+from tests.tiny_chats import CHATS
+
+# ---- Bad requests ---------------------------------------------------------------------------------------------------
+
+
+LONG = "a dog " * 500
+
+
+def bomb() -> bytes:
+    """A picture of 81 million pixels in some kilobytes."""
+    file = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(file, "PNG")
+    return file.getvalue()
+
+
+BOMB = bomb()
+
+
+@needs_extra
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("messages", "options", "word"),
+    [
+        ([], {}, "`messages`: expected a list of at least one message"),
+        (user(image_part(data_url(b"no picture"))), {}, "no format that Pillow knows"),
+        (user(image_part(data_url(png(picture())[:40]))), {}, "damaged or cut short|no format"),
+        (user(image_part("data:image/png;base64,%%%")), {}, r"messages\[0\].content\[0\].image_url"),
+        (user(image_part("")), {}, "expected a text, got ''"),
+        (user(audio_part(b"no sound")), {}, "sound|audio"),
+        (user({"type": "input_audio", "input_audio": {}}), {}, "input_audio.data`: expected a text"),
+        (user({"type": "video_url", "video_url": {"url": "x"}}), {}, "expected a part of type text, image_url"),
+        (user({"type": "file", "file": {"file_id": "x"}}), {}, "expected a part of type"),
+        ([{"role": "tool", "content": "x", "tool_call_id": "1"}], {}, "expected a role of system"),
+        ([{"role": ["user"], "content": "x"}], {}, "expected a role of system"),
+        ([{"role": "user", "content": None}], {}, "expected a text or a list of parts, got None"),
+        (user(text_part("<|image|>")), {}, "image"),
+        (user(text_part("a" * 200_001)), {}, "expected 200000 characters of text at most, got 200001"),
+        (user(*[image_part("QUJD")] * 17), {}, "expected 16 pictures and sounds at most, got 17"),
+        ([{"role": "user", "content": ""}] * 1025, {}, "expected 1024 messages and parts at most"),
+        (user(image_part(data_url(BOMB))), {}, "pixels of pictures at most in a request"),
+        (user(text_part(LONG)), {}, "the model has 128 positions; shorten it"),
+        (user(text_part("hello")), {"max_tokens": 500}, "500 tokens are asked for after a prompt of"),
+        (user(text_part("hello")), {"max_tokens": 0}, "`max_tokens`: expected a whole number of at least 1"),
+        (user(text_part("hello")), {"temperature": -1}, "`temperature`: expected a number of at least 0"),
+        (user(text_part("hello")), {"temperature": "hot"}, "got 'hot'"),
+        (user(text_part("hello")), {"temperature": 0.001}, "`temperature`: expected 0, or at least 0.01"),
+        (user(text_part("hello")), {"logit_bias": {"99999": 1}}, "`logit_bias`: expected token ids below"),
+        (user(text_part("hello")), {"top_p": 0}, "`top_p`: expected a number above 0 and at most 1"),
+        (user(text_part("hello")), {"n": 2}, "`n`: 2 is not served"),
+        (user(text_part("hello")), {"logprobs": True}, "`logprobs`: True is not served"),
+        (user(text_part("hello")), {"stop": []}, "`stop`: expected a text or a list of texts"),
+        (user(text_part("hello")), {"logit_bias": {"dog": 1}}, "`logit_bias`: expected token ids"),
+        (
+            user(text_part("hello")),
+            {"extra_body": {"generation_config": "{}"}},
+            "`generation_config`: '{}' is not served",
+        ),
+    ],
+)
+def test_a_bad_request_gets_400_and_the_reason(server, messages, options, word, stream):
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match=word) as caught:
+        server.ask(messages, stream=stream, **options)
+    assert caught.value.type == "invalid_request_error"
+
+
+HALF = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'  # of a surrogate pair
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"{}", b'{"messages": 3}', b"\xff\xfe", b"[" * 100_000, HALF]
+)
+def test_a_body_that_is_no_request_gets_a_4xx(server, body):
+    status, text = server.post("/v1/chat/completions", body)
+    assert status in (400, 422) and json.loads(text)["error"]["message"], text
+    assert server.is_well()
+
+
+@needs_extra
+def test_unknown_fields_get_422_and_large_bodies_413(server):
+    status, text = server.post("/v1/chat/completions", b'{"messages": [], "colour": "red"}')
+    assert status == 422 and "colour" in text
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    with connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_MEDIA_BYTES * 2}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert b" 413 " in connection.recv(4096).split(b"\r\n")[0]
+    assert server.is_well()
+
+
+@needs_extra
+def test_a_large_body_that_does_not_say_so_gets_413(server_here):
+    """In chunks, whose number nobody knows before."""
+    for path in ("/v1/chat/completions", "/v1/audio/transcriptions"):
+        with socket.create_connection(("127.0.0.1", server_here.port), timeout=30) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+            connection.sendall(b"%x\r\n" % (SMALL_BODY + 1) + b"x" * (SMALL_BODY + 1) + b"\r\n")
+            answered = connection.makefile("rb").read()
+        assert b" 413 " in answered.split(b"\r\n")[0] and b"is larger than 100000 bytes" in answered
+    assert server_here.says(to_openai(CHATS[0])) == answer(0)
+
+
+@needs_extra
+def test_a_fault_of_the_server_is_logged_and_not_told(server_here, monkeypatch, caplog):
+    import openai
+
+    def fail(*_):
+        raise ValueError("what is in /etc/secret")
+
+    logged = []
+    monkeypatch.setattr("modeling_mm.serving.handlers.generate", fail)
+    monkeypatch.setattr("modeling_mm.serving.answering.logger.error", lambda *_, exc_info: logged.append(exc_info))
+    with pytest.raises(openai.InternalServerError, match="its log says why") as caught:
+        server_here.ask(to_openai(CHATS[0]))
+    assert "secret" not in str(caught.value.response.text)
+    deadline = time.monotonic() + 20
+    while "what is in /etc/secret" not in caplog.text:  # logged once the answer has been sent
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.05)
+    with pytest.raises(openai.APIError, match="its log says why") as caught:
+        server_here.streams(to_openai(CHATS[0]))
+    assert "secret" not in str(caught.value) and "what is in /etc/secret" in str(logged[0])
+    monkeypatch.undo()
+    assert server_here.says(to_openai(CHATS[0])) == answer(0)
+
+
+@needs_extra
+def test_others_are_served_while_a_message_is_read(server_here, monkeypatch):
+    from modeling_mm.serving import handlers
+
+    is_reading, may_go_on, encode = threading.Event(), threading.Event(), handlers.encode
+
+    def slow(*arguments):
+        is_reading.set()
+        assert may_go_on.wait(30)
+        return encode(*arguments)
+
+    monkeypatch.setattr(handlers, "encode", slow)
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(server_here.says, to_openai(CHATS[0]))
+        assert is_reading.wait(30) and server_here.is_well()
+        may_go_on.set()
+        assert said.result() == answer(0)
+
+
+@needs_extra
+def test_slow_sources_hold_up_nobody_else_and_end_in_time(server_here, gallery, monkeypatch):
+    import openai
+
+    from modeling_mm.serving.handlers import FETCHERS
+
+    monkeypatch.setattr("modeling_mm.serving.handlers.FETCH_SECONDS", 6.0)
+
+    def slow(_):
+        start = time.monotonic()
+        with pytest.raises(openai.BadRequestError, match="took longer"):
+            server_here.ask(user(image_part(f"{gallery.url}/drip-body"), image_part(f"{gallery.url}/drip-body")))
+        return time.monotonic() - start
+
+    with ThreadPoolExecutor(FETCHERS * 2) as pool:
+        waits = [pool.submit(slow, number) for number in range(FETCHERS * 2)]
+        while sum(path == "/drip-body" for path in gallery.asked) < FETCHERS:
+            time.sleep(0.05)
+        assert server_here.says(to_openai(CHATS[0])) == answer(0)
+        assert not any(wait.done() for wait in waits)
+        assert max(wait.result() for wait in waits) < 20
+
+
+@needs_extra
+def test_after_all_that_the_server_answers_as_before(server):
+    assert server.says(to_openai(CHATS[0])) == answer(0)
+    assert server.process.poll() is None
+
+
+# ---- What may not be opened -----------------------------------------------------------------------------------------
+
+
+@needs_extra
+def test_private_addresses_files_and_paths_are_refused(server, gallery, tmp_path):
+    import openai
+
+    (tmp_path / "red.png").write_bytes(png(picture("red")))
+    port = gallery.server_address[1]
+    sources = [f"{gallery.url}/red.png", f"http://localhost:{port}/red.png", f"http://127.1:{port}/red.png"]
+    sources += ["http://169.254.169.254/latest/meta-data", "http://[::1]/x", "http://10.0.0.1/x"]
+    sources += [str(tmp_path / "red.png"), f"file://{tmp_path}/red.png", "/etc/hostname", "ftp://127.0.0.1/x"]
+    asked = len(gallery.asked)
+    for source in sources:
+        for part in (
+            image_part(source),
+            {"type": "audio_url", "audio_url": {"url": source}},
+            {"type": "input_audio", "input_audio": {"data": source}},
+            {"type": "input_audio", "input_audio": source},
+        ):
+            with pytest.raises(
+                openai.BadRequestError, match=r"private address|may not be named|must be sent|or base64"
+            ):
+                server.ask(user(part, text_part("What do you see?")))
+    assert len(gallery.asked) == asked
+
+
+@needs_extra
+def test_flags_allow_them(open_server, gallery):
+    import openai
+
+    question = text_part("What do you see?")
+    sources = [f"{gallery.url}/red.png", f"{gallery.url}/to?/red.png", "red.png"]
+    sources += [str(open_server.files / "red.png"), f"file://{open_server.files}/red.png"]
+    for source in sources:
+        assert open_server.says(user(image_part(source), question)) == answer(0), source
+    for source, word in (
+        (f"{gallery.url}/blue.png", "answered 404"),
+        (f"{gallery.url}/to?file:///etc/hostname", "something else than an http"),
+        ("file:///etc/hostname", "no such file in the folder"),
+        ("../../../../../../etc/hostname", "must be sent in the request"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=word):
+            open_server.ask(user(image_part(source), question))
+
+
+# ---- The script -----------------------------------------------------------------------------------------------------
+
+
+def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
+    if not MISSING:
+        assert main([str(tmp_path / "nothing")]) == 1
+        assert "cannot be served" in capsys.readouterr().err
+        assert main([str(tmp_path), "--allow-files", str(tmp_path / "nothing")]) == 1
+        assert "there is no folder" in capsys.readouterr().err
+        assert main([str(tmp_path), "--max-tokens", "0"]) == 1
+        assert "--max-tokens: expected at least 1, got 0" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main([str(tmp_path)]) == 1
+    assert 'pip install "modeling_mm[serve]"' in capsys.readouterr().err
+
+
+def test_the_sounds_of_the_tests_survive_a_file():
+    samples, rate = soundfile.read(io.BytesIO(wav()), dtype="float32")
+    assert rate == RATE and np.array_equal(samples, sound()[0])

@@ -16,6 +16,7 @@ from scripts.push_to_hub import main
 from tests.hub_parts import REPO, ROOT, api, contents, edit, run
 from tests.hub_server import READ_TOKEN, TOKEN, HubServer
 from tests.tiny_chats import chat_model, processor
+from tests.without_package import HIDE
 
 # ---- Pushing a folder -----------------------------------------------------------------------------------------------
 
@@ -133,13 +134,9 @@ def test_a_hub_that_is_not_there(good, monkeypatch, hub):
 # ---- The script, and back from the Hub ------------------------------------------------------------------------------
 
 
-LOAD = """
-import sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "modeling_mm":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Hidden())
+LOAD = (
+    HIDE
+    + """
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -155,6 +152,7 @@ with torch.no_grad():
     save_file({"logits": model(**batch).logits}, out)
 print(type(model).__module__)
 """
+)
 
 
 def said(model, picture) -> torch.Tensor:

@@ -34,7 +34,8 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
             asked = [*turns, user_turn(question, picture, sound)]
             emptied: tuple = ("", None, None, [])
             yield asked, None, shown(asked), *emptied
-            text, tokens = "", []
+            text = ""
+            tokens: list[int] = []
             with closing(stream_answer(model, processor, asked, max_new_tokens)) as steps:
                 for step in steps:
                     text, tokens = step

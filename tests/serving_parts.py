@@ -5,7 +5,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -15,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from functools import cache
-from pathlib import Path
 
 import pytest
 import soundfile
@@ -23,10 +21,10 @@ import soundfile
 from modeling_mm.serving.sources import Policy
 from modeling_mm.training.collator import MMCollator, encode_conversation
 from tests.processor_parts import RATE, sound
+from tests.ranks import ROOT, free_port, quiet_environment
 from tests.tiny import train
 from tests.tiny_chats import CHATS, chat_model, processor
 
-ROOT = Path(__file__).resolve().parents[1]
 EXTRA = ("fastapi", "uvicorn", "openai", "python_multipart")
 MISSING = [name for name in EXTRA if importlib.util.find_spec(name) is None]
 needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra `serve`: {', '.join(MISSING)}")
@@ -115,15 +113,12 @@ class Server:
     """scripts/serve.py in a process of its own, and a client for it."""
 
     def __init__(self, folder, *options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder, self.url = str(folder), f"http://127.0.0.1:{self.port}"
         command = [sys.executable, str(ROOT / "scripts" / "serve.py"), self.folder, "--host", "127.0.0.1"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--device", "cpu", *options],
-            env=environment,
+            env=quiet_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

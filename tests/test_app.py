@@ -7,12 +7,10 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,10 +31,10 @@ from modeling_mm.serving.conversation import (
 )
 from scripts.app import main
 from tests.processor_parts import RATE, picture, sound
+from tests.ranks import ROOT, free_port, quiet_environment
 from tests.serving_parts import generated, model
 from tests.tiny_chats import processor
 
-ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
 MISSING += [] if CHROMIUM else ["chromium"]
@@ -192,21 +190,14 @@ TOAST = ".toast-body"
 CHROMIUM_OPTIONS = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @contextlib.contextmanager
 def served(folder, log, length):
     """scripts/app.py in a process of its own; its address."""
     port = free_port()
     command = [sys.executable, str(ROOT / "scripts" / "app.py"), str(folder), "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("w") as out:
         process = subprocess.Popen(
-            [*command, "--max-new-tokens", str(length)], env=environment, stdout=out, stderr=subprocess.STDOUT
+            [*command, "--max-new-tokens", str(length)], env=quiet_environment(), stdout=out, stderr=subprocess.STDOUT
         )
     deadline, address = time.monotonic() + START_SECONDS, f"http://127.0.0.1:{port}"
     try:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ import yaml
 from transformers import AutoModelForImageTextToText
 
 from scripts import train
+from tests.ranks import ROOT, free_port, quiet_environment
 from tests.recipe_runs import SAMPLE, plain_recipe
 
-ROOT = Path(__file__).parents[2]
 accelerate = pytest.importorskip("accelerate")
 
 
@@ -30,13 +29,9 @@ def launch(*arguments: str) -> list[str]:
     return [*command, "--config_file", "configuration/accelerate/ddp.yaml", "--num_processes", "2", *arguments]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
 def two_processes(*arguments: str) -> subprocess.CompletedProcess:
     command = launch("--main_process_port", "0", "scripts/train.py", "--traceback", *arguments)
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=300)
 
 
 def test_a_recipe_is_followed_on_one_device(tmp_path, capsys):
@@ -84,15 +79,12 @@ def test_two_processes_train_one_model_answer_together_and_search(tmp_path):
 def test_two_machines_train_one_model(tmp_path):
     """Two launchers, each with one of the processes, which find each other by address and port."""
     path = write(tmp_path, per_device_train_batch_size=3)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    here = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port))
+    here = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()))
     machines = [
         subprocess.Popen(
             launch(*here, "--machine_rank", str(rank), "scripts/train.py", "--traceback", str(path)),
             cwd=ROOT,
-            env=environment(),
+            env=quiet_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

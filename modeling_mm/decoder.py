@@ -16,7 +16,7 @@ from .attention import Attention
 from .configuration_mm import MMConfig
 from .layers import MLP, TanhGate, init_weights, sinusoidal_positions
 from .masks import check_positions, text_positions
-from .media_memory import MediaMemory
+from .media_cache import MediaMemory
 from .outputs import MMModelOutput
 
 # Shape legend: B rows, L text tokens, S media tokens, D width.

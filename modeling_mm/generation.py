@@ -9,7 +9,7 @@ from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProc
 
 from .encoders import is_sharded
 from .masks import check_placeholders
-from .media_encoding import check_media_alone, placeholder_prompt
+from .media import check_media_alone, placeholder_prompt
 from .outputs import AUDIO, IMAGE, MMMediaOutput
 
 MEDIA_INPUTS = (

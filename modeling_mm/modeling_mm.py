@@ -15,9 +15,9 @@ from .encoders import build_encoder, encoder_width, supported_attention
 from .generation import MMGenerationMixin
 from .joining import join_pretrained
 from .layers import init_weights
+from .losses import causal_lm_loss, classification_loss, problem_type
 from .masks import check_placeholders, media_indices
-from .media_encoding import MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
-from .objectives import causal_lm_loss, classification_loss, problem_type
+from .media import MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
 from .outputs import (
     AUDIO,
     IMAGE,

@@ -10,7 +10,7 @@ from transformers.generation import GenerationConfig
 from .images import describe
 from .pipeline_base import MMGenerationPipeline, check_keys
 
-# How our corpora ask (modeling_mm/data/phrases.py); other wordings are for models that have learned them.
+# How our corpora ask (scripts/pocket/phrases.py); other wordings are for models that have learned them.
 TRANSLATION_PROMPT = "Translate this caption into {language}: {text}"
 LANGUAGE_NAMES = {
     "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",

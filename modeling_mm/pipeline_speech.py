@@ -15,7 +15,7 @@ from .transcripts import chunk_sizes, cut_into_chunks, merge_transcripts
 
 logger = logging.get_logger(__name__)
 
-# How our corpora ask (modeling_mm/data/phrases.py); other wordings are for models that have learned them.
+# How our corpora ask (scripts/pocket/phrases.py); other wordings are for models that have learned them.
 TRANSCRIPTION_PROMPT = "Transcribe the speech."
 
 

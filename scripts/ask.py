@@ -5,7 +5,7 @@ Ask a joint model the questions of a file, and see its answers beside the truth 
     python scripts/ask.py outputs/mm-pocket                         # the questions of processing/corpora/unseen
     python scripts/ask.py MODEL --questions chats.jsonl --limit 20
 
-The questions that are shipped, in five languages, were drawn at random from what `scripts/build_corpus.py` holds out:
+The questions that are shipped, in five languages, were drawn at random from what `make corpora` holds out:
 pictures drawn by a hand that was kept out of training, spoken names in a voice that was, and telephone prompts whose
 words were.
 """
@@ -23,11 +23,11 @@ from transformers.utils import logging
 import modeling_mm  # noqa: F401  (its classes are known to Auto* from here on)
 from modeling_mm.data.chat_row import ChatRow, media_parts, media_source, turn_text
 from modeling_mm.data.reading import load_chats
+from modeling_mm.evaluation.metrics import answer_prompts
 from modeling_mm.explain.attention import attend
 from modeling_mm.explain.figure import draw, read_band, save
-from modeling_mm.explain.table import format_table
-from modeling_mm.training.building import rows_of
-from modeling_mm.training.metrics import answer_prompts
+from modeling_mm.recipes.build import rows_of
+from modeling_mm.utils.tables import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -29,13 +29,13 @@ from transformers.utils import logging
 
 from modeling_mm import MMProcessor
 from modeling_mm.data.sample import ChatSample, training_and_new_pairs
+from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
 from modeling_mm.explain.attention import attend
 from modeling_mm.explain.figure import draw, read_band, save
-from modeling_mm.explain.table import format_table
+from modeling_mm.training.callbacks import LossOnBar
 from modeling_mm.training.collator import MMCollator, encode_conversation
-from modeling_mm.training.from_scratch import small_model, small_processor
-from modeling_mm.training.metrics import add_up, answer_prompts, exact_counts
-from modeling_mm.training.progress import LossOnBar
+from modeling_mm.utils.tables import format_table
+from scripts.pocket.from_scratch import small_model, small_processor
 
 REQUIRED_SHARE = 0.9
 NEW_PAIRS = "... of pairs never trained on"

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from modeling_mm.data.files import write_text
+from modeling_mm.evaluation.evaluate import evaluate, figures_markdown, majority_answers
+from modeling_mm.recipes.build import load_source, rows_of
+from modeling_mm.recipes.schema import Recipe, read_recipe
 from modeling_mm.training.augmentation import Augmentation
-from modeling_mm.training.building import load_source, rows_of
 from modeling_mm.training.cached_collator import CachedCollator
 from modeling_mm.training.encoder_cache import EncoderCache
-from modeling_mm.training.evaluation import evaluate, figures_markdown, majority_answers
-from modeling_mm.training.recipe import Recipe, read_recipe
+from modeling_mm.utils.files import write_text
 
 
 def main() -> int:

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_mm.explain.table import format_table
 from modeling_mm.hub.check import check_folder, pushed_files
 from modeling_mm.hub.push import PushError, push
+from modeling_mm.utils.tables import format_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@
     python scripts/train.py RECIPE --search 20          # 20 trials of the recipe's `search` section
 
 The same command again goes on with a run that was interrupted. A finished one is left alone; `overwrite=true` starts
-anew. Keys and their meaning: `help(modeling_mm.training.recipe)`, and configuration/recipes for examples.
+anew. Keys and their meaning: `help(modeling_mm.recipes.schema)`, and configuration/recipes for examples.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers of the data 
 
 from transformers.utils import logging
 
-from modeling_mm.training.recipe import read_recipe
-from modeling_mm.training.run import report, run
-from modeling_mm.training.search import search
+from modeling_mm.recipes.run import report, run
+from modeling_mm.recipes.schema import read_recipe
+from modeling_mm.recipes.search import search
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,10 +30,10 @@ from modeling_mm.serving.conversation import (
     user_turn,
 )
 from scripts.app import main
-from tests.processor_parts import RATE, picture, sound
-from tests.ranks import ROOT, free_port, quiet_environment
-from tests.serving_parts import generated, model
-from tests.tiny_chats import processor
+from tests.fakes.processor_parts import RATE, picture, sound
+from tests.fakes.ranks import ROOT, free_port, quiet_environment
+from tests.fakes.serving_parts import generated, model
+from tests.fakes.tiny_chats import processor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]

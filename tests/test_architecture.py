@@ -16,8 +16,8 @@ SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "pipelines")
 FLOORS = (
     {"configuration_mm"},
     {"layers", "attention", "masks", "outputs"},
-    {"media_memory", "decoder", "encoders", "connectors", "objectives"},
-    {"media_encoding", "joining", "generation"},
+    {"media_cache", "decoder", "encoders", "connectors", "losses"},
+    {"media", "joining", "generation"},
     {"modeling_mm"},
 )
 PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_batches", "pipeline_speech", "transcripts"}
@@ -110,7 +110,9 @@ def test_nothing_in_the_package_imports_scripts_or_tests():
 
 def test_no_script_imports_another():
     for path in sorted((ROOT / "scripts").glob("**/*.py")):
-        assert not {name.split(".")[0] for name in imports(path)} & {"scripts", "tests"}, path
+        found = {name for name in imports(path) if name.split(".")[0] in {"scripts", "tests"}}
+        inside = {name for name in found if name.startswith("scripts.pocket") and path.parent.name == "pocket"}
+        assert not found - inside, path
 
 
 def test_model_code_holds_no_training_code():

@@ -9,7 +9,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from modeling_mm.attention import Attention, eager_attention
 from modeling_mm.masks import cross_attention_mask
-from tests.tiny import difference, gpt2_config
+from tests.fakes.tiny import difference, gpt2_config
 
 FIELDS = [
     {},

@@ -11,7 +11,7 @@ import torch
 from modeling_mm.chat import mark_spans, shift_spans
 from modeling_mm.configuration_mm import SPECIAL_TOKENS
 from modeling_mm.processing_mm import MMProcessor
-from tests.processor_parts import RATE, make, make_vit, make_wordpiece, picture, sound
+from tests.fakes.processor_parts import RATE, make, make_vit, make_wordpiece, picture, sound
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from transformers import (
 
 from modeling_mm import MMConfig, MMForConditionalGeneration
 from modeling_mm.configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, every_nth
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     IMAGE,
     PAD,

@@ -6,7 +6,7 @@ import torch
 from modeling_mm.configuration_mm import MMConfig
 from modeling_mm.connectors import PROJECTORS, Connector
 from modeling_mm.layers import sinusoidal_positions
-from tests.tiny import CONNECTORS, WIDTH, difference, gpt2_config, seeded, vit_config, whisper_config
+from tests.fakes.tiny import CONNECTORS, WIDTH, difference, gpt2_config, seeded, vit_config, whisper_config
 
 W = 24  # the encoder's width, as in vit_config
 LATENTS = 3

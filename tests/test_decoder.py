@@ -18,7 +18,7 @@ from modeling_mm.decoder import (
     silence,
 )
 from modeling_mm.layers import sinusoidal_positions
-from tests.tiny import POSITIONS, WIDTH, difference, gpt2_config, open_gates, vit_config
+from tests.fakes.tiny import POSITIONS, WIDTH, difference, gpt2_config, open_gates, vit_config
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
 

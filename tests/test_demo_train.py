@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_mm.data.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
-from modeling_mm.training.from_scratch import small_model, small_processor
-from modeling_mm.training.metrics import add_up, answer_prompts, exact_counts
+from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
 from scripts import demo_train
+from scripts.pocket.from_scratch import small_model, small_processor
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]

@@ -40,7 +40,7 @@ from modeling_mm.encoders import (
     minimum_samples,
     token_mask,
 )
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     FRAMES,
     IMAGE,

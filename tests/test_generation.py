@@ -10,7 +10,7 @@ from transformers import CompileConfig, DynamicCache, GenerationConfig, StaticCa
 from modeling_mm.outputs import AUDIO as AUDIO_MODALITY
 from modeling_mm.outputs import IMAGE as IMAGE_MODALITY
 from modeling_mm.outputs import MMMediaOutput
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     IMAGE,
     PAD,

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from modeling_mm import MMForConditionalGeneration
-from tests.tiny import AUDIO, IMAGE, difference, gpt2, inputs, joined, labels, open_gates, opened
+from tests.fakes.tiny import AUDIO, IMAGE, difference, gpt2, inputs, joined, labels, open_gates, opened
 
 pytestmark = pytest.mark.gpu
 
@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_cpu(connector, implementation):
 
 
 def test_logits_of_waves_are_those_of_the_cpu():
-    from tests.tiny import wave
+    from tests.fakes.tiny import wave
 
     model = opened(audio="wav2vec2")
     batch = inputs(ROWS, make_sound=wave)

@@ -27,7 +27,7 @@ from transformers import (
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from modeling_mm.configuration_mm import SPECIAL_TOKENS
-from tests.tiny import (
+from tests.fakes.tiny import (
     ASSISTANT,
     AUDIO,
     END,

@@ -9,7 +9,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
 from modeling_mm.layers import MLP, ResidualProjection, TanhGate, init_weights, sinusoidal_positions
-from tests.tiny import difference, gpt2_config
+from tests.fakes.tiny import difference, gpt2_config
 
 
 def test_tanh_gate_starts_closed_with_a_gradient_that_can_open_it():

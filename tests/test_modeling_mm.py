@@ -11,7 +11,7 @@ from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClass
 from modeling_mm.configuration_mm import SPECIAL_TOKEN_FIELDS
 from modeling_mm.modeling_mm import last_real_token
 from modeling_mm.outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
-from tests.tiny import (
+from tests.fakes.tiny import (
     ASSISTANT,
     AUDIO,
     IMAGE,

@@ -16,7 +16,17 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from modeling_mm.audio import count_frames
 from modeling_mm.configuration_mm import SPECIAL_TOKENS
 from modeling_mm.processing_mm import MMProcessor
-from tests.processor_parts import RATE, ids, make, make_bpe, make_vit, make_whisper, make_wordpiece, picture, sound
+from tests.fakes.processor_parts import (
+    RATE,
+    ids,
+    make,
+    make_bpe,
+    make_vit,
+    make_whisper,
+    make_wordpiece,
+    picture,
+    sound,
+)
 
 PAIR = " tokens in the prompts should be the same as the number of "
 

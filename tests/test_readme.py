@@ -7,9 +7,9 @@ import pytest
 from transformers import WhisperFeatureExtractor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from modeling_mm.training.recipe import read_recipe
-from tests.processor_parts import make_bpe
-from tests.tiny import gpt2, vit, whisper
+from modeling_mm.recipes.schema import read_recipe
+from tests.fakes.processor_parts import make_bpe
+from tests.fakes.tiny import gpt2, vit, whisper
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

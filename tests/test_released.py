@@ -15,11 +15,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import modeling_mm
 from modeling_mm.data.chat_row import ChatRow, media_parts
 from modeling_mm.data.reading import load_chats
-from modeling_mm.training.building import rows_of
-from modeling_mm.training.metrics import answer_prompts
-from modeling_mm.training.recipe import read_recipe, to_yaml
+from modeling_mm.evaluation.metrics import answer_prompts
+from modeling_mm.recipes.build import rows_of
+from modeling_mm.recipes.schema import read_recipe, to_yaml
 from scripts import ask
-from tests.without_package import run_without_package
+from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "model_cards" / "mm-pocket"

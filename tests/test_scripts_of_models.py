@@ -12,11 +12,12 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageTextToText
 
 import modeling_mm
-from modeling_mm.training.evaluation import Figure
-from modeling_mm.training.run import run
-from scripts import ask, evaluate, release
-from tests.recipe_runs import plain_recipe, recipe
-from tests.without_package import run_without_package
+from modeling_mm.evaluation.evaluate import Figure
+from modeling_mm.recipes.run import run
+from scripts import ask, evaluate
+from scripts.pocket import release
+from tests.fakes.recipe_runs import plain_recipe, recipe
+from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ROOT / "processing" / "corpora" / "unseen" / "questions.jsonl"
@@ -86,7 +87,7 @@ def test_measuring_writes_figures_and_every_answer(trained, tmp_path, monkeypatc
 
 
 def test_an_unknown_test_set_is_refused(trained):
-    from modeling_mm.training.recipe import read_recipe
+    from modeling_mm.recipes.schema import read_recipe
 
     with pytest.raises(ValueError, match="no test set nowhere"):
         evaluate.test_sets(read_recipe(trained[1]), ["nowhere"], None)

@@ -16,8 +16,8 @@ import numpy as np
 from ..audio import decode_audio, load_audio, unpack_audio
 from ..configuration_mm import AUDIO_TOKEN, IMAGE_TOKEN
 from ..images import load_image, read_bytes, to_numpy
+from ..utils.files import write_text
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
-from .files import write_text
 from .reading import ChatDataset
 
 REPORT_NAMES = ("cleaning.json", "cleaning.txt")

@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import Dim
 from transformers.cache_utils import Cache, DynamicCache
 
-from ..media_memory import MediaMemory
+from ..media_cache import MediaMemory
 from ..modeling_mm import MMForConditionalGeneration
 
 # Shape legend: B rows, I images or windows a row, T frames, L tokens in the cache and those of the step, S media

@@ -12,12 +12,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 from transformers import PreTrainedModel
 
-from ..data.files import write_text
-from ..explain.table import markdown_table
-from ..training.evaluation import Figure, figures_markdown
+from ..evaluation.evaluate import Figure, figures_markdown
+from ..recipes.schema import DataSource, Recipe, to_yaml
 from ..training.freezing import parts_of
-from ..training.recipe import DataSource, Recipe, to_yaml
-from .carbon import Emissions, estimate
+from ..utils.files import write_text
+from ..utils.tables import markdown_table
+from .emissions import Emissions, estimate
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_cards" / "TEMPLATE.md"
 TITLES = {
@@ -43,7 +43,7 @@ def write_card(folder: str | os.PathLike, recipe: Recipe, model: PreTrainedModel
         folder: the output folder
         recipe: what was followed
         model: the trained model, without adapters around it
-        result: what `modeling_mm.training.run.run` returns
+        result: what `modeling_mm.recipes.run.run` returns
     """
     path = Path(folder) / "README.md"
     write_text(path, render(card_values(recipe, model, result)))

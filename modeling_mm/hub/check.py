@@ -24,7 +24,7 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from . import load_alone
+from . import isolated_load
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = "README.md"
@@ -191,10 +191,10 @@ def check_loading(folder: Path) -> list[str]:
 
 
 def load(folder: Path, out: Path, arguments: list[str], scratch: Path) -> subprocess.CompletedProcess:
-    """Runs `load_alone.py` offline, with a cache of its own for code, as isolated as an interpreter can be."""
+    """Runs `isolated_load.py` offline, with a cache of its own for code, as isolated as an interpreter can be."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(scratch / "modules")}
-    program = [sys.executable, "-I", load_alone.__file__, str(folder.resolve()), str(out), *arguments]
+    program = [sys.executable, "-I", isolated_load.__file__, str(folder.resolve()), str(out), *arguments]
     return subprocess.run(program, cwd=scratch, env=environment, capture_output=True, text=True, timeout=LOAD_SECONDS)
 
 
@@ -263,7 +263,7 @@ def head_problems(data: Any) -> Iterator[str]:
             yield f"`model-index` gives {value!r} as {result.metric_type} of {result.dataset_name}; expected a number."
     carbon = data.get("co2_eq_emissions")
     if not (isinstance(carbon, dict) and isinstance(carbon.get("emissions"), (int, float)) and carbon.get("source")):
-        yield "`co2_eq_emissions` needs `emissions`, in grams, and `source`; see modeling_mm/hub/carbon.py."
+        yield "`co2_eq_emissions` needs `emissions`, in grams, and `source`; see modeling_mm/hub/emissions.py."
 
 
 def language_problems(languages: Any) -> Iterator[str]:

@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
-from ..data.phrases import HEARD
 from .handlers import FAILED, Desk, MMChatHandler, MMTranscriptionHandler, OneModel
 from .sources import MAX_MEDIA_BYTES, BadRequest, Policy
 
@@ -26,6 +25,18 @@ ROUTES = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/models", "/he
 MAX_BODY_BYTES = MAX_MEDIA_BYTES * 4 // 3 + (1 << 20)
 TOO_LARGE = 413
 LONGEST_MESSAGE = 1000  # which may name every field of a request
+
+# Becomes a setting of each model's generation config.
+TRANSCRIPTION_PROMPTS = {
+    "en": "What is said?",
+    "fr": "Que dit la voix ?",
+    "es": "¿Qué dice la voz?",
+    "ru": "Что сказано?",
+    "zh": "说了什么？",
+    "ca": "Write down what is said in Catalan.",
+    "ro": "Write down what is said in Romanian.",
+    "bg": "Write down what is said in Bulgarian.",
+}
 
 
 def build_app(
@@ -51,12 +62,11 @@ def build_app(
         dtype = "auto" if torch.cuda.is_available() and device != "cpu" else "float32"
     manager = OneModel(device=device, dtype=dtype, attn_implementation=attn_implementation, force_model=model)
     state = GenerationState()
-    questions = {language: phrases[0] for language, phrases in HEARD.items()}
     desk = Desk(manager, state, policy, most_tokens)
     chat_handler = MMChatHandler(desk)
     given: dict[str, Any] = {
         "model_manager": manager,
-        "transcription_handler": MMTranscriptionHandler(desk, questions),
+        "transcription_handler": MMTranscriptionHandler(desk, TRANSCRIPTION_PROMPTS),
         "generation_state": state,
         "enable_cors": enable_cors,
     }

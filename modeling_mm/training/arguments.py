@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .metrics import ERROR_RATES, check_metrics
+from ..evaluation.metrics import ERROR_RATES, check_metrics
 
 # Which field holds the learning rate of which part (see `freezing.parts_of`).
 RATE_OF = {

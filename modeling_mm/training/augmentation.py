@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 from ..audio import load_audio
 from ..data.chat_row import ChatRow, Message, media_parts, media_source, turn_text
 from ..images import load_image, to_numpy
-from .picture_augmentation import PictureAugmentation
-from .sound_augmentation import SoundAugmentation
+from .audio_augmentation import SoundAugmentation
+from .image_augmentation import PictureAugmentation
 
 __all__ = ["Augmentation", "ModalityDropout", "PictureAugmentation", "SoundAugmentation", "TellEpoch"]
 

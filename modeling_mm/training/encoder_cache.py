@@ -23,8 +23,8 @@ from ..audio import load_audio
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import encode
 from ..images import load_image
-from .picture_augmentation import PictureAugmentation
-from .sound_augmentation import SoundAugmentation
+from .audio_augmentation import SoundAugmentation
+from .image_augmentation import PictureAugmentation
 
 # Shape legend: N items that are real, T frames, L encoder tokens, W the encoder's width.
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from .typed import nearest
+from ..utils.typed import nearest
 
 NamedParameters = list[tuple[str, nn.Parameter]]
 

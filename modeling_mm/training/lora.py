@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .typed import build, nearest
+from ..utils.typed import build, nearest
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -16,12 +16,12 @@ from transformers import ProcessorMixin, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.chat_row import ChatRow, to_row
+from ..evaluation.metrics import answer_batch, prompt_inputs, score
 from .arguments import RATE_OF, MMTrainingArguments
 from .augmentation import TellEpoch
 from .checkpoints import NoteProcesses, last_whole_checkpoint
 from .collator import IGNORED, ChatCollator
 from .freezing import ThawSchedule, average_gradients, frozen_parameters, parts_of
-from .metrics import answer_batch, prompt_inputs, score
 from .sampling import AlikeSampler, media_size
 
 # Options in which an optimizer class of its own making brings its own groups of parameters.

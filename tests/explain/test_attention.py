@@ -26,9 +26,9 @@ from modeling_mm.explain.attention import (
     token_texts,
 )
 from modeling_mm.explain.figure import Band, draw, envelope, greatest, read_band, save
-from modeling_mm.explain.table import format_table
 from modeling_mm.outputs import AUDIO, IMAGE, MMMediaOutput
-from modeling_mm.training.from_scratch import small_model, small_processor, train_tokenizer
+from modeling_mm.utils.tables import format_table
+from scripts.pocket.from_scratch import small_model, small_processor, train_tokenizer
 
 PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]
 

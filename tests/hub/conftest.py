@@ -10,10 +10,10 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
 from modeling_mm.hub.card import write_card
-from tests.hub_parts import CARD_FIELDS, RESULT, ROOT
-from tests.hub_server import HubServer
-from tests.recipe_runs import recipe
-from tests.tiny_chats import chat_model, processor
+from tests.fakes.hub_parts import CARD_FIELDS, RESULT, ROOT
+from tests.fakes.hub_server import HubServer
+from tests.fakes.recipe_runs import recipe
+from tests.fakes.tiny_chats import chat_model, processor
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def hub(monkeypatch):
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
-    from tests.processor_parts import picture
+    from tests.fakes.processor_parts import picture
 
     path = tmp_path_factory.mktemp("photo") / "green.png"
     picture("green").save(path)

@@ -10,7 +10,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from jinja2 import UndefinedError
 from packaging.version import Version
 
-from modeling_mm.hub.carbon import estimate
+from modeling_mm.evaluation.evaluate import Figure
 from modeling_mm.hub.card import (
     card_values,
     duration,
@@ -24,11 +24,11 @@ from modeling_mm.hub.card import (
     write_card,
 )
 from modeling_mm.hub.check import check_card, read_sections
-from modeling_mm.training.building import make_model, make_processor
-from modeling_mm.training.evaluation import Figure
-from modeling_mm.training.recipe import read_recipe
-from tests.hub_server import HubServer
-from tests.recipe_runs import ROOT, recipe
+from modeling_mm.hub.emissions import estimate
+from modeling_mm.recipes.build import make_model, make_processor
+from modeling_mm.recipes.schema import read_recipe
+from tests.fakes.hub_server import HubServer
+from tests.fakes.recipe_runs import ROOT, recipe
 
 RESULT = {
     "figures": {

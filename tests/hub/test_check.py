@@ -19,7 +19,7 @@ from modeling_mm.hub.check import (
     loading_problems,
     pushed_files,
 )
-from tests.hub_parts import CARD_FIELDS, REPO, edit
+from tests.fakes.hub_parts import CARD_FIELDS, REPO, edit
 
 # ---- What is wrong with a folder ------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from safetensors.torch import load, load_file
 from modeling_mm.hub.check import CARD, INDEX
 from modeling_mm.hub.push import PushError, push
 from scripts.push_to_hub import main
-from tests.hub_parts import REPO, ROOT, api, contents, edit, run
-from tests.hub_server import READ_TOKEN, TOKEN, HubServer
-from tests.tiny_chats import chat_model, processor
-from tests.without_package import HIDE
+from tests.fakes.hub_parts import REPO, ROOT, api, contents, edit, run
+from tests.fakes.hub_server import READ_TOKEN, TOKEN, HubServer
+from tests.fakes.tiny_chats import chat_model, processor
+from tests.fakes.without_package import HIDE
 
 # ---- Pushing a folder -----------------------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ CLASSES = """
 import sys
 from huggingface_hub.errors import HfHubHTTPError
 from modeling_mm import MMConfig
-from tests.tiny_chats import chat_model, processor
+from tests.fakes.tiny_chats import chat_model, processor
 model = chat_model()
 try:
     model.push_to_hub("me/classes")
@@ -240,7 +240,7 @@ EACH_CLASS = """
 import importlib, sys
 import torch, transformers
 import modeling_mm
-from tests.tiny_chats import CHATS, chat_model, processor
+from tests.fakes.tiny_chats import CHATS, chat_model, processor
 joint = chat_model()
 batch = processor().apply_chat_template(
     CHATS[4]["messages"][:1], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -288,7 +288,7 @@ import transformers
 from huggingface_hub.errors import HfHubHTTPError
 from modeling_mm.training.collator import ChatCollator
 from modeling_mm.training.trainer import MMTrainer
-from tests.tiny_chats import chat_model, mm_trainer, processor
+from tests.fakes.tiny_chats import chat_model, mm_trainer, processor
 kind = {"MMTrainer": MMTrainer, "Trainer": transformers.Trainer}[sys.argv[3]]
 more = {} if kind is MMTrainer else {"data_collator": ChatCollator(processor())}
 trainer = mm_trainer(

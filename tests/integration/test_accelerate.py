@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_mm import MMForConditionalGeneration
-from tests.tiny import AUDIO, IMAGE, difference, inputs, opened
+from tests.fakes.tiny import AUDIO, IMAGE, difference, inputs, opened
 
 accelerate = pytest.importorskip("accelerate")
 ROWS = [[5, IMAGE, 6, AUDIO, 7], [8, 9], [IMAGE, 10, IMAGE, 11, 12]]
@@ -105,7 +105,7 @@ def test_an_inferred_device_map_never_splits_a_block(saved):
 
 
 def test_prepare_and_one_step_with_accelerator(saved):
-    from tests.tiny import labels
+    from tests.fakes.tiny import labels
 
     # The state is shared by all of a process and keeps the precision that an earlier test asked for.
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)

@@ -8,8 +8,8 @@ from transformers.pytorch_utils import Conv1D
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from modeling_mm.training.lora import MODULES_TO_SAVE, TARGET_MODULES, add_lora
-from tests.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
-from tests.tiny_chats import CHATS, chat_model, losses, mm_trainer, moved, weights
+from tests.fakes.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
+from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, moved, weights
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -178,7 +178,7 @@ def test_an_adapter_hears_and_sees_through_connectors_of_its_own():
 
 
 def test_dora_trains_saves_loads_and_merges(tmp_path):
-    """LoRA likewise, in tests/test_lora.py."""
+    """LoRA likewise, in tests/training/test_lora.py."""
     chat_model().save_pretrained(tmp_path / "base")
     base = MMForConditionalGeneration.from_pretrained
     model = add_lora(base(tmp_path / "base"), {"r": 4, "dora": True})

@@ -11,7 +11,20 @@ from torch._dynamo.utils import counters
 from transformers import ResNetConfig, ResNetModel, StaticCache
 
 from modeling_mm.deploy.exporting import DecoderStep, MediaEncoder
-from tests.tiny import AUDIO, END, EOS, IMAGE, difference, inputs, joined, labels, open_gates, opened, seeded, wave
+from tests.fakes.tiny import (
+    AUDIO,
+    END,
+    EOS,
+    IMAGE,
+    difference,
+    inputs,
+    joined,
+    labels,
+    open_gates,
+    opened,
+    seeded,
+    wave,
+)
 
 ROWS = {
     "text": [[5, 6, 7, 8], [9, 10]],

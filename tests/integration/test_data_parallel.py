@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny import AUDIO, CONNECTORS, IMAGE, difference, inputs, labels, opened, wave
+from tests.fakes.tiny import AUDIO, CONNECTORS, IMAGE, difference, inputs, labels, opened, wave
 
 ROWS = [[5, IMAGE, 6, AUDIO, 7], [8, 9, 10], [AUDIO, IMAGE, IMAGE, 11]]
 

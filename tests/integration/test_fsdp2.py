@@ -27,9 +27,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from modeling_mm import MMForConditionalGeneration
-from tests.ranks import RANKS, ROOT, join, launch_well, quiet_environment
-from tests.recipe_runs import plain_recipe
-from tests.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
+from tests.fakes.ranks import RANKS, ROOT, join, launch_well, quiet_environment
+from tests.fakes.recipe_runs import plain_recipe
+from tests.fakes.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
 
 accelerate = pytest.importorskip("accelerate")
 CONFIGURATIONS = ROOT / "configuration" / "accelerate"

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMProcessor
-from tests.tiny import MELS, gpt2, joined, open_gates
+from tests.fakes.tiny import MELS, gpt2, joined, open_gates
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["a red square", "what is this? <|image|> it is", "<|audio|> we hear <|image|> a dog"]
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "tiny-model"
     from transformers import WhisperConfig, WhisperModel
 
-    from tests.tiny import seeded, whisper_config
+    from tests.fakes.tiny import seeded, whisper_config
 
     model, processor = build()
     frames = prepare(processor)["input_features"].shape[-1]

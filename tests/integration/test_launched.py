@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import SequentialSampler
 
 from modeling_mm.training.trainer import MMTrainer
-from tests.ranks import RANKS, ROOT, quiet_environment
-from tests.tiny import difference
-from tests.tiny_chats import CHATS, chat_model, losses, mm_trainer, weights
+from tests.fakes.ranks import RANKS, ROOT, quiet_environment
+from tests.fakes.tiny import difference
+from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, weights
 
 pytest.importorskip("accelerate")
 MEDIA = ("pixel_values", "input_features")

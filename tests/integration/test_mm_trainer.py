@@ -15,13 +15,23 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data.reading import ChatDataset, load_chats
+from modeling_mm.evaluation.metrics import answer_prompts, score
 from modeling_mm.training.collator import ChatCollator, MMCollator, encode_conversation
 from modeling_mm.training.freezing import ThawSchedule
-from modeling_mm.training.metrics import answer_prompts, score
 from modeling_mm.training.trainer import MMTrainer
-from tests.ranks import launch_well
-from tests.tiny import difference
-from tests.tiny_chats import CHATS, DEFAULTS, arguments, chat_model, losses, mm_trainer, moved, processor, weights
+from tests.fakes.ranks import launch_well
+from tests.fakes.tiny import difference
+from tests.fakes.tiny_chats import (
+    CHATS,
+    DEFAULTS,
+    arguments,
+    chat_model,
+    losses,
+    mm_trainer,
+    moved,
+    processor,
+    weights,
+)
 
 PROMPTS = [sample["messages"][:1] for sample in CHATS]
 TRUTHS = [sample["messages"][1]["content"][0]["text"] for sample in CHATS]

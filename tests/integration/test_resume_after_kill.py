@@ -30,13 +30,13 @@ from transformers import (
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data.reading import ChatDataset
+from modeling_mm.recipes.run import run
 from modeling_mm.training.checkpoints import NoteProcesses, is_whole, last_whole_checkpoint
 from modeling_mm.training.collator import ChatCollator
-from modeling_mm.training.run import run
-from tests.ranks import free_port, quiet_environment, told
-from tests.recipe_runs import recipe
-from tests.tiny import difference, joined, open_gates, seeded, wav2vec2
-from tests.tiny_chats import CHATS, DEFAULTS, chat_model, mm_trainer, processor
+from tests.fakes.ranks import free_port, quiet_environment, told
+from tests.fakes.recipe_runs import recipe
+from tests.fakes.tiny import difference, joined, open_gates, seeded, wav2vec2
+from tests.fakes.tiny_chats import CHATS, DEFAULTS, chat_model, mm_trainer, processor
 
 TIMEOUT = 900  # seconds for all the runs; 225 were measured beside other work for those of one process
 STEPS = 6

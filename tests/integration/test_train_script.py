@@ -11,8 +11,8 @@ import yaml
 from transformers import AutoModelForImageTextToText
 
 from scripts import train
-from tests.ranks import ROOT, free_port, quiet_environment
-from tests.recipe_runs import SAMPLE, plain_recipe
+from tests.fakes.ranks import ROOT, free_port, quiet_environment
+from tests.fakes.recipe_runs import SAMPLE, plain_recipe
 
 accelerate = pytest.importorskip("accelerate")
 

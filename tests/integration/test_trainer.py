@@ -5,7 +5,7 @@ import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
-from tests.tiny import AUDIO, IMAGE, difference, image, inputs, joined, labels, opened, sound
+from tests.fakes.tiny import AUDIO, IMAGE, difference, image, inputs, joined, labels, opened, sound
 
 pytest.importorskip("accelerate")
 # Rows of unequal numbers of words and media: a mean over micro-batches is not the mean over the words.

@@ -5,11 +5,11 @@ import torch
 import transformers
 from packaging.version import Version
 
+from modeling_mm.evaluation.metrics import answer_prompts
 from modeling_mm.training.collator import ChatCollator
 from modeling_mm.training.lora import MODULES_TO_SAVE, TARGET_MODULES
-from modeling_mm.training.metrics import answer_prompts
-from tests.processor_parts import picture
-from tests.tiny_chats import chat, chat_model, losses, moved, processor, weights
+from tests.fakes.processor_parts import picture
+from tests.fakes.tiny_chats import chat, chat_model, losses, moved, processor, weights
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")

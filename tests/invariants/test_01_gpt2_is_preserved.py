@@ -3,7 +3,20 @@
 import pytest
 import torch
 
-from tests.tiny import AUDIO, CONNECTORS, EOS, IMAGE, PAD, difference, gpt2, inputs, joined, open_gates, vit, whisper
+from tests.fakes.tiny import (
+    AUDIO,
+    CONNECTORS,
+    EOS,
+    IMAGE,
+    PAD,
+    difference,
+    gpt2,
+    inputs,
+    joined,
+    open_gates,
+    vit,
+    whisper,
+)
 
 TOLERANCE = 1e-5
 VARIANTS = {

@@ -4,7 +4,7 @@ batches; the attention and the feed-forward of the gated block are both silent t
 import pytest
 import torch
 
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     CONNECTORS,
     IMAGE,

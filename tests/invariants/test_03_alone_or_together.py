@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_mm import MMForSequenceClassification
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     CONNECTORS,
     IMAGE,

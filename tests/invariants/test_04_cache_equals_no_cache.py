@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from modeling_mm import MMMediaOutput
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     CONNECTORS,
     END,

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModel
 
 from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     CONNECTORS,
     IMAGE,

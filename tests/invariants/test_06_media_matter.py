@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_mm import MMForSequenceClassification
-from tests.tiny import AUDIO, CONNECTORS, IMAGE, image, inputs, joined, labels, sound, train, wav2vec2, wave
+from tests.fakes.tiny import AUDIO, CONNECTORS, IMAGE, image, inputs, joined, labels, sound, train, wav2vec2, wave
 
 STEPS = 30
 WORDS = [11, 22, 33, 44]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_mm import MMConfig, MMForSequenceClassification, MMModel
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     IMAGE,
     MELS,

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from modeling_mm import MMForSequenceClassification
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     CONNECTORS,
     IMAGE,

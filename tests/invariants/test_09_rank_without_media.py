@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import distributed
 
-from tests.ranks import free_port, join, launch
-from tests.tiny import AUDIO, CONNECTORS, IMAGE, inputs, joined, labels, open_gates, wav2vec2, wave
+from tests.fakes.ranks import free_port, join, launch
+from tests.fakes.tiny import AUDIO, CONNECTORS, IMAGE, inputs, joined, labels, open_gates, wav2vec2, wave
 
 TIMEOUT = 150  # seconds for all the cases of one launch
 FROZEN = {"freeze_vision": True, "freeze_audio": True}

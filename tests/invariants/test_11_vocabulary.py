@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_mm import MMConfig, MMForConditionalGeneration
-from tests.tiny import (
+from tests.fakes.tiny import (
     AUDIO,
     IMAGE,
     PAD,

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from modeling_mm import MMForConditionalGeneration
-from tests.tiny import EOS, VOCABULARY, difference, gpt2_config, image, joined, pad_images, seeded
+from tests.fakes.tiny import EOS, VOCABULARY, difference, gpt2_config, image, joined, pad_images, seeded
 
 FAMILY = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 48},

@@ -6,7 +6,7 @@ import pytest
 from transformers import pipeline
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
-from tests.pipeline_parts import build
+from tests.fakes.pipeline_parts import build
 
 
 @pytest.fixture(scope="session")

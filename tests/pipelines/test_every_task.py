@@ -11,10 +11,10 @@ import torch
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from tests.pipeline_parts import CHATS, CLASSIFIED, COLORS, GREEDY, NEW_TOKENS, noise
-from tests.processor_parts import picture
-from tests.tiny import difference
-from tests.without_package import run_without_package
+from tests.fakes.pipeline_parts import CHATS, CLASSIFIED, COLORS, GREEDY, NEW_TOKENS, noise
+from tests.fakes.processor_parts import picture
+from tests.fakes.tiny import difference
+from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parents[2]
 

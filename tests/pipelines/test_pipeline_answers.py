@@ -5,11 +5,11 @@ import torch
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_mm.data import phrases
 from modeling_mm.pipeline_answers import LANGUAGE_NAMES, TRANSLATION_PROMPT, language_name
 from modeling_mm.pipeline_speech import TRANSCRIPTION_PROMPT
-from tests.pipeline_parts import COLORS, GREEDY, answer_of, audio, chat, image, noise
-from tests.processor_parts import RATE, picture
+from scripts.pocket import phrases
+from tests.fakes.pipeline_parts import COLORS, GREEDY, answer_of, audio, chat, image, noise
+from tests.fakes.processor_parts import RATE, picture
 
 
 def test_questions_about_pictures_are_answered(pipes):

@@ -9,8 +9,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMProcessor, pipelines
 from modeling_mm.configuration_mm import PIPELINES
 from modeling_mm.pipeline_base import load_processor
-from tests.pipeline_parts import GREEDY, answer_of, audio, build, chat, image, noise
-from tests.processor_parts import picture
+from tests.fakes.pipeline_parts import GREEDY, answer_of, audio, build, chat, image, noise
+from tests.fakes.processor_parts import picture
 
 CHAT_TASKS = ("image-text-to-text", "any-to-any")
 GENERATING = (*CHAT_TASKS, "automatic-speech-recognition", "visual-question-answering", "multimodal-translation")

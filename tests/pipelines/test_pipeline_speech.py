@@ -11,8 +11,8 @@ from modeling_mm import MMForConditionalGeneration
 from modeling_mm import pipeline_speech as speech
 from modeling_mm.pipeline_speech import TRANSCRIPTION_PROMPT
 from modeling_mm.transcripts import merge_transcripts
-from tests.pipeline_parts import GREEDY, NEW_TOKENS, answer_of, audio, build, chat, noise
-from tests.processor_parts import RATE
+from tests.fakes.pipeline_parts import GREEDY, NEW_TOKENS, answer_of, audio, build, chat, noise
+from tests.fakes.processor_parts import RATE
 
 
 def test_speech_is_transcribed_from_all_that_the_stock_pipeline_takes(pipes, tmp_path):

@@ -20,7 +20,7 @@ from modeling_mm import MMConfig, MMModel
 from modeling_mm import pipelines as ours
 from modeling_mm.data.chat_row import ChatRow
 from modeling_mm.training.classification import ClassificationCollator
-from tests.pipeline_parts import (
+from tests.fakes.pipeline_parts import (
     CHATS,
     CLASSIFIED,
     COLORS,
@@ -33,8 +33,8 @@ from tests.pipeline_parts import (
     inputs_of,
     noise,
 )
-from tests.processor_parts import RATE, make_wordpiece, picture
-from tests.tiny import difference
+from tests.fakes.processor_parts import RATE, make_wordpiece, picture
+from tests.fakes.tiny import difference
 
 ROOT = Path(__file__).resolve().parents[2]
 

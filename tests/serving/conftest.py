@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests import gallery as galleries
-from tests.processor_parts import picture
-from tests.serving_parts import ENDLESS, MISSING, SMALL_BODY, Server, model, needs_extra, png, run_here
-from tests.tiny_chats import chat_model, processor
+from tests.fakes import gallery as galleries
+from tests.fakes.processor_parts import picture
+from tests.fakes.serving_parts import ENDLESS, MISSING, SMALL_BODY, Server, model, needs_extra, png, run_here
+from tests.fakes.tiny_chats import chat_model, processor
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from transformers import GenerationConfig
 from modeling_mm.serving.answering import Answer, divide, generate, make_config
 from modeling_mm.serving.conversation import stream_answer, user_turn
 from modeling_mm.serving.sources import BadRequest
-from tests.processor_parts import make_bpe
-from tests.tiny_chats import chat_model, processor
+from tests.fakes.processor_parts import make_bpe
+from tests.fakes.tiny_chats import chat_model, processor
 
 
 @pytest.mark.parametrize(

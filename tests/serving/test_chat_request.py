@@ -11,7 +11,7 @@ import soundfile
 
 from modeling_mm.serving.chat_request import Media, check_chat, read_media
 from modeling_mm.serving.sources import BadRequest, Policy
-from tests.gallery import red
+from tests.fakes.gallery import red
 
 RED = base64.b64encode(red()).decode()
 

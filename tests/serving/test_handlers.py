@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processor_parts import RATE, sound
-from tests.serving_parts import (
+from tests.fakes.processor_parts import RATE, sound
+from tests.fakes.serving_parts import (
     ENDLESS,
     answer,
     data_url,
@@ -21,7 +21,7 @@ from tests.serving_parts import (
     user,
     wav,
 )
-from tests.tiny_chats import CHATS
+from tests.fakes.tiny_chats import CHATS
 
 # ---- Answers --------------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from modeling_mm.serving.sources import MAX_MEDIA_BYTES
 from scripts.serve import main
-from tests.processor_parts import RATE, picture, sound
-from tests.serving_parts import (
+from tests.fakes.processor_parts import RATE, picture, sound
+from tests.fakes.serving_parts import (
     MISSING,
     SMALL_BODY,
     answer,
@@ -30,7 +30,7 @@ from tests.serving_parts import (
     user,
     wav,
 )
-from tests.tiny_chats import CHATS
+from tests.fakes.tiny_chats import CHATS
 
 # ---- Bad requests ---------------------------------------------------------------------------------------------------
 

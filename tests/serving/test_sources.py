@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from modeling_mm.serving.sources import Policy, RefusedSource, is_public, read_source, unpacked_size
-from tests.gallery import gallery, red, silent
+from tests.fakes.gallery import gallery, red, silent
 
 OPEN = Policy(private_urls=True)
 NAME = "pictures.example"

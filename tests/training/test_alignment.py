@@ -14,8 +14,8 @@ from modeling_mm.outputs import MMMediaOutput
 from modeling_mm.training.alignment import Aligner, AlignmentOptions, NamedMedium, align, draw, named_media
 from modeling_mm.training.cached_collator import CachedCollator
 from modeling_mm.training.collator import ChatCollator
-from tests.tiny_chats import chat_model, processor, weights
-from tests.training.media_rows import filled, frozen_model, row, write_media
+from tests.fakes.media_rows import filled, frozen_model, row, write_media
+from tests.fakes.tiny_chats import chat_model, processor, weights
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from modeling_mm.data.reading import ChatDataset
 from modeling_mm.training.augmentation import ModalityDropout
 from modeling_mm.training.cached_collator import CachedCollator, encode_text, expand_placeholders, stack_states
 from modeling_mm.training.collator import ChatCollator, encode_conversation
-from modeling_mm.training.picture_augmentation import PictureAugmentation
-from tests.processor_parts import make, make_wordpiece
-from tests.tiny_chats import processor
-from tests.training.media_rows import filled, frozen_model, media_part, row, write_media
+from modeling_mm.training.image_augmentation import PictureAugmentation
+from tests.fakes.media_rows import filled, frozen_model, media_part, row, write_media
+from tests.fakes.processor_parts import make, make_wordpiece
+from tests.fakes.tiny_chats import processor
 
 ALL = ("a.png", "b.png", "c.png", "short.wav", "long.wav")
 TOLERANCE = 1e-3  # of logits; what float16 takes away is a fifth of it

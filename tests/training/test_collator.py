@@ -15,7 +15,7 @@ from modeling_mm.data.reading import ChatDataset, load_chats
 from modeling_mm.data.sample import read_pictures, read_sounds, training_and_new_pairs
 from modeling_mm.training.augmentation import Augmentation, ModalityDropout, PictureAugmentation, SoundAugmentation
 from modeling_mm.training.collator import IGNORED, ChatCollator, MMCollator, encode_conversation, stack_padded
-from modeling_mm.training.from_scratch import small_model, small_processor
+from scripts.pocket.from_scratch import small_model, small_processor
 
 COLLATE = MMCollator(pad_token_id=9)
 

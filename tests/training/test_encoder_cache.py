@@ -15,13 +15,13 @@ import soundfile
 import torch
 from PIL import Image
 
+from modeling_mm.training.audio_augmentation import SoundAugmentation
 from modeling_mm.training.encoder_cache import EncoderCache, StateStore
-from modeling_mm.training.picture_augmentation import PictureAugmentation
-from modeling_mm.training.sound_augmentation import SoundAugmentation
-from tests.processor_parts import make, make_vit
-from tests.tiny import gpt2, joined
-from tests.tiny_chats import chat_model, processor
-from tests.training.media_rows import filled, frozen_model, make_cache, media_part, row, write_media
+from modeling_mm.training.image_augmentation import PictureAugmentation
+from tests.fakes.media_rows import filled, frozen_model, make_cache, media_part, row, write_media
+from tests.fakes.processor_parts import make, make_vit
+from tests.fakes.tiny import gpt2, joined
+from tests.fakes.tiny_chats import chat_model, processor
 
 STORED_ERROR = 2**-10  # float16 keeps 11 bits
 LINES = "index.jsonl"
@@ -392,7 +392,7 @@ KILLED = """
 import os, signal, sys
 import modeling_mm.training.encoder_cache as module
 from pathlib import Path
-from tests.training.media_rows import make_cache, row
+from tests.fakes.media_rows import make_cache, row
 
 folder, whole, calls = Path(sys.argv[1]), module.to_stored, []
 def to_stored(window):

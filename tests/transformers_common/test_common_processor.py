@@ -6,7 +6,7 @@ import unittest
 from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from modeling_mm.processing_mm import MMProcessor
-from tests.processor_parts import make_bpe, make_vit, make_whisper
+from tests.fakes.processor_parts import make_bpe, make_vit, make_whisper
 
 
 class MMProcessorCommonTest(ProcessorTesterMixin, unittest.TestCase):

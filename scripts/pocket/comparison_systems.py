@@ -1,0 +1,177 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Ways to let one and the same pretrained decoder see what one and the same frozen encoder made of a picture.
+
+All of them read `<|image|><|assistant|> caption <|end|>`. Ours shows the picture through cross-attention, so does
+`VisionEncoderDecoderModel`; a prefix puts the picture's tokens in the place of `<|image|>`, as LLaVA does.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, VisionEncoderDecoderModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN, IMAGE_TOKEN
+from modeling_mm.encoders import encoder_width
+from modeling_mm.modeling_mm import MMForConditionalGeneration
+from modeling_mm.training.freezing import part_of
+
+# Shape legend: B rows, L text tokens, S encoder tokens of a picture, W the encoder's width, D the decoder's, V tokens.
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every system is made of: a pretrained decoder, a frozen vision encoder and their processor."""
+
+    decoder: GPT2LMHeadModel
+    vision: PreTrainedModel
+    processor: Any
+
+    def token_ids(self) -> tuple[int, int, int, int]:
+        """Of the image, the assistant, the end and padding."""
+        tokenizer = self.processor.tokenizer
+        image, assistant, end = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, ASSISTANT_TOKEN, END_TOKEN])
+        return image, assistant, end, tokenizer.pad_token_id
+
+
+class CaptionModel(nn.Module, ABC):
+    """
+    One system behind the three methods that the comparison needs.
+
+    Args:
+        model: the model
+        parts: what it is made of
+    """
+
+    model: Any
+
+    def __init__(self, model: nn.Module, parts: Parts):
+        super().__init__()
+        self.model = model
+        image, assistant, self.end, self.pad = parts.token_ids()
+        self.start = (image, assistant)
+
+    @abstractmethod
+    def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, S, W), text (B, L) and its mask -> (B, L, V)"""
+
+    @abstractmethod
+    def captions(self, states: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+        """Pictures (B, S, W) -> the tokens of their captions (B, up to max_new_tokens), found greedily."""
+
+    @abstractmethod
+    def part_of(self, name: str) -> str:
+        """`"text"` for a parameter of the pretrained decoder, `"vision"` for one of the encoder, or a new part."""
+
+    def prompt(self, rows: int) -> torch.Tensor:
+        """`<|image|><|assistant|>`, (B, 2)"""
+        return torch.tensor([self.start]).expand(rows, -1)
+
+    def greedy(self, max_new_tokens: int) -> dict[str, Any]:
+        ends = {"eos_token_id": self.end, "pad_token_id": self.pad}
+        return {"max_new_tokens": max_new_tokens, "do_sample": False, **ends}
+
+
+class CrossAttention(CaptionModel):
+    """Ours. `fields` are those of `MMConfig`."""
+
+    def __init__(self, parts: Parts, **fields: Any):
+        model = MMForConditionalGeneration.from_text_vision_audio_pretrained(
+            parts.decoder, parts.vision, tokenizer=parts.processor, freeze_vision=True, **fields
+        )
+        super().__init__(model, parts)
+
+    def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        text = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.model(**text, vision_states=states[:, None], use_cache=False).logits
+
+    def captions(self, states: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+        prompt = self.prompt(len(states))
+        output = self.model.generate(input_ids=prompt, vision_states=states[:, None], **self.greedy(max_new_tokens))
+        return output[:, prompt.shape[1] :]
+
+    def part_of(self, name: str) -> str:
+        return part_of(name)
+
+
+class EncoderDecoder(CaptionModel):
+    """`VisionEncoderDecoderModel`: a linear layer, then cross-attention without gates in every block."""
+
+    def __init__(self, parts: Parts):
+        vision = copy.deepcopy(parts.vision).requires_grad_(False)
+        vision.config.hidden_size = encoder_width(vision.config)  # the model asks for it under this name alone
+        config = GPT2Config.from_dict({**parts.decoder.config.to_dict(), "add_cross_attention": True})
+        config.is_decoder = True
+        decoder = GPT2LMHeadModel(config)
+        report = decoder.load_state_dict(parts.decoder.state_dict(), strict=False)
+        if report.unexpected_keys or any("cross" not in name for name in report.missing_keys):
+            raise ValueError(f"The decoder's weights do not fit into it with cross-attention: {report}.")
+        super().__init__(VisionEncoderDecoderModel(encoder=vision, decoder=decoder), parts)
+
+    def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        text = {"decoder_input_ids": input_ids, "decoder_attention_mask": attention_mask}
+        encoded = BaseModelOutput(last_hidden_state=states)
+        return self.model(encoder_outputs=encoded, **text, use_cache=False).logits
+
+    def captions(self, states: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+        prompt = self.prompt(len(states))
+        encoded = BaseModelOutput(last_hidden_state=states)
+        # Without it `generate` would put its own start in front of the prompt.
+        options = {**self.greedy(max_new_tokens), "decoder_start_token_id": self.start[0]}
+        return self.model.generate(encoder_outputs=encoded, decoder_input_ids=prompt, **options)[:, prompt.shape[1] :]
+
+    def part_of(self, name: str) -> str:
+        if ".encoder." in name:
+            return "vision"
+        if "enc_to_dec_proj" in name:
+            return "connectors"
+        return "cross_attention" if "crossattention" in name or "ln_cross" in name else "text"
+
+
+class Prefix(CaptionModel):
+    """The picture's tokens in front of the text, through two linear layers with a GELU between them (LLaVA-1.5)."""
+
+    def __init__(self, parts: Parts):
+        super().__init__(copy.deepcopy(parts.decoder), parts)
+        width, size = encoder_width(parts.vision.config), parts.decoder.config.n_embd
+        self.projector = nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.Linear(size, size))
+
+    def embed(self, states: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, S, W), (B, L) -> (B, S + L - 1, D): the placeholder, which comes first, gives way to the picture."""
+        words = self.model.get_input_embeddings()(input_ids[:, 1:])
+        return torch.cat([self.projector(states), words], dim=1)
+
+    def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        mask = torch.cat([attention_mask.new_ones(states.shape[:2]), attention_mask[:, 1:]], dim=1)
+        # The last token of the picture stands where the placeholder stood.
+        kept = {"logits_to_keep": input_ids.shape[1], "use_cache": False}
+        return self.model(inputs_embeds=self.embed(states, input_ids), attention_mask=mask, **kept).logits
+
+    def captions(self, states: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+        embedded = self.embed(states, self.prompt(len(states)))
+        mask = torch.ones(embedded.shape[:2], dtype=torch.long)
+        return self.model.generate(inputs_embeds=embedded, attention_mask=mask, **self.greedy(max_new_tokens))
+
+    def part_of(self, name: str) -> str:
+        return "connectors" if name.startswith("projector.") else "text"
+
+
+def ours(**fields: Any) -> Callable[[Parts], CaptionModel]:
+    return lambda parts: CrossAttention(parts, **fields)
+
+
+# Name -> how it is built, in the order of the table.
+SYSTEMS: dict[str, Callable[[Parts], CaptionModel]] = {
+    "cross-attention, mlp, gated": ours(vision_connector="mlp", cross_attention_gated=True),
+    "cross-attention, mlp, ungated": ours(vision_connector="mlp", cross_attention_gated=False),
+    "cross-attention, perceiver, gated": ours(vision_connector="perceiver", cross_attention_gated=True),
+    "cross-attention, perceiver, ungated": ours(vision_connector="perceiver", cross_attention_gated=False),
+    "VisionEncoderDecoderModel": EncoderDecoder,
+    "prefix (LLaVA)": Prefix,
+}

@@ -1,0 +1,77 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Makes a released checkpoint of a trained folder: weights in half precision, the code as links, the card with figures.
+
+    python -m scripts.pocket.release outputs/mm-pocket model_cards/mm-pocket
+    python scripts/evaluate.py configuration/recipes/mm-pocket.yaml model_cards/mm-pocket
+    python -m scripts.pocket.release outputs/mm-pocket model_cards/mm-pocket --figures outputs/evaluation
+
+The figures are those of the released weights, so they are measured between two calls. The folder is what goes to the
+Hub; its code files are links to the package, which the Hub's client follows.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import modeling_mm
+from modeling_mm.evaluation.evaluate import Figure
+from modeling_mm.hub.card import card_values, render, with_figures
+from modeling_mm.recipes.run import RECIPE_FILE, RESULT_FILE
+from modeling_mm.recipes.schema import Recipe, read_recipe
+from modeling_mm.utils.files import write_text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trained", type=Path, help="output folder of scripts/train.py")
+    parser.add_argument("released", type=Path)
+    parser.add_argument("--figures", type=Path, help="output folder of scripts/evaluate.py")
+    arguments = parser.parse_args()
+    recipe = read_recipe(arguments.trained / RECIPE_FILE)
+    model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
+    if arguments.figures is None:
+        forget_folders(model)
+        for link in filter(Path.is_symlink, arguments.released.glob("*")):  # of an earlier release
+            link.unlink()
+        model.save_pretrained(arguments.released)
+        AutoProcessor.from_pretrained(arguments.trained).save_pretrained(arguments.released)
+        link_code(arguments.released)
+    write_text(arguments.released / "README.md", card(recipe, model, arguments))
+    size = sum(path.stat().st_size for path in arguments.released.iterdir())
+    print(f"{arguments.released}: {size / 1e6:.1f} MB")
+    return 0
+
+
+def card(recipe: Recipe, model, arguments: argparse.Namespace) -> str:
+    """The run's card, with the figures that were measured of the release in place of the run's own."""
+    result = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8"))
+    values = card_values(recipe, model, result)
+    if arguments.figures is not None:
+        rows = json.loads((arguments.figures / "figures.json").read_text(encoding="utf-8"))
+        values = with_figures(values, [Figure(**row) for row in rows])
+    return render(values)
+
+
+def forget_folders(model) -> None:
+    """Leaves out of the configs which folders the parts were read from, as they mean nothing elsewhere."""
+    for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
+        if config is not None:
+            config._name_or_path = ""
+
+
+def link_code(folder: Path) -> None:
+    """Replaces copies of the package's files by links to them."""
+    package = Path(modeling_mm.__file__).parent
+    for path in [*folder.glob("*.py"), *folder.glob("*.jinja")]:
+        path.unlink()
+        path.symlink_to(os.path.relpath(package / path.name, folder.resolve()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""What of a held-out split occurs in training, found in the files of built corpora alone."""
+
+import hashlib
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from scripts.pocket.concepts import normalize_name
+from scripts.pocket.corpus import read_description, read_rows
+
+NAMED = ("pictures", "animal-sounds", "spoken-captions")  # corpora that are split by concept
+SAID = ("prompts", "sentences")  # those split by transcript
+OTHER_CONCEPTS = ("validation", "test_concepts")
+
+
+def rows_of(folder: Path, corpus: str, split: str) -> list[dict]:
+    return read_rows(folder / corpus, split) if split in read_description(corpus).splits else []
+
+
+def texts_of(row: dict) -> set[tuple[str, str]]:
+    """Every name and transcript of a row with its language: by our own rule, and letter by letter."""
+    texts = [(key.removeprefix("name_"), value) for key, value in row.items() if key.startswith("name_") and value]
+    texts += [(row["language"], row["text"])] if "text" in row else []
+    return {(language, form(text)) for language, text in texts for form in (normalize_name, letters)}
+
+
+def letters(text: str) -> str:
+    """As plain a comparison as can be: letters and digits, whatever their case."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum()) or text
+
+
+def shared_concepts(folder: Path) -> set[str]:
+    """Concepts that are in train and held out, in any corpora."""
+    train = {row["concept"] for corpus in NAMED for row in rows_of(folder, corpus, "train")}
+    splits = [(corpus, split) for corpus in NAMED for split in OTHER_CONCEPTS]
+    return train & {row["concept"] for corpus, split in splits for row in rows_of(folder, corpus, split)}
+
+
+def shared_texts(folder: Path, train_corpora: tuple[str, ...], held_out_corpora: tuple[str, ...]) -> set:
+    """Names and transcripts of other concepts, or of other transcripts, that occur in train."""
+    train = {text for corpus in train_corpora for row in rows_of(folder, corpus, "train") for text in texts_of(row)}
+    held_out: set = set()
+    for corpus in held_out_corpora:
+        for split in (*OTHER_CONCEPTS, "test_prompts"):
+            held_out |= {text for row in rows_of(folder, corpus, split) for text in texts_of(row)}
+    return train & held_out
+
+
+def shared_files(folder: Path) -> list[list[str]]:
+    """Files of the same content in several splits, of whatever corpora."""
+    by_digest: dict[str, list[str]] = defaultdict(list)
+    for corpus in (*NAMED, *SAID):
+        for split in read_description(corpus).splits:
+            for row in read_rows(folder / corpus, split):
+                data = (folder / corpus / row["file_name"]).read_bytes()
+                by_digest[hashlib.sha256(data).hexdigest()].append(f"{corpus}/{row['file_name']}")
+    return [names for names in by_digest.values() if len({name.split("/")[1] for name in names}) > 1]
+
+
+def values(folder: Path, corpus: str, split: str, column: str) -> set[str]:
+    return {row[column] for row in rows_of(folder, corpus, split)}
+
+
+# ---- Chat samples ---------------------------------------------------------------------------------------------------
+
+
+def chats(folder: Path, split: str) -> Iterator[tuple[str, dict]]:
+    """The samples of a split, with the name of their file."""
+    for path in sorted((folder / "chat" / split).glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield path.stem, json.loads(line)
+
+
+def media(sample: dict) -> list[str]:
+    """Paths of a sample's media from the folder of all corpora."""
+    parts = [part for message in sample["messages"] for part in message["content"] if part["type"] != "text"]
+    assert all(part["path"].startswith("../../") for part in parts)
+    return [part["path"].removeprefix("../../") for part in parts]
+
+
+def question(sample: dict) -> str:
+    return sample["messages"][0]["content"][-1]["text"]
+
+
+def answer(sample: dict) -> str:
+    return sample["messages"][1]["content"][0]["text"]

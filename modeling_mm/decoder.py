@@ -16,7 +16,7 @@ from .attention import Attention
 from .configuration_mm import MMConfig
 from .layers import MLP, TanhGate, init_weights, sinusoidal_positions
 from .masks import check_positions, text_positions
-from .media_cache import MediaMemory
+from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
 
 # Shape legend: B rows, L text tokens, S media tokens, D width.
@@ -73,7 +73,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         media_states: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         sees: torch.Tensor | None,
-        past_key_values: MediaMemory | None = None,
+        past_key_values: CrossAttentionCache | None = None,
         implementation: str | None = None,
     ) -> torch.Tensor:
         """
@@ -241,17 +241,17 @@ class MMDecoder(PreTrainedModel):
         past_key_values: Cache | None,
         past_length: int | torch.Tensor,
         hidden_states: torch.Tensor,
-    ) -> tuple[MediaMemory | None, dict]:
+    ) -> tuple[CrossAttentionCache | None, dict]:
         """The media in sight, old and new, and what every cross-attention block is told about them."""
-        memory = MediaMemory.of(past_key_values, past_length)
+        memory = CrossAttentionCache.of(past_key_values, past_length)
         if media_states is not None:
             device = hidden_states.device
             media_mask, index = media_mask.to(device), media_index.to(device) + past_length
-            memory = memory.extended_by(media_mask, index) if memory is not None else MediaMemory(media_mask, index)
+            memory = memory.extend(media_mask, index) if memory is not None else CrossAttentionCache(media_mask, index)
             if past_key_values is not None and not is_torchdynamo_compiling():
-                memory.note_if_all_visible(past_length + hidden_states.shape[1])
+                memory.mark_all_visible(past_length + hidden_states.shape[1])
         if past_key_values is not None and memory is not None:
-            memory.remember_on(past_key_values)
+            memory.attach_to(past_key_values)
         if memory is None or not self.cross_blocks:
             return None, {}
         implementation = cross_attention_implementation(self.config._attn_implementation)

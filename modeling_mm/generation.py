@@ -124,7 +124,7 @@ class MMGenerationMixin(GenerationMixin):
         )
         # The cache remembers the media that it has been shown: they are passed once, unless there is no cache. An
         # assistant model's first step is not marked as such, hence the look at the cache.
-        unseen = is_first_iteration or not kwargs.get("use_cache", True) or not remembers_media(past_key_values)
+        unseen = is_first_iteration or not kwargs.get("use_cache", True) or not has_cached_media(past_key_values)
         if media is not None and unseen:
             from_embeds = model_inputs.get("inputs_embeds") is not None
             text = {"input_ids": None, "inputs_embeds": inputs_embeds} if from_embeds else {"input_ids": input_ids}
@@ -172,5 +172,5 @@ class MMGenerationMixin(GenerationMixin):
         return MMMediaOutput(media.states, mask, position.masked_fill(~mask, -1), media.modality)
 
 
-def remembers_media(cache: Cache | None) -> bool:
-    return getattr(cache, "media_memory", None) is not None
+def has_cached_media(cache: Cache | None) -> bool:
+    return getattr(cache, "cross_attention_cache", None) is not None

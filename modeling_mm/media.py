@@ -159,7 +159,7 @@ class MediaEncodingMixin:
             images = with_items(pixel_values, 3)  # (B, I, 3, H, W)
             parts.append(self._encode_items(IMAGE, images, as_mask("image_mask", image_mask, images.shape[:2])))
         elif absent is not None and self.vision_tower is not None:
-            parts.append(self._nothing(IMAGE, *absent))
+            parts.append(self._dummy_media(IMAGE, *absent))
         if audio_states is not None:
             self.require(self.audio_tower, "audio", "audio_config")
             states = with_items(audio_states, 2)  # (B, A, L, W)
@@ -173,7 +173,7 @@ class MediaEncodingMixin:
             present = None if frames is None else frames.any(-1)  # (B, A)
             parts.append(self._encode_items(AUDIO, windows, present, frames))
         elif absent is not None and self.audio_tower is not None:
-            parts.append(self._nothing(AUDIO, *absent))
+            parts.append(self._dummy_media(AUDIO, *absent))
         return join_media(parts) if parts else None
 
     def _encode_items(
@@ -245,7 +245,7 @@ class MediaEncodingMixin:
         else:
             real, real_frames = items[present], None if frames is None else frames[present]  # (N, ...), (N, T)
         if real.shape[0] == 0:
-            return self._nothing(modality, rows, items.device)
+            return self._dummy_media(modality, rows, items.device)
         tokens, mask = to_media_tokens(real, real_frames)  # (N, M, D), (N, M)
         present = present.to(tokens.device)
         if real.shape[0] == rows * slots:
@@ -262,7 +262,7 @@ class MediaEncodingMixin:
             states.flatten(1, 2), mask.flatten(1), number.flatten(1), torch.full_like(number.flatten(1), modality)
         )
 
-    def _nothing(self, modality: int, rows: int, device: torch.device) -> MMMediaOutput:
+    def _dummy_media(self, modality: int, rows: int, device: torch.device) -> MMMediaOutput:
         """
         The media of a batch that has none: one masked token a row keeps shapes whole. Where other processes wait for
         this one to take part, it comes from the connector, run over one empty item, and from the encoder where that
@@ -270,7 +270,7 @@ class MediaEncodingMixin:
         """
         tower, connector = self.tower_and_connector(modality)
         states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=dtype_of(tower), device=device)
-        if self.takes_part_without_media():
+        if self._must_run_all_encoders():
             states = states + 0.0 * self._empty_item(tower, connector, device).sum().to(states)
         nothing = torch.zeros(rows, 1, dtype=torch.bool, device=states.device)
         number = torch.full((rows, 1), -1, device=states.device)
@@ -293,7 +293,7 @@ class MediaEncodingMixin:
             return self.vision_tower, self.vision_connector
         return self.audio_tower, self.audio_connector
 
-    def takes_part_without_media(self) -> bool:
+    def _must_run_all_encoders(self) -> bool:
         """
         Whether a batch without media must use the encoders' and connectors' parameters all the same: with several
         processes, in training, where gradients are averaged over all of them, and wherever weights are sharded.

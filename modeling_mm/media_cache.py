@@ -9,7 +9,7 @@ from .attention import KeysAndValues
 from .masks import cross_attention_mask, visible_media
 
 
-class MediaMemory:
+class CrossAttentionCache:
     """
     What a decoder needs of the media it has been shown: keys and values for each cross-attention block, which media
     tokens are real, and the text index of each one's placeholder.
@@ -32,7 +32,7 @@ class MediaMemory:
         self.all_visible_from: int | None = None
 
     @staticmethod
-    def of(cache: Cache | None, past_length: int | torch.Tensor) -> "MediaMemory | None":
+    def of(cache: Cache | None, past_length: int | torch.Tensor) -> "CrossAttentionCache | None":
         """
         The memory of a cache. A cache that is emptied, to be used again, forgets its media, and one that is cropped
         those whose placeholder is gone.
@@ -40,12 +40,12 @@ class MediaMemory:
         Args:
             past_length: text tokens in the cache; a tensor only for static caches, which cannot be cropped.
         """
-        memory = getattr(cache, "media_memory", None)
+        memory = getattr(cache, "cross_attention_cache", None)
         # What is compiled is decoding, which an uncompiled step with this check has gone before.
         if memory is None or is_torchdynamo_compiling():
             return memory
         if past_length == 0:
-            cache.media_memory = None  # type: ignore[attr-defined]
+            cache.cross_attention_cache = None  # type: ignore[attr-defined]
             return None
         if isinstance(past_length, torch.Tensor):
             return memory
@@ -54,17 +54,17 @@ class MediaMemory:
             memory.all_visible_from = None
         return memory
 
-    def remember_on(self, cache: Cache) -> None:
-        cache.media_memory = self  # type: ignore[attr-defined]
+    def attach_to(self, cache: Cache) -> None:
+        cache.cross_attention_cache = self  # type: ignore[attr-defined]
 
-    def extended_by(self, mask: torch.Tensor, index: torch.Tensor) -> "MediaMemory":
+    def extend(self, mask: torch.Tensor, index: torch.Tensor) -> "CrossAttentionCache":
         """A memory with more media behind those it has; their keys and values come with `update`."""
         if mask.shape[0] != self.mask.shape[0]:
             raise ValueError(
                 f"The cache holds media of {self.mask.shape[0]} rows, but the new media are for {mask.shape[0]} rows. "
                 "Start a new cache for another batch."
             )
-        longer = MediaMemory(torch.cat([self.mask, mask], dim=1), torch.cat([self.index, index], dim=1))
+        longer = CrossAttentionCache(torch.cat([self.mask, mask], dim=1), torch.cat([self.index, index], dim=1))
         longer.layers = dict(self.layers)
         return longer
 
@@ -77,7 +77,7 @@ class MediaMemory:
         self.layers[layer_idx] = new[0].contiguous(), new[1].contiguous()
         return self.layers[layer_idx]
 
-    def note_if_all_visible(self, text_length: int | torch.Tensor) -> None:
+    def mark_all_visible(self, text_length: int | torch.Tensor) -> None:
         """
         Asks the device once whether every later token will see all media, so that decoding need not mask.
 

@@ -147,7 +147,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))  # (D,)
         return (inputs_embeds == embedding.to(inputs_embeds.dtype)).all(-1)
 
-    def place_media(self, media: MMMediaOutput | None, input_ids, inputs_embeds) -> torch.Tensor | None:
+    def media_positions(self, media: MMMediaOutput | None, input_ids, inputs_embeds) -> torch.Tensor | None:
         """
         The index among these tokens of each media token's placeholder, (B, S).
 
@@ -223,9 +223,9 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             check_media_alone(attention_mask, position_ids, past_key_values)
         if media is None:
             # Other processes may wait for a batch without media, or without one of them, to use all encoders; see
-            # `_nothing`.
+            # `_dummy_media`.
             rows = text if text is not None else next(values for values in raw if values is not None)
-            waited_for = is_empty(past_key_values) and self.takes_part_without_media()
+            waited_for = is_empty(past_key_values) and self._must_run_all_encoders()
             absent = (len(rows), rows.device) if waited_for else None
             media = self._encode(
                 pixel_values,
@@ -248,7 +248,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         media_index = None
         # Without media a row must not have placeholders either, unless their media are in the cache.
         if media is not None or is_empty(past_key_values):
-            media_index = self.place_media(media, input_ids, inputs_embeds)
+            media_index = self.media_positions(media, input_ids, inputs_embeds)
         outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -18,8 +18,8 @@ from transformers.pipelines.pt_utils import (
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import is_valid_message
 
+from .batching import collate_rows
 from .configuration_mm import MMConfig
-from .pipeline_batches import collate_rows
 from .processing_mm import AUTO_CLASSES, MMProcessor
 
 logger = logging.get_logger(__name__)

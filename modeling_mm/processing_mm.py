@@ -39,16 +39,16 @@ from .chat import (
 )
 from .configuration_mm import AUDIO_TOKEN, IMAGE_TOKEN
 from .images import is_picture, load_image
-from .rows import (
+from .placeholders import (
     Rows,
-    allot,
-    arrange,
     check_counts,
     convert,
     count_placeholders,
     load_rows,
     make_placeholder_rows,
+    pad_rows,
     place_placeholders,
+    split_by_row,
 )
 
 logger = logging.get_logger(__name__)
@@ -252,8 +252,8 @@ class MMProcessor(ProcessorMixin):
                 )
         if not text:
             raise ValueError("There is nothing to process: pass `text`, `images` or `audio`, with at least one row")
-        image_rows = allot(images, text, IMAGE_TOKEN, "images", is_picture)
-        audio_rows = allot(audio, text, AUDIO_TOKEN, "audio inputs", is_sound)
+        image_rows = split_by_row(images, text, IMAGE_TOKEN, "images", is_picture)
+        audio_rows = split_by_row(audio, text, AUDIO_TOKEN, "audio inputs", is_sound)
         text = [
             place_placeholders(sample, len(pictures), len(sounds))
             for sample, pictures, sounds in zip(text, image_rows, audio_rows, strict=True)
@@ -313,7 +313,7 @@ class MMProcessor(ProcessorMixin):
                 f"{type(self.image_processor).__name__} makes pixel values of shape {tuple(pixels.shape)} of "
                 f"{len(flat)} images; an image processor is needed that makes one (3, H, W) array of each"
             )
-        pixel_values, image_mask = arrange(pixels, [len(pictures) for pictures in images])
+        pixel_values, image_mask = pad_rows(pixels, [len(pictures) for pictures in images])
         data = {
             "pixel_values": convert(pixel_values, return_tensors),
             "image_mask": convert(image_mask, return_tensors),
@@ -332,8 +332,8 @@ class MMProcessor(ProcessorMixin):
         counts = list(map(len, windows_a_row))
         name = self.feature_extractor.model_input_names[0]
         data = {
-            name: convert(arrange(features, counts)[0], return_tensors),
-            "feature_attention_mask": convert(arrange(frames, counts)[0], return_tensors),
+            name: convert(pad_rows(features, counts)[0], return_tensors),
+            "feature_attention_mask": convert(pad_rows(frames, counts)[0], return_tensors),
         }
         windows = [len(sound) for sounds in pieces for sound in sounds]
         return data, [self.replace_audio_token(data, index, num_windows=count) for index, count in enumerate(windows)]
@@ -431,8 +431,8 @@ class MMProcessor(ProcessorMixin):
         given_images, given_audio = options.pop("images", None), options.pop("audio", None)
         images = media["image"] if any(media["image"]) or given_images is None else given_images
         audio = media["audio"] if any(media["audio"]) or given_audio is None else given_audio
-        images = allot(images, text, IMAGE_TOKEN, "images", is_picture)
-        audio = allot(audio, text, AUDIO_TOKEN, "audio inputs", is_sound)
+        images = split_by_row(images, text, IMAGE_TOKEN, "images", is_picture)
+        audio = split_by_row(audio, text, AUDIO_TOKEN, "audio inputs", is_sound)
         placed = list(map(place_placeholders, text, map(len, images), map(len, audio)))
 
         if any(audio) and self.feature_extractor is not None:

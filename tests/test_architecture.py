@@ -20,8 +20,8 @@ FLOORS = (
     {"media", "joining", "generation"},
     {"modeling_mm"},
 )
-PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_batches", "pipeline_speech", "transcripts"}
-PROCESSING = {"processing_mm", "audio", "images", "rows", "chat"}
+PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "transcripts"}
+PROCESSING = {"processing_mm", "audio", "images", "placeholders", "batching", "chat"}
 
 
 def tree(path: Path) -> ast.Module:

@@ -1,39 +1,39 @@
-"""media_memory.py: what the cache remembers of the media, and when it forgets."""
+"""cross_attention_cache.py: what the cache remembers of the media, and when it forgets."""
 
 import pytest
 import torch
 from transformers import DynamicCache
 
-from modeling_mm.media_cache import MediaMemory
+from modeling_mm.media_cache import CrossAttentionCache
 
 
-def memory(mask=((True, True, False),), index=((1, 4, 9),)) -> MediaMemory:
-    return MediaMemory(torch.tensor(mask), torch.tensor(index))
+def memory(mask=((True, True, False),), index=((1, 4, 9),)) -> CrossAttentionCache:
+    return CrossAttentionCache(torch.tensor(mask), torch.tensor(index))
 
 
 def keys_and_values(length: int, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.full((1, 2, length, 4), fill), torch.full((1, 2, length, 4), -fill)
 
 
-def on_a_cache(given: MediaMemory) -> DynamicCache:
+def on_a_cache(given: CrossAttentionCache) -> DynamicCache:
     cache = DynamicCache()
-    given.remember_on(cache)
+    given.attach_to(cache)
     return cache
 
 
 def test_no_cache_and_a_fresh_cache_remember_nothing():
-    assert MediaMemory.of(None, 0) is None
-    assert MediaMemory.of(DynamicCache(), 0) is None
-    assert MediaMemory.of(DynamicCache(), 5) is None
+    assert CrossAttentionCache.of(None, 0) is None
+    assert CrossAttentionCache.of(DynamicCache(), 0) is None
+    assert CrossAttentionCache.of(DynamicCache(), 5) is None
 
 
 def test_a_cache_gives_back_the_memory_that_was_put_on_it():
     given = memory()
-    assert MediaMemory.of(on_a_cache(given), 9) is given
+    assert CrossAttentionCache.of(on_a_cache(given), 9) is given
 
 
 def test_a_cache_without_text_has_been_reset_and_remembers_nothing():
-    assert MediaMemory.of(on_a_cache(memory()), 0) is None
+    assert CrossAttentionCache.of(on_a_cache(memory()), 0) is None
 
 
 @pytest.mark.parametrize(
@@ -41,29 +41,29 @@ def test_a_cache_without_text_has_been_reset_and_remembers_nothing():
     [(9, [True, True, False]), (5, [True, True, False]), (4, [True, False, False]), (1, [False, False, False])],
 )
 def test_media_whose_placeholder_was_cropped_away_are_forgotten(past_length, left):
-    assert MediaMemory.of(on_a_cache(memory()), past_length).mask[0].tolist() == left
+    assert CrossAttentionCache.of(on_a_cache(memory()), past_length).mask[0].tolist() == left
 
 
 def test_forgotten_media_do_not_come_back_when_text_grows_again():
     cache = on_a_cache(memory())
-    MediaMemory.of(cache, 2)
-    assert MediaMemory.of(cache, 9).mask[0].tolist() == [True, False, False]
+    CrossAttentionCache.of(cache, 2)
+    assert CrossAttentionCache.of(cache, 9).mask[0].tolist() == [True, False, False]
 
 
 def test_static_caches_count_in_a_tensor_and_are_never_cropped():
     given = memory()
-    assert MediaMemory.of(on_a_cache(given), torch.tensor(2)) is given
+    assert CrossAttentionCache.of(on_a_cache(given), torch.tensor(2)) is given
     assert given.mask[0].tolist() == [True, True, False]
 
 
 def test_cropping_ends_the_knowledge_that_all_is_visible():
     given = memory(((True, True),), ((1, 4),))
     cache = on_a_cache(given)
-    given.note_if_all_visible(6)
-    assert MediaMemory.of(cache, 6).all_visible_from == 6
-    assert MediaMemory.of(cache, 5).all_visible_from is None
+    given.mark_all_visible(6)
+    assert CrossAttentionCache.of(cache, 6).all_visible_from == 6
+    assert CrossAttentionCache.of(cache, 5).all_visible_from is None
     assert given.mask[0].tolist() == [True, True]
-    MediaMemory.of(cache, 3)
+    CrossAttentionCache.of(cache, 3)
     assert given.mask[0].tolist() == [True, False]
 
 
@@ -78,7 +78,7 @@ def test_cropping_ends_the_knowledge_that_all_is_visible():
 )
 def test_all_is_visible_only_if_every_token_is_real_and_its_placeholder_past(mask, index, text_length, expected):
     given = memory(mask, index)
-    given.note_if_all_visible(text_length)
+    given.mark_all_visible(text_length)
     assert given.all_visible_from == expected
 
 
@@ -95,7 +95,7 @@ def test_keys_and_values_grow_layer_by_layer():
 def test_extending_leaves_the_old_memory_as_it_was():
     given = memory()
     given.update(0, keys_and_values(3, 1.0))
-    longer = given.extended_by(torch.tensor([[True]]), torch.tensor([[12]]))
+    longer = given.extend(torch.tensor([[True]]), torch.tensor([[12]]))
     longer.update(0, keys_and_values(1, 2.0))
     assert longer.mask.tolist() == [[True, True, False, True]] and longer.index.tolist() == [[1, 4, 9, 12]]
     assert given.mask.shape == (1, 3) and given.layers[0][0].shape[2] == 3
@@ -105,7 +105,7 @@ def test_extending_leaves_the_old_memory_as_it_was():
 
 def test_media_of_another_number_of_rows_are_refused_with_both_counts():
     with pytest.raises(ValueError, match=r"media of 1 rows, but the new media are for 2 rows"):
-        memory().extended_by(torch.ones(2, 1).bool(), torch.zeros(2, 1).long())
+        memory().extend(torch.ones(2, 1).bool(), torch.zeros(2, 1).long())
 
 
 def test_the_mask_is_left_out_only_while_decoding_with_everything_in_sight():
@@ -113,7 +113,7 @@ def test_the_mask_is_left_out_only_while_decoding_with_everything_in_sight():
     query = torch.arange(1) + 7
     mask, sees = given.attention_mask(query, torch.float32, boolean=True, decoding=True)
     assert mask.tolist() == [[[[True, True]]]] and sees.tolist() == [[[True]]]
-    given.note_if_all_visible(6)
+    given.mark_all_visible(6)
     assert given.attention_mask(query, torch.float32, boolean=True, decoding=True) == (None, None)
     mask, sees = given.attention_mask(torch.arange(2), torch.float32, boolean=True, decoding=False)
     assert mask.tolist() == [[[[True, True], [True, False]]]] and sees.tolist() == [[[False], [True]]]

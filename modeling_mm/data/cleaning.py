@@ -38,7 +38,7 @@ ASKS_FOR = {
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Rejected:
     """
     One sample that is left out.
 
@@ -62,7 +62,7 @@ class CleaningReport:
     """How many samples were kept, and which were left out and why, in their order."""
 
     kept: int = 0
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[Rejected] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -87,7 +87,7 @@ class CleaningReport:
             write_text(Path(folder) / name, text)
 
 
-class Fault(Exception):
+class RejectExample(Exception):
     """Why a sample is left out."""
 
     def __init__(self, reason: str, detail: str, file: str | None = None):
@@ -139,9 +139,9 @@ def clean(
             row = checked_row(sample, folder, check_wording)
             first = seen.setdefault(digest_of(row, media), number)
             if first != number:
-                raise Fault("duplicate", f"the same media and words as sample {first}")
-        except Fault as fault:
-            report.left_out.append(LeftOut(number, name_of(sample), fault.file, fault.reason, fault.detail))
+                raise RejectExample("duplicate", f"the same media and words as sample {first}")
+        except RejectExample as fault:
+            report.left_out.append(Rejected(number, name_of(sample), fault.file, fault.reason, fault.detail))
         else:
             kept.append(row)
     report.kept = len(kept)
@@ -155,16 +155,16 @@ def name_of(sample: Any) -> str | None:
 
 
 def checked_row(sample: Any, folder: str | os.PathLike | None, check_wording: bool) -> ChatRow:
-    """A sample as a row, or a Fault in what it says; its media are not looked at."""
+    """A sample as a row, or a RejectExample in what it says; its media are not looked at."""
     try:
         row = to_row(sample, folder)
     except ValueError as error:
-        raise Fault("malformed", str(error)) from error
+        raise RejectExample("malformed", str(error)) from error
     check_turns(row.messages)
     for turn in row.messages:
         for token in (IMAGE_TOKEN, AUDIO_TOKEN):
             if token in turn_text(turn):
-                raise Fault(
+                raise RejectExample(
                     "placeholder", f"{token} is written in the text of the {turn['role']}; parts stand for media"
                 )
     if check_wording:
@@ -173,26 +173,30 @@ def checked_row(sample: Any, folder: str | os.PathLike | None, check_wording: bo
 
 
 def check_turns(messages: list[Message]) -> None:
-    """A Fault where user and assistant, after any system turn, do not take turns, or one of them says nothing."""
+    """Raise a RejectExample unless user and assistant alternate, after any system turn, and each says something."""
     roles = [turn["role"] for turn in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         reason = "no answer" if turns and turns == (["user", "assistant"] * len(turns))[: len(turns)] else "roles"
-        raise Fault(reason, f"the roles are {', '.join(roles)}; expected user and assistant in turn, assistant last")
+        raise RejectExample(
+            reason, f"the roles are {', '.join(roles)}; expected user and assistant in turn, assistant last"
+        )
     for number, turn in enumerate(messages):
         if turn["role"] == "assistant" and not turn_text(turn):
-            raise Fault("no answer", f"message {number}, of the assistant, is empty")
+            raise RejectExample("no answer", f"message {number}, of the assistant, is empty")
         if turn["role"] == "user" and not turn_text(turn) and not media_parts([turn]):
-            raise Fault("empty", f"message {number}, of the user, has neither text nor media")
+            raise RejectExample("empty", f"message {number}, of the user, has neither text nor media")
 
 
 def check_modality(row: ChatRow) -> None:
-    """A Fault where the questions are about one modality alone, and the media are of the other alone."""
+    """A RejectExample where the questions are about one modality alone, and the media are of the other alone."""
     kinds = {part["type"] for part in media_parts(row.messages)}
     question = " ".join(turn_text(turn) for turn in row.messages if turn["role"] == "user")
     asked = {kind for kind, words in ASKS_FOR.items() if words.search(question)}
     if len(kinds) == 1 and len(asked) == 1 and kinds != asked:
-        raise Fault("wording", f"the question asks for {asked.pop()}, the only media are {kinds.pop()}: {question}")
+        raise RejectExample(
+            "wording", f"the question asks for {asked.pop()}, the only media are {kinds.pop()}: {question}"
+        )
 
 
 def digest_of(row: ChatRow, media: "MediaChecks") -> str:
@@ -211,10 +215,10 @@ class MediaChecks:
 
     def __init__(self, silence_peak: float):
         self.silence_peak = silence_peak
-        self._known: dict[tuple[str, str], str | Fault] = {}
+        self._known: dict[tuple[str, str], str | RejectExample] = {}
 
     def check(self, part: dict[str, Any]) -> str:
-        """The sha256 of what a media part shows; raises a Fault where it cannot be learned from."""
+        """The sha256 of what a media part shows; raises a RejectExample where it cannot be learned from."""
         source = media_source(part)
         if not isinstance(source, (str, os.PathLike)):
             return self._look(part["type"], source, part.get("sampling_rate"), file_name(source))
@@ -222,18 +226,18 @@ class MediaChecks:
         if key not in self._known:
             try:
                 self._known[key] = self._look(part["type"], source, None, file_name(source))
-            except Fault as fault:
+            except RejectExample as fault:
                 self._known[key] = fault
         found = self._known[key]
-        if isinstance(found, Fault):
-            raise Fault(found.reason, found.detail, found.file)
+        if isinstance(found, RejectExample):
+            raise RejectExample(found.reason, found.detail, found.file)
         return found
 
     def _look(self, kind: str, source: Any, rate: float | None, file: str | None) -> str:
         if source is None:
-            raise Fault("no medium", f"its {kind} part holds no {kind}")
+            raise RejectExample("no medium", f"its {kind} part holds no {kind}")
         if isinstance(source, (str, os.PathLike)) and is_missing(os.fspath(source)):
-            raise Fault("missing", f"there is no file {source}", file)
+            raise RejectExample("missing", f"there is no file {source}", file)
         data = None
         try:
             if isinstance(source, (str, os.PathLike, bytes)) or (isinstance(source, dict) and "array" not in source):
@@ -245,8 +249,8 @@ class MediaChecks:
         except ValueError as error:
             if data is not None and is_other(kind, data):
                 wanted, got = ("picture", "sound") if kind == "image" else ("sound", "picture")
-                raise Fault("wrong modality", f"expected a {wanted}, got a {got}", file) from error
-            raise Fault("unreadable", str(error), file) from error
+                raise RejectExample("wrong modality", f"expected a {wanted}, got a {got}", file) from error
+            raise RejectExample("unreadable", str(error), file) from error
         return hashlib.sha256(pixels if data is None else data).hexdigest()
 
     def _hear(self, source: Any, rate: float | None, file: str | None) -> bytes:
@@ -256,7 +260,7 @@ class MediaChecks:
         heard = load_audio((to_numpy(samples), rate), rate)
         peak = float(np.abs(heard).max())
         if peak <= self.silence_peak:
-            raise Fault("silent", f"the loudest of {len(heard)} samples is {peak:g}", file)
+            raise RejectExample("silent", f"the loudest of {len(heard)} samples is {peak:g}", file)
         return heard.tobytes()
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import Dim
 from transformers.cache_utils import Cache, DynamicCache
 
-from ..media_cache import MediaMemory
+from ..media_cache import CrossAttentionCache
 from ..modeling_mm import MMForConditionalGeneration
 
 # Shape legend: B rows, I images or windows a row, T frames, L tokens in the cache and those of the step, S media
@@ -97,7 +97,7 @@ class DecoderStep(nn.Module):
         Raises:
             ValueError: where the prompt had no media, or has some that its last token does not see.
         """
-        memory: Any = getattr(cache, "media_memory", None)
+        memory: Any = getattr(cache, "cross_attention_cache", None)
         if memory is None:
             raise ValueError("This cache has seen no media: a step with media is exported from a prompt with some.")
         if bool((memory.mask & (memory.index >= cache.get_seq_length())).any()):
@@ -128,11 +128,11 @@ class DecoderStep(nn.Module):
             logits (B, V), and keys and values of the text with this token, (N, B, H, L, d) each.
         """
         cache = DynamicCache(list(zip(keys.unbind(), values.unbind(), strict=True)))
-        memory = MediaMemory(media_mask, torch.zeros_like(media_mask, dtype=torch.long))
+        memory = CrossAttentionCache(media_mask, torch.zeros_like(media_mask, dtype=torch.long))
         memory.layers = dict(
             zip(self.blocks, zip(media_keys.unbind(), media_values.unbind(), strict=True), strict=True)
         )
-        memory.remember_on(cache)
+        memory.attach_to(cache)
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True)
         layers = output.past_key_values.layers
         stacked = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))

@@ -32,7 +32,7 @@ from ..hub.card import write_card
 from ..processing_mm import MMProcessor
 from ..training.alignment import AlignmentOptions, NamedMedium, align, named_media
 from ..training.arguments import MMTrainingArguments
-from ..training.callbacks import LossOnBar
+from ..training.callbacks import LossProgressCallback
 from ..training.checkpoints import last_whole_checkpoint
 from ..training.classification import accuracy
 from ..training.freezing import ThawSchedule
@@ -65,7 +65,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     data = load_data(recipe)
     model = make_model(recipe, processor, arguments.seed)
     trainer = make_trainer(recipe, arguments, processor, data, model)
-    trainer.add_callback(Stopwatch())
+    trainer.add_callback(TimerCallback())
     if recipe.alignment is not None and checkpoint is None:
         align_model(recipe.alignment, arguments, processor, data, trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -108,7 +108,7 @@ def make_trainer(
         callbacks=callbacks(recipe),
         compute_metrics=accuracy if recipe.objective == "classification" else None,
     )
-    LossOnBar.take_over(trainer)
+    LossProgressCallback.take_over(trainer)
     return trainer
 
 
@@ -147,7 +147,7 @@ def callbacks(recipe: Recipe) -> list[TrainerCallback]:
     return found
 
 
-class Stopwatch(TrainerCallback, ExportableState):
+class TimerCallback(TrainerCallback, ExportableState):
     """Seconds of training, those before an interruption included: they are kept in the checkpoints."""
 
     def __init__(self, seconds: float = 0.0):
@@ -170,7 +170,9 @@ class Stopwatch(TrainerCallback, ExportableState):
 
 def elapsed(trainer: MMTrainer) -> float:
     """The trainer's own stopwatch, which on resuming is another than the one that was given to it."""
-    return sum(callback.seconds for callback in trainer.callback_handler.callbacks if isinstance(callback, Stopwatch))
+    return sum(
+        callback.seconds for callback in trainer.callback_handler.callbacks if isinstance(callback, TimerCallback)
+    )
 
 
 # ---- The output folder ----------------------------------------------------------------------------------------------

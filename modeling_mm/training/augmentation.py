@@ -22,7 +22,7 @@ from ..images import load_image, to_numpy
 from .audio_augmentation import SoundAugmentation
 from .image_augmentation import PictureAugmentation
 
-__all__ = ["Augmentation", "ModalityDropout", "PictureAugmentation", "SoundAugmentation", "TellEpoch"]
+__all__ = ["Augmentation", "ModalityDropout", "PictureAugmentation", "SetEpochCallback", "SoundAugmentation"]
 
 MODALITIES = ("image", "audio")
 # Draws for one purpose tell nothing of those for another.
@@ -129,7 +129,7 @@ class ModalityDropout:
         return task is not None and (task in self.unchanged_tasks or task.split("/")[0] in self.unchanged_tasks)
 
 
-class TellEpoch(TrainerCallback):
+class SetEpochCallback(TrainerCallback):
     """
     Tells the training data which epoch begins.
 

@@ -7,7 +7,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 NO_FIGURES = ("runtime", "samples_per_second", "steps_per_second", "preparation_time", "epoch")
 
 
-class LossOnBar(ProgressCallback):
+class LossProgressCallback(ProgressCallback):
     """Shows the loss on the progress bar, instead of printing a dictionary below it at every logging step."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):

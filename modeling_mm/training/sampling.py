@@ -13,7 +13,7 @@ from ..data.chat_row import ChatRow, media_parts, to_row, turn_text
 BATCHES_A_POOL = 32
 
 
-class AlikeSampler(Sampler[int]):
+class MediaLengthGroupedSampler(Sampler[int]):
     """
     All indices in random order, arranged so that a batch's samples are of about one size.
 

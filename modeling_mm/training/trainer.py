@@ -18,11 +18,11 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from ..data.chat_row import ChatRow, to_row
 from ..evaluation.metrics import answer_batch, prompt_inputs, score
 from .arguments import RATE_OF, MMTrainingArguments
-from .augmentation import TellEpoch
+from .augmentation import SetEpochCallback
 from .checkpoints import NoteProcesses, last_whole_checkpoint
 from .collator import IGNORED, ChatCollator
 from .freezing import ThawSchedule, average_gradients, frozen_parameters, parts_of
-from .sampling import AlikeSampler, media_size
+from .sampling import MediaLengthGroupedSampler, media_size
 
 # Options in which an optimizer class of its own making brings its own groups of parameters.
 OWN_GROUPS = {"params", "model", "optimizer_dict"}
@@ -82,7 +82,7 @@ class MMTrainer(Trainer):
         if data_collator is None and isinstance(processing_class, ProcessorMixin):
             data_collator = ChatCollator(processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
-        self.add_callback(TellEpoch())
+        self.add_callback(SetEpochCallback())
         self.add_callback(NoteProcesses())
         # Trainable parameters that were frozen when DDP wrapped the model.
         self.unwatched_parameters: list[nn.Parameter] = []
@@ -178,7 +178,9 @@ class MMTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         size_of = getattr(self.data_collator, "media_size", media_size)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return AlikeSampler(train_dataset, self.args.train_batch_size * self.args.world_size, size_of, seed)
+        return MediaLengthGroupedSampler(
+            train_dataset, self.args.train_batch_size * self.args.world_size, size_of, seed
+        )
 
     # ---- Answers in evaluation --------------------------------------------------------------------------------------
 

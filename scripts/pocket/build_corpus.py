@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .builders import BUILDERS, Workshop, build
+from .builders import BUILDERS, CorpusBuilder, build
 from .chats import build_chats
 
 
@@ -27,7 +27,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.corpora) - set(names)):
         parser.error(f"there is no corpus {', '.join(unknown)}; there are {', '.join(names)}")
-    workshop = Workshop(arguments.packages)
+    workshop = CorpusBuilder(arguments.packages)
     for name in names:
         if name in arguments.corpora:
             if name == "chat":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import group_concepts, normalize_name, split_of
-from .corpus import Description, Draft, numbered, read_description, safe_name, write_corpus
+from .corpus import Description, PendingFile, numbered, read_description, safe_name, write_corpus
 from .media_files import Synthesizer, UnusableError, picture_png, sound_flac
 from .packages import fetch_package
 from .sources import LANGUAGES, Clip, Picture, read_emoji, read_prompts, read_sentences, read_stamps
@@ -20,7 +20,7 @@ NAME_COLUMNS = (*LANGUAGES, "ca", "ro", "bg")
 SPLIT_SEED = "concepts"
 
 
-class Workshop:
+class CorpusBuilder:
     """
     What the builders share: the packages, read once, and the concepts and splits of all that has a name.
 
@@ -76,7 +76,7 @@ class Workshop:
 # ---- Pictures and the sounds of what they show ----------------------------------------------------------------------
 
 
-def draft_pictures(workshop: Workshop, description: Description) -> Iterator[Draft]:
+def draft_pictures(workshop: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     names = numbered(f"{picture.hand}-{picture.key.removeprefix('emoji/')}" for picture in workshop.pictures)
     for picture, name in zip(workshop.pictures, names, strict=True):
         split = workshop.picture_split(picture)
@@ -87,10 +87,10 @@ def draft_pictures(workshop: Workshop, description: Description) -> Iterator[Dra
                 "kind": picture.kind,
                 **{f"name_{language}": picture.names.get(language) for language in LANGUAGES},
             }
-            yield Draft(split, f"{name}.png", partial(picture_png, picture.path), columns)
+            yield PendingFile(split, f"{name}.png", partial(picture_png, picture.path), columns)
 
 
-def draft_animal_sounds(workshop: Workshop, description: Description) -> Iterator[Draft]:
+def draft_animal_sounds(workshop: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     for picture in workshop.pictures:
         if picture.sound is not None:
             name = safe_name(picture.key)
@@ -99,13 +99,13 @@ def draft_animal_sounds(workshop: Workshop, description: Description) -> Iterato
                 "picture": f"{workshop.split(picture)}/tuxpaint-{name}.png",
                 **{f"name_{language}": picture.names.get(language) for language in LANGUAGES},
             }
-            yield Draft(workshop.split(picture), f"{name}.flac", partial(sound_flac, picture.sound), columns)
+            yield PendingFile(workshop.split(picture), f"{name}.flac", partial(sound_flac, picture.sound), columns)
 
 
 # ---- Speech ---------------------------------------------------------------------------------------------------------
 
 
-def draft_spoken_captions(workshop: Workshop, description: Description) -> Iterator[Draft]:
+def draft_spoken_captions(workshop: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     """Human recordings of the stamps' captions, then synthetic ones of all names in English and Chinese."""
     for picture in workshop.pictures:
         for language, path in picture.recordings.items():
@@ -113,11 +113,11 @@ def draft_spoken_captions(workshop: Workshop, description: Description) -> Itera
                 name = safe_name(f"human-{language}-{picture.key}")
                 columns = spoken_columns(picture.names[language], language, workshop.concept(picture))
                 columns |= {"voice": f"tuxpaint/{language}", "synthetic": False}
-                yield Draft(workshop.split(picture), f"{name}.flac", partial(sound_flac, path), columns)
+                yield PendingFile(workshop.split(picture), f"{name}.flac", partial(sound_flac, path), columns)
     yield from draft_synthetic_captions(workshop, description)
 
 
-def draft_synthetic_captions(workshop: Workshop, description: Description) -> Iterator[Draft]:
+def draft_synthetic_captions(workshop: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     """
     Each name in some of the voices; the unseen voice says names of known concepts, as a test of its own, and those of
     the concepts held out.
@@ -140,19 +140,19 @@ def draft_synthetic_captions(workshop: Workshop, description: Description) -> It
                 name = safe_name(f"{voice}-{picture.key}")
                 columns = spoken_columns(text, language, workshop.concept(picture))
                 columns |= {"voice": voice, "synthetic": True}
-                yield Draft(where, f"{name}.flac", partial(synthesizer.speak, text, voice), columns)
+                yield PendingFile(where, f"{name}.flac", partial(synthesizer.speak, text, voice), columns)
 
 
 def spoken_columns(text: str, language: str, concept: str) -> dict[str, Any]:
     return {"text": text, "language": language, "concept": concept}
 
 
-def workshop_synthesizer(workshop: Workshop, description: Description) -> Synthesizer:
+def workshop_synthesizer(workshop: CorpusBuilder, description: Description) -> Synthesizer:
     names = [name for name in description.packages if name.startswith("speech")]
     return Synthesizer([workshop.fetch(description, name) for name in names])
 
 
-def draft_prompts(workshop: Workshop, description: Description) -> Iterator[Draft]:
+def draft_prompts(workshop: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     for language in description.settings["languages"]:
         transcripts = workshop.fetch(description, f"transcripts_{language}")
         sounds = workshop.fetch(description, f"sounds_{language}")
@@ -162,7 +162,7 @@ def draft_prompts(workshop: Workshop, description: Description) -> Iterator[Draf
             split = split_of(said.replace(" ", ""), description.settings["held_out"], "prompts")
             columns = {"text": clip.text, "language": language, "voice": clip.voice}
             is_kept_out = split == "train" and said in workshop.held_out_names
-            yield Draft(split, f"{name}.flac", partial(prompt_flac, clip, is_kept_out), columns)
+            yield PendingFile(split, f"{name}.flac", partial(prompt_flac, clip, is_kept_out), columns)
 
 
 def prompt_flac(clip: Clip, is_kept_out: bool = False) -> bytes:
@@ -179,7 +179,7 @@ def prompt_flac(clip: Clip, is_kept_out: bool = False) -> bytes:
     return sound_flac(clip.path)
 
 
-def draft_sentences(workshop: Workshop, description: Description) -> Iterator[Draft]:
+def draft_sentences(workshop: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     """English sentences in synthetic voices, for transcription; the voices are those of the spoken captions."""
     synthesizer = workshop_synthesizer(workshop, description)
     sentences = sorted(read_sentences(workshop.fetch(description, "wordnet")))
@@ -188,12 +188,12 @@ def draft_sentences(workshop: Workshop, description: Description) -> Iterator[Dr
         voice = chance.choice(description.settings["voices"])
         split = split_of(normalize_name(text), description.settings["held_out"], "sentences")
         columns = {"text": text, "language": "en", "voice": voice, "synthetic": True}
-        yield Draft(split, f"{number:05d}.flac", partial(synthesizer.speak, text, voice), columns)
+        yield PendingFile(split, f"{number:05d}.flac", partial(synthesizer.speak, text, voice), columns)
 
 
 # Corpora whose splits are those of the pictures' concepts.
 FOLLOW_CONCEPTS = ("animal-sounds", "spoken-captions", "prompts")
-BUILDERS: dict[str, Callable[[Workshop, Description], Iterator[Draft]]] = {
+BUILDERS: dict[str, Callable[[CorpusBuilder, Description], Iterator[PendingFile]]] = {
     "pictures": draft_pictures,
     "animal-sounds": draft_animal_sounds,
     "spoken-captions": draft_spoken_captions,
@@ -202,7 +202,7 @@ BUILDERS: dict[str, Callable[[Workshop, Description], Iterator[Draft]]] = {
 }
 
 
-def describe(name: str, workshop: Workshop) -> Description:
+def describe(name: str, workshop: CorpusBuilder) -> Description:
     """A corpus's description with all that it depends on: another split of the concepts makes another corpus."""
     description = read_description(name)
     if name not in FOLLOW_CONCEPTS:
@@ -210,7 +210,7 @@ def describe(name: str, workshop: Workshop) -> Description:
     return replace(description, settings={**description.settings, "concepts": workshop.description.settings})
 
 
-def build(name: str, workshop: Workshop, folder: Path, workers: int = 2) -> Counter:
+def build(name: str, workshop: CorpusBuilder, folder: Path, workers: int = 2) -> Counter:
     """Builds one corpus below `folder`; returns the number of rows in each split."""
     description = describe(name, workshop)
     return write_corpus(folder / name, description, BUILDERS[name](workshop, description), workers)

@@ -49,7 +49,7 @@ Sample = dict[str, Any]
 Rows = list[dict[str, Any]]
 
 
-class Material:
+class CorpusReader:
     """The rows of all corpora, by corpus and split; splits that a corpus has not are empty."""
 
     def __init__(self, folder: Path):
@@ -83,7 +83,7 @@ def names_of(row: dict[str, Any]) -> dict[str, str]:
 # ---- One picture ----------------------------------------------------------------------------------------------------
 
 
-def captions(material: Material, split: str) -> Iterator[Sample]:
+def captions(material: CorpusReader, split: str) -> Iterator[Sample]:
     for row in material.rows("pictures", split):
         for language, name in names_of(row).items():
             key = f"{language}/{row['file_name']}"
@@ -91,7 +91,7 @@ def captions(material: Material, split: str) -> Iterator[Sample]:
             yield sample(f"caption/{language}", row["file_name"], [("image", row["path"])], question, name)
 
 
-def categories(material: Material, split: str) -> Iterator[Sample]:
+def categories(material: CorpusReader, split: str) -> Iterator[Sample]:
     """Each picture in English and in one other language."""
     for row in material.rows("pictures", split):
         chance = random.Random(f"category/{row['file_name']}")
@@ -101,7 +101,7 @@ def categories(material: Material, split: str) -> Iterator[Sample]:
             yield sample(f"category/{language}", row["file_name"], [("image", row["path"])], question, answer)
 
 
-def translations(material: Material, split: str) -> Iterator[Sample]:
+def translations(material: CorpusReader, split: str) -> Iterator[Sample]:
     """Two directions for each picture."""
     for row in material.rows("pictures", split):
         names, chance = names_of(row), random.Random(f"translate/{row['file_name']}")
@@ -113,10 +113,10 @@ def translations(material: Material, split: str) -> Iterator[Sample]:
             )
 
 
-def named(material: Material, split: str) -> Iterator[Sample]:
+def named(material: CorpusReader, split: str) -> Iterator[Sample]:
     """Is a name the picture's? Half of them are; of the others half are names of the same kind of thing."""
     rows = material.rows("pictures", split)
-    others = Others(rows)
+    others = DistractorSampler(rows)
     for row in rows:
         chance = random.Random(f"named/{row['file_name']}")
         for language in chance.sample(sorted(names_of(row)), 2):
@@ -130,10 +130,10 @@ def named(material: Material, split: str) -> Iterator[Sample]:
 # ---- Two pictures ---------------------------------------------------------------------------------------------------
 
 
-def which(material: Material, split: str) -> Iterator[Sample]:
+def which(material: CorpusReader, split: str) -> Iterator[Sample]:
     """Which of two pictures is named; both by the same hand."""
     rows = material.rows("pictures", split)
-    others = Others(rows)
+    others = DistractorSampler(rows)
     for row in rows:
         chance = random.Random(f"which/{row['file_name']}")
         language = chance.choice(sorted(names_of(row)))
@@ -145,7 +145,7 @@ def which(material: Material, split: str) -> Iterator[Sample]:
         yield sample(f"which/{language}", row["file_name"], [("image", path) for path in paths], question, answer)
 
 
-class Others:
+class DistractorSampler:
     """Pictures of other concepts."""
 
     def __init__(self, rows: Rows):
@@ -179,19 +179,19 @@ class Others:
 # ---- Sound ----------------------------------------------------------------------------------------------------------
 
 
-def heard(material: Material, split: str) -> Iterator[Sample]:
+def heard(material: CorpusReader, split: str) -> Iterator[Sample]:
     yield from transcriptions(material, split, "spoken-captions", "heard")
 
 
-def prompts(material: Material, split: str) -> Iterator[Sample]:
+def prompts(material: CorpusReader, split: str) -> Iterator[Sample]:
     yield from transcriptions(material, split, "prompts", "transcribe")
 
 
-def sentences(material: Material, split: str) -> Iterator[Sample]:
+def sentences(material: CorpusReader, split: str) -> Iterator[Sample]:
     yield from transcriptions(material, split, "sentences", "sentence")
 
 
-def transcriptions(material: Material, split: str, corpus: str, task: str) -> Iterator[Sample]:
+def transcriptions(material: CorpusReader, split: str, corpus: str, task: str) -> Iterator[Sample]:
     for row in material.rows(corpus, split):
         question = random.Random(f"{task}/{row['file_name']}").choice(HEARD[row["language"]])
         by = "-human" if row.get("synthetic") is False else ""
@@ -200,7 +200,7 @@ def transcriptions(material: Material, split: str, corpus: str, task: str) -> It
         )
 
 
-def sounds(material: Material, split: str) -> Iterator[Sample]:
+def sounds(material: CorpusReader, split: str) -> Iterator[Sample]:
     """What makes a sound, in each language."""
     for row in material.rows("animal-sounds", split):
         for language, name in names_of(row).items():
@@ -208,7 +208,7 @@ def sounds(material: Material, split: str) -> Iterator[Sample]:
             yield sample(f"sound/{language}", row["file_name"], [("audio", row["path"])], question, name)
 
 
-def sound_matches(material: Material, split: str) -> Iterator[Sample]:
+def sound_matches(material: CorpusReader, split: str) -> Iterator[Sample]:
     """Does a sound belong to a picture? Each sound with its picture and with that of another."""
     shown = {row["file_name"] for row in material.rows("pictures", split)}  # a picture may have been left out
     rows = [row for row in material.rows("animal-sounds", split) if row["picture"] in shown]
@@ -226,7 +226,7 @@ def sound_matches(material: Material, split: str) -> Iterator[Sample]:
 # ---- Picture and voice ----------------------------------------------------------------------------------------------
 
 
-def matches(material: Material, split: str) -> Iterator[Sample]:
+def matches(material: CorpusReader, split: str) -> Iterator[Sample]:
     """
     Does a voice name a picture? The answer says first what is heard, then yes or no, which are equally likely.
 
@@ -268,7 +268,7 @@ def matches(material: Material, split: str) -> Iterator[Sample]:
 
 # ---- All of them ----------------------------------------------------------------------------------------------------
 
-TASKS: dict[str, Callable[[Material, str], Iterator[Sample]]] = {
+TASKS: dict[str, Callable[[CorpusReader, str], Iterator[Sample]]] = {
     "caption": captions,
     "category": categories,
     "translate": translations,
@@ -286,7 +286,7 @@ TASKS: dict[str, Callable[[Material, str], Iterator[Sample]]] = {
 def build_chats(folder: Path) -> Counter:
     """Writes the chat samples of all corpora below `folder`; returns the number in each split."""
     description = read_description("chat")
-    material, target = Material(folder), folder / "chat"
+    material, target = CorpusReader(folder), folder / "chat"
     built = {name: read_mark(folder / name) for name in ("pictures", "spoken-captions", "prompts", "sentences",
                                                          "animal-sounds")}  # fmt: skip
     if missing := [name for name, mark in built.items() if not mark]:

@@ -73,7 +73,7 @@ def read_description(name: str, folder: Path = DESCRIPTIONS) -> Description:
 
 
 @dataclass(frozen=True)
-class Draft:
+class PendingFile:
     """A row to be: where its file goes, how its bytes are made, and its columns."""
 
     split: str
@@ -82,7 +82,7 @@ class Draft:
     columns: dict[str, Any]
 
 
-def write_corpus(folder: Path, description: Description, drafts: Iterable[Draft], workers: int = 2) -> Counter:
+def write_corpus(folder: Path, description: Description, drafts: Iterable[PendingFile], workers: int = 2) -> Counter:
     """
     Makes the files of a corpus, its lists, its report and its card.
 
@@ -145,7 +145,7 @@ def start(folder: Path, description: Description) -> None:
     write_text(begun, fingerprint(description))
 
 
-def check_names(drafts: Iterable[Draft]) -> None:
+def check_names(drafts: Iterable[PendingFile]) -> None:
     """
     Raises:
         ValueError: where two drafts have one name, so that one would get the other's file.
@@ -155,7 +155,7 @@ def check_names(drafts: Iterable[Draft]) -> None:
         raise ValueError(f"{len(twice)} files would be written twice, {twice[0]} among them; give each its own name.")
 
 
-def make_file(folder: Path, draft: Draft) -> tuple[str, str | None]:
+def make_file(folder: Path, draft: PendingFile) -> tuple[str, str | None]:
     """The digest of a draft's file, or why there is none."""
     path = folder / draft.split / draft.file_name
     try:

@@ -29,7 +29,7 @@ from transformers import (
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from modeling_mm.modeling_mm import MMForConditionalGeneration
 from modeling_mm.processing_mm import MMProcessor
-from modeling_mm.training.callbacks import LossOnBar
+from modeling_mm.training.callbacks import LossProgressCallback
 
 PICTURE_SIZE = 64
 MEL_BINS = 40
@@ -72,7 +72,7 @@ def pretrain_decoder(
     rows = [{"input_ids": block, "labels": block} for block in text_blocks(list(texts), tokenizer, BLOCK)]
     decoder.resize_token_embeddings(max(len(tokenizer), decoder.config.vocab_size))
     trainer = Trainer(decoder, TrainingArguments(folder, **arguments), train_dataset=rows)
-    LossOnBar.take_over(trainer)
+    LossProgressCallback.take_over(trainer)
     trainer.train()
 
 

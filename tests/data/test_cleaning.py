@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from modeling_mm.data.cleaning import CleaningReport, LeftOut, clean
+from modeling_mm.data.cleaning import CleaningReport, Rejected, clean
 from modeling_mm.data.reading import ChatDataset, load_chats
 
 RATE = 16_000
@@ -56,7 +56,7 @@ GOOD = [
 ]
 
 
-def only(sample: dict, folder: Path, **options) -> LeftOut:
+def only(sample: dict, folder: Path, **options) -> Rejected:
     kept, report = clean([sample], folder, progress=False, **options)
     assert kept == [] and report.kept == 0
     (row,) = report.left_out

@@ -63,7 +63,7 @@ class Repo:
 
 
 @dataclass
-class Fault:
+class InjectedFailure:
     """What goes wrong with requests that begin with `pattern`, such as "PUT /lfs", `times` times (None: always)."""
 
     pattern: str
@@ -76,7 +76,7 @@ class HubServer:
     def __init__(self):
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
-        self.faults: list[Fault] = []
+        self.faults: list[InjectedFailure] = []
         self.refused: dict[str, int] = {}  # statuses by the messages of the commits that get them
         self.requests: list[str] = []  # "METHOD /path STATUS"; CUT where there was none
         self.lock = threading.RLock()
@@ -113,18 +113,18 @@ class HubServer:
         return sum(request.startswith(pattern) for request in self.requests)
 
     def fail(self, pattern: str, status: int, times: int | None = None) -> None:
-        self.faults.append(Fault(pattern, status, 0, times))
+        self.faults.append(InjectedFailure(pattern, status, 0, times))
 
     def fail_commit(self, message: str, status: int) -> None:
         self.refused[message] = status
 
     def cut(self, pattern: str, after: int = 0, times: int | None = None) -> None:
-        self.faults.append(Fault(pattern, None, after, times))
+        self.faults.append(InjectedFailure(pattern, None, after, times))
 
     def mend(self) -> None:
         self.faults.clear()
 
-    def fault_of(self, request: str) -> Fault | None:
+    def fault_of(self, request: str) -> InjectedFailure | None:
         with self.lock:
             for fault in self.faults:
                 if request.startswith(fault.pattern) and fault.times != 0:

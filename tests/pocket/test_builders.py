@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.pocket.builders import BUILDERS, Workshop, build, describe, prompt_flac
+from scripts.pocket.builders import BUILDERS, CorpusBuilder, build, describe, prompt_flac
 from scripts.pocket.concepts import normalize_name
 from scripts.pocket.corpus import is_built, read_description, read_rows
 from scripts.pocket.media_files import UnusableError
@@ -161,7 +161,7 @@ def test_known_concepts_of_the_unseen_hand_are_not_validated_with(packages) -> N
 
 def test_another_unseen_hand_is_held_out(packages) -> None:
     description = tiny_description("pictures")
-    workshop = Workshop(packages, replace(description, settings={**description.settings, "unseen_hand": "noto"}))
+    workshop = CorpusBuilder(packages, replace(description, settings={**description.settings, "unseen_hand": "noto"}))
     placed = {(p.hand, workshop.picture_split(p)) for p in workshop.pictures}
     assert ("noto", "train") not in placed and ("noto", "test_hand") in placed and ("twemoji", "train") in placed
 
@@ -262,7 +262,7 @@ def test_the_script_builds_what_is_named(packages, tmp_path, monkeypatch, capsys
     for corpus in ("animal-sounds", "prompts"):
         counts = json.loads((folder / corpus / ".built.json").read_text())["rows"]
         assert f"{corpus}: " + ", ".join(f"{split} {number}" for split, number in counts.items()) in shown
-        assert is_built(folder / corpus, describe(corpus, Workshop(packages)))
+        assert is_built(folder / corpus, describe(corpus, CorpusBuilder(packages)))
 
 
 def test_the_script_refuses_unknown_names(monkeypatch, capsys) -> None:
@@ -276,23 +276,23 @@ def test_the_script_refuses_unknown_names(monkeypatch, capsys) -> None:
 
 
 def test_one_corpus_can_be_built_by_its_name(packages, tmp_path) -> None:
-    counts = build("animal-sounds", Workshop(packages), tmp_path)
+    counts = build("animal-sounds", CorpusBuilder(packages), tmp_path)
     assert sum(counts.values()) == NUMBER / 2
 
 
 def test_another_split_of_the_concepts_makes_another_corpus(packages, tmp_path) -> None:
     """Else the spoken captions would stay on the old splits, and leak."""
-    before = Workshop(packages)
+    before = CorpusBuilder(packages)
     build("animal-sounds", before, tmp_path)
     settings = {**before.description.settings, "held_out": {"test_concepts": 0.5, "validation": 0.1}}
-    after = Workshop(packages, replace(before.description, settings=settings))
+    after = CorpusBuilder(packages, replace(before.description, settings=settings))
     assert is_built(tmp_path / "animal-sounds", describe("animal-sounds", before))
     assert not is_built(tmp_path / "animal-sounds", describe("animal-sounds", after))
     assert describe("sentences", after) == describe("sentences", before)
 
 
 def test_a_prompt_that_names_a_held_out_concept_is_left_out(packages) -> None:
-    workshop = Workshop(packages)
+    workshop = CorpusBuilder(packages)
     held_out = next(picture for picture in workshop.pictures if workshop.split(picture) != "train")
     trained = next(picture for picture in workshop.pictures if workshop.split(picture) == "train")
     assert normalize_name(held_out.names["en"]) in workshop.held_out_names

@@ -10,7 +10,7 @@ import pytest
 
 from modeling_mm.data.chat_row import media_parts
 from modeling_mm.data.reading import load_chats
-from scripts.pocket.chats import TASKS, Material, build_chats
+from scripts.pocket.chats import TASKS, CorpusReader, build_chats
 from scripts.pocket.corpus import read_description, read_rows
 from scripts.pocket.phrases import CATEGORY, FIRST_SECOND, KINDS, NAMED, WHICH, YES_NO
 from scripts.pocket.sources import LANGUAGES
@@ -222,7 +222,7 @@ def test_every_file_of_the_samples_is_there(corpora, samples) -> None:
 # ---- Draws ----------------------------------------------------------------------------------------------------------
 
 
-class Fake(Material):
+class Fake(CorpusReader):
     """Rows that are given, in train."""
 
     def __init__(self, **rows):

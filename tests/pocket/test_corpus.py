@@ -14,7 +14,7 @@ import yaml
 from scripts.pocket.builders import BUILDERS
 from scripts.pocket.corpus import (
     Description,
-    Draft,
+    PendingFile,
     fingerprint,
     is_built,
     numbered,
@@ -45,8 +45,8 @@ def png(name: str) -> bytes:
     return buffer.getvalue()
 
 
-def draft(file: str, split: str = "train", content: str | None = None, name: str | None = None) -> Draft:
-    return Draft(split, f"{file}.png", lambda: png(content or file), {"name": name or file})
+def draft(file: str, split: str = "train", content: str | None = None, name: str | None = None) -> PendingFile:
+    return PendingFile(split, f"{file}.png", lambda: png(content or file), {"name": name or file})
 
 
 def unusable() -> bytes:
@@ -75,7 +75,7 @@ def test_files_rows_and_counts(tmp_path) -> None:
 
 
 def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path) -> None:
-    drafts = [*DRAFTS, Draft("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
+    drafts = [*DRAFTS, PendingFile("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
     counts = write_corpus(tmp_path / "tiny", DESCRIPTION, drafts)
     assert counts == {"train": 3, "test": 1}
     left_out = [json.loads(line) for line in (tmp_path / "tiny/left_out.jsonl").read_text().splitlines()]
@@ -155,7 +155,7 @@ def test_a_description_with_an_unknown_field_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize("call", range(1, 11))
 def test_a_killed_build_goes_on_to_the_same_corpus(tmp_path, call: int, before: bool) -> None:
     """Eleven files are written: the description, five that are made, two lists, the report, the card and the mark."""
-    drafts = [*DRAFTS, Draft("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
+    drafts = [*DRAFTS, PendingFile("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
     write_corpus(tmp_path / "whole", DESCRIPTION, drafts)
     killed(lambda: write_corpus(tmp_path / "killed", DESCRIPTION, drafts), call, before)
     assert not is_built(tmp_path / "killed", DESCRIPTION)
@@ -169,14 +169,14 @@ def test_a_killed_build_goes_on_to_the_same_corpus(tmp_path, call: int, before: 
 def test_an_interrupt_is_passed_on_and_what_is_there_is_not_made_again(tmp_path) -> None:
     made: Counter = Counter()
 
-    def counted(name: str, fails: bool) -> Draft:
+    def counted(name: str, fails: bool) -> PendingFile:
         def make() -> bytes:
             made[name] += 1
             if fails:
                 raise KeyboardInterrupt
             return png(name)
 
-        return Draft("train", f"{name}.png", make, {"name": name})
+        return PendingFile("train", f"{name}.png", make, {"name": name})
 
     with pytest.raises(KeyboardInterrupt):
         write_corpus(tmp_path / "tiny", DESCRIPTION, [counted("a", False), counted("b", True)], workers=1)
@@ -189,7 +189,7 @@ def test_an_interrupt_is_passed_on_and_what_is_there_is_not_made_again(tmp_path)
 
 def test_a_whole_corpus_is_not_made_again(tmp_path) -> None:
     counts = write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
-    never = [Draft("train", "a.png", lambda: pytest.fail("made again"), {})]
+    never = [PendingFile("train", "a.png", lambda: pytest.fail("made again"), {})]
     assert write_corpus(tmp_path / "tiny", DESCRIPTION, never) == counts
 
 
@@ -280,6 +280,6 @@ def test_datasets_reads_a_corpus_with_an_empty_split(tmp_path) -> None:
 def test_two_drafts_of_one_name_are_refused(tmp_path) -> None:
     """Else one row would get the other's file."""
     description = read_description("pictures")
-    drafts = [Draft("train", "a.png", lambda: b"x", {}), Draft("train", "a.png", lambda: b"y", {})]
+    drafts = [PendingFile("train", "a.png", lambda: b"x", {}), PendingFile("train", "a.png", lambda: b"y", {})]
     with pytest.raises(ValueError, match=r"1 files would be written twice, train/a\.png among them"):
         write_corpus(tmp_path / "corpus", description, drafts)

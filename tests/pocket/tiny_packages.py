@@ -22,7 +22,7 @@ import soundfile
 from PIL import Image
 from tqdm import tqdm
 
-from scripts.pocket.builders import BUILDERS, Workshop
+from scripts.pocket.builders import BUILDERS, CorpusBuilder
 from scripts.pocket.chats import build_chats
 from scripts.pocket.corpus import Description, read_description, write_corpus
 from scripts.pocket.packages import fetch_package
@@ -192,11 +192,11 @@ def tiny_description(name: str) -> Description:
     return replace(description, settings={**description.settings, **SETTINGS.get(name, {})})
 
 
-def make_workshop(packages: Path) -> Workshop:
-    return Workshop(packages, tiny_description("pictures"))
+def make_workshop(packages: Path) -> CorpusBuilder:
+    return CorpusBuilder(packages, tiny_description("pictures"))
 
 
-def build_tiny(name: str, workshop: Workshop, folder: Path, workers: int = 2) -> Counter:
+def build_tiny(name: str, workshop: CorpusBuilder, folder: Path, workers: int = 2) -> Counter:
     description = tiny_description(name)
     return write_corpus(folder / name, description, BUILDERS[name](workshop, description), workers)
 

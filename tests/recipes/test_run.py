@@ -25,7 +25,7 @@ from modeling_mm.recipes.build import (
     mixture,
     sample_chats,
 )
-from modeling_mm.recipes.run import Stopwatch, changed_keys, run
+from modeling_mm.recipes.run import TimerCallback, changed_keys, run
 from modeling_mm.recipes.schema import Alignment, DataSource
 from modeling_mm.recipes.search import search
 from modeling_mm.training.augmentation import ModalityDropout
@@ -165,7 +165,7 @@ def test_a_model_that_no_run_has_written_is_not_overwritten(tmp_path):
 
 
 def test_the_stopwatch_counts_the_time_before_an_interruption():
-    watch = Stopwatch.from_state(Stopwatch(100.0).state())
+    watch = TimerCallback.from_state(TimerCallback(100.0).state())
     watch.on_train_begin(None, None, None)
     assert 100.0 < watch.seconds < 101.0
     watch.on_train_end(None, None, None)

@@ -11,8 +11,8 @@ from modeling_mm.training.augmentation import (
     Augmentation,
     ModalityDropout,
     PictureAugmentation,
+    SetEpochCallback,
     SoundAugmentation,
-    TellEpoch,
     generator_of,
 )
 from modeling_mm.training.image_augmentation import random_box
@@ -341,6 +341,6 @@ def test_several_processes_are_told_the_epoch() -> None:
         epoch = 2.0
 
     told: list[int] = []
-    TellEpoch().on_epoch_begin(None, State, None, train_dataloader=Loader)
-    TellEpoch().on_epoch_begin(None, State, None, train_dataloader=[])
+    SetEpochCallback().on_epoch_begin(None, State, None, train_dataloader=Loader)
+    SetEpochCallback().on_epoch_begin(None, State, None, train_dataloader=[])
     assert told == [2]

@@ -3,19 +3,19 @@
 import pytest
 
 from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.training.sampling import BATCHES_A_POOL, AlikeSampler, media_size
+from modeling_mm.training.sampling import BATCHES_A_POOL, MediaLengthGroupedSampler, media_size
 
 SIZES = [number % 7 for number in range(70)]
 
 
 def order(epoch: int = 0, seed: int = 0, batch_size: int = 5) -> list[int]:
-    sampler = AlikeSampler(SIZES, batch_size, lambda size: size, seed)
+    sampler = MediaLengthGroupedSampler(SIZES, batch_size, lambda size: size, seed)
     sampler.set_epoch(epoch)
     return list(sampler)
 
 
 def test_every_sample_comes_once():
-    assert sorted(order()) == list(range(70)) and len(AlikeSampler(SIZES, 5, lambda size: size)) == 70
+    assert sorted(order()) == list(range(70)) and len(MediaLengthGroupedSampler(SIZES, 5, lambda size: size)) == 70
 
 
 def test_batches_hold_samples_of_one_size():
@@ -39,7 +39,7 @@ def test_a_batch_that_is_not_full_comes_last():
 
 def test_pools_keep_batches_from_being_the_same_in_every_epoch():
     sizes = list(range(4 * BATCHES_A_POOL * 2))
-    sampler = AlikeSampler(sizes, 4, lambda size: size)
+    sampler = MediaLengthGroupedSampler(sizes, 4, lambda size: size)
     first = {tuple(sorted(batch)) for batch in zip(*[iter(list(sampler))] * 4, strict=True)}
     sampler.set_epoch(1)
     second = {tuple(sorted(batch)) for batch in zip(*[iter(list(sampler))] * 4, strict=True)}

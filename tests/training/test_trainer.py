@@ -6,10 +6,10 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_mm import MMForSequenceClassification
 from modeling_mm.data.reading import ChatDataset, ChatRow
-from modeling_mm.training.callbacks import LossOnBar
+from modeling_mm.training.callbacks import LossProgressCallback
 from modeling_mm.training.collator import ChatCollator, encode_conversation
 from modeling_mm.training.freezing import parts_of
-from modeling_mm.training.sampling import AlikeSampler, media_size
+from modeling_mm.training.sampling import MediaLengthGroupedSampler, media_size
 from modeling_mm.training.trainer import (
     Answer,
     MMTrainer,
@@ -319,7 +319,7 @@ def test_the_collators_processor_serves_where_none_was_given(tmp_path):
 def test_the_bar_shows_the_loss_and_a_line_for_each_evaluation(tmp_path, capsys):
     fields = {"predict_with_generate": True, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
     run = mm_trainer(chat_model(), tmp_path, disable_tqdm=False, **fields)
-    LossOnBar.take_over(run)
+    LossProgressCallback.take_over(run)
     run.train()
     written, bar = capsys.readouterr()
     loss, evaluated = run.state.log_history[0]["loss"], run.state.log_history[1]["eval_loss"]
@@ -336,14 +336,14 @@ def test_samples_of_a_batch_are_alike_in_their_media_if_asked_for(tmp_path):
     """Eight chats: three with one picture, one with a sound, one with both, three with text alone."""
     trainer = mm_trainer(chat_model(), tmp_path / "grouped", group_by_media=True, per_device_train_batch_size=2)
     sampler = trainer._get_train_sampler()
-    assert isinstance(sampler, AlikeSampler) and sampler.batch_size == 2
+    assert isinstance(sampler, MediaLengthGroupedSampler) and sampler.batch_size == 2
     order = list(sampler)
     kinds = [media_size(CHATS[i])[:2] for i in order]
     assert sorted(order) == list(range(8))
     assert sum(kinds[i] == kinds[i + 1] for i in range(0, 8, 2)) >= 2
     trainer.train()
     plain = mm_trainer(chat_model(), tmp_path / "plain")
-    assert not isinstance(plain._get_train_sampler(), AlikeSampler)
+    assert not isinstance(plain._get_train_sampler(), MediaLengthGroupedSampler)
 
 
 # ---- What several processes need ------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""pipeline_batches.py: rows with and without media in one batch."""
+"""batching.py: rows with and without media in one batch."""
 
 import pytest
 import torch
 
-from modeling_mm.pipeline_batches import collate_rows
+from modeling_mm.batching import collate_rows
 
 
 def test_rows_with_and_without_media_make_one_batch():

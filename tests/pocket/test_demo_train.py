@@ -12,15 +12,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_mm.data.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
 from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
-from scripts import demo_train
+from scripts.pocket import demo_train
 from scripts.pocket.from_scratch import small_model, small_processor
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/demo_train.py", *arguments]
+    command = [sys.executable, "-m", "scripts.pocket.demo_train", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
@@ -71,11 +71,11 @@ def test_counts_by_kind_keep_their_order() -> None:
 def test_help_is_short_and_shows_a_command() -> None:
     result = run("--help")
     assert result.returncode == 0, result.stderr
-    assert "python scripts/demo_train.py" in result.stdout and "--steps" in result.stdout
+    assert "python -m scripts.pocket.demo_train" in result.stdout and "--steps" in result.stdout
 
 
 def test_the_script_is_thin() -> None:
-    assert len((ROOT / "scripts" / "demo_train.py").read_text(encoding="utf-8").splitlines()) < 150
+    assert len((ROOT / "scripts" / "pocket" / "demo_train.py").read_text(encoding="utf-8").splitlines()) < 150
 
 
 @pytest.mark.slow

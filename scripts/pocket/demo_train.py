@@ -1,8 +1,8 @@
 """Teach a tiny model to see and hear, in minutes on two CPU cores, from the sample in this repository alone.
 
-    python scripts/demo_train.py --help
-    python scripts/demo_train.py                              # everything; results go to outputs/demo-train
-    python scripts/demo_train.py --steps 50 --output /tmp/d   # a quick look at how it works; it will answer badly
+    python -m scripts.pocket.demo_train --help
+    python -m scripts.pocket.demo_train                              # everything; results go to outputs/demo-train
+    python -m scripts.pocket.demo_train --steps 50 --output /tmp/d   # a quick look at how it works; it will answer badly
 
 Three small parts with random weights (a ResNet that sees, a Whisper encoder that hears, a GPT-2 that speaks) are
 joined into one model, which the stock `Trainer` trains end to end on questions about the sample's pictures and sounds.
@@ -32,10 +32,11 @@ from modeling_mm.data.sample import ChatSample, training_and_new_pairs
 from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
 from modeling_mm.explain.attention import attend
 from modeling_mm.explain.figure import draw, read_band, save
-from modeling_mm.training.callbacks import LossOnBar
+from modeling_mm.training.callbacks import LossProgressCallback
 from modeling_mm.training.collator import MMCollator, encode_conversation
 from modeling_mm.utils.tables import format_table
-from scripts.pocket.from_scratch import small_model, small_processor
+
+from .from_scratch import small_model, small_processor
 
 REQUIRED_SHARE = 0.9
 NEW_PAIRS = "... of pairs never trained on"
@@ -107,7 +108,7 @@ def train(model: PreTrainedModel, processor: MMProcessor, samples: list[ChatSamp
     )
     collator = MMCollator(processor.tokenizer.pad_token_id)
     trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
-    LossOnBar.take_over(trainer)
+    LossProgressCallback.take_over(trainer)
     trainer.train()
 
 

@@ -45,7 +45,7 @@ def mismatch(token: str, kind: str, found: Any, given: Any) -> str:
     )
 
 
-def allot(media: Any, text: list[str], token: str, kind: str, is_item: Callable[[Any], bool]) -> Rows:
+def split_by_row(media: Any, text: list[str], token: str, kind: str, is_item: Callable[[Any], bool]) -> Rows:
     """
     Give each row of `text` its media.
 
@@ -127,7 +127,7 @@ def load_rows(media: Rows, load: Callable[[Any], Any], kind: str) -> Rows:
     return loaded
 
 
-def arrange(items: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_rows(items: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Deal items out to rows, padded with zeros.
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling_mm.rows import allot, arrange, place_placeholders, split_rows
+from modeling_mm.placeholders import pad_rows, place_placeholders, split_by_row, split_rows
 
 
 def test_split_rows():
@@ -17,7 +17,7 @@ def test_split_rows():
 
 
 def test_allot_without_media():
-    assert allot(None, ["a", "b"], "<|image|>", "images", lambda value: True) == [[], []]
+    assert split_by_row(None, ["a", "b"], "<|image|>", "images", lambda value: True) == [[], []]
 
 
 def test_place_placeholders():
@@ -27,6 +27,6 @@ def test_place_placeholders():
 
 
 def test_arrange():
-    padded, mask = arrange(torch.tensor([[1.0], [2.0], [3.0]]), [2, 0, 1])
+    padded, mask = pad_rows(torch.tensor([[1.0], [2.0], [3.0]]), [2, 0, 1])
     assert padded[..., 0].tolist() == [[1, 2], [0, 0], [3, 0]]
     assert mask.tolist() == [[True, True], [False, False], [True, False]]

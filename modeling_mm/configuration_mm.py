@@ -15,10 +15,11 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, cached_file, logging
 
+from .modalities import MODALITIES
+
 logger = logging.get_logger(__name__)
 
-IMAGE_TOKEN = "<|image|>"
-AUDIO_TOKEN = "<|audio|>"
+IMAGE_TOKEN, AUDIO_TOKEN = (MODALITIES[name].token for name in ("image", "audio"))
 SYSTEM_TOKEN = "<|system|>"
 USER_TOKEN = "<|user|>"
 ASSISTANT_TOKEN = "<|assistant|>"

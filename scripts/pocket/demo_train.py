@@ -2,7 +2,7 @@
 
     python -m scripts.pocket.demo_train --help
     python -m scripts.pocket.demo_train                              # everything; results go to outputs/demo-train
-    python -m scripts.pocket.demo_train --steps 50 --output /tmp/d   # a quick look at how it works; it will answer badly
+    python -m scripts.pocket.demo_train --steps 50 --output /tmp/d   # a quick look; it will answer badly
 
 Three small parts with random weights (a ResNet that sees, a Whisper encoder that hears, a GPT-2 that speaks) are
 joined into one model, which the stock `Trainer` trains end to end on questions about the sample's pictures and sounds.

@@ -9,16 +9,8 @@ from transformers.generation import GenerationConfig
 
 from .images import describe
 from .pipeline_base import MMGenerationPipeline, check_keys
+from .prompts import language_name, translation_prompt
 
-# How our corpora ask (scripts/pocket/phrases.py); other wordings are for models that have learned them.
-TRANSLATION_PROMPT = "Translate this caption into {language}: {text}"
-LANGUAGE_NAMES = {
-    "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
-    "en": "English", "es": "Spanish", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi",
-    "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch",
-    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
-    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
-}  # fmt: skip
 # Beams for each of several answers: some of them say the same in other tokens.
 BEAMS_AN_ANSWER = 2
 
@@ -135,7 +127,8 @@ class MMTranslationPipeline(MMAnsweringPipeline):
     Args:
         tgt_lang (`str`): the language, by its name in English, or by its code (`"fr"`) if it is one of
             `LANGUAGE_NAMES`.
-        prompt (`str`, *optional*): how the model is asked, with `{language}` and `{text}` in it.
+        prompt (`str`, *optional*, defaults to the model's own `translation_prompt`):
+            How the model is asked, with `{language}` and `{text}` in it.
     """
 
     def _sanitize_parameters(
@@ -174,7 +167,7 @@ class MMTranslationPipeline(MMAnsweringPipeline):
         rows = zip(*columns.values(), strict=True)
         return super().__call__([dict(zip(columns, row, strict=True)) for row in rows], **kwargs)
 
-    def preprocess(self, inputs, tgt_lang=None, prompt=TRANSLATION_PROMPT) -> dict[str, Any]:
+    def preprocess(self, inputs, tgt_lang=None, prompt=None) -> dict[str, Any]:
         inputs = {"text": inputs} if isinstance(inputs, str) else inputs
         is_dict = isinstance(inputs, dict)
         text = inputs.get("text") if is_dict else None
@@ -185,6 +178,7 @@ class MMTranslationPipeline(MMAnsweringPipeline):
             )
         check_keys(inputs, ("text", "image", "audio", "tgt_lang"))
         language = language_name(inputs.get("tgt_lang", tgt_lang))
+        prompt = translation_prompt(self.model) if prompt is None else prompt
         try:
             question = prompt.format(language=language, text=text or "").strip()
         except (KeyError, IndexError, ValueError) as error:
@@ -196,22 +190,3 @@ class MMTranslationPipeline(MMAnsweringPipeline):
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:
         return [{"translation_text": text} for text in self.decode(model_outputs["tokens"][0])]
-
-
-def language_name(language: str | None) -> str:
-    """
-    A language by its name in English.
-
-    Raises:
-        ValueError: where none is given, or a code that is not known: a prompt with a bare code has no meaning.
-    """
-    if language is None:
-        raise ValueError(
-            "expected the language to translate into, got none; pass `tgt_lang`, such as 'French' or 'fr'"
-        )
-    if len(language) <= 3 and language not in LANGUAGE_NAMES:
-        raise ValueError(
-            f"expected a language by its name in English, or one of the codes {', '.join(LANGUAGE_NAMES)}; got "
-            f"{language!r}: write its name"
-        )
-    return LANGUAGE_NAMES.get(language, language)

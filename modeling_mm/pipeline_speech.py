@@ -11,12 +11,10 @@ from transformers.utils import logging
 
 from .audio import load_audio
 from .pipeline_base import MMGenerationPipeline, check_keys
+from .prompts import transcription_prompt
 from .transcripts import chunk_sizes, cut_into_chunks, merge_transcripts
 
 logger = logging.get_logger(__name__)
-
-# How our corpora ask (scripts/pocket/phrases.py); other wordings are for models that have learned them.
-TRANSCRIPTION_PROMPT = "Transcribe the speech."
 
 
 def as_sound(source: Any) -> Any:
@@ -55,7 +53,8 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
     `max_new_tokens`; an answer that was cut off there is warned of.
 
     Args:
-        prompt (`str`, *optional*): how the model is asked, after the sound.
+        prompt (`str`, *optional*): the text after the audio; by default one of the model's `transcription_prompts`.
+        language (`str`, *optional*): the key of that default; the first one if it is None.
         chunk_length_s (`float`, *optional*): cuts long sounds into chunks of so many seconds.
         stride_length_s (`float` or two of them, *optional*, defaults to a sixth of a chunk):
             How much of a chunk, at its left and right end, the chunks beside it have too. Their texts are merged.
@@ -78,6 +77,7 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
         chunk_length_s=None,
         stride_length_s=None,
         prompt=None,
+        language=None,
         generate_kwargs=None,
         ignore_warning=None,
         return_timestamps=None,
@@ -93,13 +93,15 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
         for name, value in refused.items():
             if value:
                 raise ValueError(f"`{name}` is not possible: the model writes what is said, and no more; leave it out")
-        named = {"chunk_length_s": chunk_length_s, "stride_length_s": stride_length_s, "prompt": prompt}
+        named = {"chunk_length_s": chunk_length_s, "stride_length_s": stride_length_s}
+        named |= {"prompt": prompt, "language": language}
         preprocess_params = {name: value for name, value in named.items() if value is not None}
         return preprocess_params, self.options_of_call(generate_kwargs, **options), {}
 
     def preprocess(
-        self, inputs, chunk_length_s=0, stride_length_s=None, prompt=TRANSCRIPTION_PROMPT
+        self, inputs, chunk_length_s=0, stride_length_s=None, prompt=None, language=None
     ) -> Iterator[dict[str, Any]]:
+        prompt = transcription_prompt(self.model, language) if prompt is None else prompt
         rate = self.processor.feature_extractor.sampling_rate
         samples = load_audio(as_sound(inputs), rate)
         length, overlap = len(samples), 0

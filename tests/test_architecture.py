@@ -22,7 +22,7 @@ FLOORS = (
     {"media", "joining", "generation"},
     {"modeling_mm"},
 )
-PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "transcripts"}
+PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "prompts", "transcripts"}
 PROCESSING = {"processing_mm", "audio", "images", "placeholders", "batching", "chat"}
 
 

@@ -19,6 +19,8 @@ from modeling_mm.evaluation.metrics import answer_prompts
 from modeling_mm.recipes.build import rows_of
 from modeling_mm.recipes.schema import read_recipe, to_yaml
 from scripts import ask
+from scripts.pocket import phrases
+from scripts.pocket.release import transcription_prompts
 from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +73,12 @@ def test_its_weights_are_in_half_precision_and_finite():
 def test_its_config_names_no_folder_of_the_machine_it_was_made_on():
     for path in FOLDER.glob("*config.json"):  # the vocabulary has slashes of its own
         assert not re.search(r'"(/|outputs/)', path.read_text(encoding="utf-8")), path.name
+
+
+def test_its_generation_config_holds_the_wordings_it_was_trained_with(model):
+    config = model.generation_config
+    assert config.translation_prompt == phrases.TRANSLATE
+    assert config.transcription_prompts == transcription_prompts()
 
 
 # ---- The card -------------------------------------------------------------------------------------------------------

@@ -5,9 +5,7 @@ import torch
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_mm.pipeline_answers import LANGUAGE_NAMES, TRANSLATION_PROMPT, language_name
-from modeling_mm.pipeline_speech import TRANSCRIPTION_PROMPT
-from scripts.pocket import phrases
+from modeling_mm.prompts import DEFAULT_TRANSLATION_PROMPT
 from tests.fakes.pipeline_parts import COLORS, GREEDY, answer_of, audio, chat, image, noise
 from tests.fakes.processor_parts import RATE, picture
 
@@ -110,7 +108,7 @@ def test_a_stream_of_pictures_takes_one_question(pipes):
 
 
 def prompt_of(words: str, language: str) -> str:
-    return f"Translate this caption into {language}: {words}"
+    return DEFAULT_TRANSLATION_PROMPT.format(language=language, text=words)
 
 
 def test_texts_are_translated_with_what_they_belong_to(pipes, folders):
@@ -127,7 +125,7 @@ def test_texts_are_translated_with_what_they_belong_to(pipes, folders):
         {"audio": (noise(), RATE)},
     ]
     questions = [prompt_of("a cat", "French"), prompt_of("a dog", "Chinese"), prompt_of("a bird", "French")]
-    questions.append("Translate this caption into French:")
+    questions.append("Translate into French:")
     chats = [chat(image(), questions[0]), chat(questions[1]), chat(audio(), questions[2]), chat(audio(), questions[3])]
     said = [[{"translation_text": answer_of(pipe, messages)}] for messages in chats]
     assert preset(rows) == said
@@ -160,10 +158,3 @@ def test_a_wrong_translation_is_a_value_error(pipes, name):
     inputs, options, message = WRONG_TRANSLATIONS[name]
     with pytest.raises(ValueError, match=message):
         pipes("multimodal-translation")(inputs, **options)
-
-
-def test_our_corpora_ask_in_the_same_words():
-    assert phrases.TRANSLATE == TRANSLATION_PROMPT
-    assert TRANSCRIPTION_PROMPT in phrases.HEARD["en"]
-    assert phrases.LANGUAGE_NAMES.items() <= LANGUAGE_NAMES.items()
-    assert language_name("Old Norse") == "Old Norse"

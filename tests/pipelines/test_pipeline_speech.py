@@ -9,7 +9,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm import pipeline_speech as speech
-from modeling_mm.pipeline_speech import TRANSCRIPTION_PROMPT
+from modeling_mm.prompts import DEFAULT_TRANSCRIPTION_PROMPT
 from modeling_mm.transcripts import merge_transcripts
 from tests.fakes.pipeline_parts import GREEDY, NEW_TOKENS, answer_of, audio, build, chat, noise
 from tests.fakes.processor_parts import RATE
@@ -18,7 +18,7 @@ from tests.fakes.processor_parts import RATE
 def test_speech_is_transcribed_from_all_that_the_stock_pipeline_takes(pipes, tmp_path):
     pipe, path = pipes("automatic-speech-recognition"), tmp_path / "sound.wav"
     soundfile.write(path, noise(), RATE, subtype="FLOAT")
-    expected = answer_of(pipe, chat(audio(), TRANSCRIPTION_PROMPT))
+    expected = answer_of(pipe, chat(audio(), DEFAULT_TRANSCRIPTION_PROMPT))
     raw = {"raw": noise(), "sampling_rate": RATE}
     sources = [
         str(path),
@@ -42,7 +42,7 @@ def test_sounds_of_another_rate_are_resampled_and_several_channels_mixed(pipes):
     stereo = {"raw": np.stack([tone, tone]), "sampling_rate": 8000}
     expected = answer_of(
         pipe,
-        chat({"type": "audio", "audio": (tone, 8000)}, TRANSCRIPTION_PROMPT),
+        chat({"type": "audio", "audio": (tone, 8000)}, DEFAULT_TRANSCRIPTION_PROMPT),
         max_new_tokens=NEW_TOKENS,
     )
     assert pipe(stereo, **GREEDY) == {"text": expected}
@@ -51,6 +51,15 @@ def test_sounds_of_another_rate_are_resampled_and_several_channels_mixed(pipes):
 def test_the_prompt_of_speech_recognition_is_the_callers_to_choose(pipes):
     pipe = pipes("automatic-speech-recognition")
     assert pipe(noise(), prompt="hello there", **GREEDY) == {"text": answer_of(pipe, chat(audio(), "hello there"))}
+
+
+def test_the_prompt_of_speech_recognition_is_the_models_own_for_a_language(pipes, monkeypatch):
+    pipe, prompts = pipes("automatic-speech-recognition"), {"en": "hello there", "fr": "a bird"}
+    monkeypatch.setattr(pipe.model.generation_config, "transcription_prompts", prompts, raising=False)
+    for options, prompt in (({}, "hello there"), ({"language": "fr"}, "a bird")):
+        assert pipe(noise(), **options, **GREEDY) == {"text": answer_of(pipe, chat(audio(), prompt))}
+    with pytest.raises(ValueError, match="a language among en, fr, got 'de'"):
+        pipe(noise(), language="de", **GREEDY)
 
 
 def test_a_long_sound_without_chunks_goes_whole_into_its_windows(pipes, monkeypatch):
@@ -72,7 +81,7 @@ def test_long_sound_is_cut_into_chunks_by_chunk_length_s(pipes, monkeypatch):
     assert len(asked) == len(starts)
     for start, chunk in zip(starts, asked, strict=True):
         assert np.array_equal(chunk, sound[round(start * RATE) : round((start + 1.0) * RATE)])
-    said = [answer_of(pipe, chat({"type": "audio", "audio": (c, RATE)}, TRANSCRIPTION_PROMPT)) for c in asked]
+    said = [answer_of(pipe, chat({"type": "audio", "audio": (c, RATE)}, DEFAULT_TRANSCRIPTION_PROMPT)) for c in asked]
     assert alone == {"text": merge_transcripts(said, [0.4 * RATE / len(chunk) for chunk in asked])}
     assert pipe(sound, batch_size=3, **options) == alone
     # Chunks of several sounds share batches and find back to their own.

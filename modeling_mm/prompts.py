@@ -1,0 +1,76 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Prompts of speech recognition and translation. A checkpoint that was trained on wordings of its own keeps them in its
+generation config: `transcription_prompts` (language code to prompt) and `translation_prompt`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+DEFAULT_TRANSCRIPTION_PROMPT = "Transcribe the speech."
+DEFAULT_TRANSLATION_PROMPT = "Translate into {language}: {text}"
+LANGUAGE_NAMES = {
+    "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
+    "en": "English", "es": "Spanish", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi",
+    "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch",
+    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
+    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+
+
+def set_prompts(model: Any, transcription: Mapping[str, str] | None = None, translation: str | None = None) -> None:
+    """
+    Store a model's own prompts in its generation config, so that they are saved and loaded with it.
+
+    Args:
+        transcription: prompts by language code; the first one is used when no language is given.
+        translation: a prompt with `{language}` and `{text}` in it.
+    """
+    config = model.generation_config
+    if transcription is not None:
+        config.transcription_prompts = dict(transcription)
+    if translation is not None:
+        config.translation_prompt = translation
+    # transformers saves additional attributes of a config that was made from a model config, but does not load them.
+    config._from_model_config = False
+
+
+def transcription_prompt(model: Any, language: str | None = None) -> str:
+    """
+    Return the prompt that asks a model for a transcript.
+
+    Args:
+        language: a key of the model's `transcription_prompts`; None for the first one.
+
+    Raises:
+        ValueError: if the model has no prompt for this language.
+    """
+    prompts = getattr(model.generation_config, "transcription_prompts", None) or {"en": DEFAULT_TRANSCRIPTION_PROMPT}
+    language = next(iter(prompts)) if language is None else language
+    if language not in prompts:
+        raise ValueError(f"expected a language among {', '.join(prompts)}, got {language!r}")
+    return prompts[language]
+
+
+def translation_prompt(model: Any) -> str:
+    """Return the prompt that asks a model for a translation, with `{language}` and `{text}` in it."""
+    return getattr(model.generation_config, "translation_prompt", None) or DEFAULT_TRANSLATION_PROMPT
+
+
+def language_name(language: str | None) -> str:
+    """
+    Return the English name of a language that is given by its name or its code.
+
+    Raises:
+        ValueError: if the language is None, or an unknown code, as a bare code in a prompt has no meaning.
+    """
+    if language is None:
+        raise ValueError(
+            "expected the language to translate into, got none; pass `tgt_lang`, such as 'French' or 'fr'"
+        )
+    if len(language) <= 3 and language not in LANGUAGE_NAMES:
+        raise ValueError(
+            f"expected a language by its name in English, or one of the codes {', '.join(LANGUAGE_NAMES)}; got "
+            f"{language!r}: write its name"
+        )
+    return LANGUAGE_NAMES.get(language, language)

@@ -103,7 +103,7 @@ def metadata(recipe: Recipe, result: Mapping[str, Any], emissions: Emissions) ->
     card, name = recipe.card, recipe.card.name or Path(recipe.training["output_dir"]).name
     tag = "text-classification" if recipe.labels else "image-text-to-text"
     bases = [recipe.model.pretrained, recipe.model.text, recipe.model.vision, recipe.model.audio]
-    sources = [source.source for source in recipe.data.train if source.format == "chat"]
+    sources = [source.source for source in recipe.data.train]
     results = eval_results(result["figures"], tag)
     link = card.repo_id and f"https://huggingface.co/{card.repo_id}#limits"  # without its place nobody finds it
     return ModelCardData(

@@ -22,14 +22,6 @@ from ..configuration_mm import MMConfig
 from ..data.cleaning import clean
 from ..data.mixture import mix
 from ..data.reading import ChatDataset, ChatRow, ChatStream, load_chats
-from ..data.sample import (
-    PICTURE_AND_SOUND,
-    PICTURE_KIND,
-    PICTURE_NAME,
-    SPOKEN_KIND,
-    SPOKEN_WORDS,
-    training_and_new_pairs,
-)
 from ..joining import fit_to_tokenizer, joint_generation_config, special_token_ids
 from ..modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from ..processing_mm import MMProcessor
@@ -42,13 +34,6 @@ from ..training.freezing import parts_of
 from ..training.lora import add_lora
 from .schema import DataSource, ModelSection, Recipe
 
-SAMPLE_TASKS = {
-    PICTURE_NAME: "picture/name",
-    PICTURE_KIND: "picture/kind",
-    SPOKEN_WORDS: "sound/words",
-    SPOKEN_KIND: "sound/kind",
-    PICTURE_AND_SOUND: "picture and sound",
-}
 MODEL_CLASSES = {"causal_lm": MMForConditionalGeneration, "classification": MMForSequenceClassification}
 AUTO_CLASSES = {"causal_lm": AutoModelForImageTextToText, "classification": AutoModelForSequenceClassification}
 
@@ -121,33 +106,9 @@ def model_from_preset(recipe: Recipe, processor: MMProcessor, labels: dict, how:
 
 
 def load_source(source: DataSource) -> ChatDataset | ChatStream:
-    if source.format == "sample":
-        return sample_chats(source.source, source.split, source.limit)
     return load_chats(
         source.source, split=source.split, streaming=source.streaming, name=source.subset, limit=source.limit
     )
-
-
-def sample_chats(folder: str | Path, split: str = "train", limit: int | None = None) -> ChatDataset:
-    """
-    The questions about a folder of pictures and sounds, such as `processing/corpora/sample`.
-
-    Args:
-        folder: with `pictures.jsonl` and `sounds.jsonl`
-        split: `train`, or `new_pairs`: pictures and sounds that occur in `train`, in pairs that do not
-        limit: how many questions at most, evenly picked, so that some of each kind are among them
-
-    Raises:
-        ValueError: for another split.
-    """
-    splits = dict(zip(("train", "new_pairs"), training_and_new_pairs(Path(folder)), strict=True))
-    if split not in splits:
-        raise ValueError(f"{folder} has no split {split!r}; a sample has train and new_pairs.")
-    samples = splits[split]
-    if limit is not None and limit < len(samples):
-        samples = [samples[number * len(samples) // limit] for number in range(limit)]
-    rows = [ChatRow(sample.messages(), task=SAMPLE_TASKS[sample.question], id=sample.about) for sample in samples]
-    return ChatDataset(rows)
 
 
 @dataclass(frozen=True)

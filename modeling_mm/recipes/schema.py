@@ -98,8 +98,6 @@ class DataSource:
 
     Args:
         source: a .jsonl file, a folder or the Hub id of a data set, as `load_chats` takes them
-        format: `chat`; or `sample` for a folder like `processing/corpora/sample`, whose splits are `train` and
-            `new_pairs` (pictures and sounds that occur in `train`, in pairs that do not)
         split, subset: which part of a data set
         weight: its share of what is learned from, in proportion to the weights of the other sources; by default that
             of its size
@@ -109,7 +107,6 @@ class DataSource:
     """
 
     source: str
-    format: Literal["chat", "sample"] = "chat"
     split: str = "train"
     subset: str | None = None
     weight: float | None = None
@@ -122,8 +119,6 @@ class DataSource:
             raise ValueError(f"weight must be above 0, got {self.weight}; leave the source out instead.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}.")
-        if self.format == "sample" and (self.streaming or self.subset):
-            raise ValueError("`streaming` and `subset` are not for a source of format `sample`.")
 
 
 @dataclass(frozen=True)

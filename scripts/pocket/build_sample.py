@@ -21,15 +21,34 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile as sf
 from PIL import Image
 from tqdm import tqdm
 
+from modeling_mm.data.sample import (
+    PICTURE_AND_SOUND,
+    PICTURE_KIND,
+    PICTURE_NAME,
+    SPOKEN_KIND,
+    SPOKEN_WORDS,
+    ChatSample,
+    training_and_new_pairs,
+)
+
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_OUTPUT = ROOT / "processing" / "corpora" / "sample"
 SECONDS = (0.4, 3.0)  # allowed length of a sound
 README = "README.md"  # written by hand; carried over when the sample is rebuilt
+TASKS = {
+    PICTURE_NAME: "image/name",
+    PICTURE_KIND: "image/category",
+    SPOKEN_WORDS: "audio/words",
+    SPOKEN_KIND: "audio/category",
+    PICTURE_AND_SOUND: "image and audio",
+}
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -250,6 +269,27 @@ def write_rows(rows: Sequence[Row], text_name: str, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_chats(folder: Path) -> None:
+    """Write the questions about the sample as chats: `train.jsonl` and `new_pairs.jsonl`."""
+    for name, samples in zip(("train", "new_pairs"), training_and_new_pairs(folder), strict=True):
+        lines = [json.dumps(chat(sample, folder), ensure_ascii=False) + "\n" for sample in spread(samples)]
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def chat(sample: ChatSample, folder: Path) -> dict[str, Any]:
+    """Return a question as a line of a chat file, with paths that start at the folder."""
+    messages = sample.messages()
+    for part in messages[0]["content"]:
+        if "path" in part:
+            part["path"] = Path(part["path"]).relative_to(folder).as_posix()
+    return {"messages": messages, "task": TASKS[sample.question], "id": sample.about}
+
+
+def spread(samples: Sequence[ChatSample]) -> list[ChatSample]:
+    """Return the samples in an order in which the first N of them are spread evenly over all."""
+    return [samples[i] for i in sorted(range(len(samples)), key=lambda i: i * GOLDEN_RATIO % 1)]
+
+
 def replace(folder: Path, output: Path) -> None:
     """Put the finished folder in the place of the old one, so that a reader never meets half a sample."""
     old = output.with_name(output.name + ".old")
@@ -274,6 +314,7 @@ def build(output: Path) -> None:
         sounds = build_sounds(folders[VOICE], folders[WORDS], fresh)
         write_rows(pictures, "caption", fresh / "pictures.jsonl")
         write_rows(sounds, "transcript", fresh / "sounds.jsonl")
+        write_chats(fresh)
         write_licences(folders, fresh)
         if (note := DEFAULT_OUTPUT / README).is_file():
             shutil.copyfile(note, fresh / README)

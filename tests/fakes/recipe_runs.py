@@ -13,7 +13,7 @@ SAMPLE = str(ROOT / "processing" / "corpora" / "sample")
 
 def plain_recipe(folder: Path, **training: Any) -> dict[str, Any]:
     """As YAML has it: the tiny preset on 12 questions of the sample, for 4 steps."""
-    source = {"source": SAMPLE, "format": "sample", "limit": 12}
+    source = {"source": SAMPLE, "limit": 12}
     return {
         "model": {
             "preset": str(ROOT / "configuration" / "presets" / "tiny.json"),

@@ -1,13 +1,16 @@
 """The sample as questions: every item asked about, pairs balanced and never repeated, bad lists refused."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from modeling_mm.data.reading import load_chats
 from modeling_mm.data.sample import (
     PICTURE_KIND,
     PICTURE_NAME,
+    SAMPLE_FOLDER,
     Item,
     pair_questions,
     picture_questions,
@@ -17,6 +20,7 @@ from modeling_mm.data.sample import (
     sound_questions,
     training_and_new_pairs,
 )
+from scripts.pocket import build_sample
 
 PICTURES, SOUNDS = read_pictures(), read_sounds()
 
@@ -58,6 +62,18 @@ def test_new_pairs_are_new_and_made_of_known_things() -> None:
     assert not known & {(sample.image, sample.audio) for sample in new_pairs}
     assert {sample.image for sample in new_pairs} <= {sample.image for sample in training}
     assert {sample.audio for sample in new_pairs} <= {sample.audio for sample in training}
+
+
+def test_the_chat_files_of_the_sample_are_those_that_it_is_built_with(tmp_path: Path) -> None:
+    sample = Path(shutil.copytree(SAMPLE_FOLDER, tmp_path / "sample"))
+    for name in ("train", "new_pairs"):
+        (sample / f"{name}.jsonl").unlink()
+    build_sample.write_chats(sample)
+    for name, rows in (("train", 1142), ("new_pairs", 168)):
+        chats = (SAMPLE_FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
+        assert (sample / f"{name}.jsonl").read_text(encoding="utf-8") == chats
+        assert len(load_chats(SAMPLE_FOLDER, name)) == rows
+    assert {row.task for row in load_chats(SAMPLE_FOLDER, limit=20)} == set(build_sample.TASKS.values())
 
 
 def test_pairs_are_the_same_for_the_same_seed_only() -> None:

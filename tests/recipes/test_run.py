@@ -14,7 +14,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from modeling_mm.data.reading import ChatDataset
+from modeling_mm.data.reading import ChatDataset, load_chats
 from modeling_mm.recipes import run as running
 from modeling_mm.recipes.build import (
     RecipeData,
@@ -23,7 +23,6 @@ from modeling_mm.recipes.build import (
     make_model,
     make_processor,
     mixture,
-    sample_chats,
 )
 from modeling_mm.recipes.run import TimerCallback, changed_keys, run
 from modeling_mm.recipes.schema import Alignment, DataSource
@@ -50,7 +49,7 @@ def state_of(folder) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    test_set = [{"source": SAMPLE, "format": "sample", "split": "new_pairs", "limit": 3}]
+    test_set = [{"source": SAMPLE, "split": "new_pairs", "limit": 3}]
     values = {"data.test": {"new pairs": test_set}, "card.summary": "Knows nothing.", "card.languages": ["en"]}
     options = {"predict_with_generate": True, "generation_max_new_tokens": 3, "report_to": "tensorboard"}
     found = recipe(folder, values, **options)
@@ -65,7 +64,7 @@ def test_the_folder_goes_to_the_hub_as_it_is(trained):
     assert not {name for name in names if name.endswith((".bin", ".pt", ".pkl"))}
     model = AutoModelForImageTextToText.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
-    prompt = sample_chats(SAMPLE, "new_pairs")[0].prompt
+    prompt = load_chats(SAMPLE, "new_pairs")[0].prompt
     inputs = processor.apply_chat_template(
         prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -77,7 +76,7 @@ def test_the_result_is_told_three_times_alike(trained, capsys):
     assert json.loads((folder / "run.json").read_text()) == result
     assert set(result["figures"]) == {"new pairs"}
     figures = result["figures"]["new pairs"]
-    assert set(figures) == {"samples", "loss", "exact_match", "picture and sound_exact_match"}
+    assert set(figures) == {"samples", "loss", "exact_match", "image and audio_exact_match"}
     assert (figures["samples"], result["steps"], result["processes"]) == (3, 4, 1)
     running.report(result, found)
     assert f"{figures['loss']:.4f}" in capsys.readouterr().out
@@ -290,16 +289,6 @@ def test_classification_learns_which_label_the_answer_is(tmp_path):
 # ---- Data -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_sample_as_chats():
-    rows, few, pairs = sample_chats(SAMPLE), sample_chats(SAMPLE, limit=20), sample_chats(SAMPLE, "new_pairs")
-    tasks = {"picture/name", "picture/kind", "sound/words", "sound/kind", "picture and sound"}
-    assert ({row.task for row in rows}, {row.task for row in pairs}) == (tasks, {"picture and sound"})
-    assert (len(few), len({row.task for row in few})) == (20, 5)
-    assert not {row.id for row in pairs} & {row.id for row in rows}
-    with pytest.raises(ValueError, match=r"has no split 'test'; a sample has train and new_pairs"):
-        sample_chats(SAMPLE, "test")
-
-
 def chats(*answers: str) -> ChatDataset:
     return ChatDataset([{"prompt": "?", "completion": answer} for answer in answers])
 
@@ -317,9 +306,9 @@ def test_sources_are_mixed_by_weights_or_else_by_their_sizes():
 
 
 def test_evaluation_takes_all_of_its_sources(tmp_path):
-    source = {"source": SAMPLE, "format": "sample", "limit": 2}
+    source = {"source": SAMPLE, "limit": 2}
     data = load_data(recipe(tmp_path, {"data.evaluation": [source, {**source, "split": "new_pairs"}]}))
-    assert (len(data.evaluation), data.evaluation[3].task, data.test) == (4, "picture and sound", {})
+    assert (len(data.evaluation), data.evaluation[3].task, data.test) == (4, "image and audio", {})
 
 
 def test_cleaning_leaves_out_and_lists(tmp_path, capsys):
@@ -340,8 +329,8 @@ def test_augmentation_and_dropout_reach_training_and_no_measurement(tmp_path):
     processor = make_processor(found.model)
     collate = make_collator(found, processor, RecipeData([], None, {}), None)
     plain = collate.for_evaluation()
-    pairs = list(sample_chats(SAMPLE, "new_pairs", 2))
-    pictures = [row for row in sample_chats(SAMPLE) if row.task == "picture/name"][:2]
+    pairs = list(load_chats(SAMPLE, "new_pairs", limit=2))
+    pictures = [row for row in load_chats(SAMPLE) if row.task == "image/name"][:2]
     assert "pixel_values" not in collate(pairs) and "pixel_values" in plain(pairs)
     assert difference(collate(pictures)["pixel_values"], plain(pictures)["pixel_values"]) > 0.1
     assert collate.modality_dropout == ModalityDropout(image=1.0, unchanged_tasks=())

@@ -12,7 +12,8 @@ import soundfile
 import soxr
 import torch
 
-from .images import describe, read_bytes, to_numpy
+from .images import to_numpy
+from .sources import describe, read_bytes
 
 # Windows of encoders that read raw waves, which set no length themselves.
 DEFAULT_WINDOW_SECONDS = 30.0
@@ -205,8 +206,9 @@ def unpack_audio(source: Any) -> tuple[Any, Any]:
     if isinstance(source, dict) and source.get("array") is not None:
         return source["array"], source.get("sampling_rate")
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, dict)):
+        data = read_bytes(source)
         try:
-            samples, rate = decode_audio(read_bytes(source))
+            samples, rate = decode_audio(data)
         except ValueError as error:
             raise ValueError(f"{describe(source)}: {error}") from error
         return samples.mean(axis=1), rate  # (length, channels), known here however short the file is

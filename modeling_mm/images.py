@@ -1,15 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Pictures as people keep them, turned into plain RGB; and the bytes behind a path or a URL, for sounds too."""
+"""Loading of images: every source, mode and layout becomes an upright 8-bit RGB image."""
 
-import base64
-import binascii
 import io
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from pathlib import Path
 from struct import error as StructError
 from typing import Any
 
@@ -17,9 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-URL_TIMEOUT_SECONDS = 30.0
-MAX_FILE_BYTES = 1 << 30
-FETCH_PIECE_BYTES = 1 << 16
+from .sources import describe, read_bytes
+
 # Encapsulated PostScript is a program: Pillow hands it to an interpreter.
 REFUSED_FORMATS = ("EPS",)
 # What shows through transparency. White, because cut-out pictures are drawn to stand on a page.
@@ -31,88 +24,6 @@ DAMAGED_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, StructError)
 ACCEPTED_IMAGES = (
     "a path, a URL, bytes, a PIL image, an array or tensor of 1, 3 or 4 channels, or a dict with `bytes` or `path`"
 )
-
-
-def describe(source: Any) -> str:
-    """A short name of `source` for error messages: a file by its path, anything else by its type and shape."""
-    if isinstance(source, (str, os.PathLike)):
-        name = str(source)
-        return repr(name if len(name) <= 80 else f"{name[:38]}...{name[-39:]}")  # a file's own name comes last
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"{len(source)} bytes"
-    if isinstance(source, dict):
-        return f"a dict with the keys {sorted(map(str, source))}"
-    shape = getattr(source, "shape", None)
-    return f"an object of type {type(source).__name__}" + ("" if shape is None else f" and shape {tuple(shape)}")
-
-
-def fetch_url(url: str, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
-    """
-    The body behind an http(s) URL.
-
-    Raises:
-        ValueError: where it cannot be had, is not there within `timeout` seconds in all, or is larger than
-            `MAX_FILE_BYTES`; with the URL.
-    """
-    request = urllib.request.Request(url, headers={"User-Agent": "modeling_mm"})
-    deadline = time.monotonic() + timeout
-    body = bytearray()
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            while piece := response.read(FETCH_PIECE_BYTES):
-                body += piece
-                if len(body) > MAX_FILE_BYTES:
-                    raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
-                if time.monotonic() > deadline:
-                    raise ValueError(f"it took longer than {timeout:g} s")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise ValueError(
-            f"could not fetch {describe(url)} ({error}); check the address, or download the file and pass its path"
-        ) from error
-    return bytes(body)
-
-
-def decode_base64(text: str) -> bytes:
-    """The bytes of base64 `text`, with or without a `data:...;base64,` head."""
-    body = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{describe(text)} is neither an existing file, nor a URL, nor base64") from error
-
-
-def read_bytes(source: str | os.PathLike | bytes | bytearray | memoryview | dict) -> bytes:
-    """
-    The bytes of one media file.
-
-    Args:
-        source: a path; an http(s), `file://` or `data:` URL (whoever serves other people's messages must decide which
-            of these they may name); base64 text; the bytes themselves; or the dict that
-            `datasets` gives for an undecoded picture or sound, whose `bytes` count before its `path`.
-
-    Raises:
-        ValueError: where nothing can be read there.
-    """
-    if isinstance(source, dict):
-        inner = source.get("bytes") if source.get("bytes") is not None else source.get("path")
-        if inner is None:
-            raise ValueError(f"{describe(source)} holds neither `bytes` nor a `path`")
-        return read_bytes(inner)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
-    if isinstance(source, str):
-        if source.startswith(("http://", "https://")):
-            return fetch_url(source)
-        if source.startswith("data:"):
-            return decode_base64(source)
-        source = source.removeprefix("file://")
-        # A base64 picture is too long for a file name, which some systems answer with an error instead of "no".
-        if len(source) > 4096 or not os.path.exists(source):
-            return decode_base64(source)
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise ValueError(f"could not read {describe(source)}: {error.strerror}") from error
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -282,8 +193,9 @@ def load_image(source: Any, is_scaled: bool = False, channels_first: bool | None
         except DAMAGED_FILE_ERRORS as error:  # an opened file is decoded only now
             raise ValueError(f"the picture cannot be decoded ({error})") from error
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, dict)):
+        data = read_bytes(source)
         try:
-            return decode_image(read_bytes(source))
+            return decode_image(data)
         except ValueError as error:
             raise ValueError(f"{describe(source)}: {error}") from error
     if hasattr(source, "__array__"):

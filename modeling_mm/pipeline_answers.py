@@ -7,9 +7,9 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers.generation import GenerationConfig
 
-from .images import describe
 from .pipeline_base import MMGenerationPipeline, check_keys
 from .prompts import language_name, translation_prompt
+from .sources import describe
 
 # Beams for each of several answers: some of them say the same in other tokens.
 BEAMS_AN_ANSWER = 2

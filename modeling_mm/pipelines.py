@@ -18,10 +18,10 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.pipelines.text_classification import TextClassificationPipeline
 from transformers.utils.chat_template_utils import Chat
 
-from .images import describe
 from .pipeline_answers import MMTranslationPipeline, MMVisualQuestionAnsweringPipeline
 from .pipeline_base import MMGenerationPipeline, MMPipeline, as_stream, check_keys, messages_of
 from .pipeline_speech import MMSpeechRecognitionPipeline
+from .sources import describe
 
 # ---- Text about media -----------------------------------------------------------------------------------------------
 

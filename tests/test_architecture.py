@@ -23,7 +23,7 @@ FLOORS = (
     {"modeling_mm"},
 )
 PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "prompts", "transcripts"}
-PROCESSING = {"processing_mm", "audio", "images", "placeholders", "batching", "chat"}
+PROCESSING = {"processing_mm", "audio", "images", "sources", "placeholders", "batching", "chat"}
 
 
 def tree(path: Path) -> ast.Module:

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..audio import decode_audio, load_audio, unpack_audio
 from ..configuration_mm import AUDIO_TOKEN, IMAGE_TOKEN
-from ..images import load_image, read_bytes, to_numpy
+from ..images import load_image, to_numpy
+from ..sources import read_bytes
 from ..utils.files import write_text
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
 from .reading import ChatDataset

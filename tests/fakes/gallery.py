@@ -25,7 +25,7 @@ def red() -> bytes:
 class Handler(BaseHTTPRequestHandler):
     """
     /red.png; /to?URL leads on; /cut ends early; /drip-head, /drip-body and /drip-open send a byte now and then without
-    end: in the head, in a body with a length, in one without.
+    end: in the head, in a body with a length, in one without. /drip-to?URL does both.
     """
 
     def do_GET(self):
@@ -33,6 +33,8 @@ class Handler(BaseHTTPRequestHandler):
         body = red()
         if self.path == "/drip-head":
             self.drip(b"HTTP/1.1 200 OK\r\nX: ")
+        elif self.path.startswith("/drip-to?"):
+            self.drip(b"HTTP/1.1 302 Found\r\nLocation: " + self.path.removeprefix("/drip-to?").encode() + b"\r\n\r\n")
         elif self.path.startswith("/drip"):
             length = b"Content-Length: 9999\r\n" if self.path == "/drip-body" else b""
             self.drip(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n")

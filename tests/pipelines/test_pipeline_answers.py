@@ -91,7 +91,7 @@ WRONG_QUESTIONS = {
     "no answers": ({"image": picture(), "question": "a?"}, {"top_k": 0}, "at least one answer, got top_k=0"),
     "samples": ({"image": picture(), "question": "a?"}, {"top_k": 2, "do_sample": True}, "leave do_sample out"),
     "a penalty": ({"image": picture(), "question": "a?"}, {"top_k": 2, "length_penalty": 2.0}, "leave length_penalty"),
-    "no file": ({"image": "no/such.png", "question": "a?"}, {}, "neither an existing file"),
+    "no file": ({"image": "no/such.png", "question": "a?"}, {}, "expected an existing file"),
 }
 
 

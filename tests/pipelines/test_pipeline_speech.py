@@ -136,7 +136,7 @@ def test_an_answer_that_was_cut_off_is_warned_of(pipes, monkeypatch):
 
 
 WRONG_SPEECH = {
-    "no such file": ("no/such.wav", {}, "neither an existing file"),
+    "no such file": ("no/such.wav", {}, "expected an existing file"),
     "no sound": (b"no sound at all", {}, "cannot be decoded"),
     "no rate": ({"raw": noise()}, {}, "sampling_rate.*got them without"),
     "a stride": ({"raw": noise(), "sampling_rate": RATE, "stride": (1, 1)}, {}, "CTC.*chunk_length_s"),

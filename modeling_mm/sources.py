@@ -1,0 +1,334 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Bytes of media files, read from paths, URLs and base64. Nothing else in the package opens what a caller names.
+
+A `SourcePolicy` says what may be opened. `TRUSTED` is for a user's own inputs; the default `SourcePolicy()` is for
+other people's, as a server gets them: public URLs and base64 alone. A URL is opened at the very address that was
+checked, after every redirect, and a slow server is cut off at the deadline.
+"""
+
+import base64
+import binascii
+import contextlib
+import ipaddress
+import os
+import re
+import socket
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError
+from urllib.parse import unquote
+from urllib.request import Request
+
+WEB = ("http://", "https://")
+MAX_REDIRECTS = 3
+REDIRECTS = (301, 302, 303, 307, 308)
+PIECE_BYTES = 1 << 16
+LONGEST_PATH = 4096
+DATA_URL = re.compile(r"data:[^,]*;base64,(?P<body>.*)", re.DOTALL)
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# Assigned public IPv6 addresses; others are local, reserved, or another address in disguise.
+PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+# IPv6 addresses whose last 32 bits are the IPv4 address behind a translator.
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+NOT_OPENED = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # the host of a cloud's virtual machine, although the number is public
+        "192.0.0.0/24",  # protocols and metadata of clouds; Python counts parts of it as public
+        "192.88.99.0/24",  # the relay of 6to4
+        "2001::/32",  # Teredo, which leads to an IPv4 address
+        "2002::/16",  # 6to4, likewise
+    )
+)
+
+
+class SourceError(ValueError):
+    """Raised for a source that cannot be read or may not be opened."""
+
+
+@dataclass(frozen=True)
+class SourcePolicy:
+    """
+    Limits on what is opened.
+
+    Args:
+        private_urls: allow URLs that lead to addresses which are not public, such as this machine's, or to a proxy.
+        files: True for every file, a folder for the files inside it, False for none.
+        max_bytes: the most bytes of one source.
+        timeout: the most seconds that a URL may take, redirects included.
+    """
+
+    private_urls: bool = False
+    files: Path | bool = False
+    max_bytes: int = 64 << 20
+    timeout: float = 20.0
+
+
+# 8 bytes for each of the most samples that are decoded (audio.MAX_DECODED_SAMPLES).
+TRUSTED = SourcePolicy(private_urls=True, files=True, max_bytes=1 << 32, timeout=30.0)
+
+
+def describe(source: Any) -> str:
+    """Return a short name of `source` for error messages: the text of a path or URL, else its type and shape."""
+    if isinstance(source, (str, os.PathLike)):
+        name = str(source)
+        return repr(name if len(name) <= 80 else f"{name[:38]}...{name[-39:]}")  # a file's own name comes last
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"{len(source)} bytes"
+    if isinstance(source, dict):
+        return f"a dict with the keys {sorted(map(str, source))}"
+    shape = getattr(source, "shape", None)
+    return f"an object of type {type(source).__name__}" + ("" if shape is None else f" and shape {tuple(shape)}")
+
+
+def read_bytes(
+    source: str | os.PathLike | bytes | bytearray | memoryview | dict,
+    policy: SourcePolicy = TRUSTED,
+    max_bytes: int | None = None,
+    deadline: float | None = None,
+) -> bytes:
+    """
+    Read one media file.
+
+    Args:
+        source: a path; an http(s), `file://` or `data:` URL; base64; the bytes; or the dict of an undecoded
+            `datasets` image or audio, whose `bytes` count before its `path`.
+        policy: what may be opened.
+        max_bytes: a lower limit than the policy's.
+        deadline: when a URL must have been read, in `time.monotonic()`; by default after the policy's timeout.
+
+    Raises:
+        SourceError: with the source, the reason and the remedy.
+    """
+    limit = policy.max_bytes if max_bytes is None else max_bytes
+    if isinstance(source, dict):
+        inner = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+        if inner is None:
+            raise SourceError(f"{describe(source)} holds neither `bytes` nor a `path`")
+        return read_bytes(inner, policy, max_bytes, deadline)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, str):
+        if source.startswith(WEB):
+            return Download(source, policy, limit, deadline).read()
+        if source.startswith("data:"):
+            if (match := DATA_URL.fullmatch(source)) is None:
+                raise SourceError(f"{describe(source)}: expected `data:<type>;base64,<content>`")
+            return decode_base64(match["body"], source, policy, limit)
+        if not source.startswith("file://") and not is_file(source, policy):
+            if SCHEME.match(source):
+                raise unreadable(source, policy)
+            return decode_base64(source, source, policy, limit)
+    return read_file(source, policy, limit)
+
+
+def unreadable(source: str, policy: SourcePolicy) -> SourceError:
+    if policy.files is False:
+        expected = "a data: or http(s) URL, or base64; send the content of a file as a data: URL"
+    else:
+        expected = "an existing file, an http(s) or data: URL, or base64; check the path"
+    return SourceError(f"{describe(source)}: expected {expected}")
+
+
+def too_large(source: str | os.PathLike, limit: int) -> SourceError:
+    return SourceError(f"{describe(source)}: larger than the limit of {limit} bytes; shrink the file")
+
+
+def decode_base64(text: str, source: str, policy: SourcePolicy, limit: int) -> bytes:
+    """Return the bytes of base64 `text`; white space is ignored."""
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):  # ValueError: characters outside of ASCII
+        raise unreadable(source, policy) from None
+    if not data:
+        raise SourceError(f"{describe(source)}: holds 0 bytes")
+    if len(data) > limit:
+        raise too_large(source, limit)
+    return data
+
+
+# ---- Files ----------------------------------------------------------------------------------------------------------
+
+
+def path_of(source: str | os.PathLike, policy: SourcePolicy) -> Path:
+    """Return the path of a name or a `file://` URL; relative ones start in the policy's folder."""
+    name = unquote(source.removeprefix("file://")) if str(source).startswith("file://") else source
+    return Path(name) if isinstance(policy.files, bool) else (policy.files / name).resolve()
+
+
+def is_file(source: str | os.PathLike, policy: SourcePolicy) -> bool:
+    """Return True if the policy allows a source as a path and something is there."""
+    if policy.files is False or not source or (isinstance(source, str) and len(source) > LONGEST_PATH):
+        return False
+    try:
+        path = path_of(source, policy)
+        if policy.files is True:
+            return path.exists()
+        return path.is_relative_to(policy.files.resolve()) and path.is_file()
+    except (OSError, ValueError):  # base64 is too long for a name
+        return False
+
+
+def read_file(source: str | os.PathLike, policy: SourcePolicy, limit: int) -> bytes:
+    if policy.files is False:
+        raise SourceError(f"{describe(source)}: files may not be named here; send the content as a data: URL")
+    if policy.files is not True and not is_file(source, policy):
+        raise SourceError(f"{describe(source)}: no such file in the allowed folder")
+    path = path_of(source, policy)
+    try:
+        if path.stat().st_size > limit:
+            raise too_large(source, limit)
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"could not read {describe(source)}: {error.strerror}") from error
+
+
+# ---- URLs -----------------------------------------------------------------------------------------------------------
+
+
+def is_public(address: str) -> bool:
+    """Return True if an address, or the IPv4 address inside it, belongs to the public internet."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return is_public(str(parsed.ipv4_mapped))
+        if parsed in TRANSLATED:
+            return is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
+        if parsed not in PUBLIC_IPV6:
+            return False
+    return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in NOT_OPENED)
+
+
+class Download:
+    """
+    One URL with its policy and deadline, read through urllib by connections that are made here.
+
+    A socket's own timeout starts again with each byte, so a timer shuts the sockets down at the deadline.
+    """
+
+    def __init__(self, url: str, policy: SourcePolicy, limit: int, deadline: float | None = None):
+        self.url, self.policy, self.limit = url, policy, limit
+        self.deadline = time.monotonic() + policy.timeout if deadline is None else deadline
+        self.sockets: list[socket.socket] = []
+        self.is_cut = False
+
+    def read(self) -> bytes:
+        timer = threading.Timer(self.time_left(), self.cut)
+        timer.daemon = True
+        timer.start()
+        request = Request(self.url, headers={"User-Agent": "modeling_mm"})
+        try:
+            with self.opener().open(request, timeout=self.time_left()) as response:
+                body = self.read_body(response)
+            if self.is_cut:  # a body without a length seems to end there
+                raise self.too_slow()
+            return body
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: a bad port, a control character
+            if isinstance(error, SourceError):
+                raise
+            if self.is_cut or isinstance(getattr(error, "reason", error), TimeoutError):
+                raise self.too_slow() from error
+            if isinstance(error, HTTPError) and error.code in REDIRECTS:
+                raise self.error(f"redirects more than {MAX_REDIRECTS} times, or not to an http(s) URL") from error
+            raise self.error(f"could not be fetched ({error}); check the address, or pass the file itself") from error
+        finally:
+            timer.cancel()
+            for connection in self.sockets:
+                connection.close()
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        opener = urllib.request.OpenerDirector()  # without `file:` and `ftp:`
+        opener.add_handler(DownloadHandler(self))
+        opener.add_handler(LimitedRedirects())
+        for handler in (urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor):
+            opener.add_handler(handler())
+        opener.add_handler(urllib.request.UnknownHandler())
+        if self.policy.private_urls:
+            opener.add_handler(urllib.request.ProxyHandler())
+        return opener
+
+    def connection(self, cls: type[HTTPConnection], *args: Any, **kwargs: Any) -> HTTPConnection:
+        connection = cls(*args, **kwargs)
+        connection._create_connection = self.connect  # type: ignore[attr-defined]  # as `http.client` opens its sockets
+        return connection
+
+    def connect(self, address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
+        """Connect to a host at the address that was checked, whatever its name resolves to by then."""
+        host, port = address
+        if not self.policy.private_urls:
+            found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            if not all(map(is_public, found)):
+                raise self.error("leads to a private address, which is not opened; send the content as a data: URL")
+            host = found[0]
+        connection = socket.create_connection((host, port), self.time_left())
+        self.sockets.append(connection.dup())  # `http.client` detaches its own from the start of TLS on
+        if self.is_cut:
+            raise TimeoutError
+        return connection
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for connection in self.sockets:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def time_left(self) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise self.too_slow()
+        return left
+
+    def read_body(self, response: HTTPResponse) -> bytes:
+        """Read a body; one that is shorter than announced would look like a damaged file."""
+        if response.status != 200:
+            raise self.error(f"answered {response.status} {response.reason}")
+        announced, body = response.length, bytearray()
+        while (announced or 0) <= self.limit and len(body) <= self.limit and (piece := response.read1(PIECE_BYTES)):
+            body += piece
+        if max(announced or 0, len(body)) > self.limit:
+            raise too_large(self.url, self.limit)
+        if announced is not None and len(body) < announced and not self.is_cut:
+            raise self.error(f"ended after {len(body)} of {announced} bytes; try again")
+        return bytes(body)
+
+    def error(self, reason: str) -> SourceError:
+        return SourceError(f"{describe(self.url)}: {reason}")
+
+    def too_slow(self) -> SourceError:
+        return self.error(f"took longer than the limit of {self.policy.timeout:g} s")
+
+
+class DownloadHandler(urllib.request.AbstractHTTPHandler):
+    """Open http(s) URLs by the connections of a download."""
+
+    def __init__(self, download: Download):
+        super().__init__()
+        self.download = download
+
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self.download.connection, HTTPConnection), request)
+
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self.download.connection, HTTPSConnection), request)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+
+class LimitedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follow a few redirects, without reading their bodies, which may have no end."""
+
+    max_redirections = MAX_REDIRECTS
+
+    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+        fp.close()
+        code = 307 if code == 308 else code  # Python 3.10 does not know 308
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from .audio import lacks_rate
+from .compat import set_named_tokens
 from .configuration_mm import (
     ASSISTANT_TOKEN,
     AUDIO_TOKEN,
@@ -63,7 +64,7 @@ def add_named_tokens(tokenizer: Any) -> None:
     for name in renamed.keys() - unknown.keys():
         setattr(tokenizer, name, renamed[name])
     if unknown:
-        tokenizer._set_model_specific_special_tokens(unknown)
+        set_named_tokens(tokenizer, unknown)
 
 
 def pick_template(templates: str | dict[str, str] | None, wanted: str | None) -> str:

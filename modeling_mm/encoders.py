@@ -3,17 +3,16 @@
 
 import inspect
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import is_torchdynamo_compiling
+
+from .compat import auto_model_class, downsampled_lengths, rename_published_weights, supports_attention
 
 # Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
 
@@ -76,32 +75,9 @@ def understand_published_names(encoder: PreTrainedModel, state_dict: dict, prefi
     names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
     foreign = {name: state_dict.pop(prefix + name) for name in sorted(names) if name not in own}
     if foreign:
-        state_dict.update({prefix + name: weight for name, weight in under_own_names(encoder, foreign).items()})
-
-
-def under_own_names(encoder: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights by their published names -> by the module's own, as `from_pretrained` renames and converts them."""
-    # Only here, as they are transformers' own business, and published models load without them.
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    transforms = get_model_conversion_mapping(encoder, add_legacy=False)
-    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
-    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    found: dict[str, torch.Tensor] = {}
-    pending: dict[str, Any] = {}
-    for name, weight in state.items():
-        own_name, pattern = rename_source_key(name, renamings, converters)
-        if pattern is None:
-            found[own_name] = weight
-        else:
-            converter = pending.setdefault(own_name, deepcopy(by_pattern[pattern]))
-            converter.add_tensor(own_name, name, pattern, weight)
-    for own_name, converter in pending.items():
-        for target, value in converter.convert(own_name, model=encoder, config=encoder.config).items():
-            found[target] = value[0] if isinstance(value, list) else value
-    return found
+        state_dict.update(
+            {prefix + name: weight for name, weight in rename_published_weights(encoder, foreign).items()}
+        )
 
 
 def supported_attention(encoder_class: type[PreTrainedModel], implementation: str | None) -> str | None:
@@ -109,15 +85,9 @@ def supported_attention(encoder_class: type[PreTrainedModel], implementation: st
     The attention implementation that was asked for, or the nearest that the encoder has: what is asked of the whole
     model is meant for the decoder, and a CNN among the encoders must not forbid it.
     """
-    supports = {
-        "sdpa": encoder_class._supports_sdpa,
-        "flex_attention": encoder_class._supports_flex_attn,
-        "flash": encoder_class._supports_flash_attn,
-    }
-    asked = "flash" if implementation is not None and "flash" in implementation else implementation
-    if supports.get(asked, True):
+    if supports_attention(encoder_class, implementation):
         return implementation
-    return "sdpa" if supports["sdpa"] else "eager"
+    return "sdpa" if supports_attention(encoder_class, "sdpa") else "eager"
 
 
 def turn_off_unused(config: PreTrainedConfig) -> None:
@@ -133,11 +103,9 @@ def turn_off_unused(config: PreTrainedConfig) -> None:
 
 def encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The model class of a config; of an encoder-decoder, the class of its encoder."""
-    if type(config) not in AutoModel._model_mapping:
+    model_class = auto_model_class(config)
+    if model_class is None:
         raise ValueError(f"transformers has no AutoModel class for an encoder config of type {type(config).__name__}.")
-    model_class = AutoModel._model_mapping[type(config)]
-    if isinstance(model_class, (tuple, list)):
-        model_class = model_class[0]
     return encoder_half(model_class, type(config)) if config.is_encoder_decoder else model_class  # type: ignore[arg-type]
 
 
@@ -373,9 +341,8 @@ def token_mask(encoder: PreTrainedModel, frame_mask: torch.Tensor | None, tokens
     if encoder.config.model_type in SPECTROGRAM_ENCODERS:
         return spectrogram_token_mask(encoder.config, frame_mask, num_tokens)
     lengths = frame_mask.sum(-1)  # (N,)
-    if hasattr(encoder, "_get_feat_extract_output_lengths"):
-        token_lengths = encoder._get_feat_extract_output_lengths(lengths)
-    else:
+    token_lengths = downsampled_lengths(encoder, lengths)
+    if token_lengths is None:
         token_lengths = (lengths * num_tokens + frame_mask.shape[1] - 1) // frame_mask.shape[1]
     token_lengths = token_lengths.clamp(min=1, max=num_tokens).masked_fill(lengths == 0, 0)
     return torch.arange(num_tokens, device=tokens.device) < token_lengths[:, None]

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from transformers.utils.chat_template_utils import is_valid_message
 
 from .batching import collate_rows
+from .compat import merge_generate_kwargs
 from .configuration_mm import MMConfig
 from .processing_mm import AUTO_CLASSES, MMProcessor
 
@@ -217,7 +218,7 @@ class MMGenerationPipeline(MMPipeline):
         """
         rows, length = model_inputs["input_ids"].shape
         given = self.with_assistant(generate_kwargs)
-        options = generation_options(self, given, return_dict_in_generate=True, **overrides)
+        options = merge_generate_kwargs(self, given, return_dict_in_generate=True, **overrides)
         output = self.model.generate(**model_inputs, **options)
         scores = output.get("sequences_scores")
         return {
@@ -228,10 +229,3 @@ class MMGenerationPipeline(MMPipeline):
     def decode(self, tokens: torch.Tensor) -> list[str]:
         """(K, L) -> K texts"""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-
-
-def generation_options(pipe: Pipeline, given: dict, **overrides) -> dict:
-    """What `generate` is called with: the caller's options on top of the pipeline's own, in the way of its version."""
-    if hasattr(pipe, "_prepare_generate_kwargs"):
-        return pipe._prepare_generate_kwargs(given, **overrides)
-    return {"generation_config": pipe.generation_config, **given, **overrides}

@@ -37,6 +37,7 @@ from .chat import (
     pick_template,
     set_option,
 )
+from .compat import mark_control_tokens
 from .configuration_mm import AUDIO_TOKEN, IMAGE_TOKEN
 from .images import is_picture, load_image
 from .placeholders import (
@@ -411,8 +412,15 @@ class MMProcessor(ProcessorMixin):
         options = {**(processor_kwargs or {}), **{key: kwargs.pop(key) for key in list(kwargs) if key in names}}
         media = {kind: [collect_sources(chat, kind) for chat in conversations] for kind in ("image", "audio")}
         if sanitize_control_tokens:
-            conversations, tools, documents, kwargs = self._mark_control_tokens(
-                template, conversations, tools, documents, kwargs, tokenize, return_assistant_tokens_mask
+            conversations, tools, documents, kwargs = mark_control_tokens(
+                self.tokenizer,
+                template,
+                conversations,
+                tools,
+                documents,
+                kwargs,
+                tokenize,
+                return_assistant_tokens_mask,
             )
             options["sanitize_control_tokens"] = True
         text, spans = render_jinja_template(
@@ -453,11 +461,6 @@ class MMProcessor(ProcessorMixin):
             add_assistant_masks(inputs, spans)
             inputs.convert_to_tensors(tensor_type=pick_option(options, "text_kwargs", "return_tensors"))
         return inputs if return_dict else inputs["input_ids"]
-
-    def _mark_control_tokens(self, *args):
-        if not hasattr(self.tokenizer, "_mark_chat_inputs"):
-            raise ValueError("`sanitize_control_tokens` needs a newer transformers; upgrade it, or clean the messages")
-        return self.tokenizer._mark_chat_inputs(*args)
 
     def _get_num_multimodal_tokens(self, image_sizes=None, audio_lengths=None, **kwargs) -> MultiModalData:
         """How many placeholder tokens images (of any size) and sounds (of given lengths in samples) take; for vLLM."""

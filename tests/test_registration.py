@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from setuptools.config.pyprojecttoml import read_configuration
+
+import modeling_mm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -110,3 +113,9 @@ ours = [finder for finder in sys.meta_path if type(finder).__name__ == "FillTabl
 print(type(AutoConfig.for_model("mm")).__name__, len(ours))
 """
     assert run(code) == "MMConfig 1"
+
+
+def test_a_wheel_and_a_checkout_have_the_version_of_one_source():
+    project = read_configuration(ROOT / "pyproject.toml")["project"]
+    assert "version" in project["dynamic"]
+    assert project["version"] == modeling_mm.__version__

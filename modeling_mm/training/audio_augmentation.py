@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from ..audio import resample
+from ..compat import spec_augment_spans
 
 LARGEST_SEED = 2**32
 
@@ -89,14 +89,12 @@ class SoundAugmentation:
         with numpy_seed(int(generator.integers(LARGEST_SEED))):
             if self.mask_time_prob > 0:
                 check_length("mask_time_length", self.mask_time_length, real.shape[1], "frames")
-                frames = _compute_mask_indices(
-                    tuple(real.shape), self.mask_time_prob, self.mask_time_length, real.long()
-                )
+                frames = spec_augment_spans(tuple(real.shape), self.mask_time_prob, self.mask_time_length, real.long())
                 masked |= torch.from_numpy(frames).unsqueeze(3 - time_axis)
             if self.mask_feature_prob > 0:
                 bins = features.shape[3 - time_axis]
                 check_length("mask_feature_length", self.mask_feature_length, bins, "mel bins")
-                chosen = _compute_mask_indices((len(features), bins), self.mask_feature_prob, self.mask_feature_length)
+                chosen = spec_augment_spans((len(features), bins), self.mask_feature_prob, self.mask_feature_length)
                 masked |= torch.from_numpy(chosen).unsqueeze(time_axis)
         spread = real.unsqueeze(3 - time_axis).expand_as(features)
         means = (features * spread).sum((1, 2), keepdim=True) / spread.sum((1, 2), keepdim=True).clamp(min=1)

@@ -1,0 +1,112 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Private or changing APIs of transformers, one function each, so that an upgrade is checked in one file."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+import transformers
+from packaging.version import Version
+from transformers import AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+TRANSFORMERS = Version(transformers.__version__).release  # a development version counts as its release
+
+# ---- Auto classes ---------------------------------------------------------------------------------------------------
+
+
+def auto_model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Return the class that `AutoModel` builds for a config; it offers no such lookup without building the model."""
+    mapping = AutoModel._model_mapping
+    if type(config) not in mapping:
+        return None
+    found = mapping[type(config)]
+    return found[0] if isinstance(found, (tuple, list)) else found
+
+
+# ---- Encoders -------------------------------------------------------------------------------------------------------
+
+
+def supports_attention(model_class: type[PreTrainedModel], implementation: str | None) -> bool:
+    """Return if a class has an attention implementation; the flags are private, and no built model is at hand."""
+    if implementation is None:
+        return True
+    flags = {"sdpa": "_supports_sdpa", "flex_attention": "_supports_flex_attn"}
+    flag = "_supports_flash_attn" if "flash" in implementation else flags.get(implementation)
+    return flag is None or getattr(model_class, flag)
+
+
+def downsampled_lengths(encoder: PreTrainedModel, lengths: torch.Tensor) -> torch.Tensor | None:
+    """Return how many tokens inputs of `lengths` (N,) become; speech encoders have it as a private method."""
+    if not hasattr(encoder, "_get_feat_extract_output_lengths"):
+        return None
+    return encoder._get_feat_extract_output_lengths(lengths)
+
+
+def rename_published_weights(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename and convert weights of a published checkpoint as `from_pretrained` does; it takes no state dict alone."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(model, add_legacy=False)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    renamed: dict[str, torch.Tensor] = {}
+    pending: dict[str, Any] = {}
+    for name, weight in state.items():
+        own_name, pattern = rename_source_key(name, renamings, converters)
+        if pattern is None:
+            renamed[own_name] = weight
+        else:
+            converter = pending.setdefault(own_name, deepcopy(by_pattern[pattern]))
+            converter.add_tensor(own_name, name, pattern, weight)
+    for own_name, converter in pending.items():
+        for target, value in converter.convert(own_name, model=model, config=model.config).items():
+            renamed[target] = value[0] if isinstance(value, list) else value
+    return renamed
+
+
+# ---- Tokenizers and processors --------------------------------------------------------------------------------------
+
+
+def set_named_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:
+    """Give a tokenizer special tokens under new attributes; public only as arguments of its constructor."""
+    tokenizer._set_model_specific_special_tokens(tokens)
+
+
+def mark_control_tokens(tokenizer: Any, *chat: Any) -> Any:
+    """Mark control tokens that users wrote into a chat; there from 5.23 on."""
+    if TRANSFORMERS < (5, 23):
+        raise ValueError(
+            f"`sanitize_control_tokens` needs transformers 5.23 or newer, got {transformers.__version__}. Upgrade it, "
+            "or clean the messages before."
+        )
+    return tokenizer._mark_chat_inputs(*chat)
+
+
+# ---- Pipelines ------------------------------------------------------------------------------------------------------
+
+
+def restore_task(task: str) -> None:
+    """Let `pipeline` look a task up again that it refuses by name from 5.19 on."""
+    if TRANSFORMERS >= (5, 19):
+        transformers.pipelines.REMOVED_TASKS.pop(task, None)
+
+
+def merge_generate_kwargs(pipe: Any, given: dict, **overrides: Any) -> dict:
+    """Return arguments of `generate`: options of the call on top of the pipeline's, which 5.20 merges itself."""
+    if TRANSFORMERS >= (5, 20):
+        return pipe._prepare_generate_kwargs(given, **overrides)
+    return {"generation_config": pipe.generation_config, **given, **overrides}
+
+
+# ---- Training -------------------------------------------------------------------------------------------------------
+
+
+def spec_augment_spans(*args: Any, **kwargs: Any) -> Any:
+    """Draw the spans of SpecAugment, (N, T) numpy bool; every speech model has its own private copy."""
+    from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
+    return _compute_mask_indices(*args, **kwargs)

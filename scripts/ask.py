@@ -21,8 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 import modeling_mm  # noqa: F401  (its classes are known to Auto* from here on)
-from modeling_mm.data.chat_row import ChatRow, media_parts, media_source, turn_text
-from modeling_mm.data.reading import load_chats
+from modeling_mm.data import ChatRow, load_chats, media_parts, media_source, turn_text
 from modeling_mm.evaluation.metrics import answer_prompts
 from modeling_mm.explain.attention import attend
 from modeling_mm.explain.figure import draw, read_band, save

@@ -21,9 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from modeling_mm.evaluation.evaluate import evaluate, figures_markdown, majority_answers
 from modeling_mm.recipes.build import load_source, rows_of
 from modeling_mm.recipes.schema import Recipe, read_recipe
-from modeling_mm.training.augmentation import Augmentation
-from modeling_mm.training.cached_collator import CachedCollator
-from modeling_mm.training.encoder_cache import EncoderCache
+from modeling_mm.training import CachedCollator, EncoderCache
 from modeling_mm.utils.files import write_text
 
 
@@ -83,14 +81,11 @@ def cached_collator(recipe: Recipe, model, processor, datasets: dict[str, list])
     for tower in (model.base_model.vision_tower, model.base_model.audio_tower):
         if tower is not None:
             tower.requires_grad_(False)
-    augmentation = recipe.data.augmentation or Augmentation()  # not applied: a store is found by what filled it
     cache = EncoderCache(
         recipe.data.encoder_cache,
         model,
         processor,
-        augmentation.picture,
-        augmentation.sound,
-        seed=augmentation.seed,
+        recipe.data.augmentation,  # not applied: it only finds the store that training has filled
         dtype=getattr(torch, recipe.data.encoder_dtype),
     )
     for rows in datasets.values():

@@ -13,8 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_mm
-from modeling_mm.data.chat_row import ChatRow, media_parts
-from modeling_mm.data.reading import load_chats
+from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation.metrics import answer_prompts
 from modeling_mm.recipes.build import rows_of
 from modeling_mm.recipes.schema import read_recipe, to_yaml

@@ -1,2 +1,27 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Readers of chat samples and builders of corpora."""
+"""Chat examples: read, checked, cleaned and mixed."""
+
+from .chat_row import ChatRow, media_parts, media_source, to_row, turn_text
+from .cleaning import CleaningReport, Rejected, clean
+from .examples import is_task_among, task_kind, without_parts
+from .mixture import ChatMixture, mix
+from .reading import ChatDataset, ChatStream, load_chats
+
+__all__ = [
+    "ChatDataset",
+    "ChatMixture",
+    "ChatRow",
+    "ChatStream",
+    "CleaningReport",
+    "Rejected",
+    "clean",
+    "is_task_among",
+    "load_chats",
+    "media_parts",
+    "media_source",
+    "mix",
+    "task_kind",
+    "to_row",
+    "turn_text",
+    "without_parts",
+]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..utils.typed import nearest
+from ..utils.spelling import suggestion
 
 # Of these less is better; of the other metrics more.
 ERROR_RATES = ("wer", "cer", "spoken_wer")
@@ -122,8 +122,7 @@ def check_metrics(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in METRICS:
-            near = nearest(str(name), METRICS)
-            hint = f" Did you mean {near!r}?" if near else ""
+            hint = suggestion(str(name), METRICS)
             raise ValueError(f"There is no metric {name!r}.{hint} Known: {', '.join(METRICS)}.")
 
 

@@ -4,6 +4,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from ..data.cleaning import clean
 from ..data.mixture import mix
 from ..data.reading import ChatDataset, ChatRow, ChatStream, load_chats
 from ..joining import fit_to_tokenizer, joint_generation_config, special_token_ids
+from ..modalities import MODALITIES
 from ..modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from ..processing_mm import MMProcessor
-from ..training.augmentation import Augmentation
 from ..training.cached_collator import CachedCollator
 from ..training.classification import ClassificationCollator
 from ..training.collator import ChatCollator
@@ -118,8 +119,7 @@ class RecipeData:
     train: list[Any]
     evaluation: ChatDataset | None
     test: dict[str, ChatDataset]
-    pictures: list[ChatDataset] = field(default_factory=list)
-    sounds: list[ChatDataset] = field(default_factory=list)
+    alignment: dict[str, list[ChatDataset]] = field(default_factory=dict)
 
     @property
     def measured(self) -> list[ChatDataset]:
@@ -133,6 +133,7 @@ def load_data(recipe: Recipe) -> RecipeData:
     """
     data = recipe.data
     reports = Path(recipe.training["output_dir"]) / "cleaning" if data.clean else None
+    alignment = {} if recipe.alignment is None else recipe.alignment.sources
 
     def load_all(sources: Sequence[DataSource], name: str) -> list[Any]:
         return [load_part(source, reports, f"{name}-{number}") for number, source in enumerate(sources)]
@@ -141,8 +142,7 @@ def load_data(recipe: Recipe) -> RecipeData:
         train=load_all(data.train, "train"),
         evaluation=joined_sources(data.evaluation, reports, "evaluation"),
         test={name: joined_sources(sources, reports, name) for name, sources in data.test.items()},
-        pictures=[] if recipe.alignment is None else load_all(recipe.alignment.pictures, "pictures"),
-        sounds=[] if recipe.alignment is None else load_all(recipe.alignment.sounds, "sounds"),
+        alignment={kind: load_all(sources, kind) for kind, sources in alignment.items()},
     )
 
 
@@ -216,18 +216,14 @@ def make_collator(
 def filled_cache(recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel) -> EncoderCache:
     """The encoder cache with all media of the recipe; one process fills it, and the others read what it wrote."""
     options = recipe.data
-    augmentation = options.augmentation or Augmentation()
 
     def open_cache() -> EncoderCache:
         return EncoderCache(
             options.encoder_cache,
             base_of(model),
             processor,
-            augmentation.picture,
-            augmentation.sound,
-            options.picture_views,
-            options.sound_views,
-            augmentation.seed,
+            options.augmentation,
+            {kind: getattr(options, f"{kind}_views") for kind in MODALITIES},
             dtype=getattr(torch, options.encoder_dtype),
         )
 
@@ -235,7 +231,7 @@ def filled_cache(recipe: Recipe, processor: MMProcessor, data: RecipeData, model
     if state.is_main_process:
         with encoders_on(base_of(model), state.device):
             cache = open_cache()
-            for dataset in (*data.train, *data.pictures, *data.sounds):
+            for dataset in (*data.train, *chain(*data.alignment.values())):
                 cache.fill(rows_of(dataset))
             for dataset in data.measured:
                 cache.fill(rows_of(dataset), views=False)

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,15 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_callback import ExportableState
 
 from ..data.reading import ChatDataset
 from ..hub.card import write_card
 from ..processing_mm import MMProcessor
 from ..training.alignment import AlignmentOptions, NamedMedium, align, named_media
 from ..training.arguments import MMTrainingArguments
-from ..training.callbacks import LossProgressCallback
+from ..training.callbacks import SPEED, LossProgressCallback, ThawCallback, TimerCallback
 from ..training.checkpoints import last_whole_checkpoint
 from ..training.classification import accuracy
-from ..training.freezing import ThawSchedule
 from ..training.trainer import MMTrainer
 from ..utils.files import write_text
 from ..utils.tables import format_table
@@ -127,8 +124,7 @@ def align_model(
     losses = align(
         trainer.model,
         trainer.data_collator,
-        named(data.pictures, "image"),
-        named(data.sounds, "audio"),
+        {kind: named(datasets, kind) for kind, datasets in data.alignment.items()},
         options,
         arguments.seed,
         torch.bfloat16 if arguments.bf16 else torch.float32,
@@ -141,31 +137,10 @@ def callbacks(recipe: Recipe) -> list[TrainerCallback]:
     found: list[TrainerCallback] = []
     steps = {part: step for part, step in recipe.frozen.items() if step != "always"}
     if steps:
-        found.append(ThawSchedule(steps))
+        found.append(ThawCallback(steps))
     if recipe.early_stopping is not None:
         found.append(EarlyStoppingCallback(recipe.early_stopping.patience, recipe.early_stopping.threshold))
     return found
-
-
-class TimerCallback(TrainerCallback, ExportableState):
-    """Seconds of training, those before an interruption included: they are kept in the checkpoints."""
-
-    def __init__(self, seconds: float = 0.0):
-        self.before = seconds
-        self.start: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self.before + (time.perf_counter() - self.start if self.start is not None else 0.0)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.start = time.perf_counter()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.before, self.start = self.seconds, None
-
-    def state(self) -> dict:
-        return {"args": {"seconds": self.seconds}, "attributes": {}}
 
 
 def elapsed(trainer: MMTrainer) -> float:
@@ -260,9 +235,6 @@ def measure(trainer: MMTrainer, data: RecipeData) -> dict[str, dict[str, float]]
     if not sets and data.evaluation is not None:
         sets = {"evaluation": data.evaluation}
     return {name: measure_one(trainer, name, dataset) for name, dataset in sets.items()}
-
-
-SPEED = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 
 
 def measure_one(trainer: MMTrainer, name: str, dataset: ChatDataset) -> dict[str, float]:

@@ -17,6 +17,7 @@ import yaml
 from transformers import GPT2Config
 
 from ..configuration_mm import MMConfig
+from ..modalities import MODALITIES
 from ..training.alignment import AlignmentOptions
 from ..training.arguments import MMTrainingArguments
 from ..training.augmentation import Augmentation, ModalityDropout
@@ -130,10 +131,10 @@ class DataSection:
         test: what the card's figures are from, by name; `evaluation` where there is none
         clean: leave out samples that cannot be learned from, and list them in the folder `cleaning` of the output; all
             media are read once for it. Otherwise the first such sample stops the run
-        augmentation: `picture` and `sound`, each with fields of its own; in training alone
+        augmentation: `image` and `audio`, each with fields of its own; in training alone
         modality_dropout: how often the pictures or sounds of a sample are taken away; in training alone
         encoder_cache: a folder for the outputs of frozen encoders, so that each picture and sound is encoded once
-        picture_views, sound_views: with `encoder_cache` and `augmentation`, in how many ways each file is kept: as it
+        image_views, audio_views: with `encoder_cache` and `augmentation`, in how many ways each file is kept: as it
             is, and otherwise changed
         encoder_dtype: what the encoders compute in for the cache; bfloat16 is two to three times as fast where the
             machine has it
@@ -146,8 +147,8 @@ class DataSection:
     augmentation: Augmentation | None = None
     modality_dropout: ModalityDropout | None = None
     encoder_cache: str | None = None
-    picture_views: int = 1
-    sound_views: int = 1
+    image_views: int = 1
+    audio_views: int = 1
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
@@ -164,7 +165,7 @@ class DataSection:
 
     def _check_cache(self):
         augmentation = self.augmentation or Augmentation()
-        for name, is_on in (("picture", augmentation.picture.is_on), ("sound", augmentation.sound.changes_samples)):
+        for name, is_on in (("image", augmentation.image.is_on), ("audio", augmentation.audio.is_on)):
             views = getattr(self, f"{name}_views")
             if views < 1 or (views > 1 and not (self.encoder_cache and is_on)):
                 raise ValueError(
@@ -178,9 +179,9 @@ class DataSection:
         if not self.encoder_cache:
             return
         for name, value in (
-            ("picture.flip", augmentation.picture.flip),
-            ("sound.mask_time_prob", augmentation.sound.mask_time_prob),
-            ("sound.mask_feature_prob", augmentation.sound.mask_feature_prob),
+            ("image.flip", augmentation.image.flip),
+            ("audio.mask_time_prob", augmentation.audio.mask_time_prob),
+            ("audio.mask_feature_prob", augmentation.audio.mask_feature_prob),
         ):
             if value > 0:
                 raise ValueError(
@@ -199,22 +200,27 @@ class Alignment(AlignmentOptions):
     A stage before training in which the connectors learn the decoder's words; see `modeling_mm.training.alignment`.
 
     Args:
-        pictures: samples with one picture each, whose answers name what it shows
-        sounds: samples with one sound each, whose answers are what is said in it
+        images: samples with one image each, whose answers name what it shows
+        audio: samples with one audio each, whose answers are the words spoken in it
     """
 
-    pictures: list[DataSource] = field(default_factory=list)
-    sounds: list[DataSource] = field(default_factory=list)
+    images: list[DataSource] = field(default_factory=list)
+    audio: list[DataSource] = field(default_factory=list)
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.pictures or self.sounds):
-            raise ValueError("expected `pictures`, `sounds` or both, got none of them.")
-        for name in ("pictures", "sounds"):
-            for source in getattr(self, name):
+        if not any(self.sources.values()):
+            raise ValueError("expected `images`, `audio` or both, got none of them.")
+        for name, sources in self.sources.items():
+            for source in sources:
                 if source.weight is not None or source.streaming:
                     key = "streaming" if source.streaming else "weight"
                     raise ValueError(f"`{key}` in `{name}` has no meaning: all of it is used. Leave it out.")
+
+    @property
+    def sources(self) -> dict[str, list[DataSource]]:
+        """Return the sources by modality."""
+        return {kind: getattr(self, modality.plural) for kind, modality in MODALITIES.items()}
 
 
 @dataclass(frozen=True)

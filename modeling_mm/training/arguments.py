@@ -54,7 +54,7 @@ class MMTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Whether the samples of a batch are chosen alike in their media."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in dict.fromkeys(RATE_OF.values()):
             rate = getattr(self, name)
             if rate is not None and not rate >= 0:

@@ -1,155 +1,130 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Samples changed at random, yet always the same way: what is drawn depends on the seed, the epoch and the sample alone.
+Random changes of examples that depend on the seed, the epoch and the example alone.
 
-Neither the order of samples, nor the batch, nor the number of workers or processes plays a part.
+The order of examples, the batch and the number of workers or processes do not matter, so that a resumed run equals an
+unbroken one.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import TrainerCallback
 
-from ..audio import load_audio
-from ..data.chat_row import ChatRow, Message, media_parts, media_source, turn_text
-from ..images import load_image, to_numpy
-from .audio_augmentation import SoundAugmentation
-from .image_augmentation import PictureAugmentation
+from ..data.chat_row import ChatRow, media_parts, turn_text
+from ..data.examples import is_task_among, without_parts
+from ..images import to_numpy
+from ..modalities import MODALITIES
+from .audio_augmentation import AudioAugmentation
+from .image_augmentation import ImageAugmentation
 
-__all__ = ["Augmentation", "ModalityDropout", "PictureAugmentation", "SetEpochCallback", "SoundAugmentation"]
-
-MODALITIES = ("image", "audio")
-# Draws for one purpose tell nothing of those for another.
+# Each purpose has draws of its own, which are independent of the others'.
 PURPOSES = ("media", "features", "dropout")
 
 
 @dataclass
 class Augmentation:
     """
-    What may happen to the media of training samples; see `PictureAugmentation` and `SoundAugmentation`.
+    Random changes of the media of training examples.
 
     Args:
-        picture: changes of pictures; off by default.
-        sound: changes of sounds; off by default.
-        seed: other draws for another seed.
+        image: changes of images; off by default.
+        audio: changes of audio; off by default.
+        seed: seed of all draws.
     """
 
-    picture: PictureAugmentation = field(default_factory=PictureAugmentation)
-    sound: SoundAugmentation = field(default_factory=SoundAugmentation)
+    image: ImageAugmentation = field(default_factory=ImageAugmentation)
+    audio: AudioAugmentation = field(default_factory=AudioAugmentation)
     seed: int = 0
 
     def change_media(self, row: ChatRow, rate: int | None) -> ChatRow:
         """
-        The row with its pictures and sounds loaded and changed; those that nothing happens to are left alone.
+        Return an example with its media loaded and changed; media that do not change are not loaded.
 
         Args:
-            rate: the audio encoder's sampling rate; None for a model that does not hear.
+            rate: sampling rate of the audio encoder, or None if the model has none.
         """
         generator = generator_of(row, self.seed, "media")
-        is_flipped = generator.random() < self.picture.flip and self._may_flip(row)
+        is_flipped = generator.random() < self.image.flip and self._may_flip(row)
 
         def change(part: dict[str, Any]) -> dict[str, Any]:
-            if part["type"] == "image" and self.picture.is_on:
-                picture = cast(Image.Image, load_image(media_source(part)))
-                return {"type": "image", "image": self.picture.apply(picture, is_flipped, generator)}
-            if part["type"] == "audio" and self.sound.changes_samples and rate is not None:
-                samples = load_audio(media_source(part), rate, part.get("sampling_rate"))
-                return {"type": "audio", "audio": self.sound.apply(samples, rate, generator), "sampling_rate": rate}
-            return part
+            augmentation = getattr(self, part["type"], None) if part["type"] in MODALITIES else None
+            return part if augmentation is None else augmentation.change(part, generator, is_flipped, rate)
 
-        return replace(row, messages=[change_turn(turn, change) for turn in row.messages])
+        return replace(
+            row, messages=[{**turn, "content": [change(part) for part in turn["content"]]} for turn in row.messages]
+        )
 
     def change_features(self, row: ChatRow, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A row's tensors with its spectrograms masked; `feature_attention_mask` says which frames are real."""
-        name = next((name for name in ("input_features", "input_values") if name in features), None)
-        if name is None or not self.sound.masks_features:
+        """Return a row's tensors with its spectrograms masked, where `feature_attention_mask` marks real frames."""
+        modality = MODALITIES["audio"]
+        name = next((name for name in modality.inputs if name in features), None)
+        if name is None or not self.audio.masks_features:
             return features
         time_axis = 2 if name == "input_features" else 1
         generator = generator_of(row, self.seed, "features")
-        return {
-            **features,
-            name: self.sound.mask(features[name], features["feature_attention_mask"], time_axis, generator),
-        }
+        return {**features, name: self.audio.mask(features[name], features[modality.mask], time_axis, generator)}
 
     def _may_flip(self, row: ChatRow) -> bool:
         has_text = any(part.get("has_text", False) for part in media_parts(row.messages))
-        return self.picture.may_flip(row.task, [turn_text(turn) for turn in row.messages], has_text)
+        return self.image.may_flip(row.task, [turn_text(turn) for turn in row.messages], has_text)
 
 
 @dataclass
 class ModalityDropout:
     """
-    Leaves one modality of a sample out, so that a model learns to answer from the other alone.
+    Random removal of one modality of an example, so that a model learns to answer from the others alone.
 
-    All pictures or all sounds of a sample go, with their placeholders; the text stays. Something to answer from always
-    remains: samples with media of one modality only are never touched, and never do both go.
+    All media of the modality go, with their placeholders; the text stays. Examples with media of one modality do not
+    change, so that something to answer from always remains.
 
     Args:
-        image: how likely the pictures of a sample with pictures and sounds are left out.
-        audio: how likely its sounds are; at most 1 with `image` together.
-        seed: other draws for another seed.
-        unchanged_tasks: tasks, or what stands before the "/" of theirs, that cannot be done without both.
+        image: probability that the images of an example are removed.
+        audio: probability that its audio is removed; at most 1 together with `image`.
+        seed: seed of all draws.
+        unchanged_tasks: tasks that need every modality, by their name or the part of it before the "/".
     """
 
     image: float = 0.0
     audio: float = 0.0
     seed: int = 0
-    unchanged_tasks: tuple[str, ...] = ("match", "match-human", "sound-match")
+    unchanged_tasks: tuple[str, ...] = ()
 
-    def __post_init__(self):
-        for name in MODALITIES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` of ModalityDropout must lie in [0, 1], got {getattr(self, name)}")
-        if self.image + self.audio > 1:
+    def __post_init__(self) -> None:
+        for name, share in self.shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"`{name}` of ModalityDropout must lie in [0, 1], got {share}.")
+        if sum(self.shares.values()) > 1:
             raise ValueError(
-                f"`image` and `audio` of ModalityDropout must not exceed 1 together, got {self.image} and {self.audio}"
+                f"{' and '.join(f'`{name}`' for name in self.shares)} of ModalityDropout must not exceed 1 together, "
+                f"got {' and '.join(map(str, self.shares.values()))}."
             )
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return the probability of each modality's removal."""
+        return {name: getattr(self, name) for name in MODALITIES if hasattr(self, name)}
+
     def __call__(self, row: ChatRow) -> ChatRow:
-        """The row without its pictures, or without its sounds, or as it is."""
+        """Return the example without one modality, or as it is."""
         kinds = {part["type"] for part in media_parts(row.messages)}
-        if len(kinds) < len(MODALITIES) or self._is_unchanged(row.task):
+        if len(kinds) < 2 or is_task_among(row.task, self.unchanged_tasks):
             return row
-        drawn = generator_of(row, self.seed, "dropout").random()
-        if drawn >= self.image + self.audio:
-            return row
-        dropped = "image" if drawn < self.image else "audio"
-        messages = [
-            {**turn, "content": [part for part in turn["content"] if part["type"] != dropped]} for turn in row.messages
-        ]
-        return replace(row, messages=messages)
-
-    def _is_unchanged(self, task: str | None) -> bool:
-        return task is not None and (task in self.unchanged_tasks or task.split("/")[0] in self.unchanged_tasks)
-
-
-class SetEpochCallback(TrainerCallback):
-    """
-    Tells the training data which epoch begins.
-
-    The stock `Trainer` does so itself in one process, and for streams; with several processes and data at random
-    access it tells the sampler only, and augmentation would be the same in every epoch.
-    """
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        dataset = getattr(train_dataloader, "dataset", None)
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(int(state.epoch or 0))
-
-
-def change_turn(turn: Message, change) -> Message:
-    """A turn with each of its parts changed."""
-    return {**turn, "content": [change(part) for part in turn["content"]]}
+        drawn, limit = generator_of(row, self.seed, "dropout").random(), 0.0
+        for dropped, share in self.shares.items():
+            limit += share
+            if drawn < limit:
+                return without_parts(row, {dropped})
+        return row
 
 
 def generator_of(row: ChatRow, seed: int, purpose: str) -> np.random.Generator:
-    """The generator of a sample in its epoch."""
+    """Return the generator of an example in its epoch."""
     digest = hashlib.blake2b(digest_size=16)
     add_to_digest(digest, [row.id, row.task, row.messages])
     words = np.frombuffer(digest.digest(), dtype="<u4")
@@ -157,12 +132,12 @@ def generator_of(row: ChatRow, seed: int, purpose: str) -> np.random.Generator:
 
 
 def add_to_digest(digest: Any, value: Any) -> None:
-    """Put what tells one sample from another into `digest`: text, the last names of paths, bytes, pixels, samples."""
+    """Add to `digest` the content of an example: text, the ends of paths, bytes, pixels and samples."""
     if isinstance(value, Mapping):
         for key in sorted(value):
-            # Where the data lie must not matter.
-            parts = PurePath(value[key]).parts[-2:] if key == "path" and value[key] is not None else value[key]
-            add_to_digest(digest, [key, parts])
+            # The folder of the data must not matter.
+            item = PurePath(value[key]).parts[-2:] if key == "path" and value[key] is not None else value[key]
+            add_to_digest(digest, [key, item])
     elif isinstance(value, (list, tuple)):
         digest.update(b"[%d" % len(value))
         for item in value:
@@ -176,5 +151,5 @@ def add_to_digest(digest: Any, value: Any) -> None:
     elif isinstance(value, (str, int, float, type(None))):
         digest.update(f"{value}\0".encode())
     else:
-        # A decoder of `datasets`: the text beside it has to tell.
+        # A decoder of `datasets`: the text beside it tells examples apart.
         digest.update(type(value).__name__.encode())

@@ -1,19 +1,24 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Pictures changed with Pillow: cropped, mirrored unless they would then say something else, in other light."""
+"""Random changes of images with Pillow: crops, flips that keep what is said true, and light."""
 
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-# The sides of a random crop, width to height (Szegedy et al., 2015, "Going deeper with convolutions").
+from ..data.chat_row import media_source
+from ..data.examples import is_task_among
+from ..images import load_image
+
+# Aspect ratios of random crops (Szegedy et al., 2015, "Going deeper with convolutions").
 LOG_ASPECTS = (math.log(3 / 4), math.log(4 / 3))
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-# Beginnings of words, in the languages of the corpora, that are no longer true of a mirrored picture: sides, and what
-# bears writing or means something else the other way round. Too many words cost nothing but a flip.
+# Beginnings of words in English, French, Spanish and Russian that are no longer true of a mirrored image: sides, and
+# things that bear writing or mean something else when mirrored. A word too many costs only a flip.
 # (French "montre" is a watch, but not in "que montre l'image".)
 SIDE_WORDS = (
     *("left", "right", "mirror", "clockwise", "counterclockwise", "anticlockwise", "east", "west"),
@@ -35,69 +40,78 @@ CANNOT_BE_MIRRORED = re.compile(rf"\b(?:{'|'.join((*SIDE_WORDS, *WRITING_WORDS))
 
 
 @dataclass
-class PictureAugmentation:
+class ImageAugmentation:
     """
-    What may happen to the pictures of a sample. Everything is off at zero.
+    Random changes of the images of an example. Zero switches a change off.
 
     Args:
-        crop: the largest share of a picture's area that is cut away, in [0, 1). What is left, of sides up to 3:4 or
-            4:3 times as long as the picture's, is brought back to its size.
-        flip: how likely a sample's pictures are mirrored, all of them alike, in [0, 1]. Samples whose pictures bear
-            writing never are: those with a part marked `"has_text": true`, of a task in `unflipped_tasks`, or whose
-            conversation has words that would be wrong of the mirrored picture (left, right, letter, clock, ...; in
-            English, Chinese, French, Spanish and Russian).
-        color: how far brightness, contrast and saturation go up or down, in [0, 1]: factors in [1 - color, 1 + color].
-            Hues stay, so that a red thing remains red.
-        unflipped_tasks: tasks, or what stands before the "/" of theirs, whose pictures are not mirrored.
+        crop: largest share of an image's area that is cut away, in [0, 1). The rest, whose aspect ratio is 3:4 to 4:3
+            of the image's, is resized to the size of the image.
+        flip: probability that all images of an example are mirrored, in [0, 1]. Images that bear writing are never
+            mirrored: those of a part marked `"has_text": true`, of a task in `unflipped_tasks`, or of a conversation
+            with words that would be wrong of the mirrored image (left, right, letter, clock, ...; in English, Chinese,
+            French, Spanish and Russian).
+        color: largest change of brightness, contrast and saturation, in [0, 1]: factors in [1 - color, 1 + color].
+            Hues do not change, so that a red thing remains red.
+        unflipped_tasks: tasks whose images are not mirrored, by their name or the part of it before the "/".
     """
 
     crop: float = 0.0
     flip: float = 0.0
     color: float = 0.0
-    unflipped_tasks: tuple[str, ...] = ("ocr", "read")
+    unflipped_tasks: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.crop < 1:
-            raise ValueError(f"`crop` of PictureAugmentation must lie in [0, 1), got {self.crop}")
+            raise ValueError(f"`crop` of ImageAugmentation must lie in [0, 1), got {self.crop}.")
         for name in ("flip", "color"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` of PictureAugmentation must lie in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"`{name}` of ImageAugmentation must lie in [0, 1], got {getattr(self, name)}.")
 
     @property
     def is_on(self) -> bool:
         return self.crop > 0 or self.flip > 0 or self.color > 0
 
     def may_flip(self, task: str | None, texts: Iterable[str], has_text: bool) -> bool:
-        """Whether a sample stays true when its pictures are mirrored."""
-        kept = task is not None and (task in self.unflipped_tasks or task.split("/")[0] in self.unflipped_tasks)
-        return not (has_text or kept or any(CANNOT_BE_MIRRORED.search(text) for text in texts))
+        """Return if an example stays true when its images are mirrored."""
+        kept = has_text or is_task_among(task, self.unflipped_tasks)
+        return not (kept or any(CANNOT_BE_MIRRORED.search(text) for text in texts))
 
-    def apply(self, picture: Image.Image, is_flipped: bool, generator: np.random.Generator) -> Image.Image:
-        """An RGB picture changed, of the same size."""
+    def change(
+        self, part: dict[str, Any], generator: np.random.Generator, is_flipped: bool, rate: int | None
+    ) -> dict[str, Any]:
+        """Return the part of a message with its image loaded and changed."""
+        if not self.is_on:
+            return part
+        image = cast(Image.Image, load_image(media_source(part)))
+        return {"type": "image", "image": self.apply(image, generator, is_flipped)}
+
+    def apply(self, image: Image.Image, generator: np.random.Generator, is_flipped: bool = False) -> Image.Image:
+        """Return an RGB image changed, of the same size."""
         if self.crop > 0:
-            box = random_box(picture.size, 1 - self.crop, generator)
-            picture = picture.resize(picture.size, Image.Resampling.BICUBIC, box=box)
+            box = random_box(image.size, 1 - self.crop, generator)
+            image = image.resize(image.size, Image.Resampling.BICUBIC, box=box)
         if is_flipped:
-            picture = ImageOps.mirror(picture)
+            image = ImageOps.mirror(image)
         if self.color > 0:
             for index in generator.permutation(len(ENHANCERS)):
                 factor = generator.uniform(1 - self.color, 1 + self.color)
-                picture = ENHANCERS[index](picture).enhance(factor)
-        return picture
+                image = ENHANCERS[index](image).enhance(factor)
+        return image
 
 
 def random_box(
     size: tuple[int, int], smallest: float, generator: np.random.Generator
 ) -> tuple[float, float, float, float]:
     """
-    A box within a picture of `size` (width, height): left, top, right, bottom.
+    Draw a box within an image of `size` (width, height): left, top, right, bottom.
 
-    Its area is drawn from [`smallest`, 1] of the picture's and its sides' ratio from 3:4 to 4:3 of the picture's; a
-    side that would be longer than the picture is the picture's.
+    Its area lies in [`smallest`, 1] of the image's, its aspect ratio in [3:4, 4:3] of the image's. A side that would
+    exceed the image is cut to it.
     """
     area = generator.uniform(smallest, 1.0)
     stretch = math.exp(generator.uniform(*LOG_ASPECTS))
-    # Where one side is cut to the picture's, the other grows so that the area stays.
+    # If one side is cut to the image's, the other grows, so that the area stays.
     stretch = min(max(stretch, area), 1 / area)
     width, height = size[0] * math.sqrt(area * stretch), size[1] * math.sqrt(area / stretch)
     width, height = min(width, size[0]), min(height, size[1])

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..utils.typed import build, nearest
+from ..utils.spelling import suggestion
+from ..utils.typed import build
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -70,7 +71,7 @@ class LoraOptions:
     train: tuple[str, ...] | None = None
     dora: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.r < 1:
             raise ValueError(f"LoRA's r must be at least 1, got {self.r}.")
         if not self.alpha > 0:
@@ -82,8 +83,7 @@ class LoraOptions:
         for name, known in (("adapt", tuple(PROJECTIONS)), ("train", tuple(IN_FULL))):
             for part in getattr(self, name) or ():
                 if part not in known:
-                    near = nearest(part, known)
-                    hint = f" Did you mean {near!r}?" if near else ""
+                    hint = suggestion(part, known)
                     raise ValueError(f"LoRA's {name} takes {', '.join(known)}, got {part!r}.{hint}")
         if both := set(self.adapt or ()) & set(self.train or ()):
             raise ValueError(f"LoRA's adapt and train both name {', '.join(both)}; name it in one of them.")

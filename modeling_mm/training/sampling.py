@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Batches of samples that are alike in their media, so that little of a batch is padding."""
+"""Batches of examples with similar media, so that padding is small."""
 
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
@@ -7,24 +7,28 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from ..data.chat_row import ChatRow, media_parts, to_row, turn_text
+from ..data.chat_row import media_parts, to_row, turn_text
+from ..modalities import MODALITIES
 
-# How many batches are sorted together: enough to find alike samples, few enough that batches still differ by chance.
+# Batches that are sorted together: enough to find similar examples, few enough to keep batches random.
 BATCHES_A_POOL = 32
 
 
 class MediaLengthGroupedSampler(Sampler[int]):
     """
-    All indices in random order, arranged so that a batch's samples are of about one size.
+    Random order of all indices in which the examples of a batch have similar sizes.
 
-    Pools of some batches are drawn at random, sorted by size within, cut into batches, and these shuffled. The same
-    seed and epoch give the same order in every process.
+    Random pools of examples are sorted by size and cut into batches, which are shuffled. The same seed and epoch give
+    the same order in every process.
 
     Args:
-        dataset: at random access
-        batch_size: of all processes together
-        size_of: a sample -> something to sort by
-        seed: other orders for another seed
+        dataset: dataset at random access.
+        batch_size: examples in a batch of all processes together.
+        size_of: function that returns the size of an example, to sort by.
+        seed: seed of the order.
+
+    Example:
+        >>> sampler = MediaLengthGroupedSampler(chats, batch_size=8, size_of=media_size)
     """
 
     def __init__(self, dataset: Sized, batch_size: int, size_of: Callable[[Any], Any], seed: int = 0):
@@ -49,8 +53,8 @@ class MediaLengthGroupedSampler(Sampler[int]):
                 yield from pool[number * self.batch_size : (number + 1) * self.batch_size]
 
 
-def media_size(sample: Any) -> tuple[int, int, int]:
-    """How many pictures and sounds a chat has, and how long its text is, in characters."""
-    row = sample if isinstance(sample, ChatRow) else to_row(sample)
+def media_size(example: Any) -> tuple[int, ...]:
+    """Return the number of media of each modality, and the characters of text."""
+    row = to_row(example)
     kinds = [part["type"] for part in media_parts(row.messages)]
-    return kinds.count("image"), kinds.count("audio"), sum(len(turn_text(turn)) for turn in row.messages)
+    return *map(kinds.count, MODALITIES), sum(len(turn_text(turn)) for turn in row.messages)

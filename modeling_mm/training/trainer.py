@@ -18,10 +18,10 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from ..data.chat_row import ChatRow, to_row
 from ..evaluation.metrics import answer_batch, prompt_inputs, score
 from .arguments import RATE_OF, MMTrainingArguments
-from .augmentation import SetEpochCallback
-from .checkpoints import NoteProcesses, last_whole_checkpoint
+from .callbacks import ProcessCountCallback, SetEpochCallback, ThawCallback
+from .checkpoints import last_whole_checkpoint
 from .collator import IGNORED, ChatCollator
-from .freezing import ThawSchedule, average_gradients, frozen_parameters, parts_of
+from .freezing import average_gradients, frozen_parameters, parts_of
 from .sampling import MediaLengthGroupedSampler, media_size
 
 # Options in which an optimizer class of its own making brings its own groups of parameters.
@@ -46,7 +46,7 @@ class MMTrainer(Trainer):
     every process taking its share, and add `{prefix}_{metric}` and `{prefix}_{task}_{metric}` to the metrics. So
     `metric_for_best_model` and early stopping can use them. The rest is the stock `Trainer`'s.
 
-    A [`ThawSchedule`] among the `callbacks` keeps parts frozen until a step.
+    A [`ThawCallback`] among the `callbacks` keeps parts frozen until a step.
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset, processing_class, kwargs:
@@ -83,7 +83,7 @@ class MMTrainer(Trainer):
             data_collator = ChatCollator(processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         self.add_callback(SetEpochCallback())
-        self.add_callback(NoteProcesses())
+        self.add_callback(ProcessCountCallback())
         # Trainable parameters that were frozen when DDP wrapped the model.
         self.unwatched_parameters: list[nn.Parameter] = []
         if args.predict_with_generate:
@@ -126,7 +126,7 @@ class MMTrainer(Trainer):
             ValueError: for learning rates of parts with an optimizer that groups the parameters itself.
         """
         model = self.model if model is None else model
-        thawing = [callback for callback in self.callback_handler.callbacks if isinstance(callback, ThawSchedule)]
+        thawing = [callback for callback in self.callback_handler.callbacks if isinstance(callback, ThawCallback)]
         for schedule in thawing:
             schedule.apply(model, self.state.global_step)
         if self.model_wrapped is self.model:

@@ -28,8 +28,7 @@ from transformers import AutoModel, GPT2Config
 from transformers.utils import logging
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
-from modeling_mm.training.encoder_cache import EncoderCache
-from modeling_mm.training.image_augmentation import PictureAugmentation
+from modeling_mm.training import Augmentation, EncoderCache, ImageAugmentation
 from modeling_mm.utils.files import write_text
 from modeling_mm.utils.tables import format_table, markdown_table
 
@@ -46,7 +45,7 @@ from .comparison_systems import SYSTEMS, Parts
 
 # The vision encoder's outputs of this augmentation's first view are those of the files as they are; naming it lets the
 # comparison share a cache that training with these views has filled.
-AUGMENTATION = PictureAugmentation(crop=0.3, color=0.4)
+AUGMENTATION = ImageAugmentation(crop=0.3, color=0.4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     joined = MMForConditionalGeneration.from_text_vision_audio_pretrained(
         decoder, vision, tokenizer=processor, freeze_vision=True
     )
-    cache = EncoderCache(options.cache, joined, processor, picture=AUGMENTATION, dtype=torch.bfloat16)
+    cache = EncoderCache(options.cache, joined, processor, Augmentation(AUGMENTATION), dtype=torch.bfloat16)
     fill_cache(cache, [*train, *test])
 
     runs = compare(systems, range(options.seeds), parts, cache, train, test, settings, options.output / "runs.jsonl")

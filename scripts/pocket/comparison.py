@@ -22,10 +22,9 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
-from modeling_mm.data.chat_row import ChatRow
+from modeling_mm.data import ChatRow
 from modeling_mm.evaluation.metrics import score
-from modeling_mm.training.collator import IGNORED
-from modeling_mm.training.encoder_cache import EncoderCache, fingerprint
+from modeling_mm.training import IGNORED, EncoderCache, fingerprint
 
 from .comparison_systems import CaptionModel, Parts
 from .corpus import read_rows

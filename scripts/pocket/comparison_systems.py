@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN, IMAGE_TOKEN
 from modeling_mm.encoders import encoder_width
 from modeling_mm.modeling_mm import MMForConditionalGeneration
-from modeling_mm.training.freezing import part_of
+from modeling_mm.training import part_of
 
 # Shape legend: B rows, L text tokens, S encoder tokens of a picture, W the encoder's width, D the decoder's, V tokens.
 

@@ -32,8 +32,7 @@ from modeling_mm.data.sample import ChatSample, training_and_new_pairs
 from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
 from modeling_mm.explain.attention import attend
 from modeling_mm.explain.figure import draw, read_band, save
-from modeling_mm.training.callbacks import LossProgressCallback
-from modeling_mm.training.collator import MMCollator, encode_conversation
+from modeling_mm.training import LossProgressCallback, MMCollator, encode_conversation
 from modeling_mm.utils.tables import format_table
 
 from .from_scratch import small_model, small_processor

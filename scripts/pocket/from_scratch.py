@@ -29,7 +29,7 @@ from transformers import (
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from modeling_mm.modeling_mm import MMForConditionalGeneration
 from modeling_mm.processing_mm import MMProcessor
-from modeling_mm.training.callbacks import LossProgressCallback
+from modeling_mm.training import LossProgressCallback
 
 PICTURE_SIZE = 64
 MEL_BINS = 40

@@ -8,8 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from modeling_mm.data.cleaning import CleaningReport, Rejected, clean
-from modeling_mm.data.reading import ChatDataset, load_chats
+from modeling_mm.data import ChatDataset, CleaningReport, Rejected, clean, load_chats
 
 RATE = 16_000
 

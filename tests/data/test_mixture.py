@@ -7,9 +7,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from modeling_mm.data.chat_row import media_parts
-from modeling_mm.data.mixture import mix, shares_of
-from modeling_mm.data.reading import ChatDataset, load_chats
+from modeling_mm.data import ChatDataset, load_chats, media_parts, mix
+from modeling_mm.data.mixture import shares_of
 from modeling_mm.images import load_image
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_mm.data.chat_row import ChatRow, media_parts, to_row
-from modeling_mm.data.reading import ChatDataset, ChatStream, load_chats
+from modeling_mm.data import ChatDataset, ChatRow, ChatStream, load_chats, media_parts, to_row
 from modeling_mm.data.streaming import file_stream, read_shards, to_stream
 from modeling_mm.images import load_image
 

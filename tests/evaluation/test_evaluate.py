@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_mm.data.chat_row import ChatRow, media_parts
+from modeling_mm.data import ChatRow, media_parts
 from modeling_mm.evaluation import evaluate as evaluation
 from modeling_mm.evaluation.evaluate import (
     Figure,

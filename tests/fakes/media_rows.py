@@ -7,8 +7,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.training.encoder_cache import EncoderCache
+from modeling_mm.data import ChatRow
+from modeling_mm.training import EncoderCache
 from tests.fakes.processor_parts import RATE
 from tests.fakes.tiny_chats import chat_model, processor
 

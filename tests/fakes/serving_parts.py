@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from modeling_mm.serving.sources import Policy
-from modeling_mm.training.collator import MMCollator, encode_conversation
+from modeling_mm.training import MMCollator, encode_conversation
 from tests.fakes.processor_parts import RATE, sound
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
 from tests.fakes.tiny import train

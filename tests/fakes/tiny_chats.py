@@ -8,9 +8,8 @@ from functools import cache
 import torch
 from transformers import set_seed
 
-from modeling_mm.data.reading import ChatDataset
-from modeling_mm.training.arguments import MMTrainingArguments
-from modeling_mm.training.trainer import MMTrainer
+from modeling_mm.data import ChatDataset
+from modeling_mm.training import MMTrainer, MMTrainingArguments
 from tests.fakes.processor_parts import make, picture, sound
 from tests.fakes.tiny import gpt2, joined, open_gates, vit, whisper
 

@@ -286,8 +286,8 @@ TRAINER = """
 import sys
 import transformers
 from huggingface_hub.errors import HfHubHTTPError
-from modeling_mm.training.collator import ChatCollator
-from modeling_mm.training.trainer import MMTrainer
+from modeling_mm.training import ChatCollator
+from modeling_mm.training import MMTrainer
 from tests.fakes.tiny_chats import chat_model, mm_trainer, processor
 kind = {"MMTrainer": MMTrainer, "Trainer": transformers.Trainer}[sys.argv[3]]
 more = {} if kind is MMTrainer else {"data_collator": ChatCollator(processor())}

@@ -7,7 +7,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
-from modeling_mm.training.lora import MODULES_TO_SAVE, TARGET_MODULES, add_lora
+from modeling_mm.training import MODULES_TO_SAVE, TARGET_MODULES, add_lora
 from tests.fakes.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
 from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, moved, weights
 

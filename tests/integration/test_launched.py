@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import SequentialSampler
 
-from modeling_mm.training.trainer import MMTrainer
+from modeling_mm.training import MMTrainer
 from tests.fakes.ranks import RANKS, ROOT, quiet_environment
 from tests.fakes.tiny import difference
 from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, weights

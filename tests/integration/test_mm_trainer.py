@@ -14,11 +14,9 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from modeling_mm import MMForConditionalGeneration
-from modeling_mm.data.reading import ChatDataset, load_chats
+from modeling_mm.data import ChatDataset, load_chats
 from modeling_mm.evaluation.metrics import answer_prompts, score
-from modeling_mm.training.collator import ChatCollator, MMCollator, encode_conversation
-from modeling_mm.training.freezing import ThawSchedule
-from modeling_mm.training.trainer import MMTrainer
+from modeling_mm.training import ChatCollator, MMCollator, MMTrainer, ThawCallback, encode_conversation
 from tests.fakes.ranks import launch_well
 from tests.fakes.tiny import difference
 from tests.fakes.tiny_chats import (
@@ -318,7 +316,7 @@ def test_hyperparameter_search_over_rates_of_parts(tmp_path):
         return made[-1]
 
     fields = {"predict_with_generate": True, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 2}
-    more = {"model_init": model_init, "callbacks": [ThawSchedule({"vision": 1})]}
+    more = {"model_init": model_init, "callbacks": [ThawCallback({"vision": 1})]}
     run = MMTrainer(
         args=arguments(tmp_path, **fields),
         train_dataset=ChatDataset(CHATS),
@@ -356,7 +354,7 @@ def test_tensorboard_shows_losses_and_figures_of_answers(tmp_path):
 
 # ---- Two processes --------------------------------------------------------------------------------------------------
 
-THAW = {"callbacks": [ThawSchedule({"vision": 1, "text": 2})], "max_steps": 4}
+THAW = {"callbacks": [ThawCallback({"vision": 1, "text": 2})], "max_steps": 4}
 ODD = CHATS[:5]  # not to be divided by two
 # Chats that are told apart, with figures that a chat counted twice would change.
 FIELDS = {"predict_with_generate": True, "metrics": ["exact_match"]}

@@ -13,7 +13,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from modeling_mm.deploy import quantization
 from modeling_mm.deploy.quantization import KEPT, LinearOfConv1D, is_quantized, quantize
-from modeling_mm.training.lora import add_lora
+from modeling_mm.training import add_lora
 from tests.fakes.tiny import AUDIO, CONNECTORS, IMAGE, difference, inputs, joined, labels, opened, seeded
 
 ROWS = [[5, IMAGE, 6, AUDIO, 7], [8, 9, 10], [IMAGE, 11, IMAGE, 12]]

@@ -29,10 +29,10 @@ from transformers import (
 )
 
 from modeling_mm import MMForConditionalGeneration
-from modeling_mm.data.reading import ChatDataset
+from modeling_mm.data import ChatDataset
 from modeling_mm.recipes.run import run
-from modeling_mm.training.checkpoints import NoteProcesses, is_whole, last_whole_checkpoint
-from modeling_mm.training.collator import ChatCollator
+from modeling_mm.training import ChatCollator, ProcessCountCallback, last_whole_checkpoint
+from modeling_mm.training.checkpoints import is_whole
 from tests.fakes.ranks import free_port, quiet_environment, told
 from tests.fakes.recipe_runs import recipe
 from tests.fakes.tiny import difference, joined, open_gates, seeded, wav2vec2
@@ -282,9 +282,9 @@ def random_states(path: Path, *ranks: int | None) -> None:
 
 
 def noted(processes: int) -> str:
-    note = NoteProcesses()
+    note = ProcessCountCallback()
     note.processes = processes
-    return json.dumps({"stateful_callbacks": {"NoteProcesses": note.state()}})
+    return json.dumps({"stateful_callbacks": {"ProcessCountCallback": note.state()}})
 
 
 @pytest.mark.parametrize(
@@ -335,10 +335,10 @@ def test_a_run_notes_its_processes_also_after_a_checkpoint_that_did_not(tmp_path
     trainer = mm_trainer(chat_model(), tmp_path, save_strategy="steps", save_steps=1)
     trainer.train()
     known = state()
-    assert known["stateful_callbacks"].pop("NoteProcesses")["attributes"] == {"processes": 1}
+    assert known["stateful_callbacks"].pop("ProcessCountCallback")["attributes"] == {"processes": 1}
     (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(known))
     mm_trainer(chat_model(), tmp_path, save_strategy="steps", save_steps=1, max_steps=2).train(True)
-    assert state()["global_step"] == 2 and "NoteProcesses" in state()["stateful_callbacks"]
+    assert state()["global_step"] == 2 and "ProcessCountCallback" in state()["stateful_callbacks"]
 
 
 def test_without_a_whole_checkpoint_nothing_is_resumed(tmp_path):

@@ -6,8 +6,7 @@ import transformers
 from packaging.version import Version
 
 from modeling_mm.evaluation.metrics import answer_prompts
-from modeling_mm.training.collator import ChatCollator
-from modeling_mm.training.lora import MODULES_TO_SAVE, TARGET_MODULES
+from modeling_mm.training import MODULES_TO_SAVE, TARGET_MODULES, ChatCollator
 from tests.fakes.processor_parts import picture
 from tests.fakes.tiny_chats import chat, chat_model, losses, moved, processor, weights
 

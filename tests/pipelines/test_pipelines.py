@@ -18,8 +18,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_mm import MMConfig, MMModel
 from modeling_mm import pipelines as ours
-from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.training.classification import ClassificationCollator
+from modeling_mm.data import ChatRow
+from modeling_mm.training import ClassificationCollator
 from tests.fakes.pipeline_parts import (
     CHATS,
     CLASSIFIED,

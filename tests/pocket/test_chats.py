@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_mm.data.chat_row import media_parts
-from modeling_mm.data.reading import load_chats
+from modeling_mm.data import load_chats, media_parts
 from scripts.pocket.chats import TASKS, CorpusReader, build_chats
 from scripts.pocket.corpus import read_description, read_rows
 from scripts.pocket.phrases import CATEGORY, FIRST_SECOND, KINDS, NAMED, WHICH, YES_NO

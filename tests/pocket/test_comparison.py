@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import GPT2LMHeadModel
 
-from modeling_mm.training.encoder_cache import EncoderCache
+from modeling_mm.training import EncoderCache
 from modeling_mm.utils.tables import markdown_table
 from scripts.pocket import compare as script
 from scripts.pocket import comparison

@@ -51,7 +51,7 @@ REFUSED = {
     "model.config.cross_attention_intervall=2": "Did you mean 'cross_attention_interval'?",
     "model.config.text_config.n_layr=2": "Did you mean 'n_layer'?",
     "data.train.0.sorce=x": "data.train.0.sorce: unknown key 'sorce'. Did you mean 'source'?",
-    "data.augmentation.picture.flipp=1": "data.augmentation.picture.flipp: unknown key 'flipp'. Did you mean 'flip'?",
+    "data.augmentation.image.flipp=1": "data.augmentation.image.flipp: unknown key 'flipp'. Did you mean 'flip'?",
     "data.modality_dropout.imag=1": "Did you mean 'image'?",
     "frozen.visoin=always": "frozen.visoin: unknown key 'visoin'. Did you mean 'vision'?",
     "lora.alfa=1": "Did you mean 'alpha'?",
@@ -83,7 +83,7 @@ REFUSED = {
     "data.evaluation=[{source: a, weight: 2}]": "`weight` in `evaluation` has no meaning",
     "data.evaluation=[{source: a, streaming: true}]": "`streaming` in `evaluation` has no meaning",
     "data.modality_dropout.image=2": "data.modality_dropout: `image` of ModalityDropout must lie in [0, 1], got 2",
-    "data.sound_views=2": "sound_views: expected 1, or more with `encoder_cache`",
+    "data.audio_views=2": "audio_views: expected 1, or more with `encoder_cache`",
     "no equals sign": "'no equals sign': expected key=value",
     "training=[": "training: while parsing",
     "model.preset.deeper=1": "model.preset: it is 'p.json' and has no key 'deeper' within.",
@@ -109,24 +109,24 @@ def test_the_file_is_checked_like_the_command_line(tmp_path):
 
 
 CACHE = ("data.encoder_cache=c",)
-ALIGNED = ("alignment={steps: 1, pictures: [{source: a}]}",)
+ALIGNED = ("alignment={steps: 1, images: [{source: a}]}",)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ((*CACHE, "frozen={vision: 5}"), "frozen.vision: it thaws at step 5"),
-        ((*CACHE, "data.augmentation.picture.crop=0.1"), "augmentation.picture has no effect"),
-        ((*CACHE, "data.augmentation.picture={flip: 0.5, crop: 0.1}", "data.picture_views=2"), "picture.flip depends"),
-        ((*CACHE, "data.augmentation.sound={mask_time_prob: 0.5}"), "sound.mask_time_prob depends"),
+        ((*CACHE, "data.augmentation.image.crop=0.1"), "augmentation.image has no effect"),
+        ((*CACHE, "data.augmentation.image={flip: 0.5, crop: 0.1}", "data.image_views=2"), "image.flip depends"),
+        ((*CACHE, "data.augmentation.audio={mask_time_prob: 0.5}"), "audio.mask_time_prob depends"),
         ((*CACHE, "data.train.0.streaming=true"), "encoder_cache: it is filled before training"),
         ((*CACHE, "objective=classification", "labels=[a, b]"), "it is for `objective: causal_lm`"),
         ((*ALIGNED, "lora={}"), "alignment: it is for a whole model that writes; leave it or `lora` out"),
         ((*ALIGNED, "objective=classification", "labels=[a, b]"), "leave it or `labels` out"),
-        (("alignment={steps: 1}",), "expected `pictures`, `sounds` or both"),
-        (("alignment={steps: 1, sounds: [{source: a, weight: 2}]}",), "`weight` in `sounds` has no meaning"),
-        (("alignment={steps: 0, sounds: [{source: a}]}",), "steps: expected above 0, got 0"),
-        (("alignment={steps: 1, pictures: [], sound: []}",), "Did you mean 'sounds'?"),
+        (("alignment={steps: 1}",), "expected `images`, `audio` or both"),
+        (("alignment={steps: 1, audio: [{source: a, weight: 2}]}",), "`weight` in `audio` has no meaning"),
+        (("alignment={steps: 0, audio: [{source: a}]}",), "steps must be above 0, got 0"),
+        (("alignment={steps: 1, images: [], image: []}",), "Did you mean 'images'?"),
         (("lora={}", "frozen={text: always}"), "leave out `frozen`"),
         (("objective=classification", "labels=[a, a]"), "expected distinct texts"),
         (("data.clean=true", "data.train.0.streaming=true"), "clean: it reads all samples"),
@@ -141,8 +141,8 @@ def test_keys_that_contradict_each_other_are_refused(tmp_path, overrides, messag
 
 
 def test_views_of_an_augmentation_may_be_kept(tmp_path):
-    found = recipe(tmp_path, *CACHE, "data.augmentation.picture.crop=0.1", "data.picture_views=3")
-    assert (found.data.picture_views, found.data.sound_views) == (3, 1)
+    found = recipe(tmp_path, *CACHE, "data.augmentation.image.crop=0.1", "data.image_views=3")
+    assert (found.data.image_views, found.data.audio_views) == (3, 1)
 
 
 # ---- Values ---------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_values_on_the_command_line_are_yaml_and_go_on_top(tmp_path):
         "lora.r=4",
         "lora.adapt=[text]",
         "card.languages=[en, no]",
-        "data.augmentation.sound.noise_decibels=[1, 2]",
+        "data.augmentation.audio.noise_decibels=[1, 2]",
     )
     assert found.training == {
         "output_dir": "outputs/mine",
@@ -169,7 +169,7 @@ def test_values_on_the_command_line_are_yaml_and_go_on_top(tmp_path):
     assert found.data.train[0].limit == 5
     assert (found.lora.r, found.lora.alpha, found.lora.adapt) == (4, 16, ("text",))
     assert found.card.languages == ["en", "no"]
-    assert found.data.augmentation.sound.noise_decibels == (1.0, 2.0)
+    assert found.data.augmentation.audio.noise_decibels == (1.0, 2.0)
     assert recipe(tmp_path, "lora=null", text=SMALLEST + "lora: {r: 2}\n").lora is None
 
 

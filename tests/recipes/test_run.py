@@ -14,7 +14,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from modeling_mm.data.reading import ChatDataset, load_chats
+from modeling_mm.data import ChatDataset, load_chats
 from modeling_mm.recipes import run as running
 from modeling_mm.recipes.build import (
     RecipeData,
@@ -24,11 +24,10 @@ from modeling_mm.recipes.build import (
     make_processor,
     mixture,
 )
-from modeling_mm.recipes.run import TimerCallback, changed_keys, run
+from modeling_mm.recipes.run import changed_keys, run
 from modeling_mm.recipes.schema import Alignment, DataSource
 from modeling_mm.recipes.search import search
-from modeling_mm.training.augmentation import ModalityDropout
-from modeling_mm.training.freezing import part_of
+from modeling_mm.training import ModalityDropout, TimerCallback, part_of
 from tests.fakes.recipe_runs import SAMPLE, recipe
 from tests.fakes.tiny import difference
 from tests.test_readme import save_parts
@@ -324,7 +323,7 @@ def test_cleaning_leaves_out_and_lists(tmp_path, capsys):
 
 
 def test_augmentation_and_dropout_reach_training_and_no_measurement(tmp_path):
-    values = {"data.augmentation.picture.color": 0.9, "data.modality_dropout.image": 1.0}
+    values = {"data.augmentation.image.color": 0.9, "data.modality_dropout.image": 1.0}
     found = recipe(tmp_path, {**values, "data.modality_dropout.unchanged_tasks": []})
     processor = make_processor(found.model)
     collate = make_collator(found, processor, RecipeData([], None, {}), None)
@@ -368,15 +367,17 @@ def write_chats(folder: Path, kind: str) -> str:
 
 @pytest.mark.parametrize("cached", [False, True], ids=["raw", "cached"])
 def test_connectors_are_aligned_before_training_begins(tmp_path, capsys, cached):
-    sources = {kind: [{"source": write_chats(tmp_path, kind[:-1])}] for kind in ("pictures", "sounds")}
-    values = {"alignment": {"steps": 3, "picture_batch_size": 4, "sound_batch_size": 4, **sources}}
+    sources = {
+        name: [{"source": write_chats(tmp_path, kind)}] for name, kind in (("images", "picture"), ("audio", "sound"))
+    }
+    values = {"alignment": {"steps": 3, "image_batch_size": 4, "audio_batch_size": 4, **sources}}
     values |= {"frozen": {"vision": "always", "audio": "always"}}
     values |= {"data.encoder_cache": str(tmp_path / "cache")} if cached else {}
     still = {"learning_rate": 0.0, "max_steps": 1, "weight_decay": 0.0}
     run(recipe(tmp_path / "plain", {"frozen": values["frozen"]}, **still))
     assert "aligned" not in capsys.readouterr().out
     run(recipe(tmp_path / "aligned", values, **still))
-    assert "aligned: picture_loss" in capsys.readouterr().out
+    assert "aligned: image_loss" in capsys.readouterr().out
     before, after = weights(tmp_path / "plain"), weights(tmp_path / "aligned")
     moved = {part_of(name) for name in before if difference(before[name], after[name]) > 0}
     assert moved == {"connectors", "text"}  # of the text the words alone, which the head shares
@@ -385,7 +386,7 @@ def test_connectors_are_aligned_before_training_begins(tmp_path, capsys, cached)
 
 def test_a_run_that_goes_on_is_not_aligned_again(interrupted, monkeypatch):
     monkeypatch.setattr(running, "align_model", lambda *given: pytest.fail("aligned again"))
-    section = Alignment(steps=1, pictures=[DataSource("a")])
+    section = Alignment(steps=1, images=[DataSource("a")])
     recipe_file = Path(interrupted.training["output_dir"]) / running.RECIPE_FILE
     recipe_file.write_text(running.to_yaml(replace(interrupted, alignment=section)))
     monkeypatch.setattr(running, "load_data", lambda found: load_data(replace(found, alignment=None)))
@@ -393,7 +394,7 @@ def test_a_run_that_goes_on_is_not_aligned_again(interrupted, monkeypatch):
 
 
 def test_a_search_does_not_align(tmp_path):
-    section = {"steps": 1, "pictures": [{"source": "a"}]}
+    section = {"steps": 1, "images": [{"source": "a"}]}
     space = {"training.learning_rate": [1e-3, 1e-2]}
     with pytest.raises(ValueError, match=r"A search does not align its models.*model\.pretrained"):
         search(recipe(tmp_path, {"alignment": section, "search": {"space": space}}), 1)

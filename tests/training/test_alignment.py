@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_mm.data.chat_row import ChatRow
+from modeling_mm.data import ChatRow
 from modeling_mm.outputs import MMMediaOutput
-from modeling_mm.training.alignment import Aligner, AlignmentOptions, NamedMedium, align, draw, named_media
-from modeling_mm.training.cached_collator import CachedCollator
-from modeling_mm.training.collator import ChatCollator
+from modeling_mm.training import AlignmentOptions, CachedCollator, ChatCollator, NamedMedium, align, named_media
+from modeling_mm.training.alignment import Aligner, draw
 from tests.fakes.media_rows import filled, frozen_model, row, write_media
 from tests.fakes.tiny_chats import chat_model, processor, weights
 
@@ -55,21 +54,21 @@ def test_a_file_has_one_answer_for_each_task(folder):
     ],
 )
 def test_rows_with_other_media_are_refused_by_name(folder, names, kind, found):
-    with pytest.raises(ValueError, match=rf"Sample x7 cannot be aligned by: expected one {kind}.*got {found} and"):
+    with pytest.raises(ValueError, match=rf"Example x7 cannot be used .*: expected one {kind}.*got {found} and"):
         of_rows([row(folder, *names, id="x7")], kind)
 
 
 def test_an_empty_answer_is_refused(folder):
-    with pytest.raises(ValueError, match=r"Sample 0 cannot be aligned by.*the answer ''"):
+    with pytest.raises(ValueError, match=r"Example 0 cannot be used for alignment.*the answer ''"):
         of_rows([row(folder, "a.png", answer="")], "image")
 
 
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"steps": 0}, "steps: expected above 0, got 0"),
-        ({"steps": 1, "learning_rate": 0.0}, "learning_rate: expected above 0"),
-        ({"steps": 1, "max_choices": 1}, "max_choices: expected at least 2, got 1"),
+        ({"steps": 0}, "steps must be above 0, got 0"),
+        ({"steps": 1, "learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"steps": 1, "max_choices": 1}, "max_choices must be at least 2, got 1"),
     ],
 )
 def test_wrong_options_are_refused(fields, message):
@@ -112,11 +111,11 @@ def test_a_picture_is_read_as_a_bag_of_words_off_the_mean_of_its_real_tokens():
     states = torch.tensor([[[1.0, 3.0, 0.0], [3.0, 1.0, 2.0], [9.0, 9.0, 9.0]]])  # the third token is padding
     seen = media(states, torch.tensor([[True, True, False]]))  # the mean is (2, 2, 1)
     scores = [0.0, 4.0, 4.0, 1.0, 0.0, 0.0]
-    loss = aligner.picture_loss(seen, [NamedMedium(None, {"t": (1, 3, 1)})])  # a word twice is there once
+    loss = aligner.image_loss(seen, [NamedMedium(None, {"t": (1, 3, 1)})])  # a word twice is there once
     assert loss.item() == pytest.approx(-(log_softmax(scores, 1) + log_softmax(scores, 3)) / 2, abs=1e-6)
     aligner.bias.data[3] = 3.0
     scores[3] = 4.0
-    loss = aligner.picture_loss(seen, [NamedMedium(None, {"t": (3,)})])
+    loss = aligner.image_loss(seen, [NamedMedium(None, {"t": (3,)})])
     assert loss.item() == pytest.approx(-log_softmax(scores, 3), abs=1e-6)
 
 
@@ -125,7 +124,7 @@ def test_answers_weigh_the_same_and_so_do_pictures():
     aligner = Aligner(Words(torch.zeros(V, D)))
     aligner.bias.data = torch.arange(V, dtype=torch.float32)
     pictures = [NamedMedium(None, {"a": (1, 2), "b": (3,)}), NamedMedium(None, {"a": (4,)})]
-    loss = aligner.picture_loss(media(torch.zeros(2, 1, D), torch.ones(2, 1, dtype=torch.bool)), pictures)
+    loss = aligner.image_loss(media(torch.zeros(2, 1, D), torch.ones(2, 1, dtype=torch.bool)), pictures)
     scores = [float(word) for word in range(V)]
     of_first = (log_softmax(scores, 1) + log_softmax(scores, 2)) / 4 + log_softmax(scores, 3) / 2
     assert loss.item() == pytest.approx(-(of_first + log_softmax(scores, 4)) / 2, abs=1e-6)
@@ -139,9 +138,9 @@ def test_a_sound_is_read_word_by_word_over_its_windows():
     mask = torch.tensor([[True, False, True, True, False]])
     aligner = Aligner(Words(head))
     heard = NamedMedium(None, {"t": (1, 2)})
-    assert aligner.sound_loss(media(states, mask), [heard]).item() == pytest.approx(0.0, abs=1e-4)
-    assert aligner.sound_loss(media(states, mask), [NamedMedium(None, {"t": (2, 1)})]).item() > 10
-    assert aligner.sound_loss(media(states, mask), [NamedMedium(None, {"t": (1, 2, 3, 4)})]).item() == 0.0  # too long
+    assert aligner.audio_loss(media(states, mask), [heard]).item() == pytest.approx(0.0, abs=1e-4)
+    assert aligner.audio_loss(media(states, mask), [NamedMedium(None, {"t": (2, 1)})]).item() > 10
+    assert aligner.audio_loss(media(states, mask), [NamedMedium(None, {"t": (1, 2, 3, 4)})]).item() == 0.0  # too long
 
 
 # ---- Batches --------------------------------------------------------------------------------------------------------
@@ -170,22 +169,22 @@ def test_batches_are_of_like_length_where_it_is_known():
 # ---- All of it ------------------------------------------------------------------------------------------------------
 
 
-def pictures_and_sounds(folder: Path) -> tuple[list[NamedMedium], list[NamedMedium]]:
+def media_of(folder: Path) -> dict[str, list[NamedMedium]]:
     pictures = [row(folder, f"{n}.png", answer=a, task="t") for n, a in (("a", "cat"), ("b", "dog"), ("c", "bird"))]
     sounds = [row(folder, f"{n}.wav", answer=a) for n, a in (("short", "hello"), ("long", "a green bird"))]
-    return of_rows(pictures, "image"), of_rows(sounds, "audio")
+    return {"image": of_rows(pictures, "image"), "audio": of_rows(sounds, "audio")}
 
 
-OPTIONS = AlignmentOptions(steps=200, picture_batch_size=3, sound_batch_size=2, learning_rate=1e-2)
+OPTIONS = AlignmentOptions(steps=200, image_batch_size=3, audio_batch_size=2, learning_rate=1e-2)
 
 
 def test_connectors_learn_the_words_and_nothing_else_moves(folder):
     model = chat_model(freeze_vision=True, freeze_audio=True)
     before = weights(model)
-    pictures, sounds = pictures_and_sounds(folder)
-    losses = align(model, ChatCollator(processor()), pictures, sounds, OPTIONS, progress=False)
-    floor = sum(math.log(len({*picture.answers["t"]})) for picture in pictures) / len(pictures)  # bags have no order
-    assert floor <= losses["picture_loss"] < floor + 0.1 and losses["sound_loss"] < 0.5
+    named = media_of(folder)
+    losses = align(model, ChatCollator(processor()), named, OPTIONS, progress=False)
+    floor = sum(math.log(len({*image.answers["t"]})) for image in named["image"]) / 3  # bags have no order
+    assert floor <= losses["image_loss"] < floor + 0.1 and losses["audio_loss"] < 0.5
     moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
     head = {name for name in moved if "wte" in name or "lm_head" in name or "ln_f" in name}
     assert head and all("connector" in name for name in moved - head)
@@ -195,7 +194,7 @@ def test_connectors_learn_the_words_and_nothing_else_moves(folder):
 def test_what_is_frozen_stays(folder):
     model = chat_model(freeze_text=True, freeze_vision=True, freeze_audio=True)
     before = weights(model)
-    align(model, ChatCollator(processor()), *pictures_and_sounds(folder), replace(OPTIONS, steps=2), progress=False)
+    align(model, ChatCollator(processor()), media_of(folder), replace(OPTIONS, steps=2), progress=False)
     assert {n for n, v in weights(model).items() if not torch.equal(v, before[n])} <= {
         name for name in before if "connector" in name
     }
@@ -208,27 +207,26 @@ def test_cached_states_do_as_well_and_the_seed_gives_the_same(folder):
     for seed in (1, 1, 2):
         model = chat_model(freeze_vision=True, freeze_audio=True)
         model.load_state_dict(frozen_model().state_dict())
-        options = replace(OPTIONS, steps=5, picture_batch_size=2, sound_batch_size=1)
+        options = replace(OPTIONS, steps=5, image_batch_size=2, audio_batch_size=1)
         torch.manual_seed(0)
-        found.append(align(model, collator, *pictures_and_sounds(folder), options, seed=seed, progress=False))
+        found.append(align(model, collator, media_of(folder), options, seed=seed, progress=False))
     assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])
 def test_one_kind_of_media_is_enough(folder, kind):
-    pictures, sounds = pictures_and_sounds(folder)
-    given = (pictures, []) if kind == "image" else ([], sounds)
-    losses = align(chat_model(), ChatCollator(processor()), *given, replace(OPTIONS, steps=1), progress=False)
-    assert list(losses) == ["picture_loss" if kind == "image" else "sound_loss"]
+    given = {kind: media_of(folder)[kind]}
+    losses = align(chat_model(), ChatCollator(processor()), given, replace(OPTIONS, steps=1), progress=False)
+    assert list(losses) == [f"{kind}_loss"]
 
 
 def test_nothing_to_align_by_is_refused():
-    with pytest.raises(ValueError, match=r"neither pictures nor sounds\. Leave `alignment` out"):
-        align(chat_model(), ChatCollator(processor()), [], [], OPTIONS)
+    with pytest.raises(ValueError, match=r"there are no media\. Remove `alignment`"):
+        align(chat_model(), ChatCollator(processor()), {"image": []}, OPTIONS)
 
 
 def test_sharded_weights_are_refused(folder):
     model = chat_model()
     next(model.parameters()).ds_id = 0
-    with pytest.raises(ValueError, match="spread over processes"):
-        align(model, ChatCollator(processor()), *pictures_and_sounds(folder), OPTIONS)
+    with pytest.raises(ValueError, match="sharded over processes"):
+        align(model, ChatCollator(processor()), media_of(folder), OPTIONS)

@@ -5,16 +5,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from modeling_mm.data.chat_row import ChatRow, media_parts, to_row
+from modeling_mm.data import ChatRow, media_parts, to_row
+from modeling_mm.training import AudioAugmentation, Augmentation, ImageAugmentation, ModalityDropout, SetEpochCallback
 from modeling_mm.training.audio_augmentation import add_noise, change_speed
-from modeling_mm.training.augmentation import (
-    Augmentation,
-    ModalityDropout,
-    PictureAugmentation,
-    SetEpochCallback,
-    SoundAugmentation,
-    generator_of,
-)
+from modeling_mm.training.augmentation import generator_of
 from modeling_mm.training.image_augmentation import random_box
 
 RATE = 16_000
@@ -66,18 +60,18 @@ def test_crop_takes_a_part_of_the_size_asked_for() -> None:
         assert 3 / 4 - 1e-9 <= (right - left) / (bottom - top) / 2 <= 4 / 3 + 1e-9
     areas = [np.prod(np.subtract(*np.split(np.array(random_box((9, 9), 0.2, GENERATOR(s))), 2))) for s in range(50)]
     assert min(areas) < 0.4 * 81 and max(areas) > 0.8 * 81
-    cropped = PictureAugmentation(crop=0.6).apply(gradient(), False, GENERATOR(1))
+    cropped = ImageAugmentation(crop=0.6).apply(gradient(), GENERATOR(1))
     assert cropped.size == (20, 12)
     spread = np.ptp(np.asarray(cropped)[..., 0].astype(int))
     assert spread < 250, "less of the gradient is seen"
 
 
 def test_flip_mirrors() -> None:
-    flipped = Augmentation(PictureAugmentation(flip=1.0)).change_media(row(image=gradient()), None)
+    flipped = Augmentation(ImageAugmentation(flip=1.0)).change_media(row(image=gradient()), None)
     assert np.array_equal(medium(flipped), np.asarray(ImageOps.mirror(gradient())))
     mirrored = [
         np.array_equal(
-            medium(Augmentation(PictureAugmentation(flip=0.3)).change_media(row(image=gradient(), name=str(i)), None)),
+            medium(Augmentation(ImageAugmentation(flip=0.3)).change_media(row(image=gradient(), name=str(i)), None)),
             np.asarray(gradient()),
         )
         for i in range(200)
@@ -89,7 +83,7 @@ def test_all_pictures_of_a_sample_are_mirrored_alike() -> None:
     for name in range(10):
         parts = [{"type": "image", "image": gradient()}, {"type": "image", "image": gradient()}]
         sample = to_row({"messages": [{"role": "user", "content": parts}], "id": name})
-        changed = media_parts(Augmentation(PictureAugmentation(flip=0.5)).change_media(sample, None).messages)
+        changed = media_parts(Augmentation(ImageAugmentation(flip=0.5)).change_media(sample, None).messages)
         assert same(changed[0]["image"], changed[1]["image"])
 
 
@@ -111,7 +105,7 @@ def test_all_pictures_of_a_sample_are_mirrored_alike() -> None:
     ],
 )
 def test_pictures_that_bear_writing_or_sides_are_not_mirrored(sample) -> None:
-    flip = Augmentation(PictureAugmentation(flip=1.0))
+    flip = Augmentation(ImageAugmentation(flip=1.0, unflipped_tasks=("ocr", "read")))
     assert np.array_equal(medium(flip.change_media(row(image=gradient(), **sample), None)), np.asarray(gradient()))
 
 
@@ -127,13 +121,13 @@ def test_pictures_that_bear_writing_or_sides_are_not_mirrored(sample) -> None:
     ],
 )
 def test_other_pictures_are_mirrored(sample) -> None:
-    flip = Augmentation(PictureAugmentation(flip=1.0))
+    flip = Augmentation(ImageAugmentation(flip=1.0))
     changed = medium(flip.change_media(row(image=gradient(), **sample), None))
     assert np.array_equal(changed, np.asarray(ImageOps.mirror(gradient())))
 
 
 def test_tasks_whose_pictures_stay_can_be_named() -> None:
-    flip = Augmentation(PictureAugmentation(flip=1.0, unflipped_tasks=("caption",)))
+    flip = Augmentation(ImageAugmentation(flip=1.0, unflipped_tasks=("caption",)))
     assert np.array_equal(
         medium(flip.change_media(row(image=gradient(), task="caption/fr"), None)), np.asarray(gradient())
     )
@@ -143,7 +137,7 @@ def test_tasks_whose_pictures_stay_can_be_named() -> None:
 
 def test_color_changes_light_and_not_hue() -> None:
     picture = Image.new("RGB", (4, 4), (120, 60, 30))
-    seen = {PictureAugmentation(color=0.5).apply(picture, False, GENERATOR(i)).getpixel((0, 0)) for i in range(30)}
+    seen = {ImageAugmentation(color=0.5).apply(picture, GENERATOR(i)).getpixel((0, 0)) for i in range(30)}
     assert len(seen) > 20
     assert all(red >= green >= blue for red, green, blue in seen)
     brightness = [sum(pixel) for pixel in seen]
@@ -151,12 +145,12 @@ def test_color_changes_light_and_not_hue() -> None:
 
 
 def test_pictures_change_with_seed_epoch_and_sample_and_with_nothing_else(tmp_path) -> None:
-    augmentation = Augmentation(PictureAugmentation(crop=0.7, color=0.5))
+    augmentation = Augmentation(ImageAugmentation(crop=0.7, color=0.5))
 
     def changed(seed=0, epoch=0, **fields) -> bytes:
         one = row(**{"image": gradient(), "name": "a", **fields})
         one = ChatRow(one.messages, one.task, one.id, epoch)
-        return medium(Augmentation(augmentation.picture, seed=seed).change_media(one, None)).tobytes()
+        return medium(Augmentation(augmentation.image, seed=seed).change_media(one, None)).tobytes()
 
     first = changed()
     np.random.seed(5), torch.manual_seed(5)
@@ -181,8 +175,8 @@ def test_speed_changes_length_and_pitch() -> None:
     assert abs(len(fast) - 0.5 * RATE / 1.25) <= 1 and fast.dtype == np.float32
     pitch = np.abs(np.fft.rfft(fast)).argmax() * RATE / len(fast)
     assert abs(pitch - 550) < 5
-    augmentation = SoundAugmentation(speed=0.2)
-    lengths = [len(augmentation.apply(tone(), RATE, GENERATOR(i))) / RATE for i in range(40)]
+    augmentation = AudioAugmentation(speed=0.2)
+    lengths = [len(augmentation.apply(tone(), GENERATOR(i), RATE)) / RATE for i in range(40)]
     assert 0.5 / 1.2 - 0.001 <= min(lengths) < 0.45 and 0.57 < max(lengths) <= 0.5 / 0.8 + 0.001
 
 
@@ -191,8 +185,8 @@ def test_noise_has_the_ratio_asked_for() -> None:
     ratio = 10 * np.log10(np.mean(tone(2) ** 2) / np.mean(added**2))
     assert abs(ratio - 20) < 0.2
     assert not add_noise(np.zeros(10, np.float32), 20.0, GENERATOR(0)).any()
-    augmentation = SoundAugmentation(noise=0.25, noise_decibels=(0.0, 5.0))
-    changed = [augmentation.apply(tone(0.1), RATE, GENERATOR(i)) - tone(0.1) for i in range(100)]
+    augmentation = AudioAugmentation(noise=0.25, noise_decibels=(0.0, 5.0))
+    changed = [augmentation.apply(tone(0.1), GENERATOR(i), RATE) - tone(0.1) for i in range(100)]
     ratios = [10 * np.log10(0.5 / np.mean(noise**2)) for noise in changed if noise.any()]
     assert 15 <= len(ratios) <= 35
     assert -1 < min(ratios) < 1.5 and 3.5 < max(ratios) < 6
@@ -207,7 +201,7 @@ def spectrogram() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_time_masks_cover_whole_frames_of_the_real_ones() -> None:
     features, real = spectrogram()
-    augmentation = SoundAugmentation(mask_time_prob=0.4, mask_time_length=5)
+    augmentation = AudioAugmentation(mask_time_prob=0.4, mask_time_length=5)
     masked = augmentation.mask(features, real, 2, GENERATOR(0))
     changed = masked != features
     assert torch.equal(changed.all(1), changed.any(1)), "whole frames"
@@ -221,7 +215,7 @@ def test_time_masks_cover_whole_frames_of_the_real_ones() -> None:
 
 def test_feature_masks_cover_whole_bins() -> None:
     features, real = spectrogram()
-    masked = SoundAugmentation(mask_feature_prob=0.4, mask_feature_length=2).mask(features, real, 2, GENERATOR(0))
+    masked = AudioAugmentation(mask_feature_prob=0.4, mask_feature_length=2).mask(features, real, 2, GENERATOR(0))
     changed = masked != features
     assert torch.equal(changed[0].all(1), changed[0].any(1)) and 2 <= changed[0, :, 0].sum() <= 4
     assert not changed[1, :, 20:].any()
@@ -229,12 +223,12 @@ def test_feature_masks_cover_whole_bins() -> None:
 
 def test_spectrograms_with_time_first_are_masked_alike() -> None:
     features, real = spectrogram()
-    augmentation = SoundAugmentation(mask_time_prob=0.3, mask_feature_prob=0.3, mask_feature_length=2)
+    augmentation = AudioAugmentation(mask_time_prob=0.3, mask_feature_prob=0.3, mask_feature_length=2)
     expected = augmentation.mask(features, real, 2, GENERATOR(3))
     found = augmentation.mask(features.transpose(1, 2), real, 1, GENERATOR(3))
     assert torch.equal(found.transpose(1, 2), expected)
     row_of = {"input_values": features.transpose(1, 2), "feature_attention_mask": real}
-    changed = Augmentation(sound=augmentation).change_features(row(name="x"), row_of)["input_values"]
+    changed = Augmentation(audio=augmentation).change_features(row(name="x"), row_of)["input_values"]
     assert not torch.equal(changed, features.transpose(1, 2))
     assert torch.equal(changed[1, 20:], features.transpose(1, 2)[1, 20:])
 
@@ -243,27 +237,27 @@ def test_masks_leave_numpys_generator_alone() -> None:
     np.random.seed(1)
     expected = np.random.rand(3).tolist()
     np.random.seed(1)
-    SoundAugmentation(mask_time_prob=0.3).mask(*spectrogram(), 2, GENERATOR(0))
+    AudioAugmentation(mask_time_prob=0.3).mask(*spectrogram(), 2, GENERATOR(0))
     assert np.random.rand(3).tolist() == expected
 
 
 def test_masks_that_cannot_be_are_refused() -> None:
     features, real = spectrogram()
-    with pytest.raises(ValueError, match="`mask_feature_length` is 10 mel bins, and the features have only 8"):
-        SoundAugmentation(mask_feature_prob=0.1).mask(features, real, 2, GENERATOR(0))
-    with pytest.raises(ValueError, match="`mask_time_length` is 60 frames, and the features have only 50"):
-        SoundAugmentation(mask_time_prob=0.1, mask_time_length=60).mask(features, real, 2, GENERATOR(0))
+    with pytest.raises(ValueError, match="`mask_feature_length` is 10 mel bins, but the features have only 8"):
+        AudioAugmentation(mask_feature_prob=0.1).mask(features, real, 2, GENERATOR(0))
+    with pytest.raises(ValueError, match="`mask_time_length` is 60 frames, but the features have only 50"):
+        AudioAugmentation(mask_time_prob=0.1, mask_time_length=60).mask(features, real, 2, GENERATOR(0))
     with pytest.raises(ValueError, match=r"SpecAugment masks spectrograms, .* \(2, 50\) of waves"):
-        SoundAugmentation(mask_time_prob=0.1).mask(features[:, 0], real, 1, GENERATOR(0))
+        AudioAugmentation(mask_time_prob=0.1).mask(features[:, 0], real, 1, GENERATOR(0))
 
 
 def test_sounds_change_with_seed_epoch_and_sample() -> None:
-    sound = SoundAugmentation(speed=0.1, noise=1.0)
+    sound = AudioAugmentation(speed=0.1, noise=1.0)
 
     def changed(seed=0, epoch=0, name="a") -> bytes:
         one = row(audio=tone(0.1), name=name)
         return medium(
-            Augmentation(sound=sound, seed=seed).change_media(ChatRow(one.messages, None, one.id, epoch), RATE)
+            Augmentation(audio=sound, seed=seed).change_media(ChatRow(one.messages, None, one.id, epoch), RATE)
         ).tobytes()
 
     assert changed() == changed()
@@ -272,7 +266,7 @@ def test_sounds_change_with_seed_epoch_and_sample() -> None:
 
 def test_sounds_are_brought_to_the_encoders_rate_before() -> None:
     part = media_parts(
-        Augmentation(sound=SoundAugmentation(noise=1.0)).change_media(row(audio=tone()), 8000).messages
+        Augmentation(audio=AudioAugmentation(noise=1.0)).change_media(row(audio=tone()), 8000).messages
     )[0]
     assert part["sampling_rate"] == 8000 and len(part["audio"]) == 4000
 
@@ -280,14 +274,14 @@ def test_sounds_are_brought_to_the_encoders_rate_before() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PictureAugmentation(crop=1.0), r"`crop` of PictureAugmentation must lie in \[0, 1\), got 1"),
-        (lambda: PictureAugmentation(flip=1.5), r"`flip` .* got 1.5"),
-        (lambda: PictureAugmentation(color=-1), r"`color` .* got -1"),
-        (lambda: SoundAugmentation(speed=1.0), "`speed` .* got 1.0"),
-        (lambda: SoundAugmentation(noise=2), "`noise` .* got 2"),
-        (lambda: SoundAugmentation(noise_decibels=(9, 3)), r"`noise_decibels` .* got \(9, 3\)"),
-        (lambda: SoundAugmentation(mask_time_prob=2), "`mask_time_prob` .* got 2"),
-        (lambda: SoundAugmentation(mask_time_length=0), "`mask_time_length` .* at least 1, got 0"),
+        (lambda: ImageAugmentation(crop=1.0), r"`crop` of ImageAugmentation must lie in \[0, 1\), got 1"),
+        (lambda: ImageAugmentation(flip=1.5), r"`flip` .* got 1.5"),
+        (lambda: ImageAugmentation(color=-1), r"`color` .* got -1"),
+        (lambda: AudioAugmentation(speed=1.0), "`speed` .* got 1.0"),
+        (lambda: AudioAugmentation(noise=2), "`noise` .* got 2"),
+        (lambda: AudioAugmentation(noise_decibels=(9, 3)), r"`noise_decibels` .* got \(9, 3\)"),
+        (lambda: AudioAugmentation(mask_time_prob=2), "`mask_time_prob` .* got 2"),
+        (lambda: AudioAugmentation(mask_time_length=0), "`mask_time_length` .* at least 1, got 0"),
         (lambda: ModalityDropout(image=0.7, audio=0.7), "must not exceed 1 together, got 0.7 and 0.7"),
         (lambda: ModalityDropout(image=-0.1), r"`image` .* got -0.1"),
     ],
@@ -313,7 +307,7 @@ def test_one_modality_goes_as_often_as_asked_and_never_both() -> None:
 
 
 def test_what_remains_to_answer_from_is_never_taken() -> None:
-    dropout = ModalityDropout(image=0.5, audio=0.5)
+    dropout = ModalityDropout(image=0.5, audio=0.5, unchanged_tasks=("match",))
     for sample in (row(image=gradient()), row(audio=tone(0.01)), row()):
         assert dropout(sample) is sample
     both = row(image=gradient(), audio=tone(0.01), task="match/en")

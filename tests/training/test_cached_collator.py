@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.data.reading import ChatDataset
-from modeling_mm.training.augmentation import ModalityDropout
-from modeling_mm.training.cached_collator import CachedCollator, encode_text, expand_placeholders, stack_states
-from modeling_mm.training.collator import ChatCollator, encode_conversation
-from modeling_mm.training.image_augmentation import PictureAugmentation
+from modeling_mm.data import ChatDataset, ChatRow
+from modeling_mm.training import (
+    Augmentation,
+    CachedCollator,
+    ChatCollator,
+    ImageAugmentation,
+    ModalityDropout,
+    encode_conversation,
+)
+from modeling_mm.training.cached_collator import encode_text, expand_placeholders, stack_states
 from tests.fakes.media_rows import filled, frozen_model, media_part, row, write_media
 from tests.fakes.processor_parts import make, make_wordpiece
 from tests.fakes.tiny_chats import processor
@@ -165,7 +169,7 @@ def test_states_of_other_lengths_are_padded_with_zeros() -> None:
 
 # ---- Views and dropout ----------------------------------------------------------------------------------------------
 
-VIEWS = {"picture": PictureAugmentation(crop=0.5, color=0.5), "picture_views": 3}
+VIEWS = {"augmentation": Augmentation(ImageAugmentation(crop=0.5, color=0.5)), "views": {"image": 3}}
 
 
 def shown(collator: CachedCollator, each: ChatRow) -> int:
@@ -184,7 +188,8 @@ def test_each_pass_shows_a_view_drawn_by_row_and_pass_alone(media) -> None:
     assert len(set(views[::4])) > 1  # one pass over the rows
     again = CachedCollator(processor(), filled(media, "a.png", **VIEWS))
     assert [shown(again, each) for each in reversed(rows)] == views[::-1]
-    other = CachedCollator(processor(), filled(media, "a.png", **VIEWS, seed=1))
+    reseeded = VIEWS | {"augmentation": replace(VIEWS["augmentation"], seed=1)}
+    other = CachedCollator(processor(), filled(media, "a.png", **reseeded))
     assert [shown(other, each) for each in rows] != views
 
 

@@ -9,12 +9,19 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainingArguments
 
-from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.data.mixture import mix
-from modeling_mm.data.reading import ChatDataset, load_chats
+from modeling_mm.data import ChatDataset, ChatRow, load_chats, mix
 from modeling_mm.data.sample import read_pictures, read_sounds, training_and_new_pairs
-from modeling_mm.training.augmentation import Augmentation, ModalityDropout, PictureAugmentation, SoundAugmentation
-from modeling_mm.training.collator import IGNORED, ChatCollator, MMCollator, encode_conversation, stack_padded
+from modeling_mm.training import (
+    IGNORED,
+    AudioAugmentation,
+    Augmentation,
+    ChatCollator,
+    ImageAugmentation,
+    MMCollator,
+    ModalityDropout,
+    encode_conversation,
+)
+from modeling_mm.training.collator import stack_padded
 from scripts.pocket.from_scratch import small_model, small_processor
 
 COLLATE = MMCollator(pad_token_id=9)
@@ -198,8 +205,8 @@ def test_a_sample_that_cannot_be_read_is_named(processor) -> None:
 
 
 def loud() -> Augmentation:
-    sound = SoundAugmentation(speed=0.2, noise=1.0, mask_time_prob=0.3)
-    return Augmentation(PictureAugmentation(crop=0.5, color=0.5), sound)
+    sound = AudioAugmentation(speed=0.2, noise=1.0, mask_time_prob=0.3)
+    return Augmentation(ImageAugmentation(crop=0.5, color=0.5), sound)
 
 
 def test_augmentation_changes_media_and_no_words(processor) -> None:
@@ -218,13 +225,13 @@ def test_augmentation_changes_media_and_no_words(processor) -> None:
 @pytest.mark.parametrize(
     ("augmentation", "name"),
     [
-        (Augmentation(PictureAugmentation(crop=0.5)), "pixel_values"),
-        (Augmentation(PictureAugmentation(flip=1.0)), "pixel_values"),
-        (Augmentation(PictureAugmentation(color=0.5)), "pixel_values"),
-        (Augmentation(sound=SoundAugmentation(speed=0.2)), "input_features"),
-        (Augmentation(sound=SoundAugmentation(noise=1.0)), "input_features"),
-        (Augmentation(sound=SoundAugmentation(mask_time_prob=0.3)), "input_features"),
-        (Augmentation(sound=SoundAugmentation(mask_feature_prob=0.3)), "input_features"),
+        (Augmentation(ImageAugmentation(crop=0.5)), "pixel_values"),
+        (Augmentation(ImageAugmentation(flip=1.0)), "pixel_values"),
+        (Augmentation(ImageAugmentation(color=0.5)), "pixel_values"),
+        (Augmentation(audio=AudioAugmentation(speed=0.2)), "input_features"),
+        (Augmentation(audio=AudioAugmentation(noise=1.0)), "input_features"),
+        (Augmentation(audio=AudioAugmentation(mask_time_prob=0.3)), "input_features"),
+        (Augmentation(audio=AudioAugmentation(mask_feature_prob=0.3)), "input_features"),
     ],
 )
 def test_each_switch_reaches_its_tensor_alone(processor, augmentation, name: str) -> None:

@@ -15,9 +15,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from modeling_mm.training.audio_augmentation import SoundAugmentation
-from modeling_mm.training.encoder_cache import EncoderCache, StateStore
-from modeling_mm.training.image_augmentation import PictureAugmentation
+from modeling_mm.training import AudioAugmentation, Augmentation, EncoderCache, ImageAugmentation, StateStore
 from tests.fakes.media_rows import filled, frozen_model, make_cache, media_part, row, write_media
 from tests.fakes.processor_parts import make, make_vit
 from tests.fakes.tiny import gpt2, joined
@@ -121,12 +119,8 @@ def test_progress_is_shown_unless_told_not_to(media, capfd) -> None:
 
 # ---- Views ----------------------------------------------------------------------------------------------------------
 
-CHANGES = {
-    "picture": PictureAugmentation(crop=0.5, color=0.5),
-    "sound": SoundAugmentation(noise=1.0, speed=0.2),
-    "picture_views": 3,
-    "sound_views": 3,
-}
+AUGMENTATION = Augmentation(ImageAugmentation(crop=0.5, color=0.5), AudioAugmentation(noise=1.0, speed=0.2))
+CHANGES = {"augmentation": AUGMENTATION, "views": {"image": 3, "audio": 3}}
 
 
 @pytest.mark.parametrize("name", ["a.png", "short.wav"])
@@ -148,7 +142,8 @@ def test_views_are_the_same_whatever_is_encoded_with_them(media) -> None:
 
 
 def test_another_seed_gives_other_views(media) -> None:
-    one, other = filled(media, "a.png", **CHANGES), filled(media, "a.png", **CHANGES, seed=1)
+    one = filled(media, "a.png", **CHANGES)
+    other = filled(media, "a.png", **CHANGES | {"augmentation": replace(AUGMENTATION, seed=1)})
     assert torch.equal(one.states(media_part(media, "a.png"))[0], other.states(media_part(media, "a.png"))[0])
     assert not torch.equal(
         one.states(media_part(media, "a.png"), 1)[0], other.states(media_part(media, "a.png"), 1)[0]
@@ -208,9 +203,9 @@ def test_another_setting_of_an_encoder_gives_another_store(media) -> None:
 
 def test_another_augmentation_gives_another_store(media) -> None:
     plain = folders(make_cache(media))
-    assert folders(make_cache(media, picture=PictureAugmentation(crop=0.1)))[0] != plain[0]
-    assert folders(make_cache(media, sound=SoundAugmentation(noise=0.1)))[1] != plain[1]
-    assert folders(make_cache(media, picture_views=2, sound_views=2)) == plain  # more views are added to the store
+    assert folders(make_cache(media, augmentation=Augmentation(ImageAugmentation(crop=0.1))))[0] != plain[0]
+    assert folders(make_cache(media, augmentation=Augmentation(audio=AudioAugmentation(noise=0.1))))[1] != plain[1]
+    assert folders(make_cache(media, views={"image": 2, "audio": 2})) == plain  # more views are added to the store
 
 
 # ---- What is refused ------------------------------------------------------------------------------------------------
@@ -218,13 +213,13 @@ def test_another_augmentation_gives_another_store(media) -> None:
 
 @pytest.mark.parametrize(("frozen", "named"), [("freeze_audio", "image"), ("freeze_vision", "audio")])
 def test_an_encoder_that_is_trained_is_refused(tmp_path, frozen: str, named: str) -> None:
-    with pytest.raises(ValueError, match=f"The {named} encoder is not frozen.*freeze_vision, freeze_audio"):
+    with pytest.raises(ValueError, match=f"The {named} encoder is not frozen.*Freeze it"):
         EncoderCache(tmp_path, chat_model(**{frozen: True}), processor())
 
 
 def test_a_file_that_is_not_in_the_cache_is_named_with_the_remedy(media) -> None:
     states = filled(media, "a.png")
-    with pytest.raises(KeyError, match=r"b\.png is not in the encoder cache; `fill` it"):
+    with pytest.raises(KeyError, match=r"b\.png is not in the encoder cache. `fill` it"):
         states.states(media_part(media, "b.png"))
 
 
@@ -390,7 +385,7 @@ def test_a_killed_append_loses_its_items_alone(whole) -> None:
 
 KILLED = """
 import os, signal, sys
-import modeling_mm.training.encoder_cache as module
+import modeling_mm.training.state_store as module
 from pathlib import Path
 from tests.fakes.media_rows import make_cache, row
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import Trainer
 
 from modeling_mm import MMForSequenceClassification
-from modeling_mm.training.freezing import PARTS, ThawSchedule, parts_of
+from modeling_mm.training import PARTS, ThawCallback, parts_of
 from tests.fakes.tiny import difference, gpt2, joined
 from tests.fakes.tiny_chats import chat_model, losses, mm_trainer, moved, weights
 
@@ -64,7 +64,7 @@ def test_a_part_that_the_model_lacks_is_empty():
 @pytest.mark.parametrize(
     "steps, message",
     [
-        ({"visions": 5}, "no part 'visions' to thaw. Did you mean 'vision'?"),
+        ({"visions": 5}, "Cannot thaw 'visions': no such part. Did you mean 'vision'?"),
         ({"vision": -1}, "vision must thaw at a whole number of steps, 0 or more, got -1"),
         ({"vision": 2.5}, "got 2.5"),
         ({"vision": True}, "got True"),
@@ -72,13 +72,13 @@ def test_a_part_that_the_model_lacks_is_empty():
 )
 def test_wrong_schedules_are_refused(steps, message):
     with pytest.raises(ValueError) as error:
-        ThawSchedule(steps)
+        ThawCallback(steps)
     assert message in str(error.value)
 
 
 def test_what_is_frozen_follows_from_the_step():
     model = joined()
-    schedule = ThawSchedule({"vision": 2, "text": 4, "audio": 0})
+    schedule = ThawCallback({"vision": 2, "text": 4, "audio": 0})
     frozen = []
     for step in (0, 1, 2, 3, 4, 9, 1):
         schedule.apply(model, step)
@@ -89,34 +89,34 @@ def test_what_is_frozen_follows_from_the_step():
 
 def test_a_part_that_the_model_lacks_cannot_thaw():
     with pytest.raises(ValueError, match="vision cannot thaw: MMForConditionalGeneration has no such part"):
-        ThawSchedule({"vision": 1}).apply(joined(vision=None), 0)
+        ThawCallback({"vision": 1}).apply(joined(vision=None), 0)
 
 
 def test_a_part_beside_an_adapter_cannot_thaw():
     pytest.importorskip("peft")
-    from modeling_mm.training.lora import add_lora
+    from modeling_mm.training import add_lora
 
-    with pytest.raises(ValueError, match="vision cannot thaw: this is a PEFT model, which saves the adapter alone"):
-        ThawSchedule({"vision": 1}).apply(add_lora(joined()), 0)
+    with pytest.raises(ValueError, match="vision cannot thaw: PEFT saves the adapter alone"):
+        ThawCallback({"vision": 1}).apply(add_lora(joined()), 0)
 
 
 def test_deepspeed_is_refused():
-    with pytest.raises(ValueError, match="does not work under DeepSpeed"):
-        ThawSchedule({"vision": 1}).on_train_begin(SimpleNamespace(deepspeed="zero3.json"), None, None)
+    with pytest.raises(ValueError, match="does not work with DeepSpeed"):
+        ThawCallback({"vision": 1}).on_train_begin(SimpleNamespace(deepspeed="zero3.json"), None, None)
 
 
 def test_the_stock_trainer_whose_optimizer_lacks_the_part_is_refused(tmp_path):
     model = chat_model(freeze_vision=True)
-    run = mm_trainer(model, tmp_path, callbacks=[ThawSchedule({"vision": 1})])
-    stock = Trainer(model, run.args, run.data_collator, run.train_dataset, callbacks=[ThawSchedule({"vision": 1})])
-    with pytest.raises(ValueError, match=r"optimizer does not hold the parameters that are to thaw \(vision\)"):
+    run = mm_trainer(model, tmp_path, callbacks=[ThawCallback({"vision": 1})])
+    stock = Trainer(model, run.args, run.data_collator, run.train_dataset, callbacks=[ThawCallback({"vision": 1})])
+    with pytest.raises(ValueError, match=r"optimizer does not hold the parameters to thaw \(vision\)"):
         stock.train()
 
 
 # ---- In training ----------------------------------------------------------------------------------------------------
 
 
-class Watch(ThawSchedule):
+class Watch(ThawCallback):
     """Notes after each step which parts have moved since the last, and whether the vision tower trains."""
 
     def __init__(self, steps, model):
@@ -151,7 +151,7 @@ def test_a_schedule_freezes_what_the_config_does_not_and_thaws_what_it_does(tmp_
 @pytest.mark.parametrize("checkpoint", [2, 3, 4], ids=["before", "at", "after"])
 def test_going_on_from_a_checkpoint_is_as_never_having_stopped(tmp_path, checkpoint):
     """Six steps, of which the vision encoder learns in three: in one go, and stopped before, at and after the thaw."""
-    schedule = {"callbacks": [ThawSchedule({"vision": 3})], "max_steps": 6, "per_device_train_batch_size": 4, **ADAMW}
+    schedule = {"callbacks": [ThawCallback({"vision": 3})], "max_steps": 6, "per_device_train_batch_size": 4, **ADAMW}
     whole = chat_model()
     run = mm_trainer(whole, tmp_path, save_strategy="steps", save_steps=checkpoint, **schedule)
     before = weights(whole)
@@ -177,7 +177,7 @@ def test_a_second_training_freezes_again(tmp_path):
 def test_the_thawed_part_has_its_own_learning_rate(tmp_path):
     model = chat_model()
     run = mm_trainer(
-        model, tmp_path, callbacks=[ThawSchedule({"vision": 1})], max_steps=2, encoder_learning_rate=0.0, **ADAMW
+        model, tmp_path, callbacks=[ThawCallback({"vision": 1})], max_steps=2, encoder_learning_rate=0.0, **ADAMW
     )
     before = weights(model)
     run.train()

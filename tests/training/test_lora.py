@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from modeling_mm import MMForConditionalGeneration
-from modeling_mm.training.lora import LoraOptions, add_lora, is_fresh
+from modeling_mm.training import LoraOptions, add_lora
+from modeling_mm.training.lora import is_fresh
 from tests.fakes.tiny import difference, inputs, joined, open_gates, opened
 from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, moved, processor, weights
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from modeling_mm.data.chat_row import ChatRow
-from modeling_mm.training.sampling import BATCHES_A_POOL, MediaLengthGroupedSampler, media_size
+from modeling_mm.data import ChatRow
+from modeling_mm.training import MediaLengthGroupedSampler, media_size
+from modeling_mm.training.sampling import BATCHES_A_POOL
 
 SIZES = [number % 7 for number in range(70)]
 

@@ -5,19 +5,17 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from modeling_mm import MMForSequenceClassification
-from modeling_mm.data.reading import ChatDataset, ChatRow
-from modeling_mm.training.callbacks import LossProgressCallback
-from modeling_mm.training.collator import ChatCollator, encode_conversation
-from modeling_mm.training.freezing import parts_of
-from modeling_mm.training.sampling import MediaLengthGroupedSampler, media_size
-from modeling_mm.training.trainer import (
-    Answer,
+from modeling_mm.data import ChatDataset, ChatRow
+from modeling_mm.training import (
+    ChatCollator,
+    LossProgressCallback,
+    MediaLengthGroupedSampler,
     MMTrainer,
-    in_groups,
-    score_answers,
-    share_of,
-    with_answers_only,
+    encode_conversation,
+    media_size,
+    parts_of,
 )
+from modeling_mm.training.trainer import Answer, in_groups, score_answers, share_of, with_answers_only
 from tests.fakes.tiny import joined
 from tests.fakes.tiny_chats import CHATS, arguments, chat, chat_model, mm_trainer, moved, processor, weights
 

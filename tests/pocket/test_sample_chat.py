@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_mm.data.reading import load_chats
+from modeling_mm.data import load_chats
 from modeling_mm.data.sample import (
     PICTURE_KIND,
     PICTURE_NAME,

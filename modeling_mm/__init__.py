@@ -4,7 +4,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .registration import register
+from .registration import register_names
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-register()
+register_names()
 
 __all__ = [
     "MMConfig",

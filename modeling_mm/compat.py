@@ -25,6 +25,11 @@ def auto_model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     return found[0] if isinstance(found, (tuple, list)) else found
 
 
+def name_in_mapping(auto_class: Any, model_type: str, class_name: str) -> None:
+    """Add a model to the names that `Trainer`, pipelines and `serve` look up; `Auto*.register` leaves them alone."""
+    auto_class._model_mapping._model_mapping[model_type] = class_name
+
+
 # ---- Encoders -------------------------------------------------------------------------------------------------------
 
 

@@ -3,17 +3,17 @@
 
 import copy
 import os
-import shutil
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.dynamic_module_utils import get_relative_imports
+from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, cached_file, logging
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
 from .modalities import MODALITIES
 
@@ -65,7 +65,9 @@ PIPELINES = {
     "text-classification": ("pipelines.MMTextClassificationPipeline", "AutoModelForSequenceClassification"),
     "visual-question-answering": ("pipelines.MMVisualQuestionAnsweringPipeline", "AutoModelForImageTextToText"),
 }
-PIPELINES_FILE = "pipelines.py"
+
+# Whether this module is a copy that came with weights, loaded by `trust_remote_code=True`.
+IS_REMOTE_CODE = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 
 
 @strict
@@ -163,6 +165,8 @@ class MMConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
+        if not IS_REMOTE_CODE:
+            import_module(".registration", __package__).register_classes()
         self.text_config = text_sub_config(self.text_config)
         self.vision_config = encoder_sub_config("vision_config", self.vision_config)
         self.audio_config = encoder_sub_config("audio_config", self.audio_config)
@@ -196,55 +200,39 @@ class MMConfig(PreTrainedConfig):
     @property
     def custom_pipelines(self) -> dict[str, dict]:
         """
-        What `transformers.pipeline` reads to find pipelines that came along with the weights; made anew at each call,
-        because it writes into it. With the package installed there are none: its pipelines are in the registry of
-        transformers, and need no `trust_remote_code`.
+        Return the pipelines that `transformers.pipeline` loads from beside the weights, a copy, because it writes into
+        it. The package registers its pipelines, which then need no `trust_remote_code`.
         """
-        came_along = type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
         ours = {task: {"impl": impl, "pt": [auto_name]} for task, (impl, auto_name) in PIPELINES.items()}
-        return {**(ours if came_along else {}), **copy.deepcopy(self.__dict__.get("custom_pipelines", {}))}
+        return {**(ours if IS_REMOTE_CODE else {}), **copy.deepcopy(self.__dict__.get("custom_pipelines", {}))}
 
     @custom_pipelines.setter
     def custom_pipelines(self, value: dict[str, dict]) -> None:
         self.__dict__["custom_pipelines"] = value  # saved with the config: pipelines that a user has registered
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """As in transformers; beside the code of the classes, which they bring themselves, that of the pipelines."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save the config as transformers does, and the code of the pipelines beside that of the classes."""
         os.makedirs(save_directory, exist_ok=True)
-        for name, source in self.pipelines_code().items():
-            target = Path(save_directory, name)
-            if not target.exists() or not os.path.samefile(source, target):
-                shutil.copyfile(source, target)
+        if (pipeline_class := self.find_pipeline_class()) is not None:
+            custom_object_save(pipeline_class, save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def pipelines_code(self) -> dict[str, Path]:
-        """The files that our pipelines need, by name; none, with a warning, where one of them is not found."""
-        found: dict[str, Path] = {}
-        wanted = [PIPELINES_FILE]
-        while wanted:
-            name = wanted.pop()
-            if (source := self.find_code(name)) is None:
-                logger.warning(
-                    f"{name} is no longer found in {self._name_or_path!r}, from where this model came, so the code of "
-                    "the pipelines is not saved; copy it from there for those who load the new folder with `pipeline`."
-                )
-                return {}
-            found[name] = source
-            wanted += [file for module in get_relative_imports(source) if (file := f"{module}.py") not in found]
-        return found
-
-    def find_code(self, name: str) -> Path | None:
-        """A file beside this one, or, where the code came with the weights, from where they came."""
-        if (beside := Path(__file__).with_name(name)).is_file():
-            return beside
-        if not self._name_or_path:
+    def find_pipeline_class(self) -> type | None:
+        """
+        Import one of our pipelines, whose module leads to all of their code. The module is not imported above: those
+        who load a model alone with remote code would then need the libraries of images and audio.
+        """
+        if not IS_REMOTE_CODE:
+            return import_module(".pipelines", __package__).MMAnyToAnyPipeline
+        try:  # the loader keeps code from the Hub in a folder named after the commit
+            revision = Path(__file__).parent.name
+            return get_class_from_dynamic_module(PIPELINES["any-to-any"][0], self._name_or_path, revision=revision)
+        except (OSError, ValueError, ImportError) as error:
+            logger.warning(
+                f"The code of the pipelines could not be loaded from {self._name_or_path!r}, so it is not saved "
+                f"({error}). Copy it from the repository of the model if the new folder is for `pipeline`."
+            )
             return None
-        try:
-            # The loader keeps what it took from the Hub in a folder named after the commit.
-            found = cached_file(self._name_or_path, name, revision=Path(__file__).parent.name)
-        except OSError:
-            return None
-        return None if found is None else Path(found)
 
     def validate_fields(self):
         """Checks every field against its choices; run at construction and again when the config is saved."""

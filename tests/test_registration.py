@@ -1,4 +1,4 @@
-"""registration.py: every Auto class knows "mm" in every order of imports, and importing us costs next to nothing."""
+"""registration.py: every Auto class knows "mm" in every order of imports, and `import modeling_mm` stays cheap."""
 
 import json
 import os
@@ -31,14 +31,15 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import AutoModelForMultimodalLM, AutoModelForSequenceClassification, AutoProcessor, GPT2Config
 import modeling_mm
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 
+found = {"AutoProcessor by name": processor_class_from_name("MMProcessor").__name__}  # before any config of ours
 text = GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
 config = AutoConfig.for_model("mm", text_config=text)
-found = {"AutoConfig": type(config) is modeling_mm.MMConfig}
+found["AutoConfig"] = type(config) is modeling_mm.MMConfig
 for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM,
              AutoModelForSequenceClassification):
     found[auto.__name__] = type(auto.from_config(config)).__name__
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 found["AutoProcessor"] = PROCESSOR_MAPPING[type(config)].__name__
 # Other models are found as before.
 found["others"] = type(AutoModel.from_config(text)).__name__
@@ -54,6 +55,7 @@ EXPECTED = {
     "AutoModelForMultimodalLM": "MMForConditionalGeneration",
     "AutoModelForSequenceClassification": "MMForSequenceClassification",
     "AutoProcessor": "MMProcessor",
+    "AutoProcessor by name": "MMProcessor",
     "others": "GPT2Model",
 }
 
@@ -73,20 +75,16 @@ def test_auto_classes_know_us_in_every_order_of_imports(order):
     assert json.loads(run(ORDERS[order] + "\n" + CHECKS)) == EXPECTED
 
 
-def test_importing_us_imports_neither_torch_nor_our_own_modules():
-    loaded = run(
-        "import sys, modeling_mm; print(sorted(n for n in sys.modules if n in ('torch', 'numpy', 'PIL', 'soundfile')"
-        " or n.startswith('modeling_mm')))"
-    )
-    assert loaded == "['modeling_mm', 'modeling_mm.registration']"
+def test_importing_the_package_imports_no_torch_and_none_of_its_modules():
+    loaded = json.loads(run("import json, sys, modeling_mm; print(json.dumps(sorted(sys.modules)))"))
+    assert not {"torch", "soundfile", "transformers.configuration_utils", "transformers.pipelines"} & set(loaded)
+    assert [name for name in loaded if name.startswith("modeling_mm")] == ["modeling_mm", "modeling_mm.registration"]
 
 
-def test_importing_us_adds_less_than_a_third_of_a_second_to_transformers():
-    code = (
-        "import time, transformers; start = time.perf_counter(); import modeling_mm; "
-        "print(time.perf_counter() - start)"
-    )
-    assert min(float(run(code)) for _ in range(3)) < 0.3
+def test_importing_the_package_adds_a_fraction_of_a_second_to_transformers():
+    """0.2 s are usual, the folders of `transformers.models` being listed; torch alone would add 1 s."""
+    code = "import time, transformers; start = time.process_time(); import modeling_mm; "
+    assert min(float(run(code + "print(time.process_time() - start)")) for _ in range(3)) < 0.5
 
 
 def test_public_names_are_listed_and_lazy():
@@ -102,17 +100,18 @@ except AttributeError as error:
     assert run(code) == "module 'modeling_mm' has no attribute 'MMNothing'"
 
 
-def test_reloading_us_registers_once():
+def test_the_package_can_be_reloaded():
     """As notebooks with autoreload do."""
     code = """
-import sys, importlib, modeling_mm
+import importlib, modeling_mm
+from transformers import AutoConfig, AutoModel
+AutoConfig.for_model("mm")
 importlib.reload(modeling_mm)
-importlib.reload(modeling_mm.registration).register()
-from transformers import AutoConfig
-ours = [finder for finder in sys.meta_path if type(finder).__name__ == "FillTablesAfterImport"]
-print(type(AutoConfig.for_model("mm")).__name__, len(ours))
+importlib.reload(modeling_mm.registration)
+text = dict(n_layer=1, n_embd=8, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
+print(type(AutoModel.from_config(AutoConfig.for_model("mm", text_config=text))).__name__)
 """
-    assert run(code) == "MMConfig 1"
+    assert run(code) == "MMModel"
 
 
 def test_a_wheel_and_a_checkout_have_the_version_of_one_source():

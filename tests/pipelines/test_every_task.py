@@ -104,15 +104,16 @@ def test_every_pipeline_runs_on_a_device(folders, pipes, task, dtype):
 
 ORDERS = {
     "before transformers": "import modeling_mm; from transformers import pipeline",
-    "after transformers": "import transformers, modeling_mm; from transformers import pipeline",
     "after the tables were read": (
         "import transformers; tiny = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9); "
         "transformers.AutoModel.from_config(tiny); import modeling_mm; from transformers import pipeline"
     ),
     "after the pipelines": "from transformers import pipeline; import modeling_mm",
+    "only a module of ours": "from modeling_mm.modeling_mm import MMModel; from transformers import pipeline",
 }
 CHECK = """
 import sys
+assert type(pipeline("vqa", sys.argv[1], device="cpu")).__name__ == "MMVisualQuestionAnsweringPipeline"
 from transformers.pipelines import check_task
 from transformers.pipelines.automatic_speech_recognition import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 found = {task: check_task(task)[1] for task in
@@ -120,7 +121,6 @@ found = {task: check_task(task)[1] for task in
 assert all("modeling_mm.pipeline" in str(task["impl"]) for task in found.values()), found
 assert MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES["mm"] == "MMForConditionalGeneration"
 assert check_task("fill-mask")[1]["impl"] is not None
-assert type(pipeline("vqa", sys.argv[1], device="cpu")).__name__ == "MMVisualQuestionAnsweringPipeline"
 print("registered")
 """
 
@@ -180,6 +180,10 @@ pipe = pipeline("automatic-speech-recognition", str(folders / "model"), device="
 assert type(pipe).__module__.startswith("transformers_modules."), type(pipe).__module__
 pipe.save_pretrained(folders / "again")  # what was loaded is saved with its pipelines again
 pipeline("visual-question-answering", str(folders / "again"), device="cpu", trust_remote_code=True)
+lost = pipe.model.config
+lost.name_or_path = str(folders / "gone")
+lost.save_pretrained(folders / "lost")  # warns that the code of the pipelines is not found
+assert not (folders / "lost" / "pipelines.py").exists() and (folders / "lost" / "configuration_mm.py").exists()
 try:
     pipeline("visual-question-answering", str(folders / "model"), device="cpu", trust_remote_code=False)
 except ValueError as error:

@@ -1,264 +1,223 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""The model card, from `model_cards/TEMPLATE.md` and what a training run knows."""
+"""Model cards, rendered from `model_cards/TEMPLATE.md`."""
 
-import copy
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
-from transformers import PreTrainedModel
 
 from ..evaluation.evaluate import Figure, figures_markdown
-from ..recipes.schema import DataSource, Recipe, to_yaml
-from ..training.freezing import parts_of
 from ..utils.files import write_text
+from ..utils.resources import find_resource
 from ..utils.tables import markdown_table
 from .emissions import Emissions, estimate
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "model_cards" / "TEMPLATE.md"
-TITLES = {
-    "text": "decoder",
-    "vision": "vision encoder",
-    "audio": "audio encoder",
-    "connectors": "connectors",
-    "cross_attention": "cross-attention",
-}
-NOT_ASSESSED = "Not assessed beyond the figures above."
 TAGS = ["multimodal", "gpt2", "cross-attention"]
-TOLD_LICENSE = "as-told-in-the-card"  # where the Hub has no short name for a licence; the link says where
-# The Hub's names of our metrics, where they differ, and of our tasks, by what stands before the "/" of their names.
-METRIC_TYPES = {"spoken_wer": "wer", "last_word": "accuracy"}
-TASK_TYPES = {"transcribe": "automatic-speech-recognition", "sentence": "automatic-speech-recognition"}
+TOLD_LICENSE = "as-told-in-the-card"  # `license_name` of a license that the Hub has no short name for
 
 
-def write_card(folder: str | os.PathLike, recipe: Recipe, model: PreTrainedModel, result: Mapping[str, Any]) -> Path:
+@dataclass(frozen=True)
+class CardComponent:
+    """Row of the table of components: name, source of the weights, number of parameters, and if it was trained."""
+
+    name: str
+    weights: str
+    parameters: int
+    trained: str
+
+
+@dataclass(frozen=True)
+class CardSource:
+    """Row of the table of data. `use` is `training`, `evaluation` or a test set; a `limit` of None means all of it."""
+
+    use: str
+    source: str
+    subset: str | None = None
+    split: str = "train"
+    weight: float | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class CardContent:
     """
-    Writes `README.md`, the model card, into a trained folder.
+    Everything that a model card says.
 
     Args:
-        folder: the output folder
-        recipe: what was followed
-        model: the trained model, without adapters around it
-        result: what `modeling_mm.recipes.run.run` returns
+        name: title of the card
+        result: result of `modeling_mm.recipes.run`: `figures` by dataset, `seconds`, `steps`, `device`, ...
+        recipe: training recipe in YAML
+        repo_id: repository that the example loads; by default `name`
+        base_models: sources of the pretrained weights; paths are left out of the metadata
+        components, sources, notes: rows of the two tables, and paragraphs below the second
+        modalities: names of the modalities that the model takes beside text
+        labels: answers of a classifier
+        is_pretraining: if the run started from random weights
+        has_test_sets: if the figures are of data that chose nothing
+        task_types, metric_types: the Hub's names of tasks and metrics, if they differ from ours; of a task such as
+            `caption/en` by its kind, `caption`
+        figures: figures of `modeling_mm.evaluation.evaluate`, which replace those of `result`
+
+    Example:
+        >>> result = {"figures": {"test": {"samples": 8, "loss": 1.5}}, "seconds": 60.0, "steps": 4, "epochs": 1.0}
+        >>> result |= {"best": None, "processes": 1, "device": "cpu, 2 cores", "versions": {"torch": "2.13"}}
+        >>> "| test | all | 8 | 1.500 |" in render_card(CardContent("mine", result, "model: {preset: tiny}"))
+        True
     """
+
+    name: str
+    result: Mapping[str, Any]
+    recipe: str
+    repo_id: str | None = None
+    summary: str | None = None
+    limits: str | None = None
+    license: str | None = None
+    languages: Sequence[str] = ()
+    base_models: Sequence[str] = ()
+    components: Sequence[CardComponent] = ()
+    sources: Sequence[CardSource] = ()
+    notes: Sequence[str] = ()
+    modalities: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    is_pretraining: bool = False
+    has_test_sets: bool = True
+    task_types: Mapping[str, str] = field(default_factory=dict)
+    metric_types: Mapping[str, str] = field(default_factory=dict)
+    figures: Sequence[Figure] | None = None
+
+    @property
+    def emissions(self) -> Emissions:
+        return estimate(self.result["seconds"], self.result["device"], self.result["processes"])
+
+    @property
+    def pipeline_tag(self) -> str:
+        return "text-classification" if self.labels else "image-text-to-text"
+
+
+def write_card(folder: str | os.PathLike, content: CardContent) -> Path:
+    """Write the card into a folder as `README.md`, and return its path."""
     path = Path(folder) / "README.md"
-    write_text(path, render(card_values(recipe, model, result)))
+    write_text(path, render_card(content))
     return path
 
 
-def render(values: Mapping[str, Any], template: Path = TEMPLATE) -> str:
+def render_card(content: CardContent, template: Path | None = None) -> str:
     """
-    The template filled in.
+    Fill in a template, by default the one that ships with the package.
 
     Raises:
-        jinja2.UndefinedError: for a name in the template that has no value.
+        jinja2.UndefinedError: if the template names a value that does not exist.
     """
+    template = template or find_resource("templates", "TEMPLATE.md")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    return environment.from_string(template.read_text(encoding="utf-8")).render(**values)
-
-
-def card_values(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template's names stand for."""
-    card, folder = recipe.card, Path(recipe.training["output_dir"])
-    emissions = estimate(result["seconds"], result["device"], result["processes"])
-    return {
-        "metadata": metadata(recipe, result, emissions),
-        "model_name": card.name or folder.name,
-        "repo_id": card.repo_id or card.name or folder.name,
-        "summary": card.summary or "A GPT-2-style decoder that sees and hears through cross-attention.",
-        "parts": part_rows(recipe, model),
-        "labels": recipe.labels,
-        "auto_class": "AutoModelForSequenceClassification" if recipe.labels else "AutoModelForImageTextToText",
-        "sees": model.config.vision_config is not None,
-        "hears": model.config.audio_config is not None,
-        "question": "What is this?",
-        "data": data_text(recipe),
-        "training": training_text(recipe, result, emissions),
-        "figures": figures_text(recipe, result["figures"]),
-        "limits": card.limits or NOT_ASSESSED,
-    }
-
-
-def with_figures(values: Mapping[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
-    """`card_values` with the figures of `scripts/evaluate.py` in place of the run's own, as text and as metadata."""
-    data: ModelCardData = copy.deepcopy(values["metadata"])
-    data["model_name"] = values["model_name"]
-    data["eval_results"] = [
-        eval_result(figure.dataset, figure.task, figure.metric, figure.model, data["pipeline_tag"])
-        for figure in figures
-    ]
-    return {**values, "metadata": data, "figures": figures_markdown(figures)}
-
-
-# ---- What the Hub reads ---------------------------------------------------------------------------------------------
-
-
-def metadata(recipe: Recipe, result: Mapping[str, Any], emissions: Emissions) -> ModelCardData:
-    """The card's head: what is not known is left out."""
-    card, name = recipe.card, recipe.card.name or Path(recipe.training["output_dir"]).name
-    tag = "text-classification" if recipe.labels else "image-text-to-text"
-    bases = [recipe.model.pretrained, recipe.model.text, recipe.model.vision, recipe.model.audio]
-    sources = [source.source for source in recipe.data.train]
-    results = eval_results(result["figures"], tag)
-    link = card.repo_id and f"https://huggingface.co/{card.repo_id}#limits"  # without its place nobody finds it
-    return ModelCardData(
-        library_name="transformers",
-        license=card.license,
-        license_name=TOLD_LICENSE if card.license == "other" else None,
-        license_link=link if card.license == "other" else None,
-        pipeline_tag=tag,
-        tags=TAGS,
-        base_model=[base for base in bases if base and is_hub_id(base)] or None,
-        datasets=list(dict.fromkeys(source for source in sources if is_hub_id(source))) or None,
-        language=card.languages or None,
-        co2_eq_emissions={
-            "emissions": round(emissions.grams, 1),
-            "source": emissions.how,
-            "training_type": "pre-training" if recipe.model.preset else "fine-tuning",
-            "hardware_used": result["device"],
-        },
-        eval_results=results or None,
-        model_name=name if results else None,
+    environment.filters |= {"duration": duration, "short_number": short_number, "cell": escape_cell}
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        card=content,
+        metadata=metadata(content).to_yaml(),
+        figures=figures_text(content),
+        question="What is this?",
     )
 
 
-def eval_results(figures: Mapping[str, Mapping[str, float]], task_type: str) -> list[EvalResult]:
-    """What a run measured of each set and of each of its tasks."""
-    metrics = metric_names(figures)
-    return [
-        eval_result(name, "" if task == "all" else task, metric, value, task_type)
-        for name, values in figures.items()
-        for task, found in figures_by_task(values, metrics).items()
-        for metric, value in found.items()
-    ]
+# ---- Metadata, which the Hub reads ----------------------------------------------------------------------------------
 
 
-def eval_result(dataset: str, task: str, metric: str, value: float, task_type: str) -> EvalResult:
-    """One figure. The Hub keeps results apart by the dataset's type and config: ours are its name and the task."""
+def metadata(content: CardContent) -> ModelCardData:
+    """Return the head of the card without the fields that are not known."""
+    is_other = content.license == "other"
+    results = list(eval_results(content))
+    return ModelCardData(
+        library_name="transformers",
+        license=content.license,
+        license_name=TOLD_LICENSE if is_other else None,
+        # Only known with the repository: a relative link would lead nowhere.
+        license_link=f"https://huggingface.co/{content.repo_id}#limits" if is_other and content.repo_id else None,
+        pipeline_tag=content.pipeline_tag,
+        tags=TAGS,
+        base_model=hub_ids(content.base_models) or None,
+        datasets=hub_ids(source.source for source in content.sources if source.use == "training") or None,
+        language=list(content.languages) or None,
+        co2_eq_emissions={
+            "emissions": round(content.emissions.grams, 1),
+            "source": content.emissions.how,
+            "training_type": "pre-training" if content.is_pretraining else "fine-tuning",
+            "hardware_used": content.result["device"],
+        },
+        eval_results=results or None,
+        model_name=content.name if results else None,
+    )
+
+
+def eval_results(content: CardContent) -> Iterator[EvalResult]:
+    """Yield the figures as the Hub stores them."""
+    if content.figures is not None:
+        for figure in content.figures:
+            yield eval_result(content, figure.dataset, figure.task, figure.metric, figure.model)
+        return
+    for dataset, values in content.result["figures"].items():
+        for task, found in figures_by_task(values, metric_names(content.result["figures"])).items():
+            for metric, value in found.items():
+                yield eval_result(content, dataset, "" if task == "all" else task, metric, value)
+
+
+def eval_result(content: CardContent, dataset: str, task: str, metric: str, value: float) -> EvalResult:
+    """Return one figure. The Hub tells results apart by the dataset's type and config: here its name and the task."""
     return EvalResult(
-        task_type=TASK_TYPES.get(task.split("/")[0], task_type),
+        task_type=content.task_types.get(task.split("/")[0], content.pipeline_tag),
         dataset_type=re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-"),
         dataset_name=f"{dataset}, {task}" if task else dataset,
         dataset_config=task or None,
-        metric_type=METRIC_TYPES.get(metric, metric),
+        metric_type=content.metric_types.get(metric, metric),
         metric_name=metric,
         metric_value=round(float(value), 4),
     )
 
 
+def hub_ids(sources: Iterable[str]) -> list[str]:
+    """Return the sources that are names on the Hub rather than paths, each once."""
+    return list(dict.fromkeys(source for source in sources if is_hub_id(source)))
+
+
 def is_hub_id(source: str) -> bool:
-    """Whether a source is a name on the Hub rather than a path."""
     return not Path(source).exists() and not source.startswith((".", "/")) and source.count("/") <= 1
 
 
-def part_rows(recipe: Recipe, model: PreTrainedModel) -> list[dict[str, str]]:
-    """A row for each part that the model has: where its weights came from, how many, and whether they were trained."""
-    rows = []
-    for part, named in parts_of(model).items():
-        if named:
-            count = sum(parameter.numel() for _, parameter in named)
-            rows.append(
-                {
-                    "name": TITLES[part],
-                    "weights": weights_of(recipe, part),
-                    "parameters": in_words(count),
-                    "trained": trained(recipe, part),
-                }
-            )
-    return rows
+# ---- Text -----------------------------------------------------------------------------------------------------------
 
 
-def weights_of(recipe: Recipe, part: str) -> str:
-    if recipe.model.preset is not None:
-        return "random"
-    source = recipe.model.pretrained or getattr(recipe.model, part, None)
-    return "new" if source is None else f"`{source}`"
-
-
-def in_words(count: int) -> str:
-    """A number of parameters, rounded: 1234567 -> 1.2M."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f}{unit}"
-    return str(count)
-
-
-def trained(recipe: Recipe, part: str) -> str:
-    """Whether a part was trained, in words."""
-    if recipe.lora is not None:
-        if part == "text":
-            return "no" if recipe.lora.adapt and part not in recipe.lora.adapt else f"LoRA, r = {recipe.lora.r}"
-        return "no" if part in ("vision", "audio") else "yes"
-    step = recipe.frozen.get(part)
-    if step is None:
-        return "yes"
-    return "no" if step == "always" else f"from step {step}"
-
-
-def data_text(recipe: Recipe) -> str:
-    rows = [source_row("training", source) for source in recipe.data.train]
-    rows += [source_row("evaluation", source) for source in recipe.data.evaluation]
-    rows += [source_row(name, source) for name, sources in recipe.data.test.items() for source in sources]
-    table = markdown_table(("used for", "source", "split", "weight", "at most"), rows)
-    notes = dict.fromkeys(source.note for source in all_sources(recipe) if source.note)
-    return "\n\n".join([table, *notes])
-
-
-def all_sources(recipe: Recipe) -> list[DataSource]:
-    data = recipe.data
-    return [*data.train, *data.evaluation, *(source for sources in data.test.values() for source in sources)]
-
-
-def source_row(use: str, source: DataSource) -> tuple[str, ...]:
-    name = source.source if source.subset is None else f"{source.source} ({source.subset})"
-    weight = "" if source.weight is None else f"{source.weight:g}"
-    return use, f"`{name}`", source.split, weight, "all" if source.limit is None else str(source.limit)
-
-
-def training_text(recipe: Recipe, result: Mapping[str, Any], emissions: Emissions) -> str:
-    best = "" if result["best"] is None else f" The best state in evaluation was kept ({result['best']:.4f})."
-    processes = "" if result["processes"] == 1 else f" by {result['processes']} processes"
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    text = (
-        f"{result['steps']} steps ({result['epochs']:g} epochs) in {duration(result['seconds'])} on "
-        f"{result['device']}{processes}; {versions}.{best} Carbon: about {emissions} ({emissions.how})."
-    )
-    return f"{text} The recipe, as `scripts/train.py` takes it:\n\n```yaml\n{to_yaml(recipe).rstrip()}\n```"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 42 s, 3 min, 2 h 05 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def figures_text(recipe: Recipe, figures: Mapping[str, Mapping[str, float]]) -> str:
-    """The figures of each set, a row for all of it and one for each of its tasks."""
+def figures_text(content: CardContent) -> str:
+    """Return a table with a row for each dataset and for each of its tasks."""
+    if content.figures is not None:
+        return figures_markdown(content.figures)
+    figures: Mapping[str, Mapping[str, float]] = content.result["figures"]
     if not figures:
         return "None were measured: the recipe has neither `data.test` nor `data.evaluation`."
     metrics = metric_names(figures)
-    rows = [row for name, values in figures.items() for row in figure_rows(name, values, metrics)]
+    rows = []
+    for dataset, values in figures.items():
+        for task, found in figures_by_task(values, metrics).items():
+            samples = str(values.get("samples", "")) if task == "all" else ""
+            rows.append((dataset, task, samples, *(f"{found[m]:.3f}" if m in found else "" for m in metrics)))
     table = markdown_table(("set", "task", "samples", *metrics), rows)
-    if recipe.data.test:
+    if content.has_test_sets:
         return table
     return f"{table}\n\nThe state that was kept was chosen by this set, so that its figures flatter it a little."
 
 
 def metric_names(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The metrics without those of single tasks, which end with the name of one and say which task before it."""
+    """Return the metrics of whole datasets. Those of one task, such as `caption/en_cer`, end with the name of one."""
     names = list(dict.fromkeys(key for values in figures.values() for key in values if key != "samples"))
     return [name for name in names if not any(name != other and name.endswith(f"_{other}") for other in names)]
 
 
 def figures_by_task(values: Mapping[str, float], metrics: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The figures of one set: those of all of it under `all`, then those of each task."""
+    """Return the figures of one dataset by task, first those of the whole dataset as `all`."""
     tasks: dict[str, dict[str, float]] = {"all": {}}
     for key, value in values.items():
         metric = next((metric for metric in metrics if key == metric or key.endswith(f"_{metric}")), None)
@@ -268,14 +227,22 @@ def figures_by_task(values: Mapping[str, float], metrics: Sequence[str]) -> dict
     return tasks
 
 
-def figure_rows(name: str, values: Mapping[str, float], metrics: Sequence[str]) -> list[tuple[str, ...]]:
-    tasks = figures_by_task(values, metrics)
-    samples = str(values.get("samples", ""))
-    return [
-        (name, task, samples if task == "all" else "", *(number(found.get(metric)) for metric in metrics))
-        for task, found in tasks.items()
-    ]
+def short_number(count: int) -> str:
+    """Return a number of parameters, rounded: 1234567 -> 1.2M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
 
 
-def number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def duration(seconds: float) -> str:
+    """Return seconds as text: 42 s, 3 min, 2 h 05 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def escape_cell(text: str) -> str:
+    """Escape the bars of a cell of a Markdown table."""
+    return text.replace("|", "\\|")

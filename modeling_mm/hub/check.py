@@ -1,10 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-What a folder must be before it goes to the Hub: complete, safe to load, equal for those who do not have this package,
-and told in its card.
+Checks of a folder before it goes to the Hub: complete, safe to load, equal without this package, with a full card.
 
-`check_folder` returns everything that is wrong, a sentence each, with the remedy; an empty list says that the folder
-may be pushed. Nothing in it is loaded before its files are known to be harmless, and the network is not asked.
+Nothing is loaded before its files are known to be harmless, and the network is not used.
 """
 
 import json
@@ -16,11 +14,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
@@ -30,52 +27,61 @@ ROOT = Path(__file__).resolve().parents[2]
 CARD = "README.md"
 INDEX = "model.safetensors.index.json"
 REQUIRED = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", CARD)
-# What a training run leaves in its folder and no one else needs: these folders, and what begins with a dot or "_".
-LEFT_OUT = re.compile(r"checkpoint-\d+|runs|cleaning|adapter|_.*|\..*")
-# What may lie in a folder. All else could be a pickle, which runs whatever code it holds when it is loaded.
+# Files that training leaves and nobody else needs: these folders, and names that begin with a dot or "_".
+EXCLUDED = re.compile(r"checkpoint-\d+|runs|cleaning|adapter|_.*|\..*")
+# Kinds of files that a folder may hold. Any other could be a pickle, which runs code when it is loaded.
 WEIGHTS = (".safetensors",)
 TEXTS = (".json", ".jinja", ".md", ".py", ".txt", ".yaml")
 TEXT_NAMES = ("LICENSE", "NOTICE")
-SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".wav", ".flac", ".mp3")  # what a card shows
+CARD_MEDIA = (".png", ".jpg", ".jpeg", ".webp", ".wav", ".flac", ".mp3")
 PICKLE_STARTS = (b"\x80", b"PK")  # a pickle from protocol 2 on, and torch's archive of them
-# What is left of a template that was not filled in.
+# Remains of a template that was not filled in.
 BLANKS = ("{{", "{%", "[More Information Needed]", "TODO")
 SECTIONS = ("Use", "Data", "Training", "Figures", "Limits")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]+)*|code|multilingual")
 TOLERANCE = 1e-4  # of float32 logits: the same weights and code may add up in another order
 LOAD_SECONDS = 1800
+SAVE_AGAIN = "Save the model and the processor again with this package."
+SAVE_INTO_EMPTY = "Save the model again into an empty folder."
 
 
 def check_folder(folder: str | os.PathLike, repo_id: str | None = None) -> list[str]:
     """
+    List everything that is wrong with a folder.
+
     Args:
         folder: as `save_pretrained` of a model and a processor leave it, with its card
-        repo_id: where it goes to, which the card's example must load
+        repo_id: repository that the folder goes to, which the example in the card must load
 
     Returns:
-        what is wrong; each begins with the file that it is about.
+        one sentence for each problem, which begins with a file and ends with the fix. An empty list means that the
+        folder can be pushed.
+
+    Example:
+        >>> check_folder("/nowhere")
+        ['/nowhere: no such folder. Pass the folder that training or `save_pretrained` wrote.']
     """
     folder = Path(folder)
     if not folder.is_dir():
-        return [f"{folder}: there is no such folder; give the one that training or `save_pretrained` has written."]
+        return [f"{folder}: no such folder. Pass the folder that training or `save_pretrained` wrote."]
     names = pushed_files(folder)[0]
     problems = [*check_files(folder, names), *check_weights(folder, names), *check_code(folder, names)]
     if CARD in names:
         problems += check_card(folder / CARD, repo_id)
-    # What holds strange files is not loaded, nor what cannot be; a poor card is no hindrance.
+    # Do not load a folder with unknown or broken files. A poor card does not matter.
     if all(problem.startswith(f"{CARD}:") for problem in problems):
         problems += check_loading(folder)
     return problems
 
 
 def pushed_files(folder: Path) -> tuple[list[str], list[str]]:
-    """The files of a folder that go to the Hub, by their paths in it, and those that stay: see `LEFT_OUT`."""
+    """Return the files of a folder that go to the Hub and those that stay, see `EXCLUDED`, as relative paths."""
     pushed: list[str] = []
     left: list[str] = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() or path.is_symlink():
             name = path.relative_to(folder)
-            stays = any(LEFT_OUT.fullmatch(part) for part in name.parts)
+            stays = any(EXCLUDED.fullmatch(part) for part in name.parts)
             (left if stays else pushed).append(name.as_posix())
     return pushed, left
 
@@ -84,24 +90,24 @@ def pushed_files(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def check_files(folder: Path, names: Sequence[str]) -> Iterator[str]:
-    """Everything is there, and of a kind that cannot do harm."""
+    """Find missing files, broken ones, and those that could do harm."""
     for name in REQUIRED:
         if name not in names:
-            yield f"{name}: it is missing; save the model and the processor into {folder}, and write the card."
+            yield f"{name}: missing. Save the model and the processor into {folder}, and write the card."
     for name in names:
         path = folder / name
         if path.is_symlink() and not path.is_file():
-            yield f"{name}: it is a link to {os.readlink(path)}, where no file is; put the file there, or remove it."
+            yield f"{name}: a link to {os.readlink(path)}, which is no file. Put the file there, or remove the link."
         elif path.suffix in TEXTS or path.name in TEXT_NAMES:
             yield from check_text(path, name)
-        elif path.suffix in SHOWN:
+        elif path.suffix in CARD_MEDIA:
             with path.open("rb") as file:
                 if file.read(2).startswith(PICKLE_STARTS):
-                    yield f"{name}: it is a pickle or an archive under the name of a picture or sound; remove it."
+                    yield f"{name}: a pickle or an archive named as an image or audio. Remove it."
         elif path.suffix not in WEIGHTS:
             yield (
-                f"{name}: expected safetensors, text, pictures and sounds alone; it could be a pickle, which runs "
-                "code when it is loaded. Remove it, or save what it holds as safetensors or JSON."
+                f"{name}: expected safetensors, text, images or audio. Other files could be pickles, which run code "
+                "when they are loaded. Remove it, or save its contents as safetensors or JSON."
             )
 
 
@@ -113,85 +119,82 @@ def check_text(path: Path, name: str) -> Iterator[str]:
         elif path.suffix == ".py":
             compile(text, name, "exec")
     except UnicodeDecodeError:
-        yield f"{name}: expected text in UTF-8, got other bytes; save it as UTF-8, or remove it."
+        yield f"{name}: not text in UTF-8. Save it as UTF-8, or remove it."
     except (json.JSONDecodeError, SyntaxError) as error:
-        yield f"{name}: it cannot be read ({error}); write it again."
+        yield f"{name}: cannot be read ({error}). Write it again."
 
 
 def check_weights(folder: Path, names: Sequence[str]) -> Iterator[str]:
-    """The weights are whole: every file can be opened, and an index names what is there and nothing else."""
+    """Check that each file of weights can be opened and that the index, if any, names what is there."""
     files = {name for name in names if name.endswith(WEIGHTS) and (folder / name).is_file()}
     if not files:
-        yield f"model.safetensors: there are no weights; call `model.save_pretrained({str(folder)!r})`."
+        yield f"model.safetensors: no weights. Call `model.save_pretrained({str(folder)!r})`."
     found: dict[str, str] = {}
     for name in sorted(files):
         try:
             with safe_open(folder / name, framework="np") as weights:
                 found |= dict.fromkeys(weights.keys(), name)
         except SafetensorError as error:
-            yield f"{name}: it is damaged or cut short ({error}); save the model again."
+            yield f"{name}: damaged or cut short ({error}). Save the model again."
             return
     if INDEX not in names:
         return
     try:
         listed: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError):
-        yield f"{INDEX}: it has no readable `weight_map`; save the model again."
+        yield f"{INDEX}: no readable `weight_map`. Save the model again."
         return
     for name in sorted(set(listed.values()) - files):
-        yield f"{name}: {INDEX} names it, and it is missing; save the model again into an empty folder."
+        yield f"{name}: missing, but {INDEX} names it. {SAVE_INTO_EMPTY}"
     wrong = sorted(key for key in listed.keys() | found.keys() if listed.get(key) != found.get(key))
     if wrong and files >= set(listed.values()):
-        yield (
-            f"{INDEX}: it disagrees with the weights about {len(wrong)} names, the first {wrong[0]}; save the model "
-            "again into an empty folder."
-        )
+        yield f"{INDEX}: disagrees with the weights about {len(wrong)} names, the first {wrong[0]}. {SAVE_INTO_EMPTY}"
 
 
 def check_code(folder: Path, names: Sequence[str]) -> Iterator[str]:
-    """What `auto_map` names is shipped, so that `trust_remote_code=True` finds it."""
+    """Check that the folder holds the files that `auto_map` names, which `trust_remote_code=True` loads."""
     for name in ("config.json", "processor_config.json"):
         if name not in names:
             continue
         try:
             auto_map = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map")
         except (ValueError, AttributeError, OSError):
-            continue  # `check_files` has told it
+            continue  # reported by `check_files`
         if not auto_map:
-            yield f"{name}: it has no `auto_map`, so that nobody can load it without this package; save it again."
+            yield f"{name}: no `auto_map`, so that the folder does not load without this package. Save it again."
             continue
         paths = {path for path in auto_map.values() if isinstance(path, str)}
         for file in sorted({f"{path.split('.')[0]}.py" for path in paths if "--" not in path} - set(names)):
-            yield f"{file}: `auto_map` in {name} names it, and it is missing; save model and processor again."
+            yield f"{file}: missing, but `auto_map` in {name} names it. {SAVE_AGAIN}"
 
 
 # ---- Loading --------------------------------------------------------------------------------------------------------
 
 
 def check_loading(folder: Path) -> list[str]:
-    """It loads where the package is and where it is not, without a weight too few or too many, to equal logits."""
-    said: dict[str, dict[str, np.ndarray]] = {}
+    """Load the folder with and without this package, and compare the names of the weights and the logits."""
+    outputs: list[dict[str, np.ndarray]] = []
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for how, arguments in (("with the package", [str(ROOT)]), ("without the package", [])):
-            out = Path(scratch) / f"{len(said)}.safetensors"
+            out = Path(scratch) / f"{len(outputs)}.safetensors"
             try:
                 done = load(folder, out, arguments, Path(scratch))
             except subprocess.TimeoutExpired:
                 return [
-                    f"{folder}: it did not load {how} and answer one question within {LOAD_SECONDS} s, and was given "
-                    "up; check it on a faster machine, or where nothing else runs."
+                    f"{folder}: loading {how} and answering one question took more than {LOAD_SECONDS} s. Check it on "
+                    "an idle or a faster machine."
                 ]
             if done.returncode != 0:
                 lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-                return [f"{folder}: it does not load {how}: {' '.join(lines[-2:])}"]
+                return [f"{folder}: does not load {how}: {' '.join(lines[-2:])}"]
             problems += loading_problems(folder, how, json.loads(done.stdout.splitlines()[-1]))
-            said[how] = load_file(out)
-    return problems + differences(folder, *said.values())
+            outputs.append(load_file(out))
+    return problems + differences(folder, *outputs)
 
 
 def load(folder: Path, out: Path, arguments: list[str], scratch: Path) -> subprocess.CompletedProcess:
-    """Runs `isolated_load.py` offline, with a cache of its own for code, as isolated as an interpreter can be."""
+    """Run `isolated_load.py` offline, with an empty cache for code and without the user's Python settings."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(scratch / "modules")}
     program = [sys.executable, "-I", isolated_load.__file__, str(folder.resolve()), str(out), *arguments]
@@ -201,33 +204,34 @@ def load(folder: Path, out: Path, arguments: list[str], scratch: Path) -> subpro
 def loading_problems(folder: Path, how: str, info: dict[str, list[str]]) -> list[str]:
     what = {
         "missing_keys": "are missing from the weights and would be random",
-        "unexpected_keys": "are in the weights and belong to nothing",
-        "mismatched_keys": "have another shape than the model's",
+        "unexpected_keys": "are in the weights but not in the model",
+        "mismatched_keys": "have another shape than in the model",
     }
     return [
-        f"{folder}: {how}, {len(info[key])} parameters {says}, the first {info[key][0]}; save the model again into an "
-        "empty folder."
-        for key, says in what.items()
+        f"{folder}: {how}, {len(info[key])} parameters {text}, the first {info[key][0]}. {SAVE_INTO_EMPTY}"
+        for key, text in what.items()
         if info[key]
     ]
 
 
-def differences(folder: Path, here: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> list[str]:
-    """How what was said with the package differs from what was said without."""
-    remedy = "Save model and processor again with this package, so that the folder's code is the package's."
-    if here.keys() != alone.keys():
-        return [f"{folder}: the processor gives {sorted(here)} with the package, {sorted(alone)} without. {remedy}"]
-    for name in sorted(here, key=lambda key: key == "logits"):  # the logits last: inputs that differ explain them
-        one, other = here[name], alone[name]
+def differences(folder: Path, with_package: dict[str, np.ndarray], without: dict[str, np.ndarray]) -> list[str]:
+    """Return the first difference between the inputs and logits of the two loads."""
+    if with_package.keys() != without.keys():
+        names = f"{sorted(with_package)} with the package, {sorted(without)} without"
+        return [f"{folder}: the processor gives {names}. {SAVE_AGAIN}"]
+    # The logits last: inputs that differ explain them.
+    for name in sorted(with_package, key=lambda key: key == "logits"):
+        one, other = with_package[name], without[name]
         if one.shape != other.shape:
-            return [f"{folder}: `{name}` has the shape {one.shape} with the package, {other.shape} without. {remedy}"]
+            shapes = f"{one.shape} with the package, {other.shape} without"
+            return [f"{folder}: `{name}` has the shape {shapes}. {SAVE_AGAIN}"]
         if not (np.isfinite(one).all() and np.isfinite(other).all()):
-            return [f"{folder}: `{name}` holds NaN or infinity; the weights are broken, train or save them again."]
+            return [f"{folder}: `{name}` holds NaN or infinity. The weights are broken; train or save them again."]
         largest = np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0)
         if largest > TOLERANCE:
             return [
-                f"{folder}: `{name}` differs by {largest:.2g} between the package and the folder's own code, more "
-                f"than {TOLERANCE:g}. {remedy}"
+                f"{folder}: `{name}` differs by {largest:.2g} between the package and the folder's code, more than "
+                f"{TOLERANCE:g}. {SAVE_AGAIN}"
             ]
     return []
 
@@ -236,92 +240,86 @@ def differences(folder: Path, here: dict[str, np.ndarray], alone: dict[str, np.n
 
 
 def check_card(path: Path, repo_id: str | None = None) -> list[str]:
-    """The card can be read by the Hub and says what a reader must know."""
+    """List what a card lacks for the Hub and for its readers."""
     try:
         card = ModelCard.load(path)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        return [f"{CARD}: the Hub could not read its head ({error}); write the card again with `write_card`."]
-    problems = [*head_problems(card.data), *body_problems(card.text, repo_id)]
+        return [f"{CARD}: the Hub cannot read its metadata ({error}). Write the card again with `write_card`."]
+    problems = [*metadata_problems(card.data), *text_problems(card.text, repo_id)]
     return [f"{CARD}: {problem}" for problem in problems]
 
 
-def head_problems(data: Any) -> Iterator[str]:
-    """What is wrong between the first `---` and the second."""
+def metadata_problems(data: ModelCardData) -> Iterator[str]:
     for key in ("license", "language", "library_name", "pipeline_tag", "tags"):
         if not data.get(key):
-            yield f"`{key}` is missing from its head; give it in the recipe's `card`, or write it there."
+            yield f"`{key}` is missing from its metadata. Set it in the recipe's `card` or in the file."
     if data.get("license") == "other":
         missing = [f"`{key}`" for key in ("license_name", "license_link") if not data.get(key)]
         if missing:
-            yield f"`license: other` needs {' and '.join(missing)} too, for what the licence is; add it to its head."
-    yield from language_problems(data.get("language"))
+            yield f"`license: other` needs {' and '.join(missing)} too. Add them to its metadata."
+    languages = data.get("language")
+    if languages and not isinstance(languages, (str, list)):
+        yield f"`language` must be a code such as en, or a list of codes, got {languages!r}. Write [en]."
+        languages = None
+    for language in [languages] if isinstance(languages, str) else languages or []:
+        # YAML reads Norwegian's code as the word no if it is not quoted.
+        if not (isinstance(language, str) and LANGUAGE.fullmatch(language)):
+            yield f"`language` must hold codes such as en, got {language!r}. Use ISO 639 codes, in quotes."
     if not data.get("eval_results"):
-        yield "it has no `model-index`; measure the model (scripts/evaluate.py), and write the card with its figures."
+        yield "no `model-index`. Evaluate the model (scripts/evaluate.py), and write the card with its figures."
     for result in data.get("eval_results") or []:
         value = result.metric_value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            yield f"`model-index` gives {value!r} as {result.metric_type} of {result.dataset_name}; expected a number."
+            yield f"`model-index` gives {value!r} as {result.metric_type} of {result.dataset_name}. Write a number."
     carbon = data.get("co2_eq_emissions")
     if not (isinstance(carbon, dict) and isinstance(carbon.get("emissions"), (int, float)) and carbon.get("source")):
-        yield "`co2_eq_emissions` needs `emissions`, in grams, and `source`; see modeling_mm/hub/emissions.py."
+        yield "`co2_eq_emissions` needs `emissions`, in grams, and `source`. See modeling_mm/hub/emissions.py."
 
 
-def language_problems(languages: Any) -> Iterator[str]:
-    """The Hub takes one code or a list of them."""
-    if languages and not isinstance(languages, (str, list)):
-        yield f"`language` must be a code such as en, or a list of codes, got {languages!r}; write [en]."
-        return
-    for language in [languages] if isinstance(languages, str) else languages or []:
-        # Norwegian's code is read by YAML as the word no, unless it stands in quotes.
-        if not (isinstance(language, str) and LANGUAGE.fullmatch(language)):
-            yield f"`language` must hold codes such as en, got {language!r}; use ISO 639 codes, in quotes."
-
-
-def body_problems(text: str, repo_id: str | None) -> Iterator[str]:
-    """What is wrong below its head."""
+def text_problems(text: str, repo_id: str | None) -> Iterator[str]:
     for blank in BLANKS:
         if blank in text:
-            yield f"{blank!r} is a blank that was not filled in; write what belongs there."
+            yield f"{blank!r} was not filled in. Replace it."
     sections = read_sections(text)
     for name in SECTIONS:
         if not sections.get(name, "").strip():
-            yield f"the section `## {name}` is missing or empty; write it."
+            yield f"the section `## {name}` is missing or empty. Write it."
     if sections.get("Limits", "").strip().startswith("Not assessed"):
-        yield "its limits are not assessed; say in the recipe's `card.limits` what it cannot do."
-    yield from use_problems(sections.get("Use", ""), repo_id)
-    recipe = re.search(r"```yaml\n(.*?)```", sections.get("Training", ""), re.DOTALL)
-    if "Training" in sections and not (recipe and is_mapping(recipe[1])):
-        yield "`## Training` has no ```yaml block with the training arguments; put the recipe there."
-
-
-def is_mapping(text: str) -> bool:
-    try:
-        return isinstance(yaml.safe_load(text), dict)
-    except yaml.YAMLError:
-        return False
-
-
-def use_problems(section: str, repo_id: str | None) -> Iterator[str]:
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+        yield "its limits are not assessed. Describe them in the recipe's `card.limits`."
+    if "Training" in sections and not is_mapping(code_block(sections["Training"], "yaml")):
+        yield "`## Training` has no ```yaml block with the recipe. Put the recipe there."
+    code = code_block(sections.get("Use", ""), "python")
     if code is None:
-        yield "`## Use` has no ```python block; show how the model is loaded and asked."
+        yield "`## Use` has no ```python block. Show how to load the model and ask it."
         return
     try:
-        compile(code[1], CARD, "exec")
+        compile(code, CARD, "exec")
     except SyntaxError as error:
-        yield f"the code in `## Use` is no Python ({error}); repair it."
-    loaded = set(re.findall(r"from_pretrained\(\s*[\"']([^\"']+)[\"']", code[1]))
+        yield f"the code in `## Use` is not valid Python ({error}). Fix it."
+    loaded = set(re.findall(r"from_pretrained\(\s*[\"']([^\"']+)[\"']", code))
     if not loaded:
-        yield "the code in `## Use` loads nothing with `from_pretrained`; show how the model is loaded."
+        yield "the code in `## Use` loads nothing with `from_pretrained`. Show how to load the model."
     elif repo_id is not None and loaded != {repo_id}:
         yield (
-            f"the code in `## Use` loads {', '.join(sorted(loaded))}, but the folder goes to {repo_id}; set "
+            f"the code in `## Use` loads {', '.join(sorted(loaded))}, but the folder goes to {repo_id}. Set "
             "`card.repo_id` in the recipe, or push to the other name."
         )
 
 
+def code_block(text: str, language: str) -> str | None:
+    block = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return block and block[1]
+
+
+def is_mapping(text: str | None) -> bool:
+    try:
+        return isinstance(yaml.safe_load(text or ""), dict)
+    except yaml.YAMLError:
+        return False
+
+
 def read_sections(text: str) -> dict[str, str]:
-    """What stands under each `## ` title, outside of blocks of code."""
+    """Return the text below each `## ` title; a title inside a code block does not count."""
     sections: dict[str, str] = {}
     title, is_code = "", False
     for line in text.splitlines(keepends=True):

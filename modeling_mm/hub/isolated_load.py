@@ -1,43 +1,39 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Loads a folder in a process of its own and writes down what it says to one picture and one sound. `check.py` runs this
-file twice, as a plain script: with the package, and where the package cannot be imported, as with a stranger.
+Loads a folder in a separate process and saves its answer to one question. `check.py` runs this file as a script.
 
-    python -I isolated_load.py FOLDER OUT [ROOT]     # ROOT: where the package lies; without it, it is hidden
+    python -I isolated_load.py FOLDER OUT [ROOT]     # without ROOT, the folder of the package, the package is hidden
 
-OUT is written as safetensors: the model's inputs and its `logits`. A line of JSON is printed: the names that the
-weights lack, those that nothing takes, and those of another shape.
+OUT holds the model's inputs and its `logits` as safetensors. Standard output ends with a line of JSON: the missing,
+unexpected and mismatched names of weights.
 """
 
 import importlib.abc
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "modeling_mm"
-QUESTION = "What is this?"
-PICTURE_SIZE = (48, 64)
-SOUND_SECONDS = 1.0
-SOUND_HERTZ = 440.0
+IMAGE_SIZE = (48, 64)
+RATE = 16_000
 
 
 class HidePackage(importlib.abc.MetaPathFinder):
-    """Finds nothing of the package, wherever it is installed."""
+    """Import hook that hides the package, wherever it is installed."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         if fullname.split(".")[0] == PACKAGE:
             raise ModuleNotFoundError(f"{fullname} is hidden from this process", name=fullname)
-        return None
 
 
 def main(folder: str, out: str, root: str | None = None) -> None:
+    options = {} if root else {"trust_remote_code": True}
     if root is None:
         sys.meta_path.insert(0, HidePackage())
-        options = {"trust_remote_code": True}
     else:
         sys.path.insert(0, root)
         importlib.import_module(PACKAGE)
-        options = {}
     import torch
     import transformers
     from safetensors.torch import save_file
@@ -52,37 +48,35 @@ def main(folder: str, out: str, root: str | None = None) -> None:
     )
     with torch.no_grad():
         output = model(**inputs)
-    said = output["logits" if "logits" in output else "last_hidden_state"]
-    save_file({"logits": said.contiguous(), **{name: value.contiguous() for name, value in inputs.items()}}, out)
+    logits = output["logits" if "logits" in output else "last_hidden_state"]
+    save_file({"logits": logits.contiguous(), **{name: value.contiguous() for name, value in inputs.items()}}, out)
     names = ("missing_keys", "unexpected_keys", "mismatched_keys")
     print(json.dumps({name: sorted(map(str, info[name])) for name in names}))
 
 
-def auto_class(config: dict, known: list[str]) -> str:
-    """The Auto class that makes the folder's architecture."""
+def auto_class(config: dict[str, Any], known: list[str]) -> str:
+    """Return the name of the Auto class that loads the architecture of the folder."""
     architecture = config["architectures"][0]
     for name, path in config["auto_map"].items():
         if name.startswith("AutoModel") and path.split(".")[-1] == architecture and name in known:
             return name
-    raise ValueError(f"`auto_map` in config.json names no AutoModel class that makes {architecture}")
+    raise ValueError(f"`auto_map` in config.json names no AutoModel class that makes {architecture}.")
 
 
-def conversation(config: dict) -> list[dict]:
-    """One question, with a picture and a sound where the model takes them."""
+def conversation(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one question, with an image and one second of audio if the model takes them."""
     import numpy as np
 
-    content: list[dict] = []
+    content: list[dict[str, Any]] = []
     if config.get("vision_config"):
-        height, width = PICTURE_SIZE
+        height, width = IMAGE_SIZE
         rows, columns = np.mgrid[:height, :width]
         pixels = np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) % 256], axis=-1)
         content.append({"type": "image", "image": pixels.astype(np.uint8)})
     if config.get("audio_config"):
-        rate = 16_000
-        time = np.arange(int(SOUND_SECONDS * rate)) / rate
-        wave = 0.3 * np.sin(2 * np.pi * SOUND_HERTZ * time)
-        content.append({"type": "audio", "audio": {"array": wave.astype(np.float32), "sampling_rate": rate}})
-    return [{"role": "user", "content": [*content, {"type": "text", "text": QUESTION}]}]
+        wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+        content.append({"type": "audio", "audio": {"array": wave.astype(np.float32), "sampling_rate": RATE}})
+    return [{"role": "user", "content": [*content, {"type": "text", "text": "What is this?"}]}]
 
 
 if __name__ == "__main__":

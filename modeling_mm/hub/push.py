@@ -1,8 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""
-Pushes a folder in one commit, which comes last: whatever interrupts a push, the repository shows what it showed
-before. What has arrived by then is not sent again.
-"""
+"""Pushes a folder to the Hub in one commit at the end, so that an interrupted push changes nothing there."""
 
 import os
 import re
@@ -13,26 +10,26 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from .check import pushed_files
 
-REMEDIES = {
-    400: "Repair what the Hub does not accept, and push again.",
+FIXES = {
+    400: "Fix what the Hub does not accept, and push again.",
     401: "Log in with `hf auth login`, or set HF_TOKEN to a token that may write, and push again.",
-    403: "Use a token that may write there, or push under a name of your own.",
+    403: "Use a token that may write there, or push under your own name.",
     404: "Check the name, and that the token may see the repository.",
-    409: "Somebody else has pushed meanwhile; push again.",
-    413: "A file is larger than the Hub takes; save the model with a smaller `max_shard_size`.",
-    429: "The Hub asks for patience; push again in a while.",
+    409: "Somebody else has pushed meanwhile. Push again.",
+    413: "A file is larger than the Hub takes. Save the model with a smaller `max_shard_size`.",
+    429: "Rate limited by the Hub (429). Retry later.",
 }
-# Weights, and code: what of an earlier push would be loaded in place of the new, or beside it.
-LOADED = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|py)|.*\.index\.json")
-HINT = re.compile(r"For more information check: \S+")  # what a status code is, to those who do not know
-AGAIN = (
-    "The repository changes with the commit at the end of a push alone; run the same command again, and what has "
-    "arrived is not sent again."
+RETRY = (
+    "Run the same command again: the repository only changes with the commit at the end, and files that have arrived "
+    "are not sent again."
 )
+# Weights and code. Old ones would be loaded in place of the new, or beside them.
+LOADED = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|py)|.*\.index\.json")
+HINT = re.compile(r"For more information check: \S+")  # explains a status code in general
 
 
 class PushError(RuntimeError):
-    """A push that did not arrive: what failed, why, and what to do."""
+    """Error of a push: the failed step, the reason and the fix."""
 
 
 def push(
@@ -43,37 +40,42 @@ def push(
     message: str = "Upload model",
 ) -> CommitInfo:
     """
-    Makes the repository where there is none, and puts the folder's files into it; links go as the files behind them.
-    Weights and code that are there already, and not in the folder, are deleted: they would be loaded with the new.
+    Push the files of a folder, links as the files that they lead to.
+
+    The repository is created if it does not exist. Weights and code in it that the folder lacks are deleted.
 
     Args:
-        folder: a checked one, see `check_folder`
+        folder: a folder that passed `check_folder`
         repo_id: such as `me/mm-pocket`
-        api: another endpoint or token than those of the environment
-        private: whether a new repository is private; by default as the account's settings say
-        message: of the commit
+        api: client for another endpoint or token than those of the environment
+        private: if a new repository is private; by default as the account's settings say
+        message: commit message
 
     Raises:
-        PushError: where the Hub refuses or cannot be reached.
+        PushError: if the Hub refuses or cannot be reached.
+
+    Example:
+        >>> push("outputs/tiny-sample", "me/tiny").commit_url  # doctest: +SKIP
     """
     api = HfApi() if api is None else api
     names, _ = pushed_files(Path(folder))
-    step = "making the repository"
+    step = "creating the repository"
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         step = "sending the files"
-        # `upload_folder` may make several commits of one folder, and would leave half of it visible.
+        # `upload_folder` may make several commits, which would show half of the folder.
         additions = [CommitOperationAdd(name, (Path(folder) / name).resolve()) for name in names]
         stale = [name for name in api.list_repo_files(repo_id) if name not in names and LOADED.fullmatch(name)]
         deletions = [CommitOperationDelete(name) for name in stale]
         return api.create_commit(repo_id, [*additions, *deletions], commit_message=message)
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        text = f"{folder} could not be pushed to {repo_id} on {api.endpoint}: {step} failed: {reason(error)}"
-        raise PushError(f"{text} {remedy(error)}") from error
+        raise PushError(
+            f"{folder} could not be pushed to {repo_id} on {api.endpoint}: {step} failed: {reason(error)} {fix(error)}"
+        ) from error
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """The error and what it was raised from, down to what the Hub has answered."""
+    """Return the error and its causes, down to the Hub's response."""
     chain = [error]
     while not isinstance(chain[-1], HfHubHTTPError) and chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -81,15 +83,14 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def reason(error: BaseException) -> str:
-    """What was said on the way, on one line; an error without words by its name."""
+    """Return the messages of all causes on one line; for an error without a message, its class."""
     words = [" ".join(HINT.sub("", str(cause)).split()) or type(cause).__name__ for cause in causes(error)]
     return " ".join(word if word.endswith((".", "!")) else f"{word}." for word in dict.fromkeys(words))
 
 
-def remedy(error: BaseException) -> str:
+def fix(error: BaseException) -> str:
     last = causes(error)[-1]
     if isinstance(last, HfHubHTTPError):
-        return REMEDIES.get(last.response.status_code, AGAIN)
-    if isinstance(error, ValueError):  # the Hub's word on the card, a name that cannot be one
-        return REMEDIES[400]
-    return AGAIN
+        return FIXES.get(last.response.status_code, RETRY)
+    # The Hub's client refuses a card or a name without a request.
+    return FIXES[400] if isinstance(error, ValueError) else RETRY

@@ -1,2 +1,27 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Recipes: schema, building, running, searching."""
+"""Recipes: YAML files that say what is trained on what and how; reading, following and searching them."""
+
+from .build import RecipeData, load_data, load_source, make_collator, make_model, make_processor, mixture
+from .card_content import card_content
+from .run import RECIPE_FILE, RESULT_FILE, report, run
+from .schema import Recipe, read_recipe, to_yaml
+from .search import search
+
+__all__ = [
+    "RECIPE_FILE",
+    "RESULT_FILE",
+    "Recipe",
+    "RecipeData",
+    "card_content",
+    "load_data",
+    "load_source",
+    "make_collator",
+    "make_model",
+    "make_processor",
+    "mixture",
+    "read_recipe",
+    "report",
+    "run",
+    "search",
+    "to_yaml",
+]

@@ -38,6 +38,7 @@ from ..utils.files import write_text
 from ..utils.tables import format_table
 from ..utils.yaml_values import parse_yaml
 from .build import RecipeData, load_data, make_collator, make_model, make_processor, mixture, rows_of
+from .card_content import card_content
 from .schema import Recipe, to_yaml
 
 RECIPE_FILE = "recipe.yaml"
@@ -276,7 +277,7 @@ def save(trainer: MMTrainer, recipe: Recipe, processor: MMProcessor, result: dic
         return
     processor.save_pretrained(folder)
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to load
-    write_card(folder, recipe, model, result)
+    write_card(folder, card_content(recipe, model, result))
     write_text(folder / RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 

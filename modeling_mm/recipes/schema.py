@@ -23,8 +23,8 @@ from ..training.arguments import MMTrainingArguments
 from ..training.augmentation import Augmentation, ModalityDropout
 from ..training.freezing import PARTS
 from ..training.lora import LoraOptions
-from ..utils.typed import build, check_names, convert, hints_of
-from ..utils.yaml_values import parse_yaml, split_override, with_override
+from ..utils.validation import build, check_mapping, check_names, type_hints
+from ..utils.yaml_values import apply_override, parse_yaml
 
 # What a recipe changes of the defaults of transformers, unless it says otherwise: a loss on the bar and in TensorBoard
 # soon, and a run that goes on from where it stopped as if it had not.
@@ -252,7 +252,17 @@ class Search:
 
 @dataclass(frozen=True)
 class Card:
-    """What the model card says that no program can know."""
+    """
+    Statements of the model card that only its author can make.
+
+    Args:
+        name: title; by default the name of the output folder
+        repo_id: repository that the example loads; by default the name
+        summary, limits: one paragraph each
+        license, languages: the Hub's name of the license, and codes of the languages
+        task_types: the Hub's names of tasks, by their kind (what stands before the "/")
+        metric_types: the Hub's names of metrics, if they differ
+    """
 
     name: str | None = None
     repo_id: str | None = None
@@ -260,6 +270,8 @@ class Card:
     license: str | None = None
     languages: list[str] = field(default_factory=list)
     limits: str | None = None
+    task_types: dict[str, str] = field(default_factory=dict)
+    metric_types: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -296,10 +308,7 @@ class Recipe:
         for part, step in self.frozen.items():
             if step != "always" and step < 1:
                 raise ValueError(f"frozen.{part}: expected `always` or a step of at least 1, got {step}.")
-        hints = hints_of(MMTrainingArguments)
-        check_names(self.training, hints, "training")
-        for name, value in self.training.items():
-            convert(value, hints[name], f"training.{name}")
+        check_mapping(self.training, type_hints(MMTrainingArguments), "training")
         if (self.objective == "classification") != bool(self.labels):
             raise ValueError("`labels` and `objective: classification` belong together: give both or none.")
         if len(set(self.labels)) != len(self.labels):
@@ -381,15 +390,12 @@ def check_config(config: dict[str, Any], where: str, joins: bool) -> None:
     Raises:
         ValueError: for what is no field of MMConfig or of GPT-2's config, and for what has another place in a recipe.
     """
-    hints = MMConfig.__annotations__  # its own fields; those of PreTrainedConfig are no business of a recipe
-    check_names(config, hints, where)
+    check_mapping(config, MMConfig.__annotations__, where)  # not the fields of PreTrainedConfig
     for name in config:
         if name.startswith("freeze_"):
             raise ValueError(f"{where}.{name}: write `frozen: {{{name.removeprefix('freeze_')}: always}}` instead.")
         if joins and name in ("text_config", "vision_config", "audio_config"):
             raise ValueError(f"{where}.{name}: the pretrained parts bring theirs; it is for a preset.")
-    for name, value in config.items():
-        convert(value, hints[name], f"{where}.{name}")
     if isinstance(config.get("text_config"), dict):
         names = [item.name for item in fields(GPT2Config)]
         check_names(config["text_config"], [*names, *GPT2Config.attribute_map], f"{where}.text_config")
@@ -414,7 +420,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise FileNotFoundError(f"There is no recipe {path}. Recipes beside it: {shipped}.")
     values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     for override in overrides:
-        values = with_override(values, *split_override(override))
+        values = apply_override(values, override)
     return build(Recipe, with_output_folder(values, path.stem))
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..utils.typed import build
-from ..utils.yaml_values import parse_yaml, with_override
+from ..utils.validation import build
+from ..utils.yaml_values import parse_yaml, replace_value
 from .build import load_data, make_model, make_processor
 from .run import RECIPE_FILE, changed_keys, make_trainer, write_text
 from .schema import Recipe, to_yaml
@@ -80,7 +80,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """
     plain: Any = recipe.to_dict()
     for key, value in values.items():
-        plain = with_override(plain, key.split("."), value)
+        plain = replace_value(plain, key, value)
     return build(Recipe, plain)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.tables import format_table
-from ..utils.typed import build
-from ..utils.yaml_values import with_override
+from ..utils.validation import build
+from ..utils.yaml_values import replace_value
 from .schema import Recipe, to_yaml
 from .search_space import Range, choices_of
 
@@ -67,9 +67,9 @@ def best_yaml(recipe: Recipe, best: dict[str, Any]) -> str:
     """The recipe with the best values, to be trained in a folder of its own."""
     plain: Any = recipe.to_dict()
     for key, value in best.items():
-        plain = with_override(plain, key.split("."), value)
+        plain = replace_value(plain, key, value)
     folder = f"{recipe.training['output_dir']}/best"
-    return to_yaml(build(Recipe, with_override(plain, ["training", "output_dir"], folder)))
+    return to_yaml(build(Recipe, replace_value(plain, "training.output_dir", folder)))
 
 
 def shown(value: Any) -> str:

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..utils.typed import build, joined
+from ..utils.validation import build
 from .schema import Search
 
 # What a trial can change: the rest (data, processor) is made once for all trials.
@@ -52,7 +52,7 @@ def choices_of(search: Search, key: str) -> list | Range:
     Raises:
         ValueError: for what is neither a list of plain values nor a range, and for keys that no trial can change.
     """
-    where, space = joined("search.space", key), search.space[key]
+    where, space = f"search.space.{key}", search.space[key]
     if not key.startswith(SECTIONS):
         raise ValueError(f"{where}: a trial can change keys that start with {', '.join(SECTIONS)}; this one cannot.")
     if isinstance(space, dict):

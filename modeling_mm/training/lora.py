@@ -19,7 +19,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..utils.spelling import suggestion
-from ..utils.typed import build
+from ..utils.validation import build
 
 if TYPE_CHECKING:
     from peft import PeftModel

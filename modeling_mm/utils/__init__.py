@@ -1,18 +1,25 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Files, tables, spelling and shipped resources."""
+"""Files, tables, names, checked values and shipped resources."""
 
 from .files import remove_half_files, write_bytes, write_lines, write_text
 from .resources import find_resource, list_resources
 from .spelling import nearest, suggestion
 from .tables import format_table, markdown_table
+from .validation import build, check_mapping
+from .yaml_values import apply_override, parse_yaml, replace_value
 
 __all__ = [
+    "apply_override",
+    "build",
+    "check_mapping",
     "find_resource",
     "format_table",
     "list_resources",
     "markdown_table",
     "nearest",
+    "parse_yaml",
     "remove_half_files",
+    "replace_value",
     "suggestion",
     "write_bytes",
     "write_lines",

@@ -1,40 +1,51 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""YAML as recipes use it, and `key=value` put on top of it."""
+"""YAML by the rules of version 1.2, and `key=value` overrides."""
 
 import re
 from typing import Any
 
 import yaml
 
+FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
+BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
+REPLACED = tuple(f"tag:yaml.org,2002:{name}" for name in ("float", "bool", "timestamp"))
+
 
 class Loader(yaml.SafeLoader):
     """
-    YAML's safe loader, with the numbers and words of YAML 1.2: `1e-4` is a number, `no` a word (and a language). A key
-    that comes twice is refused, as one of the two would be lost.
+    PyYAML's safe loader with the words and numbers of YAML 1.2, as PyYAML implements 1.1.
+
+    `1e-4` is a number, `1e3` a whole one, `no` is a text (and a language), and a duplicate key is an error.
     """
 
-    def construct_mapping(self, node, deep=False):
+    yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0] not in REPLACED]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise ValueError(f"The key {key!r} comes twice{node.start_mark}.")
+                raise ValueError(f"Duplicate key {key!r}{node.start_mark}.")
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        number = self.construct_yaml_float(node)
+        return int(number) if "." not in node.value and number.is_integer() else number
 
-FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
-BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
-Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver("tag:yaml.org,2002:bool", BOOL, list("tTfF"))
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+Loader.add_implicit_resolver(REPLACED[0], FLOAT, list("-+0123456789."))
+Loader.add_implicit_resolver(REPLACED[1], BOOL, list("tTfF"))
+Loader.add_constructor(REPLACED[0], Loader.construct_number)
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """
+    Parse YAML.
+
     Raises:
-        ValueError: where it is no YAML, with the place.
+        ValueError: if the text is not valid YAML, with `where` and the line.
     """
     try:
         return yaml.load(text, Loader)
@@ -42,24 +53,35 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where}: {error}") from error
 
 
-def split_override(override: str) -> tuple[list[str], Any]:
+def apply_override(values: Any, override: str) -> Any:
+    """
+    Return values with one of them replaced by an override such as `data.train.0.limit=100`.
+
+    Raises:
+        ValueError: if the override has no `=`, or its key leads into a value that is not a section.
+    """
     key, sign, value = override.partition("=")
     if not sign or not key.strip():
         raise ValueError(f"{override!r}: expected key=value, such as training.learning_rate=1e-4.")
-    return key.strip().split("."), parse_yaml(value, key)
+    return replace_value(values, key.strip(), parse_yaml(value, key))
 
 
-def with_override(values: Any, path: list[str], value: Any, done: str = "") -> Any:
-    """`values` with one of them replaced, the sections on the way to it made where they are missing."""
-    if not path:
-        return value
-    name, rest = path[0], path[1:]
+def replace_value(values: Any, key: str, value: Any, parent: str = "") -> Any:
+    """
+    Return values with the value under a dotted key replaced. Missing sections on the way are created.
+
+    Raises:
+        ValueError: if a part of the key is not an index of a list, or leads into a plain value.
+    """
+    name, _, rest = key.partition(".")
+    place = f"{parent}.{name}" if parent else name
     if isinstance(values, list):
         if not name.isdigit() or int(name) >= len(values):
-            raise ValueError(f"{done}: expected a number below {len(values)}, as it is a list; got {name!r}.")
-        return [with_override(v, rest, value, f"{done}.{name}") if i == int(name) else v for i, v in enumerate(values)]
+            raise ValueError(f"{parent}: expected an index below {len(values)}, as it is a list, got {name!r}.")
+        index = int(name)
+        new = replace_value(values[index], rest, value, place) if rest else value
+        return [*values[:index], new, *values[index + 1 :]]
     if values is not None and not isinstance(values, dict):
-        raise ValueError(f"{done}: it is {values!r} and has no key {name!r} within.")
-    values = dict(values or {})
-    values[name] = with_override(values.get(name), rest, value, f"{done}.{name}" if done else name)
-    return values
+        raise ValueError(f"{parent}: {values!r} is not a section and has no key {name!r}.")
+    section = values or {}
+    return {**section, name: replace_value(section.get(name), rest, value, place) if rest else value}

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,11 +22,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_mm
 from modeling_mm.evaluation.evaluate import Figure
-from modeling_mm.hub.card import card_values, render, with_figures
+from modeling_mm.hub import render_card
 from modeling_mm.prompts import set_prompts
-from modeling_mm.recipes.run import RECIPE_FILE, RESULT_FILE
-from modeling_mm.recipes.schema import Recipe, read_recipe
-from modeling_mm.utils.files import write_text
+from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, Recipe, card_content, read_recipe
+from modeling_mm.utils import write_text
 from scripts.pocket.phrases import HEARD, TRANSLATE
 
 
@@ -54,11 +54,11 @@ def main() -> int:
 def card(recipe: Recipe, model, arguments: argparse.Namespace) -> str:
     """The run's card, with the figures that were measured of the release in place of the run's own."""
     result = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8"))
-    values = card_values(recipe, model, result)
+    content = card_content(recipe, model, result)
     if arguments.figures is not None:
         rows = json.loads((arguments.figures / "figures.json").read_text(encoding="utf-8"))
-        values = with_figures(values, [Figure(**row) for row in rows])
-    return render(values)
+        content = replace(content, figures=[Figure(**row) for row in rows])
+    return render_card(content)
 
 
 def transcription_prompts() -> dict[str, str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from modeling_mm.recipes.schema import Recipe
-from modeling_mm.utils.typed import build
-from modeling_mm.utils.yaml_values import with_override
+from modeling_mm.utils.validation import build
+from modeling_mm.utils.yaml_values import replace_value
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = str(ROOT / "processing" / "corpora" / "sample")
@@ -41,5 +41,5 @@ def recipe(folder: Path, values: dict[str, Any] | None = None, **training: Any) 
     """`plain_recipe` with other values under dotted keys."""
     plain: Any = plain_recipe(folder, **training)
     for key, value in (values or {}).items():
-        plain = with_override(plain, key.split("."), value)
+        plain = replace_value(plain, key, value)
     return build(Recipe, plain)

@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
-from modeling_mm.hub.card import write_card
+from modeling_mm.hub import write_card
+from modeling_mm.recipes import card_content
 from tests.fakes.hub_parts import CARD_FIELDS, RESULT, ROOT
 from tests.fakes.hub_server import HubServer
 from tests.fakes.recipe_runs import recipe
@@ -26,7 +27,7 @@ def good(tmp_path_factory):
     for path in [*folder.glob("*.py"), *folder.glob("*.jinja")]:
         path.unlink()
         path.symlink_to(os.path.relpath(ROOT / "modeling_mm" / path.name, folder))
-    write_card(folder, recipe(folder, {"card": CARD_FIELDS}), model, RESULT)
+    write_card(folder, card_content(recipe(folder, {"card": CARD_FIELDS}), model, RESULT))
     return folder
 
 

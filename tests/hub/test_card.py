@@ -1,6 +1,7 @@
 """The model card: every blank of the template is filled in from the recipe, the model and the figures."""
 
 import re
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
@@ -11,24 +12,12 @@ from jinja2 import UndefinedError
 from packaging.version import Version
 
 from modeling_mm.evaluation.evaluate import Figure
-from modeling_mm.hub.card import (
-    card_values,
-    duration,
-    figures_text,
-    in_words,
-    is_hub_id,
-    markdown_table,
-    metric_names,
-    render,
-    with_figures,
-    write_card,
-)
-from modeling_mm.hub.check import check_card, read_sections
-from modeling_mm.hub.emissions import estimate
-from modeling_mm.recipes.build import make_model, make_processor
-from modeling_mm.recipes.schema import read_recipe
+from modeling_mm.hub import check_card, estimate, render_card, write_card
+from modeling_mm.hub.card import duration, is_hub_id, metadata, metric_names, short_number
+from modeling_mm.hub.check import read_sections
+from modeling_mm.recipes import card_content, make_model, make_processor, read_recipe
 from tests.fakes.hub_server import HubServer
-from tests.fakes.recipe_runs import ROOT, recipe
+from tests.fakes.recipe_runs import recipe
 
 RESULT = {
     "figures": {
@@ -66,9 +55,13 @@ def hub_recipe(folder, **values):
     return recipe(folder, plain | values)
 
 
+def whole_card(folder, model):
+    return write_card(folder, card_content(hub_recipe(folder), model, RESULT))
+
+
 def test_a_whole_card(tmp_path, model):
-    path = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT)
-    text = path.read_text()
+    path = whole_card(tmp_path, model)
+    text, sections = path.read_text(), read_sections(path.read_text())
     assert path.name == "README.md" and not list(tmp_path.glob(".*"))
     assert "{{" not in text and "{%" not in text and "None" not in text
     head = yaml.safe_load(text.split("---")[1])
@@ -85,16 +78,26 @@ def test_a_whole_card(tmp_path, model):
         "audio encoder": "from step 500",
     }
     assert "| decoder | `openai-community/gpt2` |" in text and "| connectors | new |" in text
-    assert "40 steps (2.5 epochs) in 2 h 02 min on a GPU by 2 processes; torch 2.13." in text
-    assert "Carbon: about 643.4 g of CO2 equivalents (estimated, not measured: 2.03 h x 2 GPUs x 200 W" in text
-    assert "The best state in evaluation was kept (1.2000)." in text
-    assert "| training | `someone/pictures (en)` | train | 2 | all |" in text
-    assert "Pictures by someone, CC0." in text and text.endswith("## Limits\n\nMany.\n")
-    assert text.count('from_pretrained("me/mine", trust_remote_code=True)') == 2
+    assert sections["Training"].startswith(
+        "\n40 steps (2.5 epochs) in 2 h 02 min on a GPU by 2 processes; torch 2.13. The best state in evaluation was "
+        "kept (1.2000). Carbon: about 643.4 g of CO2 equivalents (estimated, not measured: 2.03 h x 2 GPUs x 200 W x"
+    )
+    assert sections["Data"].strip().splitlines() == [
+        "| used for | source | split | weight | at most |",
+        "| --- | --- | --- | --- | --- |",
+        "| training | `someone/pictures (en)` | train | 2 | all |",
+        f"| training | `{tmp_path}` | train | 1 | 5 |",
+        "| captions | `someone/pictures` | test |  | all |",
+        "| sounds | `someone/pictures` | test |  | all |",
+        "",
+        "Pictures by someone, CC0.",
+    ]
+    assert text.endswith("## Limits\n\nMany.\n")
+    assert sections["Use"].count('from_pretrained("me/mine", trust_remote_code=True)') == 2
 
 
 def test_the_head_of_a_card_is_what_the_hub_reads(tmp_path, model):
-    path = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT)
+    path = whole_card(tmp_path, model)
     data = ModelCard.load(path).data
     assert data.model_name == "Mine" and data.license_name is None
     found = [(r.dataset_name, r.dataset_config, r.metric_type, r.metric_value) for r in data.eval_results]
@@ -114,28 +117,27 @@ def test_the_head_of_a_card_is_what_the_hub_reads(tmp_path, model):
 
 
 def test_figures_of_a_release_take_the_place_of_the_runs_own(tmp_path, model):
-    values = card_values(hub_recipe(tmp_path), model, RESULT)
+    names = {"task_types": {"transcribe": "automatic-speech-recognition"}, "metric_types": {"spoken_wer": "wer"}}
     figures = [
         Figure("unseen hand", "caption/en", "exact_match", 0.51239, 0.1, 0.2, 40),
         Figure("unseen hand", "transcribe/en", "spoken_wer", 0.3, 1.0, None, 9),
     ]
-    (tmp_path / "README.md").write_text(render(with_figures(values, figures)))
+    write_card(tmp_path, replace(card_content(hub_recipe(tmp_path), model, RESULT), figures=figures, **names))
     first, second = ModelCard.load(tmp_path / "README.md").data.eval_results
     assert (first.dataset_type, first.dataset_config) == ("unseen-hand", "caption/en")
     assert (first.metric_type, first.metric_value, first.task_type) == ("exact_match", 0.5124, "image-text-to-text")
     assert (second.metric_type, second.metric_name) == ("wer", "spoken_wer")
     assert second.task_type == "automatic-speech-recognition"
-    assert len(values["metadata"].eval_results) == 6  # what was given is left as it was
     assert "| caption/en | exact_match | 0.512 | 0.100 | 0.200 | 40 |" in (tmp_path / "README.md").read_text()
 
 
 def test_a_licence_without_a_short_name_says_where_it_is_told(tmp_path, model):
     found = hub_recipe(tmp_path, card={"license": "other", "name": "Mine", "repo_id": "me/mine"})
-    data = card_values(found, model, RESULT)["metadata"]
+    data = metadata(card_content(found, model, RESULT))
     assert data.license == "other" and data.license_name == "as-told-in-the-card"
     assert data.license_link == "https://huggingface.co/me/mine#limits"
     unplaced = hub_recipe(tmp_path, card={"license": "other", "name": "Mine", "languages": ["en"], "limits": "Many."})
-    problems = check_card(write_card(tmp_path, unplaced, model, RESULT))
+    problems = check_card(write_card(tmp_path, card_content(unplaced, model, RESULT)))
     assert len(problems) == 1 and "`license: other` needs `license_link` too" in problems[0]
 
 
@@ -145,7 +147,7 @@ def test_a_licence_without_a_short_name_says_where_it_is_told(tmp_path, model):
 def test_the_hub_accepts_the_card(tmp_path, model, monkeypatch):
     """The Hub's own check of a card, asked through its client; what the check refuses is refused here too."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    path = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT)
+    path = whole_card(tmp_path, model)
     with HubServer() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         ModelCard.load(path).validate()
@@ -157,7 +159,7 @@ def test_the_hub_accepts_the_card(tmp_path, model, monkeypatch):
 
 def test_the_model_index_is_what_the_hub_reads(tmp_path, model):
     """From the client's own reading and back: one model, each result with its task, set, metric, name and number."""
-    head = yaml.safe_load(write_card(tmp_path, hub_recipe(tmp_path), model, RESULT).read_text().split("---")[1])
+    head = yaml.safe_load(whole_card(tmp_path, model).read_text().split("---")[1])
     (index,) = head["model-index"]
     name, results = model_index_to_eval_results(head["model-index"])
     assert name == index["name"] == "Mine" and len(results) == 6
@@ -167,20 +169,6 @@ def test_the_model_index_is_what_the_hub_reads(tmp_path, model):
         assert set(result["task"]) >= {"type"} and set(result["dataset"]) >= {"type", "name"}
         for metric in result["metrics"]:
             assert set(metric) >= {"type", "value", "name"} and isinstance(metric["value"], float)
-
-
-def test_the_card_tells_time_carbon_arguments_limits_and_use(tmp_path, model):
-    text = write_card(tmp_path, hub_recipe(tmp_path), model, RESULT).read_text()
-    sections = read_sections(text)
-    assert "40 steps (2.5 epochs) in 2 h 02 min on a GPU by 2 processes; torch 2.13." in sections["Training"]
-    assert "Carbon: about 643.4 g of CO2 equivalents (estimated, not measured" in sections["Training"]
-    recipe_told = yaml.safe_load(re.search(r"```yaml\n(.*?)```", sections["Training"], re.DOTALL)[1])
-    assert recipe_told["training"]["use_cpu"] is True and "output_dir" in recipe_told["training"]
-    assert sections["Limits"].strip() == "Many."
-    assert sections["Use"].count('from_pretrained("me/mine", trust_remote_code=True)') == 2
-    assert (
-        "Pictures by someone, CC0." in sections["Data"] and "| training | `someone/pictures (en)`" in sections["Data"]
-    )
 
 
 def test_carbon_counts_cores_or_gpus():
@@ -194,14 +182,14 @@ def test_carbon_counts_cores_or_gpus():
 
 def test_the_recipe_in_the_card_can_be_followed(tmp_path, model):
     found = hub_recipe(tmp_path)
-    text = write_card(tmp_path, found, model, RESULT).read_text()
+    text = render_card(card_content(found, model, RESULT))
     (tmp_path / "again.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
     assert read_recipe(tmp_path / "again.yaml") == found
 
 
-def test_figures_have_a_row_for_each_set_and_task():
-    found = recipe(ROOT, {"data.test": {"captions": [{"source": "x"}]}})
-    assert figures_text(found, RESULT["figures"]).splitlines() == [
+def test_figures_have_a_row_for_each_set_and_task(tmp_path, model):
+    content = card_content(hub_recipe(tmp_path), model, RESULT)
+    table = [
         "| set | task | samples | loss | cer |",
         "| --- | --- | --- | --- | --- |",
         "| captions | all | 20 | 1.250 | 0.500 |",
@@ -209,56 +197,60 @@ def test_figures_have_a_row_for_each_set_and_task():
         "| captions | caption/fr |  |  | 0.750 |",
         "| sounds | all | 4 | 2.000 | 1.000 |",
     ]
+    assert read_sections(render_card(content))["Figures"].strip().splitlines() == table
     assert metric_names(RESULT["figures"]) == ["loss", "cer"]
+    assert "chosen by this set" in render_card(replace(content, has_test_sets=False))
+    assert "None were measured" in render_card(replace(content, result={**RESULT, "figures": {}}))
 
 
-def test_a_card_says_where_its_figures_are_weak(tmp_path):
-    chosen_by = recipe(tmp_path)
-    assert "chosen by this set" in figures_text(chosen_by, RESULT["figures"])
-    assert "None were measured" in figures_text(recipe(tmp_path, {"data.evaluation": []}), {})
-
-
-def test_what_is_not_known_is_left_out(tmp_path, model):
-    found = recipe(tmp_path / "thing")
-    text = render(card_values(found, model, {**RESULT, "best": None, "processes": 1, "figures": {}}))
+def test_unknown_facts_are_left_out(tmp_path, model):
+    result = {**RESULT, "best": None, "processes": 1, "figures": {}}
+    text = render_card(card_content(recipe(tmp_path / "thing"), model, result))
     head = yaml.safe_load(text.split("---")[1])
     assert set(head) == {"library_name", "pipeline_tag", "tags", "co2_eq_emissions"}
+    assert head["co2_eq_emissions"]["training_type"] == "pre-training"
     assert "# thing\n" in text and "| decoder | random |" in text
     assert "best state" not in text and "processes" not in text and "Not assessed beyond" in text
 
 
 def test_lora_and_classification_are_told(tmp_path, model):
-    values = card_values(recipe(tmp_path, {"lora": {"r": 4}}), model, RESULT)
-    assert [(part["name"], part["trained"]) for part in values["parts"]] == [
+    content = card_content(recipe(tmp_path, {"lora": {"r": 4}}), model, RESULT)
+    assert [(component.name, component.trained) for component in content.components] == [
         *(("decoder", "LoRA, r = 4"), ("cross-attention", "yes"), ("connectors", "yes")),
         *(("vision encoder", "no"), ("audio encoder", "no")),
     ]
     labels = recipe(tmp_path, {"objective": "classification", "labels": ["a", "b"]})
-    text = render(card_values(labels, model, RESULT))
+    text = render_card(card_content(labels, model, RESULT))
     assert "pipeline_tag: text-classification" in text and "AutoModelForSequenceClassification.from_pretrained" in text
     assert "model.generate" not in text
 
 
-def test_the_example_shows_what_the_model_takes(tmp_path, model):
-    values = card_values(recipe(tmp_path), model, RESULT)
-    assert '{"type": "audio"' not in render({**values, "hears": False})
-    deaf_and_blind = render({**values, "hears": False, "sees": False})
-    assert 'content = [\n    {"type": "text", "text": "What is this?"},\n]' in deaf_and_blind
-    code = re.search(r"```python\n(.*?)```", render(values), re.DOTALL)[1]
+@pytest.mark.parametrize(
+    ("modalities", "lines"),
+    [
+        ((), []),
+        (("image",), ['    {"type": "image", "path": "image.png"},']),
+        (("audio",), ['    {"type": "audio", "path": "audio.wav"},']),
+    ],
+)
+def test_the_example_shows_what_the_model_takes(tmp_path, model, modalities, lines):
+    content = card_content(recipe(tmp_path), model, RESULT)
+    assert list(content.modalities) == ["image", "audio"]
+    code = re.search(r"```python\n(.*?)```", render_card(replace(content, modalities=modalities)), re.DOTALL)[1]
     compile(code, "README.md", "exec")
+    example = code[code.index("content = [") : code.index("]\n") + 1].splitlines()
+    assert example == ["content = [", *lines, '    {"type": "text", "text": "What is this?"},', "]"]
 
 
-def test_a_blank_without_a_value_is_an_error(tmp_path, model):
-    values = card_values(recipe(tmp_path), model, RESULT)
-    del values["summary"]
-    with pytest.raises(UndefinedError, match="summary"):
-        render(values)
+def test_a_name_in_the_template_without_a_value_is_an_error(tmp_path, model):
+    (tmp_path / "template.md").write_text("{{ sumary }}")
+    with pytest.raises(UndefinedError, match="sumary"):
+        render_card(card_content(recipe(tmp_path), model, RESULT), tmp_path / "template.md")
 
 
-def test_words_for_numbers():
-    assert [in_words(count) for count in (12, 1234, 1_250_000, 7_000_000_000)] == ["12", "1.2k", "1.2M", "7.0B"]
+def test_numbers_as_text():
+    assert [short_number(count) for count in (12, 1234, 1_250_000, 7_000_000_000)] == ["12", "1.2k", "1.2M", "7.0B"]
     assert [duration(seconds) for seconds in (42, 150, 7500)] == ["42 s", "2 min", "2 h 05 min"]
-    assert markdown_table(("a",), [("x|y",)]) == "| a |\n| --- |\n| x\\|y |"
 
 
 def test_hub_ids_and_paths(tmp_path):

@@ -7,17 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modeling_mm.hub import check_card, check_folder, pushed_files
 from modeling_mm.hub.check import (
     CARD,
     INDEX,
-    check_card,
     check_code,
     check_files,
-    check_folder,
     check_weights,
     differences,
     loading_problems,
-    pushed_files,
 )
 from tests.fakes.hub_parts import CARD_FIELDS, REPO, edit
 
@@ -36,8 +34,8 @@ def test_code_and_weights_that_are_not_the_packages_are_found(folder):
     del weights[gone]
     save_file({**weights, "stranger": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
     problems = "\n".join(check_folder(folder, REPO))
-    assert f"1 parameters are missing from the weights and would be random, the first {gone}" in problems
-    assert "1 parameters are in the weights and belong to nothing, the first stranger" in problems
+    assert f"1 parameters are missing from the weights and would be random, the first {gone}." in problems
+    assert "1 parameters are in the weights but not in the model, the first stranger" in problems
     assert "with the package, 1 parameters" in problems and "without the package, 1 parameters" in problems
     assert "`logits` differs by" in problems
 
@@ -45,14 +43,14 @@ def test_code_and_weights_that_are_not_the_packages_are_found(folder):
 @pytest.mark.parametrize(
     ("name", "data", "word"),
     [
-        ("pytorch_model.bin", b"\x80\x02", "it could be a pickle"),
-        ("training_args.bin", b"PK", "it could be a pickle"),
-        ("scaler.pt", b"PK", "it could be a pickle"),
-        ("arrays.npz", b"PK", "it could be a pickle"),
-        ("picture.png", b"\x80\x04\x95", "under the name of a picture"),
-        ("notes.txt", b"\x80\x04\x95\xff", "expected text in UTF-8"),
-        ("extra.json", b"{", "it cannot be read"),
-        ("extra.py", b"def (", "it cannot be read"),
+        ("pytorch_model.bin", b"\x80\x02", "could be pickles"),
+        ("training_args.bin", b"PK", "could be pickles"),
+        ("scaler.pt", b"PK", "could be pickles"),
+        ("arrays.npz", b"PK", "could be pickles"),
+        ("picture.png", b"\x80\x04\x95", "named as an image or audio"),
+        ("notes.txt", b"\x80\x04\x95\xff", "not text in UTF-8"),
+        ("extra.json", b"{", "cannot be read"),
+        ("extra.py", b"def (", "cannot be read"),
     ],
 )
 def test_files_that_could_do_harm_or_cannot_be_read_are_named(folder, name, data, word):
@@ -75,16 +73,19 @@ def test_what_is_missing_is_named(folder, name):
 
 def test_code_that_auto_map_names_must_be_there(folder):
     (folder / "modeling_mm.py").unlink()
-    assert any(problem.startswith("modeling_mm.py: `auto_map` in config.json") for problem in file_problems(folder))
+    assert any(
+        problem.startswith("modeling_mm.py: missing, but `auto_map` in config.json")
+        for problem in file_problems(folder)
+    )
     edit(folder / "config.json", '"auto_map"', '"no_map"')
-    assert any("config.json: it has no `auto_map`" in problem for problem in file_problems(folder))
+    assert any("config.json: no `auto_map`" in problem for problem in file_problems(folder))
 
 
 def test_links_to_nothing_and_to_folders_are_named(folder):
     (folder / "masks.py").unlink()
     (folder / "masks.py").symlink_to("../nowhere.py")
     (folder / "more").symlink_to(folder.parent)
-    problems = [problem for problem in file_problems(folder) if "is a link to" in problem]
+    problems = [problem for problem in file_problems(folder) if "a link to" in problem]
     assert [problem.split(":")[0] for problem in problems] == ["masks.py", "more"]
 
 
@@ -108,7 +109,7 @@ def test_weights_that_are_cut_short_or_disagree_with_their_index(folder):
 def test_a_folder_that_takes_too_long_to_load_is_given_up(good, monkeypatch):
     monkeypatch.setattr("modeling_mm.hub.check.LOAD_SECONDS", 0.1)  # less than any interpreter needs for torch
     (problem,) = check_folder(good, REPO)
-    assert problem.startswith(f"{good}: it did not load with the package and answer one question within 0.1 s")
+    assert problem.startswith(f"{good}: loading with the package and answering one question took more than 0.1 s")
 
 
 def test_what_training_leaves_behind_stays(folder):
@@ -121,7 +122,7 @@ def test_what_training_leaves_behind_stays(folder):
 
 
 def test_a_folder_that_is_none():
-    assert "there is no such folder" in check_folder("/nowhere/at/all")[0]
+    assert "no such folder" in check_folder("/nowhere/at/all")[0]
 
 
 def test_what_the_two_processes_said_is_compared(tmp_path):
@@ -136,7 +137,9 @@ def test_what_the_two_processes_said_is_compared(tmp_path):
     ):
         assert word in differences(tmp_path, one, other)[0]
     info = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": ["('a', 1, 2)"]}
-    assert "1 parameters have another shape" in loading_problems(tmp_path, "with the package", info)[0]
+    assert (
+        "1 parameters have another shape than in the model" in loading_problems(tmp_path, "with the package", info)[0]
+    )
 
 
 # ---- The card -------------------------------------------------------------------------------------------------------
@@ -150,26 +153,26 @@ def test_what_the_two_processes_said_is_compared(tmp_path):
         ("\nlicense: mit\n", "\nlicense: other\nlicense_name: mine\n", "needs `license_link` too"),
         ("\nlicense: mit\n", "\nlicense: other\nlicense_link: LICENSE\n", "needs `license_name` too"),
         ("language:\n- en\n", "", "`language` is missing"),
-        ("language:\n- en\n", "language: [no]\n", "got False; use ISO 639 codes, in quotes"),
+        ("language:\n- en\n", "language: [no]\n", "got False. Use ISO 639 codes, in quotes"),
         ("language:\n- en\n", "language: [English]\n", "got 'English'"),
         ("language:\n- en\n", "language: English\n", "got 'English'"),
         ("language:\n- en\n", "language: 5\n", "must be a code such as en, or a list of codes, got 5"),
         ("language:\n- en\n", "language: {en: English}\n", "a list of codes, got {'en': 'English'}"),
         ("language:\n- en\n", "language: true\n", "a list of codes, got True"),
         ("pipeline_tag:", "pipeline:", "`pipeline_tag` is missing"),
-        ("model-index:", "model-indices:", "it has no `model-index`"),
+        ("model-index:", "model-indices:", "no `model-index`"),
         ("value: 0.25", "value: .nan", "gives nan as exact_match of colors"),
         ("value: 0.25", "value: a lot", "gives 'a lot'"),
-        ("metrics:", "metric:", "the Hub could not read its head"),
-        ("\nlicense: mit", "\nlicense: [mit", "the Hub could not read its head"),
+        ("metrics:", "metric:", "the Hub cannot read its metadata"),
+        ("\nlicense: mit", "\nlicense: [mit", "the Hub cannot read its metadata"),
         ("co2_eq_emissions:", "co2:", "`co2_eq_emissions` needs"),
-        ("# Tiny\n", "# {{ model_name }}\n", "'{{' is a blank"),
+        ("# Tiny\n", "# {{ model_name }}\n", "'{{' was not filled in"),
         ("## Data\n", "## Dates\n", "the section `## Data` is missing"),
-        ("answers nothing.", "answers nothing. TODO", "'TODO' is a blank"),
+        ("answers nothing.", "answers nothing. TODO", "'TODO' was not filled in"),
         (CARD_FIELDS["limits"], "Not assessed beyond the figures above.", "its limits are not assessed"),
         (CARD_FIELDS["limits"], "", "the section `## Limits` is missing or empty"),
         ("```python", "```", "`## Use` has no ```python block"),
-        ("add_generation_prompt=True", "add_generation_prompt=", "is no Python"),
+        ("add_generation_prompt=True", "add_generation_prompt=", "is not valid Python"),
         ('from_pretrained("me/tiny"', "from_pretrained(name", "loads nothing"),
         ('from_pretrained("me/tiny"', 'from_pretrained("me/other"', "loads me/other, but the folder goes to me/tiny"),
         ("```yaml", "```", "has no ```yaml block"),

@@ -308,7 +308,7 @@ def text_problems(text: str, repo_id: str | None) -> Iterator[str]:
 
 def code_block(text: str, language: str) -> str | None:
     block = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
-    return block and block[1]
+    return block[1] if block else None
 
 
 def is_mapping(text: str | None) -> bool:

@@ -4,14 +4,18 @@
 from .build import RecipeData, load_data, load_source, make_collator, make_model, make_processor, mixture
 from .card_content import card_content
 from .run import RECIPE_FILE, RESULT_FILE, report, run
-from .schema import Recipe, read_recipe, to_yaml
+from .schema import Alignment, Card, DataSource, Recipe, Search, read_recipe, to_yaml
 from .search import search
 
 __all__ = [
     "RECIPE_FILE",
     "RESULT_FILE",
+    "Alignment",
+    "Card",
+    "DataSource",
     "Recipe",
     "RecipeData",
+    "Search",
     "card_content",
     "load_data",
     "load_source",

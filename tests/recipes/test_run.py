@@ -1,5 +1,6 @@
 """From a recipe to a trained folder: it learns, stops, keeps the best, goes on exactly, and refuses what it must."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +16,27 @@ from transformers import (
 )
 
 from modeling_mm.data import ChatDataset, load_chats
-from modeling_mm.recipes import run as running
-from modeling_mm.recipes.build import (
+from modeling_mm.recipes import (
+    RECIPE_FILE,
+    Alignment,
+    DataSource,
     RecipeData,
     load_data,
     make_collator,
     make_model,
     make_processor,
     mixture,
+    report,
+    run,
+    search,
+    to_yaml,
 )
-from modeling_mm.recipes.run import changed_keys, run
-from modeling_mm.recipes.schema import Alignment, DataSource
-from modeling_mm.recipes.search import search
 from modeling_mm.training import ModalityDropout, TimerCallback, part_of
 from tests.fakes.recipe_runs import SAMPLE, recipe
 from tests.fakes.tiny import difference
 from tests.test_readme import save_parts
+
+running = importlib.import_module("modeling_mm.recipes.run")  # the face has the function of this name
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
@@ -77,7 +83,7 @@ def test_the_result_is_told_three_times_alike(trained, capsys):
     figures = result["figures"]["new pairs"]
     assert set(figures) == {"samples", "loss", "exact_match", "image and audio_exact_match"}
     assert (figures["samples"], result["steps"], result["processes"]) == (3, 4, 1)
-    running.report(result, found)
+    report(result, found)
     assert f"{figures['loss']:.4f}" in capsys.readouterr().out
     assert f"| new pairs | all | 3 | {figures['loss']:.3f} |" in (folder / "README.md").read_text()
 
@@ -150,8 +156,8 @@ def test_another_recipe_does_not_go_on_with_a_run(interrupted):
 
 def test_what_may_change_when_a_run_goes_on():
     before = {"model": {"text": "a"}, "training": {"max_steps": 3, "seed": 1}}
-    assert changed_keys(before, {"model": {"text": "a"}, "training": {"max_steps": 9, "seed": 1}}) == []
-    assert changed_keys(before, {"model": {"text": "b"}, "training": {"seed": 2}, "lora": {}}) == [
+    assert running.changed_keys(before, {"model": {"text": "a"}, "training": {"max_steps": 9, "seed": 1}}) == []
+    assert running.changed_keys(before, {"model": {"text": "b"}, "training": {"seed": 2}, "lora": {}}) == [
         *("model.text", "training.seed", "lora"),
     ]
 
@@ -387,8 +393,8 @@ def test_connectors_are_aligned_before_training_begins(tmp_path, capsys, cached)
 def test_a_run_that_goes_on_is_not_aligned_again(interrupted, monkeypatch):
     monkeypatch.setattr(running, "align_model", lambda *given: pytest.fail("aligned again"))
     section = Alignment(steps=1, images=[DataSource("a")])
-    recipe_file = Path(interrupted.training["output_dir"]) / running.RECIPE_FILE
-    recipe_file.write_text(running.to_yaml(replace(interrupted, alignment=section)))
+    recipe_file = Path(interrupted.training["output_dir"]) / RECIPE_FILE
+    recipe_file.write_text(to_yaml(replace(interrupted, alignment=section)))
     monkeypatch.setattr(running, "load_data", lambda found: load_data(replace(found, alignment=None)))
     run(replace(interrupted, alignment=section))
 

@@ -111,7 +111,7 @@ def test_every_parameter_that_trains_gets_a_gradient():
     [
         ({"alfa": 16}, "unknown key 'alfa'. Did you mean 'alpha'?"),
         ({"r": 0}, "r must be at least 1, got 0"),
-        ({"r": "8"}, "lora.r: expected a whole number, got '8'"),
+        ({"r": "8"}, 'lora.r: expected a valid integer, got "8"'),
         ({"alpha": 0}, "alpha must be above 0, got 0"),
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
         ({"adapt": ["txt"]}, "adapt takes text, cross_attention, got 'txt'. Did you mean 'text'?"),

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import gradio as gr
 
-        from modeling_mm.serving.page import build_page
+        from modeling_mm.serving import build_page
     except ImportError as error:
         print(f'{error}; the page needs the extra: pip install "modeling_mm[app]".', file=sys.stderr)
         return 1

@@ -23,8 +23,7 @@ from transformers.utils import logging
 import modeling_mm  # noqa: F401  (its classes are known to Auto* from here on)
 from modeling_mm.data import ChatRow, load_chats, media_parts, media_source, turn_text
 from modeling_mm.evaluation.metrics import answer_prompts
-from modeling_mm.explain.attention import attend
-from modeling_mm.explain.figure import draw, read_band, save
+from modeling_mm.explain import answer_attention, draw, read_band, save
 from modeling_mm.recipes.build import rows_of
 from modeling_mm.utils.tables import format_table
 
@@ -82,7 +81,9 @@ def draw_attention(model, processor, rows: Sequence[ChatRow], path: Path) -> Pat
     bands = []
     for row in (row for media, row in sorted(kinds.items(), reverse=True) if any(media)):
         image, sound = (next(iter(files_of(row, kind)), None) for kind in ("image", "audio"))
-        bands.append(read_band(question_of(row), row.answer, attend(model, processor, row.prompt), image, sound))
+        bands.append(
+            read_band(question_of(row), row.answer, answer_attention(model, processor, row.prompt), image, sound)
+        )
     return save(
         draw(bands, "What each word of the answer looked at", "Cross-attention, mean over heads and blocks."), path
     )

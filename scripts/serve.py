@@ -27,11 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import uvicorn
 
-        from modeling_mm.serving.server import build_app
+        from modeling_mm.serving import Policy, build_app
     except ImportError as error:
         print(f'{error}; serving needs the extra: pip install "modeling_mm[serve]".', file=sys.stderr)
         return 1
-    from modeling_mm.serving.sources import Policy
 
     if options.allow_files is not None and not options.allow_files.is_dir():
         print(f"--allow-files: there is no folder {options.allow_files}.", file=sys.stderr)

@@ -1,9 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Which patches of a picture and which moments of a sound each word of an answer looked at.
+The image patches and audio moments that each word of an answer attended to.
 
-The weights are those of the cross-attention blocks, averaged over heads and blocks: where the decoder read when it
-was about to say the word. They tell where it looked, not that it was right to.
+The weights are those of the cross-attention blocks, averaged over heads and blocks, at the position that predicted the
+word. They show where the decoder read, not that it was right to.
 """
 
 import math
@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from ..outputs import AUDIO, IMAGE, MMMediaOutput
+from ..modalities import MODALITIES
+from ..outputs import MMMediaOutput
+from ..utils.decoding import IncrementalDecoder
 
 # Shape legend: L answer tokens, W answer words, S media tokens, I images, A audio windows, M media tokens an item,
 # h x w patches of an image.
@@ -24,22 +26,21 @@ MAX_SUMMARY_TOKENS = 16  # class and register tokens that an encoder may put bef
 @dataclass(frozen=True)
 class AnswerAttention:
     """
-    Where each word of one answer looked.
+    Attention of each word of one answer.
 
     Args:
         words: W words; the last ends where the answer ends.
-        patches: (W, I, h, w), or None without pictures. Weights; what fell on class tokens is not among them.
-        moments: (W, T), the real moments of all windows in order, or None without sounds.
-        seconds: length of the sound that the moments divide evenly; 0 without sounds.
-        on_pictures, on_sounds: (W,) shares of a word's attention that fell on the pictures and on the sounds; sum 1.
+        patches: (W, I, h, w) weights, without those on class tokens; None without images.
+        moments: (W, T) weights of the real moments of all windows in order; None without audio.
+        seconds: length of the audio that the moments divide evenly; 0 without audio.
+        shares: (W,) for each modality, the part of a word's attention on it; they sum to 1.
     """
 
     words: list[str]
     patches: torch.Tensor | None
     moments: torch.Tensor | None
     seconds: float
-    on_pictures: torch.Tensor
-    on_sounds: torch.Tensor
+    shares: dict[str, torch.Tensor]
 
     @property
     def answer(self) -> str:
@@ -47,7 +48,7 @@ class AnswerAttention:
 
 
 @torch.no_grad()
-def attend(
+def answer_attention(
     model: Any,
     processor: Any,
     prompt: list[dict[str, Any]],
@@ -55,17 +56,22 @@ def attend(
     answer_ids: Sequence[int] | None = None,
 ) -> AnswerAttention:
     """
-    Answers one prompt greedily, and says where each word of the answer looked.
+    Answer one prompt greedily, and return the attention of each word of the answer.
 
     Args:
-        model: an `MMForConditionalGeneration` that was loaded with `attn_implementation="eager"`, as the fused kernels
-            keep no weights.
+        model: an `MMForConditionalGeneration` loaded with `attn_implementation="eager"`, as the fused kernels keep no
+            weights.
         processor: its `MMProcessor`.
-        prompt: one conversation that ends with the user's turn, with at least one picture or sound.
-        answer_ids: the tokens of an answer that the model has given already; then none is generated.
+        prompt: one conversation that ends with the user's turn, with at least one image or audio part.
+        answer_ids: tokens of an answer that the model has given before; then none is generated.
 
     Raises:
-        ValueError: where there are no weights to be had, or media tokens that do not stand for places or moments.
+        ValueError: if there are no weights, or if media tokens do not belong to one place or moment each.
+
+    Example:
+        >>> seen = answer_attention(model, processor, prompt)
+        >>> seen.words, seen.patches.shape
+        (['a', 'cat'], torch.Size([2, 1, 8, 8]))
     """
     check_explainable(model)
     inputs = processor.apply_chat_template(
@@ -73,7 +79,7 @@ def attend(
     ).to(model.device)
     text = {name: inputs.pop(name) for name in ("input_ids", "attention_mask")}
     if not inputs:
-        raise ValueError("The prompt holds neither a picture nor a sound, so there is nothing to look at.")
+        raise ValueError("The prompt has no image and no audio to attend to. Add one, or read the answer alone.")
     media = model.encode_media(**inputs)
     prompt_ids = text["input_ids"]  # (1, P)
     prompt_length = prompt_ids.shape[1]
@@ -83,8 +89,8 @@ def attend(
     answer_ids = without_special_tokens(answer_ids, processor.tokenizer)
     words, spans = group_words(token_texts(answer_ids, processor.tokenizer))
     if not words:
-        raise ValueError("The model answered with nothing, so that no word looked anywhere.")
-    # Token t is chosen at position t - 1, where the answer's first token is still to come.
+        raise ValueError("The answer is empty, so there is no word whose attention could be shown.")
+    # Token t is predicted at position t - 1, so the last token is not read.
     read = torch.cat([prompt_ids, prompt_ids.new_tensor([answer_ids[:-1]])], dim=1)  # (1, P + L - 1)
     outputs = model(input_ids=read, media=media, output_attentions=True)
     weights = mean_weights(outputs.cross_attentions)[0, prompt_length - 1 :]  # (L, S)
@@ -93,17 +99,18 @@ def attend(
         words=words,
         patches=patches_of(weights, media, inputs.get("pixel_values")),
         moments=moments_of(weights, media),
-        seconds=real_seconds(processor.feature_extractor, inputs.get("feature_attention_mask")),
-        on_pictures=share_of(weights, media, IMAGE),
-        on_sounds=share_of(weights, media, AUDIO),
+        seconds=real_seconds(processor.feature_extractor, inputs.get(MODALITIES["audio"].mask)),
+        shares={name: (weights * (media.modality[0] == number)).sum(-1) for number, name in enumerate(MODALITIES)},
     )
 
 
 def check_explainable(model: Any) -> None:
     """
+    Check that a model has weights to show.
+
     Raises:
         ValueError: for an attention implementation that keeps no weights, and for connectors that mix their tokens
-            over places, so that a media token stands for none.
+            over places.
     """
     implementation = model.config.text_config._attn_implementation
     if implementation != "eager":
@@ -111,68 +118,60 @@ def check_explainable(model: Any) -> None:
             f"The model's attention implementation is {implementation!r}, which keeps no weights. Load it with "
             'from_pretrained(..., attn_implementation="eager").'
         )
-    for modality, mixing in (("vision", ("conv", "gru", "perceiver")), ("audio", ("gru", "perceiver"))):
-        kind = getattr(model.config, f"{modality}_connector")
-        if getattr(model.config, f"{modality}_config") is not None and kind in mixing:
-            raise ValueError(f"The {modality} connector is {kind!r}, whose tokens do not stand for one place each.")
+    for modality in MODALITIES.values():
+        # Neighbors in the sequence of a convolution are moments of audio, but no neighbors in an image.
+        mixing = ("gru", "perceiver") if modality.has_frames else ("conv", "gru", "perceiver")
+        kind = getattr(model.config, modality.connector_attribute)
+        if getattr(model.config, modality.config_field) is not None and kind in mixing:
+            raise ValueError(
+                f"The {modality.tower} connector is {kind!r}, whose tokens do not belong to one place each."
+            )
 
 
 def mean_weights(cross_attentions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One (B, H, L, S) a block -> (B, L, S), the mean over blocks and heads."""
+    """Return the mean over blocks and heads: one (B, H, L, S) a block -> (B, L, S)."""
     return torch.stack([weights.float().mean(1) for weights in cross_attentions]).mean(0)
 
 
 def without_special_tokens(ids: Sequence[int], tokenizer: Any) -> list[int]:
-    """The ids up to the first special token, which ends an answer."""
+    """Return the ids up to the first special token, which ends an answer."""
     special = set(tokenizer.all_special_ids)
     end = next((position for position, token_id in enumerate(ids) if token_id in special), len(ids))
     return list(ids[:end])
 
 
-def token_texts(ids: list[int], tokenizer: Any) -> list[str]:
-    """
-    What each token adds to the text; joined they are the text.
-
-    A token that ends within a character, as byte-level tokens may, adds nothing yet; the next one adds it all.
-    """
-    texts, so_far = [], ""
-    for stop in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:stop], clean_up_tokenization_spaces=False)
-        complete = stop == len(ids) or not text.endswith("\ufffd")
-        texts.append(text[len(so_far) :] if complete else "")
-        so_far = text if complete else so_far
-    return texts
+def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """Return the text that each token completes; joined they are the whole text."""
+    decoder = IncrementalDecoder(tokenizer)
+    texts = [decoder.add(token) for token in ids]
+    return [*texts[:-1], texts[-1] + decoder.finish()] if texts else []
 
 
 def group_words(texts: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]:
     """
-    Tokens to words: a word starts at the first token, and at each one with white space in front.
+    Group tokens to words: a word starts at the first token, and at each token with white space in front.
 
     Returns:
         the words, stripped, and the tokens (start, stop) of each.
     """
     starts = [i for i, text in enumerate(texts) if i == 0 or text[:1].isspace()]
-    stops = [*starts[1:], len(texts)][: len(starts)]
-    spans = list(zip(starts, stops, strict=True))
-    words = ["".join(texts[start:stop]).strip() for start, stop in spans]
-    kept = [i for i, word in enumerate(words) if word]
-    return [words[i] for i in kept], [spans[i] for i in kept]
+    spans = list(zip(starts, [*starts[1:], len(texts)], strict=False))
+    words = [("".join(texts[start:stop]).strip(), (start, stop)) for start, stop in spans]
+    return [word for word, _ in words if word], [span for word, span in words if word]
 
 
-def share_of(weights: torch.Tensor, media: MMMediaOutput, modality: int) -> torch.Tensor:
-    """(W, S) -> (W,), the part of each word's attention that fell on one modality."""
-    return (weights * (media.modality[0] == modality)).sum(-1)
-
-
-def item_columns(media: MMMediaOutput, modality: int) -> list[torch.Tensor]:
-    """The real media tokens (M,) of each item of a modality, as indices among the S of a batch of one row."""
-    of_modality = media.mask[0] & (media.modality[0] == modality)
-    numbers = media.position[0].masked_fill(~of_modality, -1)
-    return [(numbers == number).nonzero().flatten() for number in range(int(media.count(modality)[0]))]
+def item_columns(media: MMMediaOutput, modality: str) -> list[torch.Tensor]:
+    """Return the real media tokens (M,) of each item of a modality, as indices among the S of a batch of one row."""
+    number = list(MODALITIES).index(modality)
+    of_modality = media.mask[0] & (media.modality[0] == number)
+    items = media.position[0].masked_fill(~of_modality, -1)
+    return [(items == item).nonzero().flatten() for item in range(int(media.count(number)[0]))]
 
 
 def patches_of(weights: torch.Tensor, media: MMMediaOutput, pixel_values: torch.Tensor | None) -> torch.Tensor | None:
     """
+    Return the weights of all patches.
+
     Args:
         weights: (W, S)
         pixel_values: (1, I, 3, H, W) pixels, for the shape of the grid
@@ -180,20 +179,20 @@ def patches_of(weights: torch.Tensor, media: MMMediaOutput, pixel_values: torch.
     Returns:
         (W, I, h, w)
     """
-    columns = item_columns(media, IMAGE)
+    columns = item_columns(media, "image")
     if not columns:
         return None
     leading, rows, width = patch_grid(len(columns[0]), *pixel_values.shape[-2:])
-    pictures = [weights[:, index[leading:]].unflatten(1, (rows, width)) for index in columns]  # (W, h, w) each
-    return torch.stack(pictures, dim=1)
+    images = [weights[:, index[leading:]].unflatten(1, (rows, width)) for index in columns]  # (W, h, w) each
+    return torch.stack(images, dim=1)
 
 
 def patch_grid(num_tokens: int, height: int, width: int) -> tuple[int, int, int]:
     """
-    How an image's tokens lie on it: how many summary tokens come first, then the rows and columns of its patches.
+    Return the number of summary tokens before an image's patches, and the rows and columns of these.
 
     Raises:
-        ValueError: where no grid of the picture's proportions has that many patches.
+        ValueError: if no grid of the image's proportions has that many patches.
     """
     for leading in range(min(MAX_SUMMARY_TOKENS, num_tokens - 1) + 1):
         patches = num_tokens - leading
@@ -201,21 +200,21 @@ def patch_grid(num_tokens: int, height: int, width: int) -> tuple[int, int, int]
         if rows and patches % rows == 0 and rows * width == patches // rows * height:
             return leading, rows, patches // rows
     raise ValueError(
-        f"{num_tokens} tokens do not lie on a grid with the proportions of a picture of {height}x{width} pixels."
+        f"{num_tokens} tokens do not form a grid with the proportions of an image of {height}x{width} pixels."
     )
 
 
 def moments_of(weights: torch.Tensor, media: MMMediaOutput) -> torch.Tensor | None:
-    """(W, S) -> (W, T), the real moments of all windows in order."""
-    columns = item_columns(media, AUDIO)
+    """Return the weights of the real moments of all windows in order, (W, S) -> (W, T)."""
+    columns = item_columns(media, "audio")
     return weights[:, torch.cat(columns)] if columns else None
 
 
-def real_seconds(feature_extractor: Any, feature_attention_mask: torch.Tensor | None) -> float:
-    """How long the sounds of a row are without their padding; the mask is (1, A, T)."""
-    if feature_attention_mask is None:
+def real_seconds(feature_extractor: Any, frame_mask: torch.Tensor | None) -> float:
+    """Return the length of a row's audio without its padding; the mask is (1, A, T)."""
+    if frame_mask is None:
         return 0.0
     if not hasattr(feature_extractor, "hop_length") and hasattr(feature_extractor, "num_mel_bins"):
-        raise ValueError("A spectrogram transformer's tokens are patches of time and frequency, not moments.")
-    hop = getattr(feature_extractor, "hop_length", 1)  # a raw wave's frame is one sample
-    return int(feature_attention_mask.sum()) * hop / feature_extractor.sampling_rate
+        raise ValueError("Tokens of a spectrogram transformer are patches of time and frequency, not moments.")
+    hop = getattr(feature_extractor, "hop_length", 1)  # a frame of a raw wave is one sample
+    return int(frame_mask.sum()) * hop / feature_extractor.sampling_rate

@@ -1,2 +1,25 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What stands between `transformers serve` and our model."""
+"""OpenAI's protocol (`build_app`, extra `serve`) and a web page (`build_page`, extra `app`) for one model."""
+
+from typing import TYPE_CHECKING, Any
+
+from .sources import Policy
+
+if TYPE_CHECKING:
+    from .page import build_page
+    from .server import build_app
+
+__all__ = ["Policy", "build_app", "build_page"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, as each of the two needs its own extra.
+    if name == "build_app":
+        from .server import build_app
+
+        return build_app
+    if name == "build_page":
+        from .page import build_page
+
+        return build_page
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-An answer while it is generated: one thread writes it, another reads it piece by piece and can end it. What ends it
-otherwise: a stop string, the model's end token, and its length.
+Answers while they are generated: one thread generates, the event loop reads piece by piece and can end it.
 
-    pieces = queue.SimpleQueue()
-    answer = Answer(processor.tokenizer, pieces.put, stops=["."])
-    model.generate(**inputs, **answer.options())    # in another thread
+    stream = GenerationStream(pool.submit, model, processor, inputs, config, stop_strings=["."])
+    async for piece in stream.pieces(): ...
 """
 
 import asyncio
@@ -21,90 +19,82 @@ from transformers import BatchFeature, GenerationConfig, StoppingCriteria, Stopp
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
+from ..utils.decoding import IncrementalDecoder
 from .sources import BadRequest
 
 logger = logging.get_logger(__name__)
 
-REPLACEMENT = "\ufffd"  # what bytes that are no character are decoded to
 
-
-def divide(text: str, stops: Sequence[str]) -> tuple[str, str, bool]:
+def split_at_stop(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
     """
-    What of a growing text can be told already.
+    Split a growing text at the first stop string, or where one may begin.
 
     Returns:
-        the text up to the first stop string, or to where one may be beginning; what is held back for that; and whether
-        a stop string was found, which is no part of the answer.
+        the text before that place; the end that is held back, as it may begin a stop string; and if one was found,
+        which is then left out.
     """
-    found = [place for place in (text.find(stop) for stop in stops) if place >= 0]
+    found = [place for place in (text.find(stop) for stop in stop_strings) if place >= 0]
     if found:
         return text[: min(found)], "", True
-    longest = max((len(stop) for stop in stops), default=1) - 1
+    longest = max((len(stop) for stop in stop_strings), default=1) - 1
     for held in range(min(longest, len(text)), 0, -1):
-        if any(stop.startswith(text[-held:]) for stop in stops):
+        if any(stop.startswith(text[-held:]) for stop in stop_strings):
             return text[:-held], text[-held:], False
     return text, "", False
 
 
-class Answer(BaseStreamer):
+# Not transformers' AsyncTextIteratorStreamer, which needs Python 3.11, holds words back until a space (Japanese until
+# the end) and decodes them again for each token. Not its `stop_strings`, which leave the stop string in the text,
+# match in the end of the prompt too, and take 1.5 s for each new set of strings with a vocabulary of 24,000 tokens.
+class TextStreamer(BaseStreamer):
     """
+    Streamer for `generate` that pushes text as soon as it is final.
+
     Args:
-        tokenizer: a fast one
+        tokenizer: a fast tokenizer
         push: takes each piece of the text, in the thread that generates
-        stops: texts that end the answer and are left out of it
+        stop_strings: texts that end the answer and are left out of it
     """
 
-    def __init__(self, tokenizer: Any, push: Callable[[str], Any], stops: Sequence[str] = ()):
-        self.tokenizer, self.push, self.stops = tokenizer, push, stops
-        self.tokens: list[int] = []
-        self.is_stopped = False
+    def __init__(self, tokenizer: Any, push: Callable[[str], object], stop_strings: Sequence[str] = ()):
+        self.push, self.stop_strings = push, stop_strings
+        self.is_stopped = False  # by a stop string
+        self._decoder = IncrementalDecoder(tokenizer)
         self._over = threading.Event()
         self._is_prompt, self._held = True, ""
-        self._start = self._told = 0  # tokens before `_told` are text already; from `_start` on they are decoded anew
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._decoder.tokens
 
     def options(self) -> dict[str, Any]:
-        """What `generate` has to be given to write here."""
-        return {"streamer": self, "stopping_criteria": StoppingCriteriaList([Ended(self)])}
+        """Return the arguments that let `generate` write here."""
+        return {"streamer": self, "stopping_criteria": StoppingCriteriaList([StopRequestedCriteria(self)])}
 
     def stop(self) -> None:
-        """Ends the answer before its next token, or before its first; from any thread."""
+        """End the answer before its next token, or before its first; from any thread."""
         self._over.set()
 
     def is_over(self) -> bool:
         return self._over.is_set()
 
     def put(self, value: torch.Tensor) -> None:
-        if self._is_prompt:  # what comes first
+        if self._is_prompt:  # `generate` puts it first
             self._is_prompt = False
             return
         for token in value.tolist():
-            if self.is_over():  # one more can be under way
+            if self.is_over():  # one more token may be under way
                 return
-            self.tokens.append(token)
-            self._add(self._decode())
+            self._add(self._decoder.add(token))
 
     def end(self) -> None:
         if not self.is_over():
-            self._add(self._decode(is_last=True))
+            self._add(self._decoder.finish())
         if not self.is_over() and self._held:
             self.push(self._held)
 
-    def _decode(self, is_last: bool = False) -> str:
-        """
-        What the latest tokens add to the text; nothing while a character lacks some of its bytes. Some tokens before
-        them are decoded along, as a word's space can hang on them.
-        """
-        before, text = (
-            self.tokenizer.decode(self.tokens[self._start : stop], skip_special_tokens=True)
-            for stop in (self._told, len(self.tokens))
-        )
-        if text.endswith(REPLACEMENT) and not is_last:
-            return ""
-        self._start, self._told = self._told, len(self.tokens)
-        return text[len(before) :]
-
     def _add(self, piece: str) -> None:
-        ready, self._held, is_stopped = divide(self._held + piece, self.stops)
+        ready, self._held, is_stopped = split_at_stop(self._held + piece, self.stop_strings)
         if ready:
             self.push(ready)
         if is_stopped:
@@ -112,91 +102,111 @@ class Answer(BaseStreamer):
             self.stop()
 
 
-class Ended(StoppingCriteria):
-    """Tells `generate` that an answer is over."""
+class StopRequestedCriteria(StoppingCriteria):
+    """Stopping criterion that ends `generate` when its streamer is over."""
 
-    def __init__(self, answer: Answer):
-        self.answer = answer
+    def __init__(self, streamer: TextStreamer):
+        self.streamer = streamer
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.answer.is_over(), device=input_ids.device, dtype=torch.bool)
+        return torch.full((len(input_ids),), self.streamer.is_over(), device=input_ids.device, dtype=torch.bool)
 
 
-class Reading:
-    """An answer as the event loop reads it while another thread generates it."""
+class GenerationStream:
+    """
+    Answer that the event loop reads while another thread generates it.
 
-    def __init__(self, tokenizer: Any, config: GenerationConfig, prompt_tokens: int, stops: Sequence[str]):
-        self.config, self.prompt_tokens = config, prompt_tokens
-        self.loop, self.queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
-        self.answer = Answer(tokenizer, self.push, stops)
+    Args:
+        submit: puts work in the line of the thread that generates
+        seed: of sampling; None draws as chance has it
+        stop_strings: texts that end the answer and are left out of it
+    """
 
-    def push(self, piece: str | None) -> None:
-        self.loop.call_soon_threadsafe(self.queue.put_nowait, piece)
+    def __init__(
+        self,
+        submit: Callable[..., Future],
+        model: Any,
+        processor: Any,
+        inputs: Mapping[str, torch.Tensor],
+        config: GenerationConfig,
+        seed: int | None = None,
+        stop_strings: Sequence[str] = (),
+    ):
+        self.config, self.prompt_tokens = config, inputs["input_ids"].shape[-1]
+        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+        self.streamer = TextStreamer(processor.tokenizer, self._push, stop_strings)
+        self.generated = submit(generate, model, inputs, config, seed, self.streamer)
+        self.generated.add_done_callback(lambda _: self._push(None))
 
-    def start(self, generated: Future) -> None:
-        self.generated = generated
-        generated.add_done_callback(lambda _: self.push(None))
+    def _push(self, piece: str | None) -> None:
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)
 
     async def pieces(self) -> AsyncIterator[str]:
-        while (piece := await self.queue.get()) is not None:
+        """Yield the text piece by piece, until it is complete or has failed."""
+        while (piece := await self._queue.get()) is not None:
             yield piece
 
-    async def whole(self, receive: Callable[[], Awaitable[Any]]) -> str:
-        """The text once it is all there; its generation ends before where the client goes away."""
-        watch = asyncio.create_task(self.watch(receive))
+    async def text(self, receive: Callable[[], Awaitable[Any]]) -> str:
+        """Return the whole text. Its generation ends early if the client goes away."""
+        watch = asyncio.create_task(self._watch(receive))
         try:
             text = "".join([piece async for piece in self.pieces()])
         finally:
             watch.cancel()
-            self.answer.stop()
-        self.generated.result()  # raises what went wrong there
+            self.streamer.stop()
+        self.generated.result()  # raises the error of the other thread
         return text
 
-    async def watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
+    async def _watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.answer.stop()
+        self.streamer.stop()
 
     def has_failed(self) -> bool:
-        """Whether something went wrong on the way; the log is told what. For streams, whose status has been sent."""
+        """Return if the generation failed, and log its error. For streams, whose status has been sent."""
         error = self.generated.exception()
         if error is not None:
             logger.error("A streamed answer failed.", exc_info=error)
         return error is not None
 
     def finish_reason(self) -> str:
-        tokens, ends = self.answer.tokens, self.config.eos_token_id
+        tokens, ends = self.streamer.tokens, self.config.eos_token_id
         is_ended = bool(tokens) and tokens[-1] in (ends if isinstance(ends, list) else [ends])
-        is_cut = len(tokens) >= self.config.max_new_tokens and not is_ended and not self.answer.is_stopped
+        is_cut = len(tokens) >= self.config.max_new_tokens and not is_ended and not self.streamer.is_stopped
         return "length" if is_cut else "stop"
 
 
 def generate(
-    model: Any, inputs: Mapping[str, Any], config: GenerationConfig, seed: int | None, answer: Answer
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    config: GenerationConfig,
+    seed: int | None,
+    streamer: TextStreamer,
 ) -> None:
     """
-    Writes an answer. The seed is set here, in the thread that draws, where nobody else draws meanwhile; what is drawn
-    for others later does not hang on it.
+    Generate an answer into a streamer.
+
+    The seed is set in the thread that draws, where nothing else draws meanwhile, and does not change later draws.
     """
-    if answer.is_over():  # who asked has gone while others were answered
+    if streamer.is_over():  # the client has left while others were answered
         return
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        model.generate(**inputs, generation_config=config, **answer.options())
+        model.generate(**inputs, generation_config=config, **streamer.options())
 
 
 def make_config(request: Mapping[str, Any], model: Any, prompt: int, most: int | None) -> GenerationConfig:
     """
-    How to generate what a checked request asks for. Beams are not followed, as they cannot be streamed.
+    Return the generation config of a checked request. Beams are off, as they cannot be streamed.
 
     Args:
         prompt: tokens of the prompt
-        most: how many tokens the server generates for a request at most
+        most: limit of the server on the tokens of an answer
 
     Raises:
-        BadRequest: where the prompt is too long, more is asked for than fits, or a token is not in the vocabulary.
+        BadRequest: if the prompt or the answer does not fit, or a token is not in the vocabulary.
     """
     config = copy.deepcopy(model.generation_config)
     config.num_beams = config.num_return_sequences = 1
@@ -214,18 +224,18 @@ def make_config(request: Mapping[str, Any], model: Any, prompt: int, most: int |
     if bias:
         config.sequence_bias = {(token,): value for token, value in bias.items()}
     asked = request.get("max_completion_tokens") or request.get("max_tokens")
-    config.max_new_tokens = length(asked, model, prompt, most)
+    config.max_new_tokens = answer_length(asked, model, prompt, most)
     return config
 
 
-def length(asked: int | None, model: Any, prompt: int, most: int | None) -> int:
+def answer_length(asked: int | None, model: Any, prompt: int, most: int | None) -> int:
     """
-    How many tokens are generated: as many as are asked for, or as fit.
+    Return the tokens to generate: as many as asked for, or as fit.
 
     Raises:
-        BadRequest: where the prompt is too long, or more is asked for than fits.
+        BadRequest: if the prompt is too long, or more is asked for than fits.
     """
-    positions, room = model.config.text_config.n_positions, room_after(model, prompt)
+    positions, room = model.config.text_config.n_positions, free_positions(model, prompt)
     if room is not None and (asked or 0) > room:
         raise BadRequest(
             f"{asked} tokens are asked for after a prompt of {prompt}, and the model has {positions} positions; ask "
@@ -237,12 +247,12 @@ def length(asked: int | None, model: Any, prompt: int, most: int | None) -> int:
     return asked or limit
 
 
-def room_after(model: Any, prompt: int) -> int | None:
+def free_positions(model: Any, prompt: int) -> int | None:
     """
-    How many positions are left after a prompt; None where they have no end.
+    Return the number of positions after a prompt; None if positions are unlimited.
 
     Raises:
-        BadRequest: where none is left.
+        BadRequest: if none is left.
     """
     if model.config.text_position_encoding != "learned":
         return None
@@ -256,10 +266,10 @@ def room_after(model: Any, prompt: int) -> int | None:
 
 def encode(model: Any, processor: Any, messages: list[dict[str, Any]]) -> BatchFeature:
     """
-    A conversation as the model's inputs, up to where its answer begins.
+    Return the inputs of a conversation, up to where its answer begins.
 
     Raises:
-        BadRequest: for what the processor or the template cannot read; they say what, and nothing of the server.
+        BadRequest: for messages that the processor or the template refuses; the reason holds nothing of the server.
     """
     try:
         inputs = processor.apply_chat_template(

@@ -1,125 +1,129 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What the web page shows, without the page: a conversation's answer as it grows, and what its words looked at."""
+"""Content of the web page, without the page: a growing answer, and what its words attended to."""
 
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+import mimetypes
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..audio import decode_audio
-from ..explain.attention import AnswerAttention, attend
+from ..explain.attention import AnswerAttention, answer_attention
 from ..images import decode_image
-from .answering import Answer, encode, room_after
+from .answering import GenerationStream, encode, make_config
 
 Turns = list[dict[str, Any]]
 
-GLOW = np.array([255.0, 120.0, 0.0])  # laid over the places that a word looked at
-GLOW_SHARE = 0.75
+DECODERS: dict[str, Callable[[bytes], Any]] = {"image": decode_image, "audio": decode_audio}
+HEAT_COLOR = np.array([255.0, 120.0, 0.0])
+HEAT_OPACITY = 0.75  # of the greatest heat
 SHOWN_WIDTH = 320
 STRIP_HEIGHT = 28
-PAPER = 245
+STRIP_GREY = 245.0
 
 
-def user_turn(question: str, picture: str | None, sound: str | None) -> dict[str, Any]:
+def user_turn(question: str, files: Sequence[str]) -> dict[str, Any]:
+    """Return a user's turn; the name of a file tells its type."""
+    kinds = [(mimetypes.guess_type(path)[0] or "").partition("/")[0] for path in files]
+    media = [
+        {"type": kind if kind in DECODERS else "file", "path": path} for kind, path in zip(kinds, files, strict=True)
+    ]
+    text = question.strip()
+    return {"role": "user", "content": [*media, *([{"type": "text", "text": text}] if text else [])]}
+
+
+def check_turn(turn: dict[str, Any]) -> None:
     """
-    A question with at most one picture and one sound, as files.
+    Check that a user's turn has content, and decode its files.
 
     Raises:
-        ValueError: where there is nothing to ask about, and for a broken file, by its own name.
+        ValueError: if the turn is empty, and for a broken file, with its name.
     """
-    content = []
-    for kind, path, decode in (("image", picture, decode_image), ("audio", sound, decode_audio)):
-        if path:
+    if not turn["content"]:
+        raise ValueError("There is nothing to answer: write a question, or add an image or audio.")
+    for part in turn["content"]:
+        if part["type"] != "text":
+            path = Path(part["path"])
+            if part["type"] not in DECODERS:
+                raise ValueError(f"{path.name}: expected a file of type {' or '.join(DECODERS)}.")
             try:
-                decode(Path(path).read_bytes())
+                DECODERS[part["type"]](path.read_bytes())
             except (OSError, ValueError) as error:
-                raise ValueError(f"{Path(path).name}: {error}.") from error
-            content.append({"type": kind, "path": path})
-    question = question.strip()
-    if question:
-        content.append({"type": "text", "text": question})
-    if not content:
-        raise ValueError("There is nothing to answer: write a question, or add a picture or a sound.")
-    return {"role": "user", "content": content}
+                raise ValueError(f"{path.name}: {error}.") from error
 
 
-def stream_answer(
-    model: Any, processor: Any, turns: Turns, max_new_tokens: int
-) -> Generator[tuple[str, list[int]], None, None]:
+async def stream_answer(
+    submit: Callable[..., Future], model: Any, processor: Any, turns: Turns, max_new_tokens: int
+) -> AsyncIterator[tuple[str, list[int]]]:
     """
-    The answer to a conversation, longer at each step: its text, and a list of its tokens, which is whole at the end.
-    Closing the iterator ends the generation.
-
-    Raises:
-        ValueError: for what the processor cannot read, and for a conversation that is too long for the model.
-    """
-    inputs = encode(model, processor, turns)
-    room = room_after(model, inputs["input_ids"].shape[1])
-    length = max_new_tokens if room is None else min(max_new_tokens, room)
-    pieces: SimpleQueue[str | None] = SimpleQueue()
-    answer = Answer(processor.tokenizer, pieces.put)
-    with ThreadPoolExecutor(1) as pool:
-        options = {"do_sample": False, "max_new_tokens": length, **answer.options()}
-        generated = pool.submit(model.generate, **inputs, **options)
-        generated.add_done_callback(lambda _: pieces.put(None))
-        try:
-            text = ""
-            while (piece := pieces.get()) is not None:
-                text += piece
-                yield text, answer.tokens
-        finally:
-            answer.stop()  # whoever asked may have gone
-        generated.result()  # raises what went wrong there
-
-
-def has_media(turns: Turns) -> bool:
-    return any(part["type"] != "text" for turn in turns for part in turn["content"])
-
-
-def look(model: Any, processor: Any, turns: Turns, answer_ids: list[int]) -> list[tuple[Image.Image, str]]:
-    """
-    What each word of an answer looked at: the conversation's last picture and its sounds, lit where the word looked.
+    Yield the growing answer to a conversation: its text and its tokens. Closing the iterator ends the generation.
 
     Args:
-        turns: up to the question
-        answer_ids: the tokens of the answer that `stream_answer` gave
-
-    Returns:
-        a picture and the word for each word; nothing for a conversation without media.
+        submit: runs work in the thread of the model
 
     Raises:
-        ValueError: where the model's attention cannot be told, see `attend`.
+        ValueError: for messages that the processor refuses, and for a conversation that is too long for the model.
     """
-    if not has_media(turns):
+    inputs = await asyncio.wrap_future(submit(encode, model, processor, turns))
+    config = make_config({"temperature": 0}, model, inputs["input_ids"].shape[1], max_new_tokens)
+    stream = GenerationStream(submit, model, processor, inputs, config)
+    text = ""
+    try:
+        async for piece in stream.pieces():
+            text += piece
+            yield text, stream.streamer.tokens
+    finally:
+        stream.streamer.stop()  # the visitor may have left
+    stream.generated.result()  # raises the error of the other thread
+
+
+def attention_gallery(
+    model: Any, processor: Any, turns: Turns, answer_ids: list[int]
+) -> list[tuple[Image.Image, str]]:
+    """
+    Return what each word of an answer attended to, as a heatmap and the word.
+
+    Args:
+        turns: the conversation, up to the question
+        answer_ids: tokens of the answer that `stream_answer` gave
+
+    Returns:
+        heatmaps over the conversation's last image and all its audio; none for a conversation without media.
+
+    Raises:
+        ValueError: if the model's attention cannot be shown, see `answer_attention`.
+    """
+    parts = [part for turn in turns for part in turn["content"]]
+    if all(part["type"] == "text" for part in parts):
         return []
-    attention = attend(model, processor, turns, answer_ids=answer_ids)
-    paths = [part["path"] for turn in turns for part in turn["content"] if part["type"] == "image"]
-    picture = decode_image(Path(paths[-1]).read_bytes()) if paths else None
-    return [(light(attention, number, picture), word) for number, word in enumerate(attention.words)]
+    attention = answer_attention(model, processor, turns, answer_ids=answer_ids)
+    paths = [part["path"] for part in parts if part["type"] == "image"]
+    image = decode_image(Path(paths[-1]).read_bytes()) if paths else None
+    return [(heatmap(attention, number, image), word) for number, word in enumerate(attention.words)]
 
 
-def light(attention: AnswerAttention, number: int, picture: Image.Image | None) -> Image.Image:
-    """One word's places: the picture above, a strip of the sound's moments below it. Equal heat is equal colour."""
+def heatmap(attention: AnswerAttention, number: int, image: Image.Image | None) -> Image.Image:
+    """Return one word's heat on the image, and on a strip of the audio's moments below it; one scale for all words."""
     heats = [heat.numpy() for heat in (attention.patches, attention.moments) if heat is not None]
     greatest = max([float(heat.max()) for heat in heats if heat.size], default=0.0) or 1.0
     parts = []
-    if picture is not None and attention.patches is not None:
-        height = max(round(picture.height * SHOWN_WIDTH / picture.width), 1)
-        pixels = np.asarray(picture.resize((SHOWN_WIDTH, height)).convert("L").convert("RGB"), dtype=np.float64)
-        parts.append(glow(pixels, attention.patches[number, -1].numpy() / greatest))
+    if image is not None and attention.patches is not None:
+        height = max(round(image.height * SHOWN_WIDTH / image.width), 1)
+        pixels = np.asarray(image.resize((SHOWN_WIDTH, height)).convert("L").convert("RGB"), dtype=np.float64)
+        parts.append(overlay(pixels, attention.patches[number, -1].numpy() / greatest))
     if attention.moments is not None:
-        strip = np.full((STRIP_HEIGHT, SHOWN_WIDTH, 3), float(PAPER))
-        parts.append(glow(strip, attention.moments[number].numpy()[None] / greatest))
+        strip = np.full((STRIP_HEIGHT, SHOWN_WIDTH, 3), STRIP_GREY)
+        parts.append(overlay(strip, attention.moments[number].numpy()[None] / greatest))
     return Image.fromarray(np.concatenate(parts).round().astype(np.uint8))
 
 
-def glow(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """(H, W, 3) pixels of 0 to 255 under heat (h, w) of 0 to 1."""
+def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) pixels of 0 to 255 under heat (h, w) of 0 to 1."""
     size = (pixels.shape[1], pixels.shape[0])
     spread = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.NEAREST))
-    share = GLOW_SHARE * np.clip(spread, 0, 1)[..., None]
-    return pixels * (1 - share) + GLOW * share
+    opacity = HEAT_OPACITY * np.clip(spread, 0, 1)[..., None]
+    return pixels * (1 - opacity) + HEAT_COLOR * opacity

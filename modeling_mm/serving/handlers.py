@@ -1,25 +1,26 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-The handlers of `transformers serve` for our model. What is theirs stays theirs: loading, the thread that generates,
-the shape of the answers. What is ours, and why:
+Handlers of `transformers serve` for our model.
 
-- Requests are checked, and what they name is read, before they are handled; theirs open any file and any address.
-- What is wrong with a request, down to a picture that is none, is answered with 400 before an answer is begun; theirs
-  answers 500. Faults of the server's own are logged and answered with 500; their text stays here.
-- Nothing that takes long runs on the event loop: sources are fetched by threads of their own, so that slow ones hold
-  up nobody else; messages are read by one thread, since tokenizers are not made for more, and unpacked media add up.
-- Answers are as long as the model's positions allow where a request names no length; theirs asks for 1024 tokens,
-  which a decoder with learned positions may not have.
-- An answer ends before its stop string, and when its client has gone, streamed or not.
-- A stream ends with `[DONE]`, and an error in it is valid JSON, as OpenAI's clients want it.
-- A transcription is an answer to a question about a sound; theirs hands the samples to the processor as its first
-  argument, which are pictures in ours, and takes the prompt for a part of the text.
+Loading, the thread that generates and the shape of the answers are theirs. Ours differ in these points:
+
+- Requests are checked, and their media read, before they are handled; theirs open any file and any address.
+- A fault in a request, such as a file that is no image, is answered with 400 before an answer is begun; theirs answers
+  500. Faults of the server are logged and answered with 500, without their text.
+- Nothing slow runs on the event loop: threads fetch sources, so that slow ones delay no other request; one thread
+  reads messages, since tokenizers are not thread-safe and unpacked media add up.
+- Answers without a requested length are as long as the model's positions allow; theirs asks for 1024 tokens, which a
+  decoder with learned positions may not have.
+- An answer ends before its stop string, and when its client leaves, streamed or not.
+- A stream ends with `[DONE]`, and an error in it is valid JSON, as OpenAI's clients expect.
+- A transcription is an answer to a question about audio; theirs passes the samples as the processor's first argument,
+  which is `images` in ours, and takes the prompt for a part of the text.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,36 +30,36 @@ from openai.types.audio import Transcription
 from openai.types.completion_usage import CompletionUsage
 from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
-from transformers import GenerationConfig
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import GenerationState
 
 from ..audio import load_audio
-from .answering import Reading, encode, generate, make_config
+from ..prompts import transcription_prompt
+from .answering import GenerationStream, encode, make_config
 from .chat_request import (
     LONGEST_TEXT,
     RANGES,
-    Media,
+    UNPACKED_LIMITS,
+    ChatRequest,
     check_chat,
     check_number,
     check_text,
-    kind_of,
-    parts_of,
     read_media,
+    shortened,
     unpacks_too_large,
 )
-from .sources import FETCH_SECONDS, MAX_SAMPLES, WEB, BadRequest, Policy, unpacked_size
+from .sources import FETCH_SECONDS, WEB, BadRequest, Policy, unpacked_size
 
-FAILED = "The server failed at this request; its log says why. It goes on serving others."
+FAILED = "The server failed at this request; its log says why. Other requests are not affected."
 FORMATS = ("json", "text")
 FETCHERS = 16
 END_EVENT = "data: [DONE]\n\n"
 
 
 class OneModel(ModelManager):
-    """A manager of the one model that it was made with; clients can neither load nor list another."""
+    """Manager of one model; clients can neither load nor list another."""
 
     def get_gen_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "modeling_mm"}]
@@ -66,20 +67,20 @@ class OneModel(ModelManager):
     def check_name(self, name: Any) -> None:
         if name is not None and name != self.force_model:
             raise HTTPException(
-                404, f"`model`: there is no {kind_of(name)} here; this server has {self.force_model!r}."
+                404, f"`model`: there is no {shortened(name)} here; this server has {self.force_model!r}."
             )
 
     def served(self) -> tuple[Any, Any]:
-        """The model and its processor."""
+        """Return the model and its processor."""
         return self.load_model_and_processor(self.process_model_name(self.force_model))
 
 
-class Desk:
+class RequestQueue:
     """
-    Where both handlers have their requests read and answered.
+    Queue through which both handlers have requests read and answered.
 
     Args:
-        most_tokens: how many tokens are generated for a request at most; by default as many as the model has positions
+        most_tokens: limit on the tokens of an answer; by default the positions of the model
     """
 
     def __init__(self, manager: OneModel, state: GenerationState, policy: Policy, most_tokens: int | None = None):
@@ -88,154 +89,152 @@ class Desk:
         self.reader = ThreadPoolExecutor(1, "read")
 
     async def read(self, work: Callable, *arguments: Any) -> Any:
-        """Work on what a request holds, one request after the other."""
+        """Run work on the content of a request, one request at a time."""
         return await asyncio.get_running_loop().run_in_executor(self.reader, work, *arguments)
 
-    async def gather(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def read_media(self, chat: ChatRequest) -> None:
         """
-        The messages with all pictures and sounds in them.
+        Read all media of a request into its messages.
 
         Raises:
-            BadRequest: for what cannot be had, or not in time, whether a name, a connection or a free thread is late.
+            BadRequest: for media that cannot be read, or not in time: names, connections and free threads may be late.
         """
-        deadline = time.monotonic() + FETCH_SECONDS
-        if not any(isinstance(part, Media) and part.source.startswith(WEB) for part in parts_of(messages)):
-            return await self.read(read_media, messages, self.policy, deadline)
-        loop = asyncio.get_running_loop()
-        fetched = loop.run_in_executor(self.fetchers, read_media, messages, self.policy, deadline)
+        arguments = chat.media, self.policy, time.monotonic() + FETCH_SECONDS
+        if not any(media.source.startswith(WEB) for media in chat.media):
+            await self.read(read_media, *arguments)
+            return
+        fetched = asyncio.get_running_loop().run_in_executor(self.fetchers, read_media, *arguments)
         try:
-            return await asyncio.wait_for(fetched, FETCH_SECONDS + 1)
+            await asyncio.wait_for(fetched, FETCH_SECONDS + 1)
         except asyncio.TimeoutError as error:
-            raise BadRequest(f"`messages`: what its URLs name took longer than {FETCH_SECONDS:g} s.") from error
+            raise BadRequest(f"`messages`: its URLs took longer than {FETCH_SECONDS:g} s.") from error
 
-    def begin(
-        self, inputs: Any, config: GenerationConfig, seed: int | None = None, stops: Sequence[str] = ()
-    ) -> Reading:
-        """Has an answer generated, once the requests before it have theirs."""
+    async def begin(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> GenerationStream:
+        """Queue the answer to a conversation behind the answers that were requested before."""
         model, processor = self.manager.served()
-        generator = self.state.get_manager(self.manager.process_model_name(self.manager.force_model))
-        reading = Reading(processor.tokenizer, config, inputs["input_ids"].shape[-1], stops)
-        reading.start(generator.submit(generate, model, inputs, config, seed, reading.answer))  # type: ignore[attr-defined]
-        return reading
+        inputs = await self.read(encode, model, processor, messages)
+        config = make_config(options, model, inputs["input_ids"].shape[-1], self.most_tokens)
+        submit = self.state.get_manager(self.manager.process_model_name(self.manager.force_model)).submit
+        return GenerationStream(
+            submit, model, processor, inputs, config, options.get("seed"), options.get("stop") or ()
+        )
 
 
 class MMChatHandler(ChatCompletionHandler):
-    """`/v1/chat/completions`."""
+    """Handler of `/v1/chat/completions`."""
 
-    def __init__(self, desk: Desk):
-        super().__init__(desk.manager, desk.state)
-        self.desk = desk
+    def __init__(self, queue: RequestQueue):
+        super().__init__(queue.manager, queue.state)
+        self.queue = queue
 
-    async def answer(self, request: Request, body: dict[str, Any]) -> Response:
+    async def respond(self, request: Request, body: dict[str, Any]) -> Response:
         """
+        Answer a request, streamed or not.
+
         Raises:
-            BadRequest: for what is wrong with the request.
-            HTTPException: for a field that nobody knows and a model that is not here.
+            BadRequest: for a fault in the request.
+            HTTPException: for an unknown field, and for another model.
         """
         self._validate_request(body)
-        self.desk.manager.check_name(body.get("model"))
-        model, processor = self.desk.manager.served()
+        self.queue.manager.check_name(body.get("model"))
         chat = await asyncio.to_thread(check_chat, body)
-        messages = await self.desk.gather(chat["messages"])
-        inputs = await self.desk.read(encode, model, processor, messages)
-        config = make_config(chat, model, inputs["input_ids"].shape[-1], self.desk.most_tokens)
-        reading = self.desk.begin(inputs, config, chat.get("seed"), chat["stop"])
-        if chat.get("stream"):
-            return AnswerStream(self.chunks(reading, request.state.request_id), reading)
-        text = await reading.whole(request.receive)
-        name, reason = self.desk.manager.force_model, reading.finish_reason()
+        await self.queue.read_media(chat)
+        stream = await self.queue.begin(chat.messages, chat.options)
+        if chat.options.get("stream"):
+            return EventStream(self.events(stream, request.state.request_id), stream)
+        text = await stream.text(request.receive)
+        name, reason = self.queue.manager.force_model, stream.finish_reason()
         return JSONResponse(
-            self._build_completion(request.state.request_id, text, name, finish_reason=reason, usage=usage_of(reading))
+            self._build_completion(request.state.request_id, text, name, finish_reason=reason, usage=usage_of(stream))
         )
 
-    async def chunks(self, reading: Reading, request_id: str) -> AsyncIterator[str]:
-        """What is generated, as OpenAI's clients read it."""
-        name = self.desk.manager.force_model
+    async def events(self, stream: GenerationStream, request_id: str) -> AsyncIterator[str]:
+        """Yield an answer as the events of a chat completion."""
+        name = self.queue.manager.force_model
         yield self._build_chunk_sse(request_id, model=name, role="assistant")
-        async for piece in reading.pieces():
+        async for piece in stream.pieces():
             yield self._build_chunk_sse(request_id, model=name, content=piece)
-        if reading.has_failed():
+        if stream.has_failed():
             yield error_event(FAILED)
         else:
-            reason, usage = reading.finish_reason(), usage_of(reading)
+            reason, usage = stream.finish_reason(), usage_of(stream)
             yield self._build_chunk_sse(request_id, model=name, finish_reason=reason, usage=usage)
         yield END_EVENT
 
 
 class MMTranscriptionHandler(TranscriptionHandler):
     """
-    `/v1/audio/transcriptions`.
+    Handler of `/v1/audio/transcriptions`.
 
-    Args:
-        questions: what the model is asked about the sound, by the request's `language`; the first where it names none.
-            A request's `prompt` is asked instead.
+    The model gets the request's `prompt`, or else its own transcription prompt for the request's `language`.
     """
 
-    def __init__(self, desk: Desk, questions: dict[str, str]):
-        super().__init__(desk.manager, desk.state)
-        self.desk, self.questions = desk, questions
+    def __init__(self, queue: RequestQueue):
+        super().__init__(queue.manager, queue.state)
+        self.queue = queue
 
     async def handle_request(self, request: Request) -> Response:
         async with request.form(max_files=1) as form:
             self._validate_request(set(form.keys()))
-            self.desk.manager.check_name(form.get("model"))
+            self.queue.manager.check_name(form.get("model"))
+            model, processor = self.queue.manager.served()
             upload = form.get("file")
             if not isinstance(upload, UploadFile):
-                raise BadRequest("`file`: expected a sound file as multipart/form-data.")
+                raise BadRequest("`file`: expected an audio file as multipart/form-data.")
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
-            asked, question = check_fields(fields), self.question(fields)
+            options, prompt = check_fields(fields), prompt_of(fields, model)
             data = await upload.read()
-        model, processor = self.desk.manager.served()
         if processor.feature_extractor is None:
-            raise BadRequest("This model does not hear; ask it by /v1/chat/completions.")
-        messages = await self.desk.read(spoken, data, question, processor.feature_extractor.sampling_rate)
-        inputs = await self.desk.read(encode, model, processor, messages)
-        config = make_config(asked, model, inputs["input_ids"].shape[-1], self.desk.most_tokens)
-        reading = self.desk.begin(inputs, config)
+            raise BadRequest("This model has no audio encoder; use /v1/chat/completions.")
+        messages = await self.queue.read(audio_question, data, prompt, processor.feature_extractor.sampling_rate)
+        stream = await self.queue.begin(messages, options)
         if fields.get("stream", "false").lower() == "true":
-            return AnswerStream(transcript_events(reading), reading)
-        text = await reading.whole(request.receive)
+            return EventStream(transcript_events(stream), stream)
+        text = await stream.text(request.receive)
         if fields.get("response_format") == "text":
             return PlainTextResponse(text)
         return JSONResponse(Transcription(text=text).model_dump(exclude_none=True))
-
-    def question(self, fields: dict[str, str]) -> str:
-        if len(fields.get("prompt", "")) > LONGEST_TEXT:
-            raise BadRequest(f"`prompt`: expected {LONGEST_TEXT} characters at most, got {len(fields['prompt'])}.")
-        if fields.get("prompt"):
-            return check_text("prompt", fields["prompt"], "a text")
-        language = fields.get("language") or next(iter(self.questions))
-        if language not in self.questions:
-            raise BadRequest(f"`language`: expected {', '.join(self.questions)}, got {kind_of(language)}.")
-        return self.questions[language]
 
 
 # ---- Requests -------------------------------------------------------------------------------------------------------
 
 
-def spoken(data: bytes, question: str, rate: int) -> list[dict[str, Any]]:
-    """A question about a sound as messages."""
-    if unpacked_size(data, "audio") > MAX_SAMPLES:
+def prompt_of(fields: dict[str, str], model: Any) -> str:
+    """Return the prompt of a transcription request."""
+    prompt = fields.get("prompt")
+    if not prompt:
+        try:
+            return transcription_prompt(model, fields.get("language") or None)
+        except ValueError as error:
+            raise BadRequest(f"`language`: {error}.") from error
+    if len(prompt) > LONGEST_TEXT:
+        raise BadRequest(f"`prompt`: expected {LONGEST_TEXT} characters at most, got {len(prompt)}.")
+    return check_text("prompt", prompt, "a text")
+
+
+def audio_question(data: bytes, prompt: str, rate: int) -> list[dict[str, Any]]:
+    """Return a conversation that asks about an audio file."""
+    if unpacked_size(data, "audio") > UNPACKED_LIMITS["audio"]:
         raise BadRequest(f"`file`: {unpacks_too_large('audio')}")
     try:
         samples = load_audio(data, rate)
     except ValueError as error:
         raise BadRequest(str(error)) from error
-    sound = {"type": "audio", "audio": {"array": samples, "sampling_rate": rate}}
-    return [{"role": "user", "content": [sound, {"type": "text", "text": question}]}]
+    audio = {"type": "audio", "audio": {"array": samples, "sampling_rate": rate}}
+    return [{"role": "user", "content": [audio, {"type": "text", "text": prompt}]}]
 
 
 def check_fields(fields: dict[str, str]) -> dict[str, Any]:
-    """What a form says of how to generate."""
+    """Return the generation options of a transcription request."""
     answer_format, temperature = fields.get("response_format", FORMATS[0]), fields.get("temperature")
     if answer_format not in FORMATS:
-        raise BadRequest(f"`response_format`: expected {' or '.join(FORMATS)}, got {kind_of(answer_format)}.")
+        raise BadRequest(f"`response_format`: expected {' or '.join(FORMATS)}, got {shortened(answer_format)}.")
     if temperature is None:
         return {}
     try:
         number = float(temperature)
     except ValueError as error:
-        raise BadRequest(f"`temperature`: expected a number, got {kind_of(temperature)}.") from error
+        raise BadRequest(f"`temperature`: expected a number, got {shortened(temperature)}.") from error
     check_number("temperature", number, RANGES["temperature"])
     return {"temperature": number}
 
@@ -243,23 +242,23 @@ def check_fields(fields: dict[str, str]) -> dict[str, Any]:
 # ---- Events ---------------------------------------------------------------------------------------------------------
 
 
-def usage_of(reading: Reading) -> CompletionUsage:
-    asked, made = reading.prompt_tokens, len(reading.answer.tokens)
-    return CompletionUsage(prompt_tokens=asked, completion_tokens=made, total_tokens=asked + made)
+def usage_of(stream: GenerationStream) -> CompletionUsage:
+    prompt, made = stream.prompt_tokens, len(stream.streamer.tokens)
+    return CompletionUsage(prompt_tokens=prompt, completion_tokens=made, total_tokens=prompt + made)
 
 
-class AnswerStream(StreamingResponse):
-    """Events of an answer, which ends when its client has gone, even before the first event."""
+class EventStream(StreamingResponse):
+    """Response with the events of an answer, whose generation ends when the client leaves, even before an event."""
 
-    def __init__(self, events: AsyncIterator[str], reading: Reading):
+    def __init__(self, events: AsyncIterator[str], stream: GenerationStream):
         super().__init__(events, media_type="text/event-stream")
-        self.reading = reading
+        self.stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.reading.answer.stop()
+            self.stream.streamer.stop()
 
 
 def event(data: Any) -> str:
@@ -270,11 +269,11 @@ def error_event(message: str) -> str:
     return event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
 
 
-async def transcript_events(reading: Reading) -> AsyncIterator[str]:
-    """What is generated, as OpenAI's clients read it."""
+async def transcript_events(stream: GenerationStream) -> AsyncIterator[str]:
+    """Yield an answer as the events of a transcription."""
     text = ""
-    async for piece in reading.pieces():
+    async for piece in stream.pieces():
         text += piece
         yield event({"type": "transcript.text.delta", "delta": piece})
-    yield error_event(FAILED) if reading.has_failed() else event({"type": "transcript.text.done", "text": text})
+    yield error_event(FAILED) if stream.has_failed() else event({"type": "transcript.text.done", "text": text})
     yield END_EVENT

@@ -1,115 +1,122 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""A web page for one model: chat with a picture and a sound, the answer as it grows, and what its words looked at."""
+"""A web page for one model: a chat with images and audio, streamed answers, and what their words attended to."""
 
-from collections.abc import Iterator
-from contextlib import closing
+import itertools
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
-from .conversation import Turns, look, stream_answer, user_turn
+from ..modalities import MODALITIES
+from .conversation import Turns, attention_gallery, check_turn, stream_answer, user_turn
 
-LOOKED = "What each word looked at"
-ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-
-
-def uploaded(payload: Any) -> str | None:
-    """The path of an uploaded file, as it is."""
-    return None if payload is None else payload.path
+NOT_ANSWERED = "Not answered"
 
 
 def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> gr.Blocks:
     """
+    Return the page of a model.
+
     Args:
         model: loaded with `attn_implementation="eager"`, which gives the weights that are shown
-        processor: its processor; what it does not take is not offered
+        processor: its processor; the page offers the modalities that it takes
     """
+    pool = ThreadPoolExecutor(1, "model")  # one visitor at a time uses the model
 
-    def respond(turns: Turns, question: str, picture: str | None, sound: str | None) -> Iterator[tuple]:
-        """
-        The conversation, what of it is to be looked at (turns and tokens of the answer), the chat, the three inputs
-        (emptied), and the view (emptied), anew at each step. Gradio closes it when the visitor leaves.
-        """
+    def check(message: dict[str, Any]) -> dict[str, Any]:
+        """Check a message before it leaves the text box, where it stays if it is refused."""
         try:
-            asked = [*turns, user_turn(question, picture, sound)]
-            emptied: tuple = ("", None, None, [])
-            yield asked, None, shown(asked), *emptied
-            text = ""
-            tokens: list[int] = []
-            with closing(stream_answer(model, processor, asked, max_new_tokens)) as steps:
-                for step in steps:
-                    text, tokens = step
-                    yield asked, None, [*shown(asked), {"role": "assistant", "content": text}], *emptied
-            answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
-            yield answered, (asked, tokens), shown(answered), *emptied
+            check_turn(turn_of(message))
         except ValueError as error:
-            # What was asked is given back, so that it can be changed.
-            gr.Warning(str(error))
-            yield turns, None, shown(turns), question, picture, sound, []
+            return gr.validate(False, str(error))
+        return gr.validate(True, "")
 
-    def lit(seen: tuple[Turns, list[int]] | None) -> list[tuple]:
-        """The view; an event of its own, so that whatever fails in it leaves the answer where it is."""
+    async def respond(message: dict[str, Any], history: list[dict[str, Any]]) -> AsyncIterator[tuple]:
+        """Yield the growing answer and, at its end, the turns and tokens for the view. Gradio closes the iterator."""
+        turns = [*turns_of(history), turn_of(message)]
+        try:
+            text, tokens = "", list[int]()
+            async with aclosing(stream_answer(pool.submit, model, processor, turns, max_new_tokens)) as steps:
+                async for step in steps:
+                    text, tokens = step
+                    yield text, None
+            yield text, (turns, tokens)
+        except ValueError as error:
+            # An answer with a title is no part of the conversation; its Undo button gives the question back.
+            yield {"role": "assistant", "content": str(error), "metadata": {"title": NOT_ANSWERED}}, None
+
+    def show(seen: tuple[Turns, list[int]] | None) -> list[tuple]:
+        """Return the view. It is an event of its own, so that its failure leaves the answer in place."""
         if seen is None:
             return []
         try:
-            return look(model, processor, *seen)
+            return pool.submit(attention_gallery, model, processor, *seen).result()
         except ValueError as error:
             gr.Warning(f"What the words looked at cannot be shown: {error}")
             return []
 
+    kinds = [modality.name for modality in MODALITIES.values() if getattr(processor, modality.processor) is not None]
     with gr.Blocks(title=title) as page:
-        gr.Markdown(f"# {title}")
-        turns, seen = gr.State([]), gr.State(None)
-        with gr.Row():
-            with gr.Column(scale=1):
-                picture = gr.Image(
-                    label="Picture",
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    visible=processor.image_processor is not None,
-                    elem_id="picture",
-                )
-                # Gradio's own decodes the file, and answers a broken one without a reason. A subclass would make
-                # gradio write a stub beside this module.
-                picture.preprocess = uploaded
-                sound = gr.Audio(
-                    label="Sound",
-                    type="filepath",
-                    sources=["upload", "microphone"],
-                    visible=processor.feature_extractor is not None,
-                    elem_id="sound",
-                )
-            with gr.Column(scale=2):
-                chat = gr.Chatbot(label="Chat", height=420, allow_tags=False, render_markdown=False, elem_id="chat")
-                question = gr.Textbox(label="Question", placeholder="What is this?", lines=1, elem_id="question")
-                with gr.Row():
-                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                    restart = gr.Button("Start over", elem_id="restart")
-        # Without `fit_columns=False` the picture of an only word fills the page, and is cut.
-        view = gr.Gallery(
-            label=LOOKED, columns=5, fit_columns=False, height="auto", object_fit="contain", elem_id="view"
-        )
-        outputs = [turns, seen, chat, question, picture, sound, view]
-        answering = gr.on(
-            [ask.click, question.submit], respond, [turns, question, picture, sound], outputs, **ONE_AT_A_TIME
-        )
-        looking = answering.success(lit, seen, view, **ONE_AT_A_TIME)
-        restarting = restart.click(
-            lambda: ([], None, [], "", None, None, []),
-            None,
-            outputs,
-            cancels=[answering, looking],
+        seen = gr.State(None)
+        chat = gr.ChatInterface(
+            respond,
+            multimodal=True,
+            title=title,
+            chatbot=gr.Chatbot(
+                label="Chat", height=420, allow_tags=False, render_markdown=False, buttons=["copy"], elem_id="chat"
+            ),
+            textbox=gr.MultimodalTextbox(
+                placeholder="What is this?",
+                sources=[*(["upload"] if kinds else []), *(["microphone"] if "audio" in kinds else [])],
+                file_types=kinds,
+                file_count="multiple",
+                max_plain_text_length=1_000_000,  # longer texts would become files
+                stop_btn=True,
+                elem_id="question",
+            ),
+            additional_outputs=[seen],
+            validator=check,
+            concurrency_limit=1,
             api_visibility="private",
+            fill_height=False,
         )
-        # What was cancelled may have written once more; this waits until it has ended.
-        restarting.then(lambda: ([], None, [], []), None, [turns, seen, chat, view], **ONE_AT_A_TIME)
+        restart = gr.Button("Start over", elem_id="restart")
+        # Without `fit_columns=False` a single image fills the page, and is cut.
+        view = gr.Gallery(
+            label="What each word looked at",
+            columns=5,
+            fit_columns=False,
+            height="auto",
+            object_fit="contain",
+            elem_id="view",
+        )
+        chat.chatbot.undo(lambda: None, None, seen, api_visibility="private")
+        seen.change(show, seen, view, api_visibility="private")
+        # ChatInterface's own Clear lets a running answer go on, which then brings the conversation back; leaving the
+        # page ends it.
+        gr.on([restart.click, chat.chatbot.clear], None, js="() => window.location.reload()")
     return page
 
 
-def shown(turns: Turns) -> list[dict[str, Any]]:
-    """A conversation as the chat shows it: each picture, sound and text a message of its own."""
-    return [
-        {"role": turn["role"], "content": part["text"] if part["type"] == "text" else {"path": part["path"]}}
-        for turn in turns
-        for part in turn["content"]
-    ]
+def turn_of(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the user's turn of a message, whose files are paths, or dicts if it is sent again."""
+    files = [file if isinstance(file, str) else file["path"] for file in message["files"]]
+    return user_turn(message["text"], files)
+
+
+def turns_of(history: list[dict[str, Any]]) -> Turns:
+    """Return the answered questions of a chat's history."""
+    turns: Turns = []
+    for question, answer in itertools.pairwise(history):
+        is_answered = (question["role"], answer["role"]) == ("user", "assistant")
+        if is_answered and not (answer.get("metadata") or {}).get("title"):
+            files = [part["file"]["path"] for part in question["content"] if part["type"] == "file"]
+            turns.append(user_turn(text_of(question), files))
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": text_of(answer)}]})
+    return turns
+
+
+def text_of(message: dict[str, Any]) -> str:
+    return "".join(part["text"] for part in message["content"] if part["type"] == "text")

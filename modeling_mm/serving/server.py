@@ -1,7 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-The app of `transformers serve` with one of our models in it. Of its routes those stay that work with it: others would
-load whatever model a client names, unload ours, or read messages that nobody has checked.
+The app of `transformers serve` with one of our models in it.
+
+Only the routes that work with it stay: others would load any model that a client names, unload ours, or read unchecked
+messages.
 """
 
 import inspect
@@ -17,26 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
-from .handlers import FAILED, Desk, MMChatHandler, MMTranscriptionHandler, OneModel
+from .handlers import FAILED, MMChatHandler, MMTranscriptionHandler, OneModel, RequestQueue
 from .sources import MAX_MEDIA_BYTES, BadRequest, Policy
 
 ROUTES = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/models", "/health")
-# A picture or sound of the largest size, in base64, and a conversation around it.
+# Media of the largest size, in base64, and a conversation around it.
 MAX_BODY_BYTES = MAX_MEDIA_BYTES * 4 // 3 + (1 << 20)
 TOO_LARGE = 413
-LONGEST_MESSAGE = 1000  # which may name every field of a request
-
-# Becomes a setting of each model's generation config.
-TRANSCRIPTION_PROMPTS = {
-    "en": "What is said?",
-    "fr": "Que dit la voix ?",
-    "es": "¿Qué dice la voz?",
-    "ru": "Что сказано?",
-    "zh": "说了什么？",
-    "ca": "Write down what is said in Catalan.",
-    "ro": "Write down what is said in Romanian.",
-    "bg": "Write down what is said in Bulgarian.",
-}
+LONGEST_MESSAGE = 1000  # a message may name every field of a request
 
 
 def build_app(
@@ -50,47 +40,47 @@ def build_app(
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
     """
-    Loads a model and makes the app that serves it.
+    Load a model and return the app that serves it.
 
     Args:
-        model: a folder or Hub id; clients name it so too
-        policy: what requests may name as pictures and sounds
-        dtype: the precision of the weights; by default that of the checkpoint on a GPU, float32 on a CPU
-        most_tokens: how many tokens are generated for a request at most; by default as many as the model has positions
+        model: a folder or Hub id; clients use the same name
+        policy: the sources of images and audio that requests may name
+        dtype: precision of the weights; by default that of the checkpoint on a GPU, float32 on a CPU
+        most_tokens: limit on the tokens of an answer; by default the positions of the model
+        max_body_bytes: limit on the body of a request
     """
     if dtype is None:
         dtype = "auto" if torch.cuda.is_available() and device != "cpu" else "float32"
     manager = OneModel(device=device, dtype=dtype, attn_implementation=attn_implementation, force_model=model)
     state = GenerationState()
-    desk = Desk(manager, state, policy, most_tokens)
-    chat_handler = MMChatHandler(desk)
+    queue = RequestQueue(manager, state, policy, most_tokens)
+    chat_handler = MMChatHandler(queue)
     given: dict[str, Any] = {
         "model_manager": manager,
-        "transcription_handler": MMTranscriptionHandler(desk, TRANSCRIPTION_PROMPTS),
+        "transcription_handler": MMTranscriptionHandler(queue),
         "generation_state": state,
         "enable_cors": enable_cors,
     }
-    # Which handlers there are depends on the version of transformers; those of routes that go have none.
+    # The handlers depend on the version of transformers; those of the removed routes are None.
     app = build_server(**{name: given.get(name) for name in inspect.signature(build_server).parameters})
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES[1:]]
 
-    # Theirs does not hand on the request, by which a client that has gone is noticed.
+    # Their route does not pass on the request, which tells when the client leaves.
     @app.post(ROUTES[0])
     async def chat_completions(request: Request, body: dict[str, Any]) -> Response:
-        return await chat_handler.answer(request, body)
+        return await chat_handler.respond(request, body)
 
     app.add_middleware(LimitBody, limit=max_body_bytes)
-    app.add_exception_handler(BadRequest, tell_bad)
-    app.add_exception_handler(AnyHTTPException, tell_refusal)
-    app.add_exception_handler(RequestValidationError, tell_invalid)
-    app.add_exception_handler(Exception, tell_failure)
+    for kind, handler in ERROR_HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     return app
 
 
 class LimitBody:
     """
-    Answers requests whose body is larger than `limit` bytes, whether they say so or not, before anything is done with
-    them. Bodies are read here to their end, since nothing can be answered from within what reads them.
+    Middleware that refuses requests with a body of more than `limit` bytes, announced or not, before they are handled.
+
+    It reads each body to its end, as an answer cannot be sent from within the code that reads a body.
     """
 
     def __init__(self, app: ASGIApp, limit: int):
@@ -108,11 +98,12 @@ class LimitBody:
         while has_more and received <= self.limit:
             parts.append(await receive())
             received += len(parts[-1].get("body", b""))
-            has_more = parts[-1].get("more_body", False)  # a client that has gone has no more either
+            has_more = parts[-1].get("more_body", False)  # none either if the client has left
         if received > self.limit:
             parts.clear()
-            message = f"The request is larger than {self.limit} bytes; send smaller pictures and sounds."
-            await answer(TOO_LARGE, message, {"Connection": "close"})(scope, receive, send)  # the rest is not read
+            message = f"The request is larger than {self.limit} bytes; send smaller images and audio."
+            # The rest of the body is not read.
+            await error_response(TOO_LARGE, message, {"Connection": "close"})(scope, receive, send)
             return
 
         async def replay() -> Message:
@@ -124,30 +115,38 @@ class LimitBody:
 # ---- Errors, as OpenAI's clients read them --------------------------------------------------------------------------
 
 
-def answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     kind = "invalid_request_error" if status < 500 else "server_error"
     content = {"error": {"message": message[:LONGEST_MESSAGE], "type": kind, "param": None, "code": status}}
     return JSONResponse(content, status_code=status, headers=headers)
 
 
-async def tell_bad(request: Request, error: Exception) -> JSONResponse:
-    return answer(400, str(error))
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    return error_response(400, str(error))
 
 
-async def tell_refusal(request: Request, error: Exception) -> JSONResponse:
+async def refuse_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AnyHTTPException)
     detail = error.detail
     if error.status_code == 404 and detail == "Not Found":
         detail = f"There is no {request.method} {request.url.path} here; this server has {', '.join(ROUTES)}."
-    return answer(error.status_code, str(detail))
+    return error_response(error.status_code, str(detail))
 
 
-async def tell_invalid(request: Request, error: Exception) -> JSONResponse:
+async def refuse_body(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     reasons = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-    return answer(400, f"The request is no JSON object ({reasons}).")
+    return error_response(400, f"The request is no JSON object ({reasons}).")
 
 
-async def tell_failure(request: Request, error: Exception) -> JSONResponse:
-    """A fault of the server's own; its details go to the log alone."""
-    return answer(500, FAILED)
+async def report_failure(request: Request, error: Exception) -> JSONResponse:
+    """Answer a fault of the server, whose details go to the log only."""
+    return error_response(500, FAILED)
+
+
+ERROR_HANDLERS = {
+    BadRequest: refuse,
+    AnyHTTPException: refuse_http,
+    RequestValidationError: refuse_body,
+    Exception: report_failure,
+}

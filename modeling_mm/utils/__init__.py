@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Files, tables, names, checked values and shipped resources."""
+"""Decoding, files, tables, names, checked values and shipped resources."""
 
+from .decoding import IncrementalDecoder
 from .files import remove_half_files, write_bytes, write_lines, write_text
 from .resources import find_resource, list_resources
 from .spelling import nearest, suggestion
@@ -9,6 +10,7 @@ from .validation import build, check_mapping
 from .yaml_values import apply_override, parse_yaml, replace_value
 
 __all__ = [
+    "IncrementalDecoder",
     "apply_override",
     "build",
     "check_mapping",

@@ -30,8 +30,7 @@ from transformers.utils import logging
 from modeling_mm import MMProcessor
 from modeling_mm.data.sample import ChatSample, training_and_new_pairs
 from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
-from modeling_mm.explain.attention import attend
-from modeling_mm.explain.figure import draw, read_band, save
+from modeling_mm.explain import answer_attention, draw, read_band, save
 from modeling_mm.training import LossProgressCallback, MMCollator, encode_conversation
 from modeling_mm.utils.tables import format_table
 
@@ -138,7 +137,7 @@ def draw_attention(model, processor, training: list[ChatSample], new_pairs: list
     alone = ([s for s in training if s.audio is None], [s for s in training if s.image is None])
     longest = [max(samples, key=lambda sample: len(sample.answer.split())) for samples in alone]
     bands = [
-        read_band(s.question, s.answer, attend(model, processor, s.prompt()), s.image, s.audio)
+        read_band(s.question, s.answer, answer_attention(model, processor, s.prompt()), s.image, s.audio)
         for s in (*longest, new_pairs[0])
     ]
     note = "A tiny model, trained from scratch on its own sample. Cross-attention, mean over heads and blocks."

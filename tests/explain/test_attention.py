@@ -1,4 +1,4 @@
-"""Which patches and moments a word looked at: the pure functions exactly, then a real answer and its picture."""
+"""Patches and moments that a word attended to: the pure functions exactly, then a real answer and its figure."""
 
 import math
 import os
@@ -13,21 +13,20 @@ import torch
 from PIL import Image
 
 from modeling_mm.data.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
+from modeling_mm.explain import AnswerAttention, Band, answer_attention, draw, read_band, save
 from modeling_mm.explain.attention import (
-    AnswerAttention,
-    attend,
+    check_explainable,
     group_words,
     item_columns,
     mean_weights,
     moments_of,
     patch_grid,
     patches_of,
-    share_of,
     token_texts,
 )
-from modeling_mm.explain.figure import Band, draw, envelope, greatest, read_band, save
-from modeling_mm.outputs import AUDIO, IMAGE, MMMediaOutput
-from modeling_mm.utils.tables import format_table
+from modeling_mm.explain.figure import envelope, scaled
+from modeling_mm.modalities import MODALITIES
+from modeling_mm.outputs import MMMediaOutput
 from scripts.pocket.from_scratch import small_model, small_processor, train_tokenizer
 
 PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]
@@ -46,12 +45,12 @@ def fresh():
 
 
 def media() -> MMMediaOutput:
-    """One row: an image of a class token and 2 x 2 patches, a sound of 3 moments of which the last is padding."""
+    """One row: an image of a class token and 2 x 2 patches, audio of 3 moments of which the last is padding."""
     return MMMediaOutput(
         states=torch.zeros(1, 8, 4),
         mask=torch.tensor([[True] * 7 + [False]]),
         position=torch.tensor([[0] * 7 + [-1]]),
-        modality=torch.tensor([[IMAGE] * 5 + [AUDIO] * 3]),
+        modality=torch.tensor([[0] * 5 + [1] * 3]),
     )
 
 
@@ -64,20 +63,14 @@ def test_weights_are_averaged_over_blocks_and_heads() -> None:
 
 
 def test_media_tokens_are_found_item_by_item() -> None:
-    assert [columns.tolist() for columns in item_columns(media(), IMAGE)] == [[0, 1, 2, 3, 4]]
-    assert [columns.tolist() for columns in item_columns(media(), AUDIO)] == [[5, 6]]
+    assert [columns.tolist() for columns in item_columns(media(), "image")] == [[0, 1, 2, 3, 4]]
+    assert [columns.tolist() for columns in item_columns(media(), "audio")] == [[5, 6]]
 
 
 def test_patches_leave_the_class_token_out_and_moments_the_padding() -> None:
     patches = patches_of(WEIGHTS, media(), torch.zeros(1, 1, 3, 16, 16))
     torch.testing.assert_close(patches, torch.tensor([[[[0.1, 0.2], [0.1, 0.1]]]]))
     torch.testing.assert_close(moments_of(WEIGHTS, media()), torch.tensor([[0.3, 0.1]]))
-
-
-def test_shares_of_the_modalities_sum_to_one() -> None:
-    on_pictures, on_sounds = share_of(WEIGHTS, media(), IMAGE), share_of(WEIGHTS, media(), AUDIO)
-    torch.testing.assert_close(on_pictures, torch.tensor([0.6]))
-    torch.testing.assert_close(on_pictures + on_sounds, torch.tensor([1.0]))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +88,7 @@ def test_patch_grids(tokens: int, height: int, width: int, grid: tuple[int, int,
 
 
 def test_tokens_without_a_grid_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"47 tokens do not lie on a grid with the proportions of .* 64x48 pixels"):
+    with pytest.raises(ValueError, match=r"47 tokens do not form a grid with the proportions of .* 64x48 pixels"):
         patch_grid(47, 64, 48)
 
 
@@ -115,12 +108,13 @@ def test_token_texts_join_to_the_text_even_within_characters() -> None:
 
 def test_an_answer_is_explained_patch_by_patch_and_moment_by_moment(fresh) -> None:
     model, processor, samples = fresh
-    seen = attend(model, processor, samples[-1].prompt(), max_new_tokens=5)
+    seen = answer_attention(model, processor, samples[-1].prompt(), max_new_tokens=5)
     words = len(seen.words)
     assert words and seen.patches.shape == (words, 1, 8, 8)
     seconds = seen.seconds
     assert 0.69 <= seconds <= 2.95 and seen.moments.shape == (words, math.ceil(seconds / 0.04 - 1e-6))
-    torch.testing.assert_close(seen.on_pictures + seen.on_sounds, torch.ones(words))
+    torch.testing.assert_close(seen.shares["image"] + seen.shares["audio"], torch.ones(words))
+    torch.testing.assert_close(seen.moments.sum(1), seen.shares["audio"])
     torch.testing.assert_close(seen.patches.sum((1, 2, 3)) + seen.moments.sum(1), torch.ones(words))
 
 
@@ -132,38 +126,47 @@ def test_an_answer_that_is_there_is_explained_as_the_one_that_is_generated(fresh
     )
     length = inputs["input_ids"].shape[1]
     answer = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, length:].tolist()
-    expected = attend(model, processor, prompt, max_new_tokens=5)
+    expected = answer_attention(model, processor, prompt, max_new_tokens=5)
     monkeypatch.setattr(model, "generate", None)
-    seen = attend(model, processor, prompt, answer_ids=answer)
+    seen = answer_attention(model, processor, prompt, answer_ids=answer)
     assert seen.words == expected.words
     torch.testing.assert_close(seen.patches, expected.patches)
     torch.testing.assert_close(seen.moments, expected.moments)
 
 
-def test_a_picture_alone_and_a_sound_alone(fresh) -> None:
+def test_an_image_alone_and_audio_alone(fresh) -> None:
     model, processor, samples = fresh
-    picture = attend(model, processor, samples[0].prompt(), max_new_tokens=3)
-    assert picture.moments is None and picture.seconds == 0
-    sound = attend(model, processor, samples[4].prompt(), max_new_tokens=3)
-    assert sound.patches is None and sound.on_sounds.min() > 0.999
+    image = answer_attention(model, processor, samples[0].prompt(), max_new_tokens=3)
+    assert image.moments is None and image.seconds == 0
+    audio = answer_attention(model, processor, samples[4].prompt(), max_new_tokens=3)
+    assert audio.patches is None and audio.shares["audio"].min() > 0.999
 
 
-def test_what_cannot_be_explained_is_refused(fresh) -> None:
+def test_models_and_prompts_without_weights_to_show_are_refused(fresh) -> None:
     model, processor, samples = fresh
-    with pytest.raises(ValueError, match="neither a picture nor a sound"):
-        attend(model, processor, [{"role": "user", "content": "Hello"}])
-    model.set_attn_implementation({"text_config": "sdpa"})  # the whole model would not: a ResNet has none
+    with pytest.raises(ValueError, match="no image and no audio to attend to"):
+        answer_attention(model, processor, [{"role": "user", "content": "Hello"}])
+    with pytest.raises(ValueError, match="The answer is empty"):
+        answer_attention(model, processor, samples[0].prompt(), answer_ids=[processor.tokenizer.pad_token_id])
+    model.set_attn_implementation({"text_config": "sdpa"})  # not the whole model: a ResNet has none
     try:
         with pytest.raises(ValueError, match=r"'sdpa', which keeps no weights.*attn_implementation=\"eager\""):
-            attend(model, processor, samples[0].prompt())
+            answer_attention(model, processor, samples[0].prompt())
     finally:
         model.set_attn_implementation("eager")
-    model.config.audio_connector = "perceiver"
-    try:
-        with pytest.raises(ValueError, match="audio connector is 'perceiver'"):
-            attend(model, processor, samples[0].prompt())
-    finally:
-        model.config.audio_connector = "mlp"
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+@pytest.mark.parametrize("kind", ["mlp", "conv", "gru", "perceiver"])
+def test_connectors_that_mix_places_are_refused(fresh, monkeypatch, name, kind) -> None:
+    """Pieces of a convolution are moments of audio still, but no patches of an image."""
+    model, connector = fresh[0], MODALITIES[name].connector_attribute
+    monkeypatch.setattr(model.config, connector, kind)
+    if kind in ("gru", "perceiver") or (kind, name) == ("conv", "image"):
+        with pytest.raises(ValueError, match=f"{MODALITIES[name].tower} connector is '{kind}'"):
+            check_explainable(model)
+    else:
+        check_explainable(model)
 
 
 def test_the_attention_is_the_one_that_chose_the_word(fresh) -> None:
@@ -172,7 +175,7 @@ def test_the_attention_is_the_one_that_chose_the_word(fresh) -> None:
     inputs = processor.apply_chat_template(
         [samples[0].prompt()], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
-    seen = attend(model, processor, samples[0].prompt(), max_new_tokens=1)
+    seen = answer_attention(model, processor, samples[0].prompt(), max_new_tokens=1)
     with torch.no_grad():
         weights = mean_weights(model(**inputs, output_attentions=True).cross_attentions)[0, -1]
     torch.testing.assert_close(seen.patches[0, 0].flatten(), weights)
@@ -181,29 +184,26 @@ def test_the_attention_is_the_one_that_chose_the_word(fresh) -> None:
 def test_the_figure_is_drawn_and_written_in_one_step(fresh, tmp_path) -> None:
     model, processor, samples = fresh
     sample = replace(samples[-1], answer="$1 \x7f")  # no markup, and nothing that a font lacks
-    seen = attend(model, processor, sample.prompt(), max_new_tokens=4)
+    seen = answer_attention(model, processor, sample.prompt(), max_new_tokens=4)
     band = read_band(sample.question, sample.answer, seen, sample.image, sample.audio)
-    assert band.pictures[0].shape == (64, 64, 3) and abs(len(band.wave) / 16_000 - seen.seconds) < 0.05
+    assert band.images[0].shape == (64, 64, 3) and abs(len(band.wave) / 16_000 - seen.seconds) < 0.05
     path = save(draw([band, band], "Title", "note"), tmp_path / "new" / "attention.png")
     with Image.open(path) as image:
         assert image.width == 11 * 160 and image.height > 600
     assert os.listdir(path.parent) == ["attention.png"]
 
 
-def test_nothing_needs_matplotlib_until_it_is_used() -> None:
-    code = (
-        "import sys; sys.modules['matplotlib'] = None\n"
-        "import modeling_mm.explain.figure, modeling_mm.explain.attention, modeling_mm.training.collator"
-    )
+def test_matplotlib_is_imported_by_a_drawing_only() -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; import modeling_mm.explain"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
 
 
-def test_a_failed_save_leaves_the_old_picture(tmp_path) -> None:
+def test_a_failed_save_leaves_the_old_file(tmp_path) -> None:
     class Broken:
-        def savefig(self, path):
-            path.write_bytes(b"half")
+        def savefig(self, file, format):
+            file.write(b"half")
             raise OSError("disk full")
 
     path = tmp_path / "attention.png"
@@ -213,37 +213,24 @@ def test_a_failed_save_leaves_the_old_picture(tmp_path) -> None:
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["attention.png"]
 
 
-def test_pictures_shrink_with_the_number_of_words() -> None:
-    def band(words: int) -> Band:
-        patches = torch.ones(words, 1, 2, 2)
-        return Band(
-            "?", "!", AnswerAttention(["w"] * words, patches, None, 0.0, torch.ones(words), torch.zeros(words))
-        )
-
-    assert band(2).cell > band(12).cell > 0.3
+def attention_of(words, patches=None, moments=None) -> AnswerAttention:
+    shares = {name: torch.ones(len(words)) for name in MODALITIES}
+    return AnswerAttention(words, patches, moments, 1.0, shares)
 
 
-def test_heat_is_scaled_over_pictures_and_sounds_together() -> None:
+def test_images_shrink_with_the_number_of_words() -> None:
+    cells = [Band("?", "!", attention_of(["w"] * words, torch.ones(words, 1, 2, 2))).cell for words in (2, 12)]
+    assert cells[0] > cells[1] > 0.3
+
+
+def test_heat_is_scaled_over_images_and_audio_together() -> None:
     patches, moments = torch.tensor([[[[0.25, 0.5]]], [[[0.0, 0.0]]]]), torch.tensor([[0.125], [0.0]])
-    attention = AnswerAttention(["a", "b"], patches, moments, 1.0, torch.ones(2), torch.zeros(2))
-    assert greatest(attention).tolist() == pytest.approx([0.5, 1e-12])
+    image_heat, audio_heat = scaled(attention_of(["a", "b"], patches, moments))
+    assert image_heat.tolist() == [[[[0.5, 1.0]]], [[[0.0, 0.0]]]] and audio_heat.tolist() == [[0.25], [0.0]]
+    assert scaled(attention_of(["a", "b"], moments=moments))[1].tolist() == [[1.0], [0.0]]
 
 
 def test_envelope() -> None:
     low, high = envelope(np.array([1.0, -2.0, 3.0, 0.0]), 2)
     assert (low.tolist(), high.tolist()) == ([-2.0, 0.0], [1.0, 3.0])
     assert len(envelope(np.ones(3), 10)[0]) == 3
-
-
-def test_tables_line_up_and_cut_long_cells() -> None:
-    table = format_table(("name", "count"), [("cat", 7), ("a very long name", 12)], right=(1,), widest=8)
-    assert table.splitlines() == [
-        "╭──────────┬───────╮",
-        "│ name     │ count │",
-        "├──────────┼───────┤",
-        "│ cat      │     7 │",
-        "│ a very … │    12 │",
-        "╰──────────┴───────╯",
-    ]
-    with pytest.raises(ValueError, match="Row 1 of the table has 1 cells, the header 2"):
-        format_table(("a", "b"), [("c",)])

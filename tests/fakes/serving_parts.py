@@ -1,4 +1,4 @@
-"""What the tests of serving share: what clients send, what is to be answered, and the server with its client."""
+"""Parts of the tests of serving: requests, expected answers, a slow model, and the server with its client."""
 
 import base64
 import contextlib
@@ -18,9 +18,10 @@ from functools import cache
 import pytest
 import soundfile
 
-from modeling_mm.serving.sources import Policy
+from modeling_mm.prompts import set_prompts
+from modeling_mm.serving import SourcePolicy
 from modeling_mm.training import MMCollator, encode_conversation
-from tests.fakes.processor_parts import RATE, sound
+from tests.fakes.processor_parts import RATE, picture, sound
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
 from tests.fakes.tiny import train
 from tests.fakes.tiny_chats import CHATS, chat_model, processor
@@ -85,6 +86,7 @@ def to_openai(chat) -> list[dict]:
 def model():
     """A tiny model that has learned `CHATS` by heart, so that its answers are words and end."""
     trained = chat_model()
+    set_prompts(trained, {"en": "What is said?", "fr": "Que dit la voix ?"})
     rows = [encode_conversation(processor(), chat["messages"]) for chat in CHATS]
     train(trained, [MMCollator(processor().tokenizer.pad_token_id)(rows)], 200)
     return trained
@@ -104,6 +106,47 @@ def generated(messages, **options) -> str:
 def answer(number: int) -> str:
     """What is to be said to the question of a chat."""
     return generated(CHATS[number]["messages"][:1])
+
+
+def media_files(folder) -> dict[str, str]:
+    """Write an image and an audio file, by type."""
+    picture("blue", (60, 40)).save(folder / "blue.png")
+    soundfile.write(folder / "noise.wav", *sound(), "FLOAT")
+    return {"image": str(folder / "blue.png"), "audio": str(folder / "noise.wav")}
+
+
+@contextlib.contextmanager
+def counted(model, seconds=0.0):
+    """Yield the growing list of the times of a model's steps, each of which takes `seconds` more."""
+    steps: list[float] = []
+
+    def wait(*_) -> None:
+        steps.append(time.monotonic())
+        time.sleep(seconds)
+
+    hook = model.register_forward_pre_hook(wait)
+    try:
+        yield steps
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def endless(model, seconds=0.0):
+    """Let a model end no answer; else as `counted`."""
+    ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
+    try:
+        with counted(model, seconds) as steps:
+            yield steps
+    finally:
+        model.generation_config.eos_token_id = ends
+
+
+def settled(steps: list[float]) -> int:
+    """Return the number of steps, once a second has passed without one."""
+    while not steps or time.monotonic() - steps[-1] < 1:
+        time.sleep(0.1)
+    return len(steps)
 
 
 # ---- The server -----------------------------------------------------------------------------------------------------
@@ -173,7 +216,7 @@ def run_here(folder, **options):
     """A server in this process, whose parts a test can replace."""
     import uvicorn
 
-    from modeling_mm.serving.server import build_app
+    from modeling_mm.serving import build_app
 
     app = build_app(str(folder), Policy(private_urls=True), "cpu", **options)
     with socket.create_server(("127.0.0.1", 0)) as listening:

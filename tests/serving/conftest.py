@@ -2,6 +2,7 @@
 
 import pytest
 
+from modeling_mm import MMForConditionalGeneration
 from tests.fakes import gallery as galleries
 from tests.fakes.processor_parts import picture
 from tests.fakes.serving_parts import ENDLESS, MISSING, SMALL_BODY, Server, model, needs_extra, png, run_here
@@ -14,6 +15,11 @@ def folder(tmp_path_factory):
     model().save_pretrained(folder)
     processor().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def eager(folder):
+    return MMForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a chat request may hold, without a server: what is handed on, and what is refused with its reason."""
+"""Checks of chat requests, without a server: the conversation and options, and refusals with their reason."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_mm.serving.chat_request import Media, check_chat, read_media
+from modeling_mm.serving.chat_request import UNPACKED_LIMITS, check_chat, read_media
 from modeling_mm.serving.sources import BadRequest, Policy
 from tests.fakes.gallery import red
 
@@ -29,15 +29,18 @@ def chat(*parts, **fields) -> dict:
 
 
 def read(body) -> list[dict]:
-    return read_media(check_chat(body)["messages"], Policy(), time.monotonic() + 5)
+    checked = check_chat(body)
+    read_media(checked.media, Policy(), time.monotonic() + 5)
+    return checked.messages
 
 
 def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
     body = chat(image(RED), text("x"), n=1, tools=[], logit_bias={}, stop="a")
     before = json.dumps(body)
     checked = check_chat(body)
-    assert checked["messages"][0]["content"] == [Media("messages[0].content[0].image_url", "image", RED), text("x")]
-    assert checked["logit_bias"] == {} and checked["stop"] == ["a"]
+    assert checked.messages[0]["content"] == [{"type": "image"}, text("x")]
+    assert [(media.where, media.source) for media in checked.media] == [("messages[0].content[0].image_url", RED)]
+    assert checked.options["logit_bias"] == {} and checked.options["stop"] == ["a"]
     assert read(body) == [{"role": "user", "content": [{"type": "image", "bytes": red()}, text("x")]}]
     assert json.dumps(body) == before
 
@@ -53,7 +56,7 @@ def test_sounds_are_read_from_each_kind_of_part():
 
 def test_only_what_is_known_is_handed_on():
     body = chat(seed=1, user="me", stream_options={"include_usage": True}, reasoning_effort=None)
-    assert set(check_chat(body)) == {"messages", "seed", "stop", "logit_bias"}
+    assert set(check_chat(body).options) == {"seed", "stop", "logit_bias"}
 
 
 @pytest.mark.parametrize(
@@ -93,14 +96,14 @@ def test_what_could_open_files_or_hold_the_server_up_is_refused(name, value):
 
 @pytest.mark.parametrize("value", [0, 0.01, 1, 2, None])
 def test_temperatures_that_are_served(value):
-    assert check_chat(chat(temperature=value))["temperature"] == value
+    assert check_chat(chat(temperature=value)).options["temperature"] == value
 
 
 def test_at_the_limits_requests_pass_and_beyond_them_they_do_not():
     check_chat(chat(*[image(RED)] * 16, text("a" * 200_000), stop=["a" * 64] * 4, logit_bias={"5": -100}))
     check_chat(chat(*[text("")] * 1023))
     for parts, reason in (
-        ([image(RED)] * 17, "16 pictures and sounds at most, got 17"),
+        ([image(RED)] * 17, "16 images and audio files at most, got 17"),
         ([text("a" * 100_000)] * 3, "200000 characters of text at most, got 300000"),
         ([text("")] * 1024, "1024 messages and parts at most, got 1025"),
         ([text("\ud800")], r"messages\[0\].content\[0\].text`: holds half of a surrogate pair"),
@@ -113,13 +116,15 @@ def test_a_request_has_one_room_for_all_its_media(monkeypatch):
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(1000, np.float32), 8000, format="FLAC")
     sound = {"type": "audio_url", "audio_url": {"url": base64.b64encode(silence.getvalue()).decode()}}
-    for name, room, part, reason in (
-        ("MAX_MEDIA_BYTES", 2 * len(red()), image(RED), r"content\[2\].image_url`: .* bytes that are left"),
-        ("MAX_PIXELS", 2 * 24, image(RED), r"content\[2\].image_url`: expected 48 pixels of pictures at most"),
-        ("MAX_SAMPLES", 2000, sound, r"content\[2\].audio_url`: expected 2000 values of sounds at most"),
+    for room, part, reason in (
+        ({"bytes": 2 * len(red())}, image(RED), r"content\[2\].image_url`: .* bytes that are left"),
+        ({"image": 2 * 24}, image(RED), r"content\[2\].image_url`: expected 48 pixels of images at most"),
+        ({"audio": 2000}, sound, r"content\[2\].audio_url`: expected 2000 values of audio at most"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"modeling_mm.serving.chat_request.{name}", room)
+            patch.setattr("modeling_mm.serving.chat_request.MAX_MEDIA_BYTES", room.pop("bytes", 1 << 20))
+            for kind, most in room.items():
+                patch.setitem(UNPACKED_LIMITS, kind, most)
             assert len(read(chat(part, part))[0]["content"]) == 2
             with pytest.raises(BadRequest, match=reason):
                 read(chat(part, part, part))

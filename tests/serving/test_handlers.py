@@ -222,9 +222,9 @@ def test_a_transcription_is_the_answer_to_what_is_said(server):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"file": ("a.wav", b"no sound")}, "sound"),
-        ({"file": ("a.wav", b"")}, "sound|0 bytes"),
-        ({"language": "xx"}, "`language`: expected en, fr"),
+        ({"file": ("a.wav", b"no sound")}, "sound|audio"),
+        ({"file": ("a.wav", b"")}, "sound|audio|0 bytes"),
+        ({"language": "xx"}, "`language`: expected a language among en, fr, got 'xx'"),
         ({"response_format": "srt"}, "`response_format`: expected json or text"),
         ({"temperature": 9}, "`temperature`: expected a number of at least 0 and at most 2"),
         ({"temperature": "hot"}, "`temperature`: expected a number, got 'hot'"),

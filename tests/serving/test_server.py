@@ -67,9 +67,9 @@ BOMB = bomb()
         ([{"role": "user", "content": None}], {}, "expected a text or a list of parts, got None"),
         (user(text_part("<|image|>")), {}, "image"),
         (user(text_part("a" * 200_001)), {}, "expected 200000 characters of text at most, got 200001"),
-        (user(*[image_part("QUJD")] * 17), {}, "expected 16 pictures and sounds at most, got 17"),
+        (user(*[image_part("QUJD")] * 17), {}, "expected 16 images and audio files at most, got 17"),
         ([{"role": "user", "content": ""}] * 1025, {}, "expected 1024 messages and parts at most"),
-        (user(image_part(data_url(BOMB))), {}, "pixels of pictures at most in a request"),
+        (user(image_part(data_url(BOMB))), {}, "pixels of images at most in a request"),
         (user(text_part(LONG)), {}, "the model has 128 positions; shorten it"),
         (user(text_part("hello")), {"max_tokens": 500}, "500 tokens are asked for after a prompt of"),
         (user(text_part("hello")), {"max_tokens": 0}, "`max_tokens`: expected a whole number of at least 1"),
@@ -143,7 +143,7 @@ def test_a_fault_of_the_server_is_logged_and_not_told(server_here, monkeypatch, 
         raise ValueError("what is in /etc/secret")
 
     logged = []
-    monkeypatch.setattr("modeling_mm.serving.handlers.generate", fail)
+    monkeypatch.setattr("modeling_mm.serving.answering.generate", fail)
     monkeypatch.setattr("modeling_mm.serving.answering.logger.error", lambda *_, exc_info: logged.append(exc_info))
     with pytest.raises(openai.InternalServerError, match="its log says why") as caught:
         server_here.ask(to_openai(CHATS[0]))

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import uvicorn
 
-        from modeling_mm.serving import Policy, build_app
+        from modeling_mm.serving import SourcePolicy, build_app
     except ImportError as error:
         print(f'{error}; serving needs the extra: pip install "modeling_mm[serve]".', file=sys.stderr)
         return 1
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.max_tokens is not None and options.max_tokens < 1:
         print(f"--max-tokens: expected at least 1, got {options.max_tokens}.", file=sys.stderr)
         return 1
-    policy = Policy(private_urls=options.allow_private_urls, files=options.allow_files)
+    policy = SourcePolicy(private_urls=options.allow_private_urls, files=options.allow_files or False)
     try:
         app = build_app(
             options.model, policy, options.device, options.dtype, options.attn, options.cors, options.max_tokens

@@ -162,9 +162,8 @@ def group_words(texts: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]
 
 def item_columns(media: MMMediaOutput, modality: str) -> list[torch.Tensor]:
     """Return the real media tokens (M,) of each item of a modality, as indices among the S of a batch of one row."""
-    number = list(MODALITIES).index(modality)
-    of_modality = media.mask[0] & (media.modality[0] == number)
-    items = media.position[0].masked_fill(~of_modality, -1)
+    number, (_, mask, position, modalities) = list(MODALITIES).index(modality), media.to_tuple()
+    items = position[0].masked_fill(~mask[0] | (modalities[0] != number), -1)
     return [(items == item).nonzero().flatten() for item in range(int(media.count(number)[0]))]
 
 

@@ -189,6 +189,7 @@ def draw_cell(axes: Any, image: np.ndarray, heat: np.ndarray | None = None) -> N
 
 def draw_audio(sheet: Sheet, band: Band, heat: np.ndarray, top: float, shares: bool) -> None:
     """Draw the wave above one strip of heat (W, T) for each word, over the same seconds."""
+    assert band.wave is not None, "a band of an answer about audio needs its wave"
     words, seconds = band.attention.words, band.attention.seconds
     x, width = MARGIN + LABELS, WIDTH - 2 * MARGIN - LABELS - (SHARES if shares else 0)
     axes = sheet.axes(x, top, width, WAVE_HEIGHT)

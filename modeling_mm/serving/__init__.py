@@ -3,13 +3,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .sources import Policy
+from ..sources import SourcePolicy
 
 if TYPE_CHECKING:
     from .page import build_page
     from .server import build_app
 
-__all__ = ["Policy", "build_app", "build_page"]
+__all__ = ["SourcePolicy", "build_app", "build_page"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,9 +20,12 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from ..utils.decoding import IncrementalDecoder
-from .sources import BadRequest
 
 logger = logging.get_logger(__name__)
+
+
+class BadRequest(ValueError):
+    """Fault in a request, which the client reads with status 400. No other error's text reaches a client."""
 
 
 def split_at_stop(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
@@ -108,7 +111,7 @@ class StopRequestedCriteria(StoppingCriteria):
     def __init__(self, streamer: TextStreamer):
         self.streamer = streamer
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.Tensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.Tensor:
         return torch.full((len(input_ids),), self.streamer.is_over(), device=input_ids.device, dtype=torch.bool)
 
 

@@ -6,23 +6,20 @@ transformers takes most requests as they are and ignores unknown parts; here eve
 is refused, with the reason.
 """
 
+import io
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import soundfile
+from PIL import Image
+
+from ..images import DAMAGED_FILE_ERRORS
 from ..modalities import MODALITIES
-from .sources import (
-    MAX_MEDIA_BYTES,
-    MAX_PIXELS,
-    MAX_SAMPLES,
-    BadRequest,
-    Policy,
-    RefusedSource,
-    read_source,
-    unpacked_size,
-)
+from ..sources import SourceError, SourcePolicy, read_bytes
+from .answering import BadRequest
 
 # `developer` is OpenAI's newer name of `system`.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -44,7 +41,8 @@ LONGEST_STOP, MOST_STOPS = 64, 4
 LARGEST_BIAS, MOST_BIASES, LONGEST_TOKEN_ID = 100.0, 1024, 9
 LONGEST_TEXT = 200_000  # characters of a request; no model of this kind has positions for as many
 MOST_PARTS, MOST_MEDIA = 1024, 16
-UNPACKED_LIMITS = {"image": MAX_PIXELS, "audio": MAX_SAMPLES}
+# Pixels and samples of all media of a request: a small file can unpack into far more.
+UNPACKED_LIMITS = {"image": 1 << 26, "audio": 1 << 27}
 # Options that are passed on, and no others: `chat_template_kwargs`, for one, could name files and templates.
 SERVED = ("model", "stream", "stop", "logit_bias", *RANGES)
 # Fields that clients send and that change no answer.
@@ -128,7 +126,7 @@ def check_chat(body: Mapping[str, Any]) -> ChatRequest:
     return ChatRequest(checked, media, options)
 
 
-def read_media(media: list[Media], policy: Policy, deadline: float) -> None:
+def read_media(media: list[Media], policy: SourcePolicy, deadline: float) -> None:
     """
     Put the bytes of all media into their parts.
 
@@ -138,18 +136,30 @@ def read_media(media: list[Media], policy: Policy, deadline: float) -> None:
     Raises:
         BadRequest: for a source that is refused or unreadable, and for more than a request may hold.
     """
-    bytes_left, left = MAX_MEDIA_BYTES, dict(UNPACKED_LIMITS)
+    bytes_left, left = policy.max_bytes, dict(UNPACKED_LIMITS)
     for each in media:
         kind = each.part["type"]
         try:
-            data = read_source(each.source, policy, bytes_left, deadline)
-        except RefusedSource as error:
+            data = read_bytes(each.source, policy, bytes_left, deadline)
+        except SourceError as error:
             raise BadRequest(f"`{each.where}`: {error}.") from error
         bytes_left -= len(data)
         left[kind] -= unpacked_size(data, kind)
         if left[kind] < 0:
             raise BadRequest(f"`{each.where}`: {unpacks_too_large(kind)}")
         each.part["bytes"] = data
+
+
+def unpacked_size(data: bytes, kind: str) -> int:
+    """Return the pixels or samples that a file announces; 0 for a broken file, which its decoder reports better."""
+    try:
+        if kind == "image":
+            with Image.open(io.BytesIO(data)) as image:
+                return image.width * image.height
+        head = soundfile.info(io.BytesIO(data))
+        return head.frames * head.channels
+    except (*DAMAGED_FILE_ERRORS, Image.DecompressionBombError, soundfile.LibsndfileError):
+        return 0
 
 
 def unpacks_too_large(kind: str) -> str:

@@ -3,7 +3,7 @@
 
 import asyncio
 import mimetypes
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def check_turn(turn: dict[str, Any]) -> None:
 
 async def stream_answer(
     submit: Callable[..., Future], model: Any, processor: Any, turns: Turns, max_new_tokens: int
-) -> AsyncIterator[tuple[str, list[int]]]:
+) -> AsyncGenerator[tuple[str, list[int]], None]:
     """
     Yield the growing answer to a conversation: its text and its tokens. Closing the iterator ends the generation.
 

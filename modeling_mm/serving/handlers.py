@@ -37,7 +37,8 @@ from transformers.cli.serving.utils import GenerationState
 
 from ..audio import load_audio
 from ..prompts import transcription_prompt
-from .answering import GenerationStream, encode, make_config
+from ..sources import WEB, SourcePolicy
+from .answering import BadRequest, GenerationStream, encode, make_config
 from .chat_request import (
     LONGEST_TEXT,
     RANGES,
@@ -48,9 +49,9 @@ from .chat_request import (
     check_text,
     read_media,
     shortened,
+    unpacked_size,
     unpacks_too_large,
 )
-from .sources import FETCH_SECONDS, WEB, BadRequest, Policy, unpacked_size
 
 FAILED = "The server failed at this request; its log says why. Other requests are not affected."
 FORMATS = ("json", "text")
@@ -83,7 +84,9 @@ class RequestQueue:
         most_tokens: limit on the tokens of an answer; by default the positions of the model
     """
 
-    def __init__(self, manager: OneModel, state: GenerationState, policy: Policy, most_tokens: int | None = None):
+    def __init__(
+        self, manager: OneModel, state: GenerationState, policy: SourcePolicy, most_tokens: int | None = None
+    ):
         self.manager, self.state, self.policy, self.most_tokens = manager, state, policy, most_tokens
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
         self.reader = ThreadPoolExecutor(1, "read")
@@ -99,15 +102,15 @@ class RequestQueue:
         Raises:
             BadRequest: for media that cannot be read, or not in time: names, connections and free threads may be late.
         """
-        arguments = chat.media, self.policy, time.monotonic() + FETCH_SECONDS
+        arguments = chat.media, self.policy, time.monotonic() + self.policy.timeout
         if not any(media.source.startswith(WEB) for media in chat.media):
             await self.read(read_media, *arguments)
             return
         fetched = asyncio.get_running_loop().run_in_executor(self.fetchers, read_media, *arguments)
         try:
-            await asyncio.wait_for(fetched, FETCH_SECONDS + 1)
+            await asyncio.wait_for(fetched, self.policy.timeout + 1)
         except asyncio.TimeoutError as error:
-            raise BadRequest(f"`messages`: its URLs took longer than {FETCH_SECONDS:g} s.") from error
+            raise BadRequest(f"`messages`: its URLs took longer than {self.policy.timeout:g} s.") from error
 
     async def begin(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> GenerationStream:
         """Queue the answer to a conversation behind the answers that were requested before."""

@@ -82,7 +82,7 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
             api_visibility="private",
             fill_height=False,
         )
-        restart = gr.Button("Start over", elem_id="restart")
+        restart = gr.Button("Start over", size="sm", elem_id="restart")
         # Without `fit_columns=False` a single image fills the page, and is cut.
         view = gr.Gallery(
             label="What each word looked at",

@@ -19,25 +19,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
+from ..sources import SourcePolicy
+from .answering import BadRequest
 from .handlers import FAILED, MMChatHandler, MMTranscriptionHandler, OneModel, RequestQueue
-from .sources import MAX_MEDIA_BYTES, BadRequest, Policy
 
 ROUTES = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/models", "/health")
-# Media of the largest size, in base64, and a conversation around it.
-MAX_BODY_BYTES = MAX_MEDIA_BYTES * 4 // 3 + (1 << 20)
 TOO_LARGE = 413
 LONGEST_MESSAGE = 1000  # a message may name every field of a request
 
 
 def build_app(
     model: str,
-    policy: Policy,
+    policy: SourcePolicy,
     device: str = "auto",
     dtype: str | None = None,
     attn_implementation: str | None = None,
     enable_cors: bool = False,
     most_tokens: int | None = None,
-    max_body_bytes: int = MAX_BODY_BYTES,
+    max_body_bytes: int | None = None,
 ) -> FastAPI:
     """
     Load a model and return the app that serves it.
@@ -47,8 +46,10 @@ def build_app(
         policy: the sources of images and audio that requests may name
         dtype: precision of the weights; by default that of the checkpoint on a GPU, float32 on a CPU
         most_tokens: limit on the tokens of an answer; by default the positions of the model
-        max_body_bytes: limit on the body of a request
+        max_body_bytes: limit on the body of a request; by default media of the largest size and a conversation
     """
+    if max_body_bytes is None:
+        max_body_bytes = policy.max_bytes * 4 // 3 + (1 << 20)  # media come in base64
     if dtype is None:
         dtype = "auto" if torch.cuda.is_available() and device != "cpu" else "float32"
     manager = OneModel(device=device, dtype=dtype, attn_implementation=attn_implementation, force_model=model)

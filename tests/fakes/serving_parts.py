@@ -32,6 +32,7 @@ needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra `serve`
 START_SECONDS = 180
 ENDLESS = 200_000  # tokens, for which the tiny model takes many minutes
 SMALL_BODY = 100_000
+URL_SECONDS = 6.0  # for the URLs of a request to a server in this process
 
 
 # ---- What is said on both ends --------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def run_here(folder, **options):
 
     from modeling_mm.serving import build_app
 
-    app = build_app(str(folder), Policy(private_urls=True), "cpu", **options)
+    app = build_app(str(folder), SourcePolicy(private_urls=True, timeout=URL_SECONDS), "cpu", **options)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         runner = uvicorn.Server(uvicorn.Config(app, log_config=None))
         thread = threading.Thread(target=runner.run, args=([listening],), daemon=True)

@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from modeling_mm.serving.answering import TextStreamer, generate, make_config, split_at_stop
-from modeling_mm.serving.sources import BadRequest
+from modeling_mm.serving.answering import BadRequest, TextStreamer, generate, make_config, split_at_stop
 from tests.fakes.processor_parts import make_bpe
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_mm.serving.chat_request import UNPACKED_LIMITS, check_chat, read_media
-from modeling_mm.serving.sources import BadRequest, Policy
+from modeling_mm.serving import SourcePolicy
+from modeling_mm.serving.answering import BadRequest
+from modeling_mm.serving.chat_request import UNPACKED_LIMITS, check_chat, read_media, unpacked_size
 from tests.fakes.gallery import red
 
 RED = base64.b64encode(red()).decode()
@@ -28,9 +29,9 @@ def chat(*parts, **fields) -> dict:
     return {"messages": [{"role": "user", "content": list(parts) or "x"}], **fields}
 
 
-def read(body) -> list[dict]:
+def read(body, **limits) -> list[dict]:
     checked = check_chat(body)
-    read_media(checked.media, Policy(), time.monotonic() + 5)
+    read_media(checked.media, SourcePolicy(**limits), time.monotonic() + 5)
     return checked.messages
 
 
@@ -116,15 +117,20 @@ def test_a_request_has_one_room_for_all_its_media(monkeypatch):
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(1000, np.float32), 8000, format="FLAC")
     sound = {"type": "audio_url", "audio_url": {"url": base64.b64encode(silence.getvalue()).decode()}}
-    for room, part, reason in (
-        ({"bytes": 2 * len(red())}, image(RED), r"content\[2\].image_url`: .* bytes that are left"),
-        ({"image": 2 * 24}, image(RED), r"content\[2\].image_url`: expected 48 pixels of images at most"),
-        ({"audio": 2000}, sound, r"content\[2\].audio_url`: expected 2000 values of audio at most"),
+    monkeypatch.setitem(UNPACKED_LIMITS, "image", 2 * 24)
+    monkeypatch.setitem(UNPACKED_LIMITS, "audio", 2000)
+    for limits, part, reason in (
+        ({"max_bytes": 2 * len(red()) + 10}, image(RED), r"content\[2\].image_url`: .* the limit of 10 bytes"),
+        ({}, image(RED), r"content\[2\].image_url`: expected 48 pixels of images at most"),
+        ({}, sound, r"content\[2\].audio_url`: expected 2000 values of audio at most"),
     ):
-        with monkeypatch.context() as patch:
-            patch.setattr("modeling_mm.serving.chat_request.MAX_MEDIA_BYTES", room.pop("bytes", 1 << 20))
-            for kind, most in room.items():
-                patch.setitem(UNPACKED_LIMITS, kind, most)
-            assert len(read(chat(part, part))[0]["content"]) == 2
-            with pytest.raises(BadRequest, match=reason):
-                read(chat(part, part, part))
+        assert len(read(chat(part, part), **limits)[0]["content"]) == 2
+        with pytest.raises(BadRequest, match=reason):
+            read(chat(part, part, part), **limits)
+
+
+def test_small_files_announce_how_large_they_become():
+    sound = io.BytesIO()
+    soundfile.write(sound, np.zeros((90, 2), np.float32), 8000, format="FLAC")
+    assert unpacked_size(red(), "image") == 24 and unpacked_size(sound.getvalue(), "audio") == 180
+    assert unpacked_size(b"none", "image") == unpacked_size(b"none", "audio") == 0

@@ -8,8 +8,10 @@ from .registration import register_names
 
 __version__ = "0.1.0"
 
-# Public names and the modules they come from, imported when first asked for.
+# Public names and the modules that define them, which are imported on first access: they need torch.
 _PUBLIC = {
+    "MODALITIES": "modalities",
+    "Modality": "modalities",
     "MMConfig": "configuration_mm",
     "MMForConditionalGeneration": "modeling_mm",
     "MMForSequenceClassification": "modeling_mm",
@@ -21,12 +23,13 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from .configuration_mm import MMConfig
+    from .modalities import MODALITIES, Modality
     from .modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMPreTrainedModel
     from .outputs import MMMediaOutput
     from .processing_mm import MMProcessor
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _PUBLIC:
         return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -39,6 +42,7 @@ def __dir__() -> list[str]:
 register_names()
 
 __all__ = [
+    "MODALITIES",
     "MMConfig",
     "MMForConditionalGeneration",
     "MMForSequenceClassification",
@@ -46,5 +50,6 @@ __all__ = [
     "MMModel",
     "MMPreTrainedModel",
     "MMProcessor",
+    "Modality",
     "__version__",
 ]

@@ -1,2 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""A trained model made smaller, and made into graphs."""
+"""Deployment: a trained model with smaller weights, and as graphs."""
+
+from .exporting import DecoderStep, MediaEncoder
+from .quantization import KEPT, quantize
+
+__all__ = ["KEPT", "DecoderStep", "MediaEncoder", "quantize"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-The model as graphs of tensors, for `torch.export`: what encodes the media, and what decodes one token.
+Graphs for `torch.export`: one encodes media, one decodes a token.
 
 ```python
 cache = model(**inputs, use_cache=True).past_key_values  # the prompt, in Python
@@ -8,10 +8,8 @@ step = DecoderStep(model)
 graph = torch.export.export(step, (input_ids, attention_mask, *step.state_of(cache)), dynamic_shapes=step.SHAPES)
 ```
 
-ONNX of both is torch's own exporter's, which needs onnxscript: `torch.onnx.export(graph, f="step.onnx", dynamo=True)`.
+torch's exporter makes ONNX of both and needs onnxscript: `torch.onnx.export(graph, f="step.onnx", dynamo=True)`.
 """
-
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +17,7 @@ from torch.export import Dim
 from transformers.cache_utils import Cache, DynamicCache
 
 from ..media_cache import CrossAttentionCache
+from ..modalities import MODALITIES
 from ..modeling_mm import MMForConditionalGeneration
 
 # Shape legend: B rows, I images or windows a row, T frames, L tokens in the cache and those of the step, S media
@@ -26,36 +25,40 @@ from ..modeling_mm import MMForConditionalGeneration
 
 Tensors = tuple[torch.Tensor, ...]
 ROWS, CACHED, MEDIA = Dim("rows"), Dim("cached"), Dim("media")
-# Modality -> its part of the model, its items, and the input that says which of them are real.
-INPUTS = {"image": ("vision", "images", "image_mask"), "audio": ("audio", "audio", "feature_attention_mask")}
 
 
 class MediaEncoder(nn.Module):
     """
-    An encoder with its connector: pictures or windows of sound in rows -> media tokens, as `encode_media` gives them.
-    Its graph is for the number of rows and items that it was exported with; what is masked has no part.
+    An encoder with its connector: items in rows -> media tokens, as `encode_media` returns them.
+
+    Its graph is for the number of rows and items that it was exported with; masked items have no influence.
 
     Args:
-        model: it is put into evaluation mode
-        modality: `"image"` or `"audio"`
+        model: put into evaluation mode
+        modality: a name in `MODALITIES`, such as `"image"`
+
+    Raises:
+        ValueError: for an unknown modality, or one that the model has no encoder for.
     """
 
     def __init__(self, model: MMForConditionalGeneration, modality: str):
         super().__init__()
-        if modality not in INPUTS:
-            raise ValueError(f"modality must be one of {', '.join(INPUTS)}, got {modality!r}.")
+        if modality not in MODALITIES:
+            raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, got {modality!r}.")
         self.model = model
-        part, what, mask = INPUTS[modality]
-        tower = getattr(model.model, f"{part}_tower")
-        model.model.require(tower, what, f"{part}_config")
-        self.names = (tower.main_input_name, mask)
+        names = MODALITIES[modality]
+        tower = getattr(model.model, names.tower_attribute)
+        model.model.require(tower, names.plural, names.config_field)
+        self.names = (tower.main_input_name, names.mask)
         self.eval()
 
     def forward(self, items: torch.Tensor, mask: torch.Tensor) -> Tensors:
         """
+        Encode items that are real.
+
         Args:
             items: (B, I, 3, H, W), (B, I, n_mels, T) or (B, I, T)
-            mask: (B, I) of pictures, (B, I, T) of sounds: what is real
+            mask: which images (B, I) or which frames of audio (B, I, T) are real
 
         Returns:
             states (B, S, D), mask (B, S), position (B, S) and modality (B, S) of an `MMMediaOutput`.
@@ -65,15 +68,16 @@ class MediaEncoder(nn.Module):
 
 class DecoderStep(nn.Module):
     """
-    One token a row, with what came before as tensors: the cache of the text, and the media that it has been shown.
+    One token a row, after a prompt given as tensors: the cache of its text and of its media.
+
     Its graph takes any number of rows, tokens and media tokens.
 
     Args:
-        model: it is put into evaluation mode
+        model: put into evaluation mode
     """
 
-    # How `torch.export.export` is told which sizes are open: rows, tokens in the cache, media tokens. By name, so that
-    # a graph in which one of them were fixed is refused.
+    # For `torch.export.export`: the sizes that vary are rows, tokens in the cache and media tokens. They have names,
+    # so that a graph that fixes one of them is refused.
     SHAPES = (
         {0: ROWS},
         {0: ROWS, 1: CACHED + 1},
@@ -91,22 +95,25 @@ class DecoderStep(nn.Module):
     @staticmethod
     def state_of(cache: Cache) -> Tensors:
         """
-        What the step needs of a cache that holds a prompt with media: keys and values of the text (N, B, H, L - 1, d)
-        each, of the media (C, B, H, S, d) each, and which media tokens are real (B, S).
+        Return the tensors that the step needs of the cache of a prompt with media.
+
+        Returns:
+            keys and values of the text, (N, B, H, L - 1, d) each, and of the media, (C, B, H, S, d) each; which media
+            tokens are real, (B, S).
 
         Raises:
-            ValueError: where the prompt had no media, or has some that its last token does not see.
+            ValueError: if the prompt had no media, or has media after its last token.
         """
-        memory: Any = getattr(cache, "cross_attention_cache", None)
-        if memory is None:
-            raise ValueError("This cache has seen no media: a step with media is exported from a prompt with some.")
-        if bool((memory.mask & (memory.index >= cache.get_seq_length())).any()):
+        media: CrossAttentionCache | None = getattr(cache, "cross_attention_cache", None)
+        if media is None:
+            raise ValueError("This cache has seen no media. Export the step after a prompt that has some.")
+        if bool((media.mask & (media.index >= cache.get_seq_length())).any()):
             raise ValueError(
-                "The cache holds media whose placeholders are not in the text yet; pass the whole prompt."
+                "The cache holds media whose placeholders are not in the text yet. Pass the whole prompt."
             )
         keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
-        media_keys, media_values = zip(*(memory.layers[i] for i in sorted(memory.layers)), strict=True)
-        return *(torch.stack(each) for each in (keys, values, media_keys, media_values)), memory.mask
+        media_keys, media_values = zip(*(media.layers[i] for i in sorted(media.layers)), strict=True)
+        return *map(torch.stack, (keys, values, media_keys, media_values)), media.mask
 
     def forward(
         self,
@@ -119,21 +126,22 @@ class DecoderStep(nn.Module):
         media_mask: torch.Tensor,
     ) -> Tensors:
         """
+        Decode one token a row.
+
         Args:
             input_ids: (B, 1)
             attention_mask: (B, L)
-            keys, values, media_keys, media_values, media_mask: as `state_of` gives them
+            keys, values, media_keys, media_values, media_mask: as `state_of` returns them
 
         Returns:
             logits (B, V), and keys and values of the text with this token, (N, B, H, L, d) each.
         """
         cache = DynamicCache(list(zip(keys.unbind(), values.unbind(), strict=True)))
-        memory = CrossAttentionCache(media_mask, torch.zeros_like(media_mask, dtype=torch.long))
-        memory.layers = dict(
-            zip(self.blocks, zip(media_keys.unbind(), media_values.unbind(), strict=True), strict=True)
-        )
-        memory.attach_to(cache)
+        media = CrossAttentionCache(media_mask, torch.zeros_like(media_mask, dtype=torch.long))
+        pairs = zip(media_keys.unbind(), media_values.unbind(), strict=True)
+        media.layers = dict(zip(self.blocks, pairs, strict=True))
+        media.attach_to(cache)
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True)
         layers = output.past_key_values.layers
-        stacked = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))
-        return output.logits[:, -1], *stacked
+        keys, values = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))
+        return output.logits[:, -1], keys, values

@@ -1,13 +1,13 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Weights of 8 and 4 bits with torchao, those of GPT-2's `Conv1D` included.
+Weights of 8 and 4 bits with torchao, including those of GPT-2's `Conv1D`.
 
-torchao, and `from_pretrained(..., quantization_config=TorchAoConfig(...))` with it, knows `nn.Linear` alone: it would
-leave the decoder as it is. bitsandbytes knows `Conv1D`; its `BitsAndBytesConfig` goes to `from_pretrained` as usual.
+torchao knows `nn.Linear` only, so `from_pretrained(..., quantization_config=TorchAoConfig(...))` leaves the decoder
+unquantized. bitsandbytes knows `Conv1D`: pass its `BitsAndBytesConfig` to `from_pretrained` as usual.
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -16,10 +16,15 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-# Left as they are: the language model's head, which shares its weight with the embedding, and the classifier's and the
-# connectors, which are small and which adapters leave to be trained in full. Patterns, as transformers matches them:
-# from the beginning of a module's name on. For bitsandbytes: `BitsAndBytesConfig(llm_int8_skip_modules=KEPT, ...)`.
-KEPT = [rf".*\b{part}\b" for part in ("lm_head", "score", "vision_connector", "audio_connector")]
+if TYPE_CHECKING:
+    from torchao.core.config import AOBaseConfig
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+# Modules that stay in full precision: the head of the language model, which shares its weight with the embedding, the
+# classifier's head, and the connectors, which are small and which adapters train in full. Patterns, which transformers
+# matches from the start of a module's name. For bitsandbytes: `BitsAndBytesConfig(llm_int8_skip_modules=KEPT, ...)`.
+KEPT = [rf".*\b{part}\b" for part in ("lm_head", "score", r"\w+_connector")]
 
 
 class LinearOfConv1D(nn.Linear):
@@ -33,15 +38,15 @@ class LinearOfConv1D(nn.Linear):
 
 
 class InMemoryTorchAoQuantizer(TorchAoHfQuantizer):
-    """What `Trainer` and PEFT ask a quantized model for; `save_pretrained` asks it too, and refuses."""
+    """The attribute by which `Trainer` and PEFT know quantized models; it makes `save_pretrained` refuse."""
 
     def is_serializable(self) -> bool:
         return False
 
 
-def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
+def quantize(model: Model, config: "AOBaseConfig") -> Model:
     """
-    Quantizes the linear layers of encoders and decoder, one by one; what `KEPT` names and the embeddings stay.
+    Quantize the linear layers of encoders and decoder in place. Embeddings and the modules in `KEPT` stay as they are.
 
     ```python
     from torchao.quantization import Int8WeightOnlyConfig
@@ -51,7 +56,7 @@ def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     ```
 
     Args:
-        model: it is changed in place; keep the folder that it came from, as a quantized model cannot be saved
+        model: changed in place. Keep the folder it was loaded from: a quantized model cannot be saved.
         config: torchao's, such as `Int8WeightOnlyConfig()`, or `IntxWeightOnlyConfig(weight_dtype=torch.int4,
             granularity=PerGroup(32))` for 4 bits
 
@@ -59,23 +64,19 @@ def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
         the model, its quantized weights frozen.
 
     Raises:
-        ImportError: where torchao is not installed.
-        ValueError: where the model is quantized already.
+        ImportError: if torchao is not installed.
+        ValueError: if the model is quantized already.
     """
     try:
         from torchao.quantization import quantize_
     except ModuleNotFoundError as error:
-        raise ImportError("Quantization here is torchao's, which is not installed: pip install torchao") from error
+        raise ImportError("`quantize` needs torchao, which is not installed. Run: pip install torchao") from error
     if getattr(model, "hf_quantizer", None) is not None:
-        raise ValueError("The model is quantized already. Load it anew from its folder to quantize it in another way.")
+        raise ValueError("The model is quantized already. Load it from its folder again to quantize it differently.")
     quantizer = InMemoryTorchAoQuantizer(TorchAoConfig(config), pre_quantized=False)
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and is_quantized(name)
-    ]
+    linear = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
     with torch.no_grad():
-        for name in names:  # one after the other: never is more than one layer there twice
+        for name in filter(is_quantized, list(linear)):  # one layer at a time, so that only one is there twice
             module = model.get_submodule(name)
             layer = nn.Sequential(LinearOfConv1D(module) if isinstance(module, Conv1D) else module)
             quantize_(layer, config, lambda part, _: isinstance(part, nn.Linear))
@@ -87,4 +88,5 @@ def quantize(model: PreTrainedModel, config: Any) -> PreTrainedModel:
 
 
 def is_quantized(name: str) -> bool:
+    """Return whether `quantize` changes a module of this name, if it is linear."""
     return not any(re.match(pattern, name) for pattern in KEPT)

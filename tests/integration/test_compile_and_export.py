@@ -10,7 +10,7 @@ from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 from transformers import ResNetConfig, ResNetModel, StaticCache
 
-from modeling_mm.deploy.exporting import DecoderStep, MediaEncoder
+from modeling_mm.deploy import DecoderStep, MediaEncoder
 from tests.fakes.tiny import (
     AUDIO,
     END,

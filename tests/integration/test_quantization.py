@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
-from modeling_mm.deploy import quantization
-from modeling_mm.deploy.quantization import KEPT, LinearOfConv1D, is_quantized, quantize
+from modeling_mm.deploy import KEPT, quantization, quantize
+from modeling_mm.deploy.quantization import LinearOfConv1D, is_quantized
 from modeling_mm.training import add_lora
 from tests.fakes.tiny import AUDIO, CONNECTORS, IMAGE, difference, inputs, joined, labels, opened, seeded
 
@@ -190,7 +190,7 @@ def test_it_cannot_be_saved_nor_quantized_twice(tmp_path):
     model = quantize(opened(), config)
     with pytest.raises(ValueError, match="not serializable"):
         model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"quantized already\. Load it anew from its folder"):
+    with pytest.raises(ValueError, match=r"quantized already\. Load it from its folder again"):
         quantize(model, config)
 
 

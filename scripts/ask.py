@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 import modeling_mm  # noqa: F401  (its classes are known to Auto* from here on)
 from modeling_mm.data import ChatRow, load_chats, media_parts, media_source, turn_text
-from modeling_mm.evaluation.metrics import answer_prompts
+from modeling_mm.evaluation import generate_answers
 from modeling_mm.explain import answer_attention, draw, read_band, save
 from modeling_mm.recipes.build import rows_of
 from modeling_mm.utils.tables import format_table
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     rows = list(rows_of(load_chats(options.questions, limit=options.limit)))
     print(f"{options.model}: {model.num_parameters() / 1e6:.1f}M parameters. {len(rows)} questions:\n")
-    answers = answer_prompts(model, processor, [row.prompt for row in rows], batch_size=8)
+    answers = generate_answers(model, processor, rows, batch_size=8)
     print(answers_table(rows, answers))
     right = sum(answer == row.answer for answer, row in zip(answers, rows, strict=True))
     print(f"\n{right} of {len(rows)} are exactly right.")

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from modeling_mm.evaluation.evaluate import evaluate, figures_markdown, majority_answers
+from modeling_mm.evaluation import evaluate, figures_markdown, majority_answers
 from modeling_mm.recipes.build import load_source, rows_of
 from modeling_mm.recipes.schema import Recipe, read_recipe
 from modeling_mm.training import CachedCollator, EncoderCache
@@ -53,6 +53,7 @@ def main() -> int:
         None if collator is None else collator.prompt_batch,
         with_text_only=not arguments.no_text_only,
         max_new_tokens=recipe.training.get("generation_max_new_tokens", 64),
+        task_metrics=recipe.task_metrics,
     )
     write_text(arguments.out / "figures.json", json.dumps([asdict(f) for f in figures], indent=1, ensure_ascii=False))
     write_text(arguments.out / "figures.md", figures_markdown(figures) + "\n")

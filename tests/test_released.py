@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_mm
 from modeling_mm.data import ChatRow, load_chats, media_parts
-from modeling_mm.evaluation.metrics import answer_prompts
+from modeling_mm.evaluation import generate_answers
 from modeling_mm.recipes.build import rows_of
 from modeling_mm.recipes.schema import read_recipe, to_yaml
 from scripts import ask
@@ -142,8 +142,8 @@ def test_other_media_get_other_answers(kind, rows, model, processor):
     asked = [row for row in rows if [part["type"] for part in media_parts(row.prompt)] == [kind]]
     assert len(asked) >= 3
     swapped = [with_media(row, other) for row, other in zip(asked, [*asked[1:], asked[0]], strict=True)]
-    answers = answer_prompts(model, processor, [row.prompt for row in asked])
-    others = answer_prompts(model, processor, swapped)
+    answers = generate_answers(model, processor, [row.prompt for row in asked])
+    others = generate_answers(model, processor, swapped)
     assert sum(a != b for a, b in zip(answers, others, strict=True)) > len(asked) / 2
 
 

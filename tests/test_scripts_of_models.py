@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageTextToText
 
 import modeling_mm
-from modeling_mm.evaluation.evaluate import Figure
+from modeling_mm.evaluation import Figure
 from modeling_mm.recipes.run import run
 from scripts import ask, evaluate
 from scripts.pocket import release

@@ -1,2 +1,20 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Answers, metrics and held-out figures."""
+"""Evaluation: answers in batches, metrics, and figures of test sets."""
+
+from .answering import free_positions, generate_answers, prompt_inputs
+from .figures import Figure, evaluate, figures_markdown, majority_answers
+from .metrics import METRICS, Metric, check_metrics, score
+
+__all__ = [
+    "METRICS",
+    "Figure",
+    "Metric",
+    "check_metrics",
+    "evaluate",
+    "figures_markdown",
+    "free_positions",
+    "generate_answers",
+    "majority_answers",
+    "prompt_inputs",
+    "score",
+]

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from ..evaluation.evaluate import Figure, figures_markdown
+from ..evaluation.figures import Figure, figures_markdown
 from ..utils.files import write_text
 from ..utils.resources import find_resource
 from ..utils.tables import markdown_table

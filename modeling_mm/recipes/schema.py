@@ -17,6 +17,7 @@ import yaml
 from transformers import GPT2Config
 
 from ..configuration_mm import MMConfig
+from ..evaluation.metrics import check_metrics
 from ..modalities import MODALITIES
 from ..training.alignment import AlignmentOptions
 from ..training.arguments import MMTrainingArguments
@@ -286,6 +287,7 @@ class Recipe:
             name are frozen. The trained model is saved with the adapters merged, and these beside it
         training: fields of MMTrainingArguments, which are those of transformers' TrainingArguments and a few more
         alignment: a stage before training in which the connectors learn the decoder's words
+        task_metrics: for `modeling-mm evaluate`, metrics beside `exact_match` by the part of a task's name before "/"
         overwrite: start anew in an output folder that holds a run, instead of going on (or, where that run has ended,
             of refusing)
     """
@@ -298,12 +300,14 @@ class Recipe:
     lora: LoraOptions | None = None
     training: dict[str, Any] = field(default_factory=dict)
     alignment: Alignment | None = None
+    task_metrics: dict[str, list[str]] = field(default_factory=dict)
     early_stopping: EarlyStopping | None = None
     search: Search | None = None
     card: Card = field(default_factory=Card)
     overwrite: bool = False
 
     def __post_init__(self):
+        check_metrics(name for names in self.task_metrics.values() for name in names)
         check_names(self.frozen, PARTS, "frozen")
         for part, step in self.frozen.items():
             if step != "always" and step < 1:

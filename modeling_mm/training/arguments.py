@@ -1,39 +1,41 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""The stock `TrainingArguments`, and what `MMTrainer` adds to them."""
+"""The stock `TrainingArguments` with the fields of `MMTrainer`."""
 
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from ..evaluation.metrics import ERROR_RATES, check_metrics
+from ..evaluation.metrics import METRICS, check_metrics
+from .freezing import ENCODERS
 
-# Which field holds the learning rate of which part (see `freezing.parts_of`).
+# The field of each part's learning rate.
 RATE_OF = {
     "text": "text_learning_rate",
     "cross_attention": "cross_attention_learning_rate",
     "connectors": "connector_learning_rate",
-    "vision": "encoder_learning_rate",
-    "audio": "encoder_learning_rate",
+    **dict.fromkeys(ENCODERS, "encoder_learning_rate"),
 }
 
 
 @dataclass
 class MMTrainingArguments(TrainingArguments):
     """
-    All of `transformers.TrainingArguments`, and:
+    All of `transformers.TrainingArguments`, and the fields below.
 
     Args:
         text_learning_rate, cross_attention_learning_rate, connector_learning_rate, encoder_learning_rate:
-            the learning rate of each part; `learning_rate` where it is None. They follow the same schedule.
-        predict_with_generate:
-            whether evaluation also answers the prompts of the evaluation set, greedily, and scores the answers.
-        generation_max_new_tokens: of an answer
-        generation_num_beams: beams of the search for an answer; 1 is greedy
-        metrics: names of `metrics.score`, computed of the answers
-        group_by_media: whether a batch's samples are chosen alike in their media, so that less of it is padding
+            learning rate of a part, by default `learning_rate`. All follow the same schedule.
+        predict_with_generate: answer the prompts of the evaluation set in evaluation, and score the answers.
+        generation_max_new_tokens: tokens of an answer.
+        generation_num_beams: beams of the search for an answer; 1 is greedy.
+        metrics: names of metrics of the answers, see `modeling_mm.evaluation.score`.
+        group_by_media: put examples with similar media into a batch, so that padding is small.
 
     Raises:
-        ValueError: for an unknown metric, with the nearest known one, and for numbers out of range.
+        ValueError: if a metric is unknown, with the nearest known one, or a number is out of range.
+
+    Example:
+        >>> MMTrainingArguments("outputs", encoder_learning_rate=1e-5, predict_with_generate=True, metrics=["wer"])
     """
 
     text_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of decoder and head."})
@@ -43,7 +45,7 @@ class MMTrainingArguments(TrainingArguments):
     connector_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the connectors."})
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the encoders."})
     predict_with_generate: bool = field(
-        default=False, metadata={"help": "Whether evaluation answers the prompts and scores the answers."}
+        default=False, metadata={"help": "Answer the prompts in evaluation and score the answers."}
     )
     generation_max_new_tokens: int = field(default=64, metadata={"help": "Longest answer in evaluation, in tokens."})
     generation_num_beams: int = field(default=1, metadata={"help": "Beams in evaluation; 1 is greedy."})
@@ -51,7 +53,7 @@ class MMTrainingArguments(TrainingArguments):
         default_factory=lambda: ["exact_match"], metadata={"help": "Metrics of the answers in evaluation."}
     )
     group_by_media: bool = field(
-        default=False, metadata={"help": "Whether the samples of a batch are chosen alike in their media."}
+        default=False, metadata={"help": "Put examples with similar media into a batch, so that padding is small."}
     )
 
     def __post_init__(self) -> None:
@@ -64,15 +66,15 @@ class MMTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         check_metrics(self.metrics)
         if self.accelerator_config is None:  # type: ignore[has-type]
-            # Else one process would cut a stream's batches for all and send them on, whatever their sizes.
+            # Dispatched batches of a stream would have to be of one shape.
             self.accelerator_config = {"dispatch_batches": False}
-        best = self.metric_for_best_model
-        chosen = self.greater_is_better  # type: ignore[has-type]  # transformers' own field
-        if chosen is None and best is not None and best.endswith(ERROR_RATES):
-            self.greater_is_better = False  # the stock rule knows only names that end with "loss"
+        if self.greater_is_better is None:  # type: ignore[has-type]  # transformers' own field
+            errors = tuple(name for name, metric in METRICS.items() if metric.is_error)
+            if (self.metric_for_best_model or "").endswith(errors):
+                self.greater_is_better = False  # the stock rule knows only names that end with "loss"
         super().__post_init__()
 
     def rate_of(self, part: str) -> float:
-        """The learning rate of a part, one of `freezing.PARTS`."""
+        """Return the learning rate of a part, one of `PARTS`."""
         rate = getattr(self, RATE_OF[part])
         return self.learning_rate if rate is None else rate

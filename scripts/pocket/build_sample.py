@@ -27,7 +27,7 @@ import soundfile as sf
 from PIL import Image
 from tqdm import tqdm
 
-from modeling_mm.data.sample import (
+from .sample import (
     PICTURE_AND_SOUND,
     PICTURE_KIND,
     PICTURE_NAME,

@@ -23,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from modeling_mm.data import ChatRow
-from modeling_mm.evaluation.metrics import score
+from modeling_mm.evaluation import score
 from modeling_mm.training import IGNORED, EncoderCache, fingerprint
 
 from .comparison_systems import CaptionModel, Parts

@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,15 +29,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from transformers.utils import logging
 
 from modeling_mm import MMProcessor
-from modeling_mm.data.sample import ChatSample, training_and_new_pairs
-from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
+from modeling_mm.evaluation import generate_answers
 from modeling_mm.explain import answer_attention, draw, read_band, save
 from modeling_mm.training import LossProgressCallback, MMCollator, encode_conversation
 from modeling_mm.utils.tables import format_table
 
 from .from_scratch import small_model, small_processor
+from .sample import ChatSample, training_and_new_pairs
 
 REQUIRED_SHARE = 0.9
+LEARNED = "All that it was trained on"
 NEW_PAIRS = "... of pairs never trained on"
 
 
@@ -47,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(__doc__.split("\n\n")[0], "\n")
     print("It is trained from scratch and learns its own sample by heart: this shows the machinery, not knowledge.\n")
     training, new_pairs = training_and_new_pairs()
-
     processor = small_processor(text for sample in training for text in (sample.question, sample.answer))
     model = small_model(processor, options.seed)
     print(describe(model), f"{len(training)} questions to learn.\n")
@@ -59,17 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager")
     print(f"Saved to {folder} and loaded back. Asking it everything:\n")
     asked = [*training, *new_pairs]
-    answers = answer_prompts(model, processor, [sample.prompt() for sample in asked], progress=True)
+    answers = generate_answers(model, processor, [sample.prompt() for sample in asked], progress="answering")
     kinds = [sample.question for sample in training] + [NEW_PAIRS] * len(new_pairs)
     print(examples_table(asked, answers, kinds))
     reached = report(asked, answers, kinds)
-    picture = draw_attention(model, processor, training, new_pairs, options.output / "attention.png")
-    print(f"Where each word looked: {picture}")
-    print(f"{time.perf_counter() - start:.0f} s in all.")
+    drawing = draw_attention(model, processor, training, new_pairs, options.output / "attention.png")
+    print(f"Where each word looked: {drawing}\n{time.perf_counter() - start:.0f} s in all.")
     if reached < REQUIRED_SHARE:
         print(f"Only {reached:.1%} were answered exactly, less than {REQUIRED_SHARE:.0%}.", file=sys.stderr)
-        return 1
-    return 0
+    return int(reached < REQUIRED_SHARE)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -122,14 +121,15 @@ def examples_table(samples: list[ChatSample], answers: list[str], kinds: list[st
 
 
 def report(samples: list[ChatSample], answers: list[str], kinds: list[str]) -> float:
-    """Prints the share answered exactly for each kind of question; returns that of all it was trained on."""
-    counts = exact_counts(kinds, answers, [sample.answer for sample in samples])
-    new = counts.pop(NEW_PAIRS)
-    right, total = add_up(counts.values())
-    counts |= {"All that it was trained on": (right, total), NEW_PAIRS: new}
-    rows = [(kind, f"{r} of {n}", f"{r / n:.1%}") for kind, (r, n) in counts.items()]
+    """Print the share of exact answers for each kind of question; return that of all that it was trained on."""
+    asked = Counter(kinds)
+    exact = Counter(k for k, answer, sample in zip(kinds, answers, samples, strict=True) if answer == sample.answer)
+    learned = [kind for kind in asked if kind != NEW_PAIRS]
+    for counts in (asked, exact):
+        counts[LEARNED] = sum(counts[kind] for kind in learned)
+    rows = [(k, f"{exact[k]} of {asked[k]}", f"{exact[k] / asked[k]:.1%}") for k in (*learned, LEARNED, NEW_PAIRS)]
     print(format_table(("question", "exactly right", "share"), rows, right=(1, 2)))
-    return right / total
+    return exact[LEARNED] / asked[LEARNED]
 
 
 def draw_attention(model, processor, training: list[ChatSample], new_pairs: list[ChatSample], path: Path) -> Path:

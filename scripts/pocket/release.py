@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_mm
-from modeling_mm.evaluation.evaluate import Figure
+from modeling_mm.evaluation import Figure
 from modeling_mm.hub import render_card
 from modeling_mm.prompts import set_prompts
 from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, Recipe, card_content, read_recipe

@@ -1,14 +1,10 @@
-"""Figures of answers: exact values on answers that can be scored by hand; answering in batches."""
+"""Metrics of answers: exact values on answers that can be scored by hand."""
 
 import sys
 
 import pytest
-import torch
 
-from modeling_mm.evaluation.metrics import METRICS, answer_batch, answer_prompts, check_metrics, prompt_inputs, score
-from tests.fakes.tiny_chats import CHATS, chat_model, processor
-
-PROMPTS = [chat["messages"][:1] for chat in CHATS]
+from modeling_mm.evaluation import METRICS, check_metrics, score
 
 
 @pytest.mark.parametrize(
@@ -61,60 +57,6 @@ def test_as_many_answers_as_truths_and_at_least_one(answers, truths):
 @pytest.mark.parametrize("name, module", [("wer", "jiwer"), ("cer", "jiwer"), ("bleu", "sacrebleu")])
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"'{name}' is computed by {module}.*pip install modeling_mm\[train\]"):
+    with pytest.raises(ImportError, match=rf"'{name}' needs {module}.*pip install modeling_mm\[train\]"):
         score(name, ["a"], ["a"])
     assert score("exact_match", ["a"], ["a"]) == 1.0
-
-
-# ---- Answering ------------------------------------------------------------------------------------------------------
-
-
-def test_a_batch_gives_the_answers_of_single_prompts():
-    model = chat_model()
-    single = [answer_prompts(model, processor(), [prompt], max_new_tokens=6)[0] for prompt in PROMPTS]
-    for size in (3, len(PROMPTS)):
-        assert answer_prompts(model, processor(), PROMPTS, batch_size=size, max_new_tokens=6) == single
-    assert len(set(single)) > 4, "answers that differ, or the test says nothing"
-
-
-def test_an_answer_is_as_long_as_asked_or_as_there_are_positions():
-    model = chat_model()
-    model.generation_config.eos_token_id = None
-    inputs = prompt_inputs(processor(), PROMPTS[2:3])
-    lengths = {}
-    real, told = model.generate, {}
-    model.generate = lambda **options: told.update(options) or real(**options)
-    for asked in (3, 500):
-        answer_batch(model, processor(), inputs, asked)
-        lengths[asked] = told["max_new_tokens"]
-    assert lengths == {3: 3, 500: 128 - inputs["input_ids"].shape[1]}
-    model.config.text_position_encoding = "sinusoidal"
-    model.generate = lambda **options: told.update(options) or inputs["input_ids"]
-    answer_batch(model, processor(), inputs, 500)
-    assert told["max_new_tokens"] == 500, "computed positions never run out"
-
-
-def test_the_models_own_generation_config_counts_but_nothing_is_drawn():
-    model = chat_model()
-    plain = answer_prompts(model, processor(), PROMPTS, max_new_tokens=6)
-    model.generation_config.do_sample, model.generation_config.temperature = True, 5.0
-    assert answer_prompts(model, processor(), PROMPTS, max_new_tokens=6) == plain
-    model.generation_config.suppress_tokens = processor().tokenizer(plain[0], add_special_tokens=False).input_ids
-    assert answer_prompts(model, processor(), PROMPTS[:1], max_new_tokens=6) != plain[:1]
-
-
-def test_beams_are_searched_where_they_are_asked_for():
-    model = chat_model()
-    inputs = prompt_inputs(processor(), PROMPTS)
-    beams = answer_batch(model, processor(), inputs, 6, num_beams=4)
-    sequences = model.generate(**inputs, max_new_tokens=6, num_beams=4)
-    expected = processor().batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert beams == [text.strip() for text in expected]
-    assert beams != answer_batch(model, processor(), inputs, 6)
-
-
-def test_answering_leaves_no_gradient_and_evaluates():
-    model = chat_model().train()
-    answer_prompts(model, processor(), PROMPTS[:1], max_new_tokens=2)
-    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
-    assert torch.is_grad_enabled()

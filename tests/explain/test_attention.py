@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_mm.data.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
 from modeling_mm.explain import AnswerAttention, Band, answer_attention, draw, read_band, save
 from modeling_mm.explain.attention import (
     check_explainable,
@@ -28,6 +27,7 @@ from modeling_mm.explain.figure import envelope, scaled
 from modeling_mm.modalities import MODALITIES
 from modeling_mm.outputs import MMMediaOutput
 from scripts.pocket.from_scratch import small_model, small_processor, train_tokenizer
+from scripts.pocket.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
 
 PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]
 

@@ -11,7 +11,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from jinja2 import UndefinedError
 from packaging.version import Version
 
-from modeling_mm.evaluation.evaluate import Figure
+from modeling_mm.evaluation import Figure
 from modeling_mm.hub import check_card, estimate, render_card, write_card
 from modeling_mm.hub.card import duration, is_hub_id, metadata, metric_names, short_number
 from modeling_mm.hub.check import read_sections

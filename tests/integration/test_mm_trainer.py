@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data import ChatDataset, load_chats
-from modeling_mm.evaluation.metrics import answer_prompts, score
+from modeling_mm.evaluation import generate_answers, score
 from modeling_mm.training import ChatCollator, MMCollator, MMTrainer, ThawCallback, encode_conversation
 from tests.fakes.ranks import launch_well
 from tests.fakes.tiny import difference
@@ -154,7 +154,7 @@ def test_evaluation_adds_figures_of_all_answers_and_of_each_task(tmp_path):
     )
     run.train()
     found = run.evaluate()
-    answers = answer_prompts(model, processor(), PROMPTS, max_new_tokens=6)
+    answers = generate_answers(model, processor(), PROMPTS, max_new_tokens=6)
     tasks = [sample["task"] for sample in CHATS]
     for metric in metrics:
         assert found[f"eval_{metric}"] == score(metric, answers, TRUTHS)
@@ -180,7 +180,9 @@ def test_length_and_beams_of_the_answers_are_as_asked(tmp_path):
         beams = {"num_beams": fields.get("generation_num_beams", 1), "do_sample": False}
         sequences = model.generate(**inputs, **{"max_new_tokens": 6, **beams, **options})
         expected = processor().batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        assert [answer.answer for answer in run.answer(ChatDataset(CHATS[:3]))] == [text.strip() for text in expected]
+        assert [answer.answer for answer in run.answer_dataset(ChatDataset(CHATS[:3]))] == [
+            text.strip() for text in expected
+        ]
 
 
 def test_several_evaluation_sets_and_predictions(tmp_path):
@@ -242,8 +244,8 @@ def test_streams_train_and_are_answered(tmp_path, jsonl):
     run.train()
     assert moved(run.model, before)
     table = load_chats(str(path))
-    assert [answer.row for answer in run.answer(stream)] == list(range(rows))
-    assert run.answer(stream) == run.answer(table)
+    assert [answer.row for answer in run.answer_dataset(stream)] == list(range(rows))
+    assert run.answer_dataset(stream) == run.answer_dataset(table)
     assert run.evaluate()["eval_exact_match"] == run.evaluate(table)["eval_exact_match"]
 
 
@@ -363,8 +365,8 @@ FIELDS = {"predict_with_generate": True, "metrics": ["exact_match"]}
 def rank_program(rank: int, folder: Path) -> None:
     """Answers, and training with parts that thaw; each process writes down what it got."""
     run = mm_trainer(chat_model(), folder / "answers", evaluate=ODD, per_device_eval_batch_size=2, **FIELDS)
-    answers = [vars(answer) for answer in run.answer(run.eval_dataset)]
-    streamed = [vars(answer) for answer in run.answer(sample for sample in ODD)]
+    answers = [vars(answer) for answer in run.answer_dataset(run.eval_dataset)]
+    streamed = [vars(answer) for answer in run.answer_dataset(sample for sample in ODD)]
     figures = {name: value for name, value in run.evaluate().items() if "exact" in name}
     model = chat_model()
     run = mm_trainer(model, folder / "thaw", per_device_train_batch_size=2, gradient_accumulation_steps=2, **THAW)
@@ -384,7 +386,7 @@ def two_processes(tmp_path_factory):
 def test_every_process_gets_all_answers_once_and_in_order(two_processes, tmp_path):
     _, found = two_processes
     alone = mm_trainer(chat_model(), tmp_path, evaluate=ODD, **FIELDS)
-    expected = [vars(answer) for answer in alone.answer(alone.eval_dataset)]
+    expected = [vars(answer) for answer in alone.answer_dataset(alone.eval_dataset)]
     assert [answer["row"] for answer in expected] == [0, 1, 2, 3, 4]
     figures = {name: value for name, value in alone.evaluate().items() if "exact" in name}
     for one in found:

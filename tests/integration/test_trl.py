@@ -5,7 +5,7 @@ import torch
 import transformers
 from packaging.version import Version
 
-from modeling_mm.evaluation.metrics import answer_prompts
+from modeling_mm.evaluation import generate_answers
 from modeling_mm.training import MODULES_TO_SAVE, TARGET_MODULES, ChatCollator
 from tests.fakes.processor_parts import picture
 from tests.fakes.tiny_chats import chat, chat_model, losses, moved, processor, weights
@@ -98,7 +98,7 @@ def test_it_learns_what_the_pictures_show(tmp_path):
     changed = moved(model, before)
     assert any("vision_tower" in name for name in changed) and any("cross_blocks" in name for name in changed)
     prompts = [chat("What do you see?", "", color=color)["messages"][:1] for color in ("red", "green")]
-    assert answer_prompts(model.eval(), processor(), prompts, max_new_tokens=8) == ["red", "a green square"]
+    assert generate_answers(model.eval(), processor(), prompts, max_new_tokens=8) == ["red", "a green square"]
 
 
 def test_with_peft_only_adapters_connectors_and_gates_learn(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from modeling_mm.data.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
-from modeling_mm.evaluation.metrics import add_up, answer_prompts, exact_counts
+from modeling_mm.evaluation import generate_answers
 from scripts.pocket import demo_train
 from scripts.pocket.from_scratch import small_model, small_processor
+from scripts.pocket.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]
@@ -55,17 +55,12 @@ def test_ten_questions_are_learned_and_survive_the_reload(tmp_path) -> None:
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
-    answers = answer_prompts(loaded, AutoProcessor.from_pretrained(tmp_path / "model"), [s.prompt() for s in samples])
+    answers = generate_answers(
+        loaded, AutoProcessor.from_pretrained(tmp_path / "model"), [s.prompt() for s in samples]
+    )
     assert answers == [sample.answer for sample in samples]
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-
-
-def test_counts_by_kind_keep_their_order() -> None:
-    counts = exact_counts(["b", "a", "b"], ["1", "2", "3"], ["1", "2", "4"])
-    assert list(counts.items()) == [("b", (1, 2)), ("a", (1, 1))]
-    assert add_up(counts.values()) == (2, 3)
-    assert add_up([]) == (0, 0)
 
 
 def test_help_is_short_and_shows_a_command() -> None:

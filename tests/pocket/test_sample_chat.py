@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from modeling_mm.data import load_chats
-from modeling_mm.data.sample import (
+from scripts.pocket import build_sample
+from scripts.pocket.sample import (
     PICTURE_KIND,
     PICTURE_NAME,
     SAMPLE_FOLDER,
@@ -20,7 +21,6 @@ from modeling_mm.data.sample import (
     sound_questions,
     training_and_new_pairs,
 )
-from scripts.pocket import build_sample
 
 PICTURES, SOUNDS = read_pictures(), read_sounds()
 

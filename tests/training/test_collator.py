@@ -10,7 +10,6 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from modeling_mm.data import ChatDataset, ChatRow, load_chats, mix
-from modeling_mm.data.sample import read_pictures, read_sounds, training_and_new_pairs
 from modeling_mm.training import (
     IGNORED,
     AudioAugmentation,
@@ -23,6 +22,7 @@ from modeling_mm.training import (
 )
 from modeling_mm.training.collator import stack_padded
 from scripts.pocket.from_scratch import small_model, small_processor
+from scripts.pocket.sample import read_pictures, read_sounds, training_and_new_pairs
 
 COLLATE = MMCollator(pad_token_id=9)
 

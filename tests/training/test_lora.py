@@ -196,9 +196,9 @@ def test_it_answers_in_evaluation_and_goes_on_from_a_checkpoint(tmp_path, base):
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     for name, tensor in whole.state_dict().items():
         assert difference(resumed.state_dict()[name], tensor) <= 1e-6, name
-    answers = run.answer(run.eval_dataset)
+    answers = run.answer_dataset(run.eval_dataset)
     merged = mm_trainer(whole.merge_and_unload(), tmp_path / "merged", **arguments)
-    assert merged.answer(merged.eval_dataset) == answers and len({answer.answer for answer in answers}) > 4
+    assert merged.answer_dataset(merged.eval_dataset) == answers and len({answer.answer for answer in answers}) > 4
 
 
 def test_its_parts_have_learning_rates_of_their_own(tmp_path):

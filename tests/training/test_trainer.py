@@ -15,7 +15,8 @@ from modeling_mm.training import (
     media_size,
     parts_of,
 )
-from modeling_mm.training.trainer import Answer, in_groups, score_answers, share_of, with_answers_only
+from modeling_mm.training.answers import AnsweredRow, in_groups, score_answers, share_of
+from modeling_mm.training.trainer import with_answers_only
 from tests.fakes.tiny import joined
 from tests.fakes.tiny_chats import CHATS, arguments, chat, chat_model, mm_trainer, moved, processor, weights
 
@@ -94,7 +95,7 @@ def test_rows_that_are_no_chats_cannot_be_answered(tmp_path, evaluate, message):
 def test_rows_that_are_no_chats_are_named_where_they_come_later(tmp_path):
     run = mm_trainer(chat_model(), tmp_path, predict_with_generate=True)
     with pytest.raises(ValueError, match=r"set predict_with_generate=False"):
-        run.answer(ENCODED)
+        run.answer_dataset(ENCODED)
 
 
 def test_answers_need_a_processor_a_model_that_generates_and_the_metrics_libraries(tmp_path, monkeypatch):
@@ -193,10 +194,10 @@ def test_groups():
 
 def test_figures_of_all_and_of_each_task():
     answers = [
-        Answer(0, "color", "red", "red"),
-        Answer(1, "color", "red", "blue"),
-        Answer(2, "caption/fr", "chat", "chat"),
-        Answer(3, None, "x", "y"),
+        AnsweredRow(0, "color", "red", "red"),
+        AnsweredRow(1, "color", "red", "blue"),
+        AnsweredRow(2, "caption/fr", "chat", "chat"),
+        AnsweredRow(3, None, "x", "y"),
     ]
     assert score_answers(answers, ["exact_match"], "eval") == {
         "eval_exact_match": 0.5,
@@ -298,17 +299,17 @@ def test_a_collator_that_writes_prompts_is_asked_for_them(tmp_path):
     run = mm_trainer(
         chat_model(), tmp_path, more={"data_collator": Prompting(processor())}, predict_with_generate=True
     )
-    answers = run.answer(run.eval_dataset)
+    answers = run.answer_dataset(run.eval_dataset)
     assert Prompting.asked == len(CHATS) and len({answer.answer for answer in answers}) == 1
     plain = mm_trainer(chat_model(), tmp_path, predict_with_generate=True)
-    assert len({answer.answer for answer in plain.answer(plain.eval_dataset)}) > 4
+    assert len({answer.answer for answer in plain.answer_dataset(plain.eval_dataset)}) > 4
 
 
 def test_the_collators_processor_serves_where_none_was_given(tmp_path):
     collate = {"data_collator": ChatCollator(processor()), "processing_class": None}
     run = mm_trainer(chat_model(), tmp_path, predict_with_generate=True, more=collate)
     with_processor = mm_trainer(chat_model(), tmp_path, predict_with_generate=True)
-    assert run.answer(run.eval_dataset) == with_processor.answer(with_processor.eval_dataset)
+    assert run.answer_dataset(run.eval_dataset) == with_processor.answer_dataset(with_processor.eval_dataset)
 
 
 # ---- The bar --------------------------------------------------------------------------------------------------------

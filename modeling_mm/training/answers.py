@@ -1,0 +1,95 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Answers in evaluation: the rows of each process, and the figures of all."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from ..data.chat_row import ChatRow, to_row
+from ..evaluation.metrics import score
+
+
+@dataclass(frozen=True)
+class AnsweredRow:
+    """A row of a dataset, by its number, with the model's answer and the truth."""
+
+    row: int
+    task: str | None
+    answer: str
+    truth: str
+
+
+def check_can_answer(model: Any, processor: Any) -> None:
+    """
+    Check that a trainer can answer in evaluation.
+
+    Raises:
+        ValueError: if there is no processor to write prompts with, or the model does not generate.
+    """
+    if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "batch_decode"):
+        raise ValueError(
+            "predict_with_generate needs the processor, to write prompts and to read answers: pass "
+            f"processing_class=processor to MMTrainer (got {type(processor).__name__})."
+        )
+    if not hasattr(model, "can_generate") or not model.can_generate():
+        raise ValueError(
+            f"predict_with_generate needs a model that generates, such as MMForConditionalGeneration; "
+            f"{type(model).__name__} does not. Set predict_with_generate=False."
+        )
+
+
+def as_chat(item: Any, number: int) -> ChatRow:
+    """
+    Return a row of an evaluation set as a chat.
+
+    Raises:
+        ValueError: if it is not a chat, with its number.
+    """
+    is_chat = isinstance(item, ChatRow) or (isinstance(item, Mapping) and {"messages", "prompt"} & item.keys())
+    if not is_chat:
+        found = f"a row with {', '.join(map(str, item))}" if isinstance(item, Mapping) else type(item).__name__
+        raise ValueError(
+            "predict_with_generate answers the prompts of chats, so the evaluation set must hold chats: a ChatDataset "
+            f"(see load_chats), or rows with `messages`. Row {number} is {found}, which does not separate prompt and "
+            "answer. Pass the chats with ChatCollator, or set predict_with_generate=False."
+        )
+    return to_row(item)
+
+
+def is_numbered(dataset: Any) -> bool:
+    """Return if a dataset has rows at random access. A stream inherits a `__getitem__` that only raises."""
+    return hasattr(dataset, "__getitem__") and isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset)
+
+
+def share_of(dataset: Any, process: int, processes: int) -> Iterator[tuple[int, Any]]:
+    """
+    Yield the rows of one process, with their numbers.
+
+    Every process gets equally many, as sharded weights need it; the last row fills up and may occur more than once.
+    """
+    numbered = is_numbered(dataset)
+    for start, group in enumerate(in_groups(range(len(dataset)) if numbered else dataset, processes)):
+        place = min(process, len(group) - 1)
+        yield start * processes + place, dataset[group[place]] if numbered else group[place]
+
+
+def in_groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of `size` items, the last of the rest."""
+    iterator = iter(items)
+    return iter(lambda: list(islice(iterator, size)), [])
+
+
+def score_answers(answers: Sequence[AnsweredRow], metrics: Iterable[str], prefix: str) -> dict[str, float]:
+    """Return `{prefix}_{metric}` of all answers, and `{prefix}_{task}_{metric}` of those of each task."""
+    groups: dict[str, list[AnsweredRow]] = {"": list(answers)}
+    for answer in answers:
+        if answer.task is not None:
+            groups.setdefault(f"{answer.task}_", []).append(answer)
+    return {
+        f"{prefix}_{task}{metric}": score(metric, [row.answer for row in rows], [row.truth for row in rows])
+        for metric in metrics
+        for task, rows in groups.items()
+    }

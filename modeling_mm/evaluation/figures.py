@@ -70,16 +70,16 @@ def evaluate(
     figures, records = [], []
     for name, dataset in datasets.items():
         rows = [to_row(item) for item in dataset]
-        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-        answers = generate_answers(
-            model, processor, rows, prompt_batch=prompt_batch, progress=name if progress else None, **options
-        )
+        title = name if progress else None
+        answers = generate_answers(model, processor, rows, batch_size, max_new_tokens, prompt_batch, title)
         text_only = None
         if with_text_only:
             prompts = [without_parts(row, MODALITIES).prompt for row in rows]
             distinct = {str(prompt): prompt for prompt in prompts}  # without media many questions are the same
             title = f"{name}, text only" if progress else None
-            found = generate_answers(model, processor, list(distinct.values()), progress=title, **options)
+            found = generate_answers(
+                model, processor, list(distinct.values()), batch_size, max_new_tokens, progress=title
+            )
             answer_to = dict(zip(distinct, found, strict=True))
             text_only = [answer_to[str(prompt)] for prompt in prompts]
         figures += score_rows(name, rows, answers, text_only, majority, task_metrics or {})

@@ -28,8 +28,8 @@ def asked(monkeypatch):
     """A model that answers with the number of its media; the prompts of each call are kept."""
     calls = []
 
-    def answer(model, processor, prompts, **options):
-        calls.append((prompts, options))
+    def answer(model, processor, prompts, batch_size, max_new_tokens, prompt_batch=None, progress=None):
+        calls.append((prompts, prompt_batch))
         prompts = [prompt.prompt if isinstance(prompt, ChatRow) else prompt for prompt in prompts]
         return [str(len(media_parts(prompt))) for prompt in prompts]
 
@@ -87,8 +87,8 @@ def test_each_question_is_asked_with_its_media_and_each_text_once_without(asked)
 def test_text_only_can_be_left_out_and_prompts_made_otherwise(asked):
     options = {"with_text_only": False, "progress": False, "prompt_batch": list}
     found, _ = evaluate(None, None, {"set": [row("a", "1")]}, {}, **options)
-    ((_, given),) = asked
-    assert given["prompt_batch"] is list and found[0].text_only is None
+    ((_, prompt_batch),) = asked
+    assert prompt_batch is list and found[0].text_only is None
 
 
 def test_a_table_for_each_held_out_set():

@@ -14,7 +14,6 @@ from jinja2 import Environment, StrictUndefined
 from ..evaluation.figures import Figure, figures_markdown
 from ..utils.files import write_text
 from ..utils.resources import find_resource
-from ..utils.tables import markdown_table
 from .emissions import Emissions, estimate
 
 TAGS = ["multimodal", "gpt2", "cross-attention"]
@@ -116,11 +115,12 @@ def render_card(content: CardContent, template: Path | None = None) -> str:
     template = template or find_resource("templates", "TEMPLATE.md")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    environment.filters |= {"duration": duration, "short_number": short_number, "cell": escape_cell}
+    environment.filters |= {"duration": duration, "short_number": short_number, "figures_markdown": figures_markdown}
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         card=content,
         metadata=metadata(content).to_yaml(),
-        figures=figures_text(content),
+        metrics=metric_names(content.result["figures"]),
+        figures_by_task=figures_by_task,
         question="What is this?",
     )
 
@@ -136,7 +136,7 @@ def metadata(content: CardContent) -> ModelCardData:
         library_name="transformers",
         license=content.license,
         license_name=TOLD_LICENSE if is_other else None,
-        # Only known with the repository: a relative link would lead nowhere.
+        # A link without the repository would lead nowhere.
         license_link=f"https://huggingface.co/{content.repo_id}#limits" if is_other and content.repo_id else None,
         pipeline_tag=content.pipeline_tag,
         tags=TAGS,
@@ -181,33 +181,8 @@ def eval_result(content: CardContent, dataset: str, task: str, metric: str, valu
 
 def hub_ids(sources: Iterable[str]) -> list[str]:
     """Return the sources that are names on the Hub rather than paths, each once."""
-    return list(dict.fromkeys(source for source in sources if is_hub_id(source)))
-
-
-def is_hub_id(source: str) -> bool:
-    return not Path(source).exists() and not source.startswith((".", "/")) and source.count("/") <= 1
-
-
-# ---- Text -----------------------------------------------------------------------------------------------------------
-
-
-def figures_text(content: CardContent) -> str:
-    """Return a table with a row for each dataset and for each of its tasks."""
-    if content.figures is not None:
-        return figures_markdown(content.figures)
-    figures: Mapping[str, Mapping[str, float]] = content.result["figures"]
-    if not figures:
-        return "None were measured: the recipe has neither `data.test` nor `data.evaluation`."
-    metrics = metric_names(figures)
-    rows = []
-    for dataset, values in figures.items():
-        for task, found in figures_by_task(values, metrics).items():
-            samples = str(values.get("samples", "")) if task == "all" else ""
-            rows.append((dataset, task, samples, *(f"{found[m]:.3f}" if m in found else "" for m in metrics)))
-    table = markdown_table(("set", "task", "samples", *metrics), rows)
-    if content.has_test_sets:
-        return table
-    return f"{table}\n\nThe state that was kept was chosen by this set, so that its figures flatter it a little."
+    names = dict.fromkeys(source for source in sources if not source.startswith((".", "/")) and source.count("/") < 2)
+    return [name for name in names if not Path(name).exists()]
 
 
 def metric_names(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -241,8 +216,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def escape_cell(text: str) -> str:
-    """Escape the bars of a cell of a Markdown table."""
-    return text.replace("|", "\\|")

@@ -91,9 +91,8 @@ def pushed_files(folder: Path) -> tuple[list[str], list[str]]:
 
 def check_files(folder: Path, names: Sequence[str]) -> Iterator[str]:
     """Find missing files, broken ones, and those that could do harm."""
-    for name in REQUIRED:
-        if name not in names:
-            yield f"{name}: missing. Save the model and the processor into {folder}, and write the card."
+    for name in sorted(set(REQUIRED) - set(names)):
+        yield f"{name}: missing. Save the model and the processor into {folder}, and write the card."
     for name in names:
         path = folder / name
         if path.is_symlink() and not path.is_file():
@@ -101,9 +100,8 @@ def check_files(folder: Path, names: Sequence[str]) -> Iterator[str]:
         elif path.suffix in TEXTS or path.name in TEXT_NAMES:
             yield from check_text(path, name)
         elif path.suffix in CARD_MEDIA:
-            with path.open("rb") as file:
-                if file.read(2).startswith(PICKLE_STARTS):
-                    yield f"{name}: a pickle or an archive named as an image or audio. Remove it."
+            if path.read_bytes().startswith(PICKLE_STARTS):
+                yield f"{name}: a pickle or an archive named as an image or audio. Remove it."
         elif path.suffix not in WEIGHTS:
             yield (
                 f"{name}: expected safetensors, text, images or audio. Other files could be pickles, which run code "
@@ -216,23 +214,20 @@ def loading_problems(folder: Path, how: str, info: dict[str, list[str]]) -> list
 
 def differences(folder: Path, with_package: dict[str, np.ndarray], without: dict[str, np.ndarray]) -> list[str]:
     """Return the first difference between the inputs and logits of the two loads."""
-    if with_package.keys() != without.keys():
-        names = f"{sorted(with_package)} with the package, {sorted(without)} without"
-        return [f"{folder}: the processor gives {names}. {SAVE_AGAIN}"]
     # The logits last: inputs that differ explain them.
-    for name in sorted(with_package, key=lambda key: key == "logits"):
-        one, other = with_package[name], without[name]
-        if one.shape != other.shape:
-            shapes = f"{one.shape} with the package, {other.shape} without"
-            return [f"{folder}: `{name}` has the shape {shapes}. {SAVE_AGAIN}"]
-        if not (np.isfinite(one).all() and np.isfinite(other).all()):
+    for name in sorted(with_package.keys() | without.keys(), key=lambda key: (key == "logits", key)):
+        one, other = with_package.get(name), without.get(name)
+        if one is None or other is None:
+            problem = "exists only " + ("without" if one is None else "with") + " the package"
+        elif one.shape != other.shape:
+            problem = f"has the shape {one.shape} with the package, {other.shape} without"
+        elif not (np.isfinite(one).all() and np.isfinite(other).all()):
             return [f"{folder}: `{name}` holds NaN or infinity. The weights are broken; train or save them again."]
-        largest = np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0)
-        if largest > TOLERANCE:
-            return [
-                f"{folder}: `{name}` differs by {largest:.2g} between the package and the folder's code, more than "
-                f"{TOLERANCE:g}. {SAVE_AGAIN}"
-            ]
+        elif (largest := np.abs(one.astype(np.float64) - other).max(initial=0.0)) > TOLERANCE:
+            problem = f"differs by {largest:.2g} with and without the package, more than {TOLERANCE:g}"
+        else:
+            continue
+        return [f"{folder}: `{name}` {problem}. {SAVE_AGAIN}"]
     return []
 
 
@@ -286,7 +281,7 @@ def text_problems(text: str, repo_id: str | None) -> Iterator[str]:
             yield f"the section `## {name}` is missing or empty. Write it."
     if sections.get("Limits", "").strip().startswith("Not assessed"):
         yield "its limits are not assessed. Describe them in the recipe's `card.limits`."
-    if "Training" in sections and not is_mapping(code_block(sections["Training"], "yaml")):
+    if "Training" in sections and not re.search(r"^\w+:", code_block(sections["Training"], "yaml") or "", re.M):
         yield "`## Training` has no ```yaml block with the recipe. Put the recipe there."
     code = code_block(sections.get("Use", ""), "python")
     if code is None:
@@ -309,13 +304,6 @@ def text_problems(text: str, repo_id: str | None) -> Iterator[str]:
 def code_block(text: str, language: str) -> str | None:
     block = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return block[1] if block else None
-
-
-def is_mapping(text: str | None) -> bool:
-    try:
-        return isinstance(yaml.safe_load(text or ""), dict)
-    except yaml.YAMLError:
-        return False
 
 
 def read_sections(text: str) -> dict[str, str]:

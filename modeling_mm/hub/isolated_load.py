@@ -8,7 +8,7 @@ OUT holds the model's inputs and its `logits` as safetensors. Standard output en
 unexpected and mismatched names of weights.
 """
 
-import importlib.abc
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -19,18 +19,10 @@ IMAGE_SIZE = (48, 64)
 RATE = 16_000
 
 
-class HidePackage(importlib.abc.MetaPathFinder):
-    """Import hook that hides the package, wherever it is installed."""
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
-        if fullname.split(".")[0] == PACKAGE:
-            raise ModuleNotFoundError(f"{fullname} is hidden from this process", name=fullname)
-
-
 def main(folder: str, out: str, root: str | None = None) -> None:
     options = {} if root else {"trust_remote_code": True}
     if root is None:
-        sys.meta_path.insert(0, HidePackage())
+        sys.modules[PACKAGE] = None  # type: ignore[assignment]  # `import` raises ModuleNotFoundError
     else:
         sys.path.insert(0, root)
         importlib.import_module(PACKAGE)

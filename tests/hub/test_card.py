@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from modeling_mm.evaluation import Figure
 from modeling_mm.hub import check_card, estimate, render_card, write_card
-from modeling_mm.hub.card import duration, is_hub_id, metadata, metric_names, short_number
+from modeling_mm.hub.card import duration, hub_ids, metadata, metric_names, short_number
 from modeling_mm.hub.check import read_sections
 from modeling_mm.recipes import card_content, make_model, make_processor, read_recipe
 from tests.fakes.hub_server import HubServer
@@ -254,5 +254,5 @@ def test_numbers_as_text():
 
 
 def test_hub_ids_and_paths(tmp_path):
-    assert is_hub_id("openai-community/gpt2") and is_hub_id("gpt2")
-    assert not any(map(is_hub_id, (str(tmp_path), "./a", "a/b/c", "/a/b")))
+    sources = ["openai-community/gpt2", "gpt2", "gpt2", str(tmp_path), "./a", "a/b/c", "/a/b", "tests"]
+    assert hub_ids(sources) == ["openai-community/gpt2", "gpt2"]

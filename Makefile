@@ -59,7 +59,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora pocket compare test lint format types test-oldest test-versions test-app test-slow test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora pocket compare findings test lint format types test-oldest test-versions test-app test-slow test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -85,6 +85,9 @@ pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into out
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
 	$(PY) -m scripts.pocket.compare $(ARGS)
+
+findings:  ## how other software behaves where one would guess otherwise: run every script of findings/
+	@for script in findings/*.sh; do echo "== $$script"; PYTHON=$(PYTHON) $$script; done
 
 test: lint  ## lint, types, transformers' common tests and the fast suite
 	$(PY) $(COMMON)/fetch.py

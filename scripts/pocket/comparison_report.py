@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""The runs of a comparison as a table and as a plot: means over the seeds, with their spread."""
+"""Table and plot of a comparison: means over the seeds, with their standard deviations."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Runs = Sequence[dict[str, Any]]
 
 
 def by_system(runs: Runs) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each system, in the order in which the systems come."""
+    """Group the runs by system, in the order of their first runs."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         grouped.setdefault(run["system"], []).append(run)
@@ -20,12 +20,12 @@ def by_system(runs: Runs) -> dict[str, list[dict[str, Any]]]:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of a sample; of a single value the latter is 0."""
+    """Return mean and standard deviation; a single value has a deviation of 0."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def rows_of(runs: Runs) -> list[tuple[str, ...]]:
-    """One row a system, in the columns of `HEADER`, the lowest held-out loss first."""
+    """Return one row for each system, in the columns of `HEADER`, the lowest held-out loss first."""
     rows = []
     grouped = by_system(runs)
     order = sorted(grouped, key=lambda name: statistics.fmean(run["loss"] for run in grouped[name]))
@@ -44,12 +44,13 @@ def rows_of(runs: Runs) -> list[tuple[str, ...]]:
 
 def plot(runs: Runs, path: Path) -> None:
     """
-    Held-out loss over the steps on the left, final figures with every seed as a point on the right.
+    Plot the held-out loss over the steps on the left, and the final figures of every seed on the right.
 
     Args:
-        path: of a picture in a format that matplotlib knows by its suffix
+        runs: the runs.
+        path: the image file; its suffix decides its format.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # only here, as the package does without it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # an extra of the package, needed here only
     from matplotlib.figure import Figure
 
     grouped = by_system(runs)

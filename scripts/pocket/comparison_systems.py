@@ -1,9 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Ways to let one and the same pretrained decoder see what one and the same frozen encoder made of a picture.
+Systems of the comparison: ways to pass the outputs of a frozen vision encoder to the same pretrained decoder.
 
-All of them read `<|image|><|assistant|> caption <|end|>`. Ours shows the picture through cross-attention, so does
-`VisionEncoderDecoderModel`; a prefix puts the picture's tokens in the place of `<|image|>`, as LLaVA does.
+All of them read `<|image|><|assistant|> caption <|end|>`. Ours and `VisionEncoderDecoderModel` pass the image through
+cross-attention; a prefix puts the image's tokens in the place of `<|image|>`, as LLaVA does.
 """
 
 import copy
@@ -22,19 +22,26 @@ from modeling_mm.encoders import encoder_width
 from modeling_mm.modeling_mm import MMForConditionalGeneration
 from modeling_mm.training import part_of
 
-# Shape legend: B rows, L text tokens, S encoder tokens of a picture, W the encoder's width, D the decoder's, V tokens.
+# Shape legend: B rows, L text tokens, S encoder tokens of an image, W the encoder's width, D the decoder's, V tokens.
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What every system is made of: a pretrained decoder, a frozen vision encoder and their processor."""
+class Components:
+    """
+    Components of every system.
+
+    Args:
+        decoder: the pretrained decoder.
+        vision: the frozen vision encoder.
+        processor: the processor of both.
+    """
 
     decoder: GPT2LMHeadModel
     vision: PreTrainedModel
     processor: Any
 
     def token_ids(self) -> tuple[int, int, int, int]:
-        """Of the image, the assistant, the end and padding."""
+        """Return the tokens of an image, the assistant, the end and padding."""
         tokenizer = self.processor.tokenizer
         image, assistant, end = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, ASSISTANT_TOKEN, END_TOKEN])
         return image, assistant, end, tokenizer.pad_token_id
@@ -42,35 +49,35 @@ class Parts:
 
 class CaptionModel(nn.Module, ABC):
     """
-    One system behind the three methods that the comparison needs.
+    System with the three methods that the comparison needs.
 
     Args:
-        model: the model
-        parts: what it is made of
+        model: the model.
+        components: the components that it is made of.
     """
 
     model: Any
 
-    def __init__(self, model: nn.Module, parts: Parts):
+    def __init__(self, model: nn.Module, components: Components):
         super().__init__()
         self.model = model
-        image, assistant, self.end, self.pad = parts.token_ids()
+        image, assistant, self.end, self.pad = components.token_ids()
         self.start = (image, assistant)
 
     @abstractmethod
     def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, S, W), text (B, L) and its mask -> (B, L, V)"""
+        """Return logits (B, L, V) for images (B, S, W), text (B, L) and its mask."""
 
     @abstractmethod
     def captions(self, states: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
-        """Pictures (B, S, W) -> the tokens of their captions (B, up to max_new_tokens), found greedily."""
+        """Generate the captions of images (B, S, W) greedily, as tokens (B, up to max_new_tokens)."""
 
     @abstractmethod
     def part_of(self, name: str) -> str:
-        """`"text"` for a parameter of the pretrained decoder, `"vision"` for one of the encoder, or a new part."""
+        """Return `"text"` for a parameter of the decoder, `"vision"` of the encoder, or the name of a new part."""
 
     def prompt(self, rows: int) -> torch.Tensor:
-        """`<|image|><|assistant|>`, (B, 2)"""
+        """Return `<|image|><|assistant|>`, (B, 2)."""
         return torch.tensor([self.start]).expand(rows, -1)
 
     def greedy(self, max_new_tokens: int) -> dict[str, Any]:
@@ -79,13 +86,13 @@ class CaptionModel(nn.Module, ABC):
 
 
 class CrossAttention(CaptionModel):
-    """Ours. `fields` are those of `MMConfig`."""
+    """Our model, with `fields` of `MMConfig`."""
 
-    def __init__(self, parts: Parts, **fields: Any):
+    def __init__(self, components: Components, **fields: Any):
         model = MMForConditionalGeneration.from_text_vision_audio_pretrained(
-            parts.decoder, parts.vision, tokenizer=parts.processor, freeze_vision=True, **fields
+            components.decoder, components.vision, tokenizer=components.processor, freeze_vision=True, **fields
         )
-        super().__init__(model, parts)
+        super().__init__(model, components)
 
     def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         text = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -103,16 +110,16 @@ class CrossAttention(CaptionModel):
 class EncoderDecoder(CaptionModel):
     """`VisionEncoderDecoderModel`: a linear layer, then cross-attention without gates in every block."""
 
-    def __init__(self, parts: Parts):
-        vision = copy.deepcopy(parts.vision).requires_grad_(False)
-        vision.config.hidden_size = encoder_width(vision.config)  # the model asks for it under this name alone
-        config = GPT2Config.from_dict({**parts.decoder.config.to_dict(), "add_cross_attention": True})
+    def __init__(self, components: Components):
+        vision = copy.deepcopy(components.vision).requires_grad_(False)
+        vision.config.hidden_size = encoder_width(vision.config)  # the model reads the width under this name only
+        config = GPT2Config.from_dict({**components.decoder.config.to_dict(), "add_cross_attention": True})
         config.is_decoder = True
         decoder = GPT2LMHeadModel(config)
-        report = decoder.load_state_dict(parts.decoder.state_dict(), strict=False)
+        report = decoder.load_state_dict(components.decoder.state_dict(), strict=False)
         if report.unexpected_keys or any("cross" not in name for name in report.missing_keys):
             raise ValueError(f"The decoder's weights do not fit into it with cross-attention: {report}.")
-        super().__init__(VisionEncoderDecoderModel(encoder=vision, decoder=decoder), parts)
+        super().__init__(VisionEncoderDecoderModel(encoder=vision, decoder=decoder), components)
 
     def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         text = {"decoder_input_ids": input_ids, "decoder_attention_mask": attention_mask}
@@ -122,7 +129,7 @@ class EncoderDecoder(CaptionModel):
     def captions(self, states: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
         prompt = self.prompt(len(states))
         encoded = BaseModelOutput(last_hidden_state=states)
-        # Without it `generate` would put its own start in front of the prompt.
+        # Without it `generate` puts its own start token before the prompt.
         options = {**self.greedy(max_new_tokens), "decoder_start_token_id": self.start[0]}
         return self.model.generate(encoder_outputs=encoded, decoder_input_ids=prompt, **options)[:, prompt.shape[1] :]
 
@@ -135,21 +142,21 @@ class EncoderDecoder(CaptionModel):
 
 
 class Prefix(CaptionModel):
-    """The picture's tokens in front of the text, through two linear layers with a GELU between them (LLaVA-1.5)."""
+    """Image tokens before the text, through two linear layers with a GELU between them (LLaVA-1.5)."""
 
-    def __init__(self, parts: Parts):
-        super().__init__(copy.deepcopy(parts.decoder), parts)
-        width, size = encoder_width(parts.vision.config), parts.decoder.config.n_embd
+    def __init__(self, components: Components):
+        super().__init__(copy.deepcopy(components.decoder), components)
+        width, size = encoder_width(components.vision.config), components.decoder.config.n_embd
         self.projector = nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.Linear(size, size))
 
     def embed(self, states: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, S, W), (B, L) -> (B, S + L - 1, D): the placeholder, which comes first, gives way to the picture."""
+        """Embed images (B, S, W) and text (B, L) as (B, S + L - 1, D): the image replaces the first token."""
         words = self.model.get_input_embeddings()(input_ids[:, 1:])
         return torch.cat([self.projector(states), words], dim=1)
 
     def logits(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         mask = torch.cat([attention_mask.new_ones(states.shape[:2]), attention_mask[:, 1:]], dim=1)
-        # The last token of the picture stands where the placeholder stood.
+        # The last token of the image takes the place of the placeholder.
         kept = {"logits_to_keep": input_ids.shape[1], "use_cache": False}
         return self.model(inputs_embeds=self.embed(states, input_ids), attention_mask=mask, **kept).logits
 
@@ -162,12 +169,12 @@ class Prefix(CaptionModel):
         return "connectors" if name.startswith("projector.") else "text"
 
 
-def ours(**fields: Any) -> Callable[[Parts], CaptionModel]:
-    return lambda parts: CrossAttention(parts, **fields)
+def ours(**fields: Any) -> Callable[[Components], CaptionModel]:
+    return lambda components: CrossAttention(components, **fields)
 
 
-# Name -> how it is built, in the order of the table.
-SYSTEMS: dict[str, Callable[[Parts], CaptionModel]] = {
+# In the order of the table.
+SYSTEMS: dict[str, Callable[[Components], CaptionModel]] = {
     "cross-attention, mlp, gated": ours(vision_connector="mlp", cross_attention_gated=True),
     "cross-attention, mlp, ungated": ours(vision_connector="mlp", cross_attention_gated=False),
     "cross-attention, perceiver, gated": ours(vision_connector="perceiver", cross_attention_gated=True),

@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What is the same thing, whoever drew it and in whatever language it is named; and in which split it belongs."""
+"""Concepts: group things that share a name in any language, and assign each concept to one split."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ PEOPLE = rf"^({'|'.join(PERSONS)})[\s:,-]+"
 
 def normalize_name(name: str) -> str:
     """
-    A name without case, articles and marks, so that "A lion." and "lion" are the same.
+    Return a name without case, articles and marks, so that "A lion." and "lion" are equal.
 
     >>> normalize_name("A lion.")
     'lion'
@@ -29,13 +29,14 @@ def normalize_name(name: str) -> str:
     return re.sub(PEOPLE, "", name) or name
 
 
-class Groups:
-    """Things that share anything belong together (union-find)."""
+class DisjointSets:
+    """Groups of items that are joined directly or through others (union-find)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parent: dict[Hashable, Hashable] = {}
 
     def find(self, item: Hashable) -> Hashable:
+        """Return the item that represents the group of `item`: the first in alphabetical order."""
         self.parent.setdefault(item, item)
         while self.parent[item] != item:
             self.parent[item] = self.parent[self.parent[item]]
@@ -50,15 +51,12 @@ class Groups:
 
 def group_concepts(names: Sequence[Mapping[str, str]]) -> list[str]:
     """
-    For each thing, by its names in several languages, the concept it belongs to.
+    Return the concept of each thing, given its names by language.
 
-    Two things are one concept where any language gives them the same name: so no name of a concept that is held out
-    can be among those trained on.
-
-    Args:
-        names: for each thing its name by language
+    Two things are one concept if they have the same name in any language. A name of a held-out concept therefore never
+    occurs in training.
     """
-    groups = Groups()
+    groups = DisjointSets()
     keys = [[f"{language}:{normalize_name(name)}" for language, name in sorted(each.items())] for each in names]
     for key in keys:
         for other in key[1:]:
@@ -68,12 +66,12 @@ def group_concepts(names: Sequence[Mapping[str, str]]) -> list[str]:
 
 def split_of(key: str, shares: Mapping[str, float], seed: str = "") -> str:
     """
-    The split of a key, always the same for it whatever else there is.
+    Return the split of a key, which depends on nothing but these arguments.
 
     Args:
-        key: what is split by
-        shares: the share of each split that is held out; the rest is `"train"`
-        seed: another one gives other splits
+        key: the name of the concept or the text of the transcript.
+        shares: the share of each held-out split; the rest is `"train"`.
+        seed: a name for this way of splitting.
     """
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64

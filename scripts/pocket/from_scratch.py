@@ -1,9 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-A tiny joint model with random weights and a tokenizer of its own, to try the machinery without any download.
+A tiny joint model with random weights and a new tokenizer, which tries the package without any download.
 
-Its parts are real encoders of transformers (a ResNet, a Whisper encoder) at sizes that learn a few hundred small
-pictures and short sounds by heart in minutes on two cores. Nothing about it is good for anything else.
+Its components are encoders of transformers (a ResNet, a Whisper encoder) at sizes that memorize a few hundred small
+images and short recordings in minutes on two cores. It serves no other purpose.
 """
 
 import random
@@ -31,7 +31,7 @@ from modeling_mm.modeling_mm import MMForConditionalGeneration
 from modeling_mm.processing_mm import MMProcessor
 from modeling_mm.training import LossProgressCallback
 
-PICTURE_SIZE = 64
+IMAGE_SIZE = 64
 MEL_BINS = 40
 WINDOW_SECONDS = 3
 HOP = 320  # samples at 16 kHz: one frame is 20 ms
@@ -39,14 +39,14 @@ FRAMES = WINDOW_SECONDS * 16_000 // HOP
 ENCODER_WIDTH = 64
 DECODER_WIDTH = 96
 HEADS = 4
-# Matrices this small pass too little on at the usual 0.02: the pictures would be noticed late.
+# With the usual 0.02 such small matrices pass on so little that the model uses the images late.
 INITIALIZER_RANGE = 0.08
 BLOCK = 128  # tokens of a row in pretraining
-POSITIONS = 64  # text tokens a conversation may have
+POSITIONS = 64  # text tokens of the longest conversation
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 700) -> PreTrainedTokenizerFast:
-    """A byte-level BPE like GPT-2's, which can write any text."""
+    """Train a byte-level BPE like GPT-2's, which can write any text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -57,17 +57,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 700) -> PreTrainedTo
 
 
 def pretrain_decoder(
-    decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], folder: str, **arguments
+    decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], folder: str, **arguments: Any
 ) -> None:
     """
-    Teaches a decoder text, before it is joined to anything: what it can already write it need not learn from media.
+    Pretrain a decoder on text, so that it can write before it is joined to encoders.
 
-    Texts stand in random order one behind the other, each as an answer stands in a chat, cut into blocks.
+    The texts are concatenated in random order, each formatted as an answer in a chat, and cut into blocks.
 
     Args:
-        tokenizer: with the role tokens of a processor
-        folder: the trainer's own
-        arguments: of transformers' TrainingArguments
+        decoder: the model, which is trained in place.
+        tokenizer: a tokenizer with the role tokens of a processor.
+        texts: the training data.
+        folder: the trainer's output folder.
+        **arguments: fields of transformers' `TrainingArguments`.
     """
     rows = [{"input_ids": block, "labels": block} for block in text_blocks(list(texts), tokenizer, BLOCK)]
     decoder.resize_token_embeddings(max(len(tokenizer), decoder.config.vocab_size))
@@ -77,28 +79,33 @@ def pretrain_decoder(
 
 
 def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> torch.Tensor:
-    """Texts, each between `<|assistant|>` and `<|end|>`, one behind the other, cut into rows (N, length)."""
+    """
+    Concatenate texts, each between `<|assistant|>` and `<|end|>`, and cut them into rows (N, length).
+
+    Raises:
+        ValueError: if the texts are shorter than one row.
+    """
     assistant, end = tokenizer.convert_tokens_to_ids([ASSISTANT_TOKEN, END_TOKEN])
     order = random.Random(0).sample(range(len(texts)), len(texts))
     encoded = tokenizer([texts[i] for i in order], add_special_tokens=False)["input_ids"]
     stream = torch.tensor([token for ids in encoded for token in (assistant, *ids, end)])
     rows = len(stream) // length
     if rows == 0:
-        raise ValueError(f"The texts have {len(stream)} tokens in all, less than one block of {length}.")
+        raise ValueError(f"The texts have {len(stream)} tokens, less than one block of {length}.")
     return stream[: rows * length].view(rows, length)
 
 
 def small_processor(texts: Iterable[str]) -> MMProcessor:
-    """A processor for pictures of 64x64 and sounds in windows of 3 s, with a tokenizer learned from `texts`."""
+    """Return a processor for images of 64x64 and audio windows of 3 s, with a tokenizer trained on `texts`."""
     return MMProcessor.from_text_vision_audio_pretrained(
         train_tokenizer(texts),
-        ViTImageProcessorPil(size={"height": PICTURE_SIZE, "width": PICTURE_SIZE}),
+        ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
         WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS, hop_length=HOP),
     )
 
 
 def small_model(processor: MMProcessor, seed: int = 0) -> MMForConditionalGeneration:
-    """Three small parts with random weights, joined as pretrained ones are, for a processor of `small_processor`."""
+    """Join three small components with random weights, for a processor of `small_processor`."""
     torch.manual_seed(seed)
     return MMForConditionalGeneration.from_text_vision_audio_pretrained(
         small_decoder(processor.tokenizer.vocab_size),
@@ -131,7 +138,7 @@ def small_decoder(vocab_size: int) -> GPT2LMHeadModel:
 
 
 def small_vision_encoder() -> ResNetModel:
-    """64x64 pixels -> 8x8 patches; convolutions, so that a patch's token tells of that patch and what is near it."""
+    """Return a ResNet that turns 64x64 pixels into 8x8 tokens, each of one patch and its surroundings."""
     return ResNetModel(
         ResNetConfig(
             embedding_size=24,
@@ -144,7 +151,7 @@ def small_vision_encoder() -> ResNetModel:
 
 
 def small_audio_encoder() -> WhisperModel:
-    """150 frames of 20 ms -> 75 tokens of 40 ms. Its decoder, which joining leaves out, is as small as can be."""
+    """Return a Whisper that turns 150 frames of 20 ms into 75 tokens; its decoder, which joining drops, is minimal."""
     return WhisperModel(
         WhisperConfig(
             vocab_size=4,

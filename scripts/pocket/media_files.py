@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Pictures and sounds of all sources in one form: square PNG on white, FLAC of 16 kHz mono; and synthetic speech."""
+"""Media of all sources in one form: square PNG images on white, FLAC audio of 16 kHz mono, and synthetic speech."""
 
 import io
 import os
@@ -14,77 +14,83 @@ from PIL import Image
 
 from modeling_mm.images import DAMAGED_FILE_ERRORS
 
-LARGEST_SIDE = 224
+MAX_SIDE = 224
 RATE = 16_000
-LONGEST = 18.0  # seconds: longer clips are left out of the corpora
-SHORTEST = 0.15
-QUIETEST = 1e-3  # peak of a clip that counts as silent
+MIN_SECONDS, MAX_SECONDS = 0.15, 18.0
+MIN_PEAK = 1e-3  # a recording below this counts as silent
 
 
 class UnusableError(ValueError):
-    """A file that cannot enter a corpus, with the reason."""
+    """Reason why a file cannot enter a corpus."""
 
 
-def picture_png(path: Path) -> bytes:
+def on_white(image: Image.Image) -> Image.Image:
+    """Return an image as RGB, centered on a white square, with transparency replaced by white."""
+    image = image.convert("RGBA")
+    side = max(image.size)
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2), mask=image)
+    return canvas
+
+
+def image_to_png(path: Path) -> bytes:
     """
-    Any picture as PNG: on white, padded to a square, at most 224 pixels a side; SVG is drawn at that size.
+    Convert an image file to PNG: square, on white, at most 224 pixels a side. SVG is rendered at that size.
 
     Raises:
-        UnusableError: where it cannot be read, or shows nothing but one colour.
+        UnusableError: if the file cannot be read or has one color only.
     """
-    data = path.read_bytes()
-    if path.suffix == ".svg":
-        data = draw_svg(path)
+    data = render_svg(path) if path.suffix == ".svg" else path.read_bytes()
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            picture = opened.convert("RGBA")
+            image = opened.convert("RGBA")
     except (*DAMAGED_FILE_ERRORS, Image.DecompressionBombError) as error:
-        raise UnusableError(f"unreadable picture: {error}") from error
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
-    side = max(picture.size)
-    canvas = Image.new("RGB", (side, side), "white")
-    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2), mask=picture)
-    if np.ptp(np.asarray(canvas), axis=(0, 1)).max() == 0:
-        raise UnusableError("empty picture: one colour all over")
+        raise UnusableError(f"unreadable image: {error}") from error
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    image = on_white(image)
+    if np.ptp(np.asarray(image), axis=(0, 1)).max() == 0:
+        raise UnusableError("empty image: it has one color only")
     buffer = io.BytesIO()
-    canvas.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def draw_svg(path: Path) -> bytes:
+def render_svg(path: Path) -> bytes:
     """
+    Render an SVG file as PNG.
+
     Raises:
-        UnusableError: where the drawing is broken.
+        UnusableError: if the drawing is broken.
     """
-    import resvg_py  # only to build corpora
+    import resvg_py  # an extra of the package, needed to build corpora only
 
     try:
-        return bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=LARGEST_SIDE, skip_system_fonts=True))
+        return bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=MAX_SIDE, skip_system_fonts=True))
     except (ValueError, RuntimeError) as error:
         raise UnusableError(f"unreadable drawing: {error}") from error
 
 
-def sound_flac(path: Path) -> bytes:
+def audio_to_flac(path: Path) -> bytes:
     """
-    Any sound as FLAC, 16 kHz, mono, 16 bits.
+    Convert an audio file to FLAC of 16 kHz, mono, 16 bits.
 
     Raises:
-        UnusableError: where it cannot be read, is silent, or is shorter or longer than corpora take.
+        UnusableError: if the file cannot be read, is silent, too short or too long.
     """
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise UnusableError(f"unreadable sound: {error}") from error
-    return wave_flac(samples.mean(1), rate)
+        raise UnusableError(f"unreadable audio: {error}") from error
+    return samples_to_flac(samples.mean(1), rate)
 
 
-def wave_flac(samples: np.ndarray, rate: int) -> bytes:
-    """As `sound_flac`, of samples (T,)."""
+def samples_to_flac(samples: np.ndarray, rate: int) -> bytes:
+    """Convert samples (T,) as `audio_to_flac` does."""
     seconds = len(samples) / rate
-    if not SHORTEST <= seconds <= LONGEST:
-        raise UnusableError(f"{seconds:.2f} s long; corpora take {SHORTEST} to {LONGEST} s")
-    if np.abs(samples).max() < QUIETEST:
-        raise UnusableError("silent sound")
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise UnusableError(f"{seconds:.2f} s long; corpora take {MIN_SECONDS} to {MAX_SECONDS} s")
+    if np.abs(samples).max() < MIN_PEAK:
+        raise UnusableError("silent audio")
     samples = soxr.resample(samples, rate, RATE) if rate != RATE else samples
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(samples, -1.0, 1.0), RATE, format="FLAC", subtype="PCM_16")
@@ -96,10 +102,10 @@ def wave_flac(samples: np.ndarray, rate: int) -> bytes:
 
 class Synthesizer:
     """
-    Speech by flite and espeak-ng out of their unpacked packages, without installing them.
+    Speech synthesizers flite and espeak-ng, run from their unpacked packages without installing them.
 
     Args:
-        packages: the folders of the two and of the libraries that they need
+        packages: the folders of both and of the libraries that they need.
     """
 
     def __init__(self, packages: list[Path]):
@@ -115,20 +121,21 @@ class Synthesizer:
 
     def speak(self, text: str, voice: str) -> bytes:
         """
-        A text as FLAC, 16 kHz mono.
+        Speak a text; return FLAC of 16 kHz mono.
 
         Args:
-            voice: `flite/NAME` or `espeak-ng/NAME`
+            voice: `flite/NAME` or `espeak-ng/NAME`.
 
         Raises:
-            UnusableError: where nothing comes of it.
-            FileNotFoundError: where the packages do not hold the program.
+            ValueError: for another voice.
+            UnusableError: if the program fails or its output is silent, too short or too long.
+            FileNotFoundError: if the packages do not hold the program.
         """
         program, _, name = voice.partition("/")
         if program not in ("flite", "espeak-ng"):
             raise ValueError(f"Unknown voice {voice!r}; expected flite/NAME or espeak-ng/NAME.")
         if program not in self.binaries:
-            raise FileNotFoundError(f"There is no usr/bin/{program} in the packages; unpack that of {program} first.")
+            raise FileNotFoundError(f"The packages have no usr/bin/{program}. Unpack the package {program} first.")
         with tempfile.TemporaryDirectory() as folder:
             wave = Path(folder) / "speech.wav"
             if program == "flite":
@@ -138,4 +145,4 @@ class Synthesizer:
             result = subprocess.run(command, env=self.environment, capture_output=True, text=True)
             if result.returncode != 0 or not wave.is_file():
                 raise UnusableError(f"{voice} could not say {text!r}: {result.stderr.strip()[-200:]}")
-            return sound_flac(wave)
+            return audio_to_flac(wave)

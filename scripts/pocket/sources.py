@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Readers of unpacked packages: what each holds as plain rows, before anything is cleaned, split or written."""
+"""Readers of unpacked packages: images, recordings and sentences as plain rows, neither cleaned nor split."""
 
 import gzip
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 LANGUAGES = ("en", "fr", "es", "ru", "zh")
 
-# ---- Pictures -------------------------------------------------------------------------------------------------------
+# ---- Images ---------------------------------------------------------------------------------------------------------
 
-# Nine kinds for both sources. What fits none of them (letters, numbers, flags' parts) is no picture to name.
+# Nine kinds for both sources. Images of no kind (letters, numbers, parts of flags) are left out.
 EMOJI_KINDS = {
     "Smileys & Emotion": "faces",
     "People & Body": "people",
@@ -44,45 +44,51 @@ STAMP_KINDS = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file, who drew it, its kind, and its names by language."""
+class NamedImage:
+    """
+    Image file with its names.
+
+    Args:
+        path: the file.
+        hand: the artist or project that drew it.
+        kind: one of nine kinds of things.
+        names: the names by language.
+        key: an identifier within the source.
+        recordings: files of the spoken name by language.
+        audio: a file of the noise that the thing makes.
+    """
 
     path: Path
     hand: str
     kind: str
     names: dict[str, str]
     key: str
-    recordings: dict[str, Path] = field(default_factory=dict)  # its name, spoken, by language
-    sound: Path | None = None  # the sound that the thing makes
+    recordings: dict[str, Path] = field(default_factory=dict)
+    audio: Path | None = None
 
 
-def read_stamps(folder: Path) -> Iterator[Picture]:
-    """
-    Tux Paint's stamps but for letters and symbols.
-
-    Args:
-        folder: the unpacked `tuxpaint-stamps-default`
-    """
+def read_stamps(folder: Path) -> Iterator[NamedImage]:
+    """Yield Tux Paint's stamps except letters and symbols, from the unpacked `tuxpaint-stamps-default`."""
     root = folder / "usr/share/tuxpaint/stamps"
     for text in sorted(root.rglob("*.txt")):
         relative = text.relative_to(root)
         kind = STAMP_KINDS.get(relative.parts[0])
-        pictures = [text.with_suffix(suffix) for suffix in (".png", ".svg") if text.with_suffix(suffix).is_file()]
+        images = [text.with_suffix(suffix) for suffix in (".png", ".svg") if text.with_suffix(suffix).is_file()]
         names = stamp_names(text)
-        if kind is None or not pictures or "en" not in names:
+        if kind is None or not images or "en" not in names:
             continue
         recordings = {
             language: path
             for language in ("fr", "es", "ru", "ca", "ro", "bg")
             if (path := text.with_name(f"{text.stem}_desc_{language}.ogg")).is_file()
         }
-        sounds = [text.with_suffix(suffix) for suffix in (".ogg", ".wav") if text.with_suffix(suffix).is_file()]
+        audio = [text.with_suffix(suffix) for suffix in (".ogg", ".wav") if text.with_suffix(suffix).is_file()]
         key = str(relative.with_suffix(""))
-        yield Picture(pictures[0], "tuxpaint", kind, names, key, recordings, sounds[0] if sounds else None)
+        yield NamedImage(images[0], "tuxpaint", kind, names, key, recordings, audio[0] if audio else None)
 
 
 def stamp_names(path: Path) -> dict[str, str]:
-    """The first line is English, the others `language.utf8=text`; of the languages that we use."""
+    """Read the names of a stamp: the first line is English, the others are `language.utf8=text`."""
     first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     names = {"en": first.strip()}
     for line in lines:
@@ -94,12 +100,7 @@ def stamp_names(path: Path) -> dict[str, str]:
 
 
 def read_cldr_names(folder: Path) -> dict[str, dict[str, str]]:
-    """
-    Short names of characters: character -> language -> name.
-
-    Args:
-        folder: the unpacked `cldr-annotations-full`
-    """
+    """Return short names, character -> language -> name, from the unpacked `cldr-annotations-full`."""
     names: dict[str, dict[str, str]] = {}
     for language in LANGUAGES:
         path = folder / "package/annotations" / language / "annotations.json"
@@ -109,15 +110,15 @@ def read_cldr_names(folder: Path) -> dict[str, dict[str, str]]:
     return names
 
 
-def read_emoji(datasource: Path, cldr: Path, hands: dict[str, tuple[Path, str]]) -> Iterator[Picture]:
+def read_emoji(datasource: Path, cldr: Path, hands: dict[str, tuple[Path, str]]) -> Iterator[NamedImage]:
     """
-    The emoji that CLDR names in every language, by every hand that drew them.
+    Yield the emoji that CLDR names in every language, once for each hand that drew them.
 
     Args:
-        datasource: the unpacked `emoji-datasource-google`, for its list with categories
-        cldr: the unpacked `cldr-annotations-full`
-        hands: for each hand the folder of its pictures and the form of their names: `"{}.png"` and the like, filled
-            with the code points in hexadecimal, joined by `-`
+        datasource: the unpacked `emoji-datasource-google`, for its list with categories.
+        cldr: the unpacked `cldr-annotations-full`.
+        hands: the folder of each hand's images and the pattern of their names, such as `"{}.png"`. It is filled with
+            the code points in hexadecimal, joined by `-`.
     """
     names = read_cldr_names(cldr)
     for entry in json.loads((datasource / "package/emoji.json").read_text(encoding="utf-8")):
@@ -125,33 +126,33 @@ def read_emoji(datasource: Path, cldr: Path, hands: dict[str, tuple[Path, str]])
         kind = EMOJI_KINDS.get(entry["category"])
         if kind is None or set(names.get(character, ())) < set(LANGUAGES):
             continue
-        for hand, (folder, form) in hands.items():
-            path = find_emoji(folder, form, entry["unified"])
+        for hand, (folder, pattern) in hands.items():
+            path = find_emoji(folder, pattern, entry["unified"])
             if path is not None:
-                yield Picture(path, hand, kind, names[character], f"emoji/{entry['unified'].lower()}")
+                yield NamedImage(path, hand, kind, names[character], f"emoji/{entry['unified'].lower()}")
 
 
 def bare(character: str) -> str:
-    """An emoji without variation selectors, which packages use as they please."""
+    """Return an emoji without variation selectors, which packages use inconsistently."""
     return character.replace("\ufe0f", "").replace("\ufe0e", "")
 
 
-def find_emoji(folder: Path, form: str, unified: str) -> Path | None:
-    """A hand's picture of an emoji, whether it writes variation selectors, capitals, or not."""
+def find_emoji(folder: Path, pattern: str, unified: str) -> Path | None:
+    """Find the image of an emoji, with or without variation selectors and capitals in its name."""
     codes = unified.split("-")
     for parts in (codes, [code for code in codes if code != "FE0F"]):
         for name in ("-".join(parts).lower(), "-".join(parts).upper()):
-            if (path := folder / form.format(name)).is_file():
+            if (path := folder / pattern.format(name)).is_file():
                 return path
     return None
 
 
-# ---- Sound and text -------------------------------------------------------------------------------------------------
+# ---- Audio and text -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording and what is said in it."""
+    """Recording with its transcript."""
 
     path: Path
     text: str
@@ -160,17 +161,19 @@ class Clip:
     key: str
 
 
-def read_prompts(transcripts: Path, sounds: Path, language: str) -> Iterator[Clip]:
+def read_prompts(transcripts: Path, recordings: Path, language: str) -> Iterator[Clip]:
     """
-    Asterisk's prompts with their transcripts; signals without words, in brackets there, are left to the cleaning. Of a
-    prompt that is listed twice the first transcript counts.
+    Yield Asterisk's prompts with their transcripts, signals without words (in brackets there) included.
+
+    If a prompt is listed twice, the first transcript counts.
 
     Args:
-        transcripts: the unpacked `asterisk-core-sounds-XX`
-        sounds: the unpacked `asterisk-core-sounds-XX-wav`
+        transcripts: the unpacked `asterisk-core-sounds-XX`.
+        recordings: the unpacked `asterisk-core-sounds-XX-wav`.
+        language: the language of both.
     """
     lists = sorted((transcripts / "usr/share/doc").glob("*/core-sounds-*.txt.gz"))
-    roots = sorted((sounds / "usr/share/asterisk/sounds").iterdir())
+    roots = sorted((recordings / "usr/share/asterisk/sounds").iterdir())
     seen = set()
     with gzip.open(lists[0], "rt", encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -182,7 +185,7 @@ def read_prompts(transcripts: Path, sounds: Path, language: str) -> Iterator[Cli
 
 
 def read_definitions(wordnet: Path) -> list[str]:
-    """WordNet's definitions of nouns, in the order of its file; `wordnet` is the unpacked `wordnet-base`."""
+    """Return WordNet's definitions of nouns in the order of the unpacked `wordnet-base`."""
     text = (wordnet / "usr/share/wordnet/data.noun").read_text(encoding="utf-8")
     return [definition.strip() for definition in re.findall(r"\| ([^;\n]+)", text)]
 
@@ -191,12 +194,7 @@ SENTENCE = re.compile(r"[a-zA-Z][a-zA-Z' ,]+")
 
 
 def read_sentences(wordnet: Path, fewest_words: int = 3, most_words: int = 10) -> Iterator[str]:
-    """
-    WordNet's example sentences, plain ones of a few words, each once and in the order of its files.
-
-    Args:
-        wordnet: the unpacked `wordnet-base`
-    """
+    """Yield plain example sentences of a few words, each once, in the order of the unpacked `wordnet-base`."""
     seen = set()
     for kind in ("noun", "verb", "adj", "adv"):
         path = wordnet / f"usr/share/wordnet/data.{kind}"

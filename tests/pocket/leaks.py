@@ -1,4 +1,4 @@
-"""What of a held-out split occurs in training, found in the files of built corpora alone."""
+"""Find what a held-out split shares with training, in the files of built corpora."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ from pathlib import Path
 from scripts.pocket.concepts import normalize_name
 from scripts.pocket.corpus import read_description, read_rows
 
-NAMED = ("pictures", "animal-sounds", "spoken-captions")  # corpora that are split by concept
-SAID = ("prompts", "sentences")  # those split by transcript
+BY_CONCEPT = ("images", "animal-audio", "spoken-captions")
+BY_TRANSCRIPT = ("prompts", "sentences")
 OTHER_CONCEPTS = ("validation", "test_concepts")
 
 
@@ -20,26 +20,26 @@ def rows_of(folder: Path, corpus: str, split: str) -> list[dict]:
 
 
 def texts_of(row: dict) -> set[tuple[str, str]]:
-    """Every name and transcript of a row with its language: by our own rule, and letter by letter."""
+    """Return every name and transcript of a row with its language, normalized by our rule and by letters."""
     texts = [(key.removeprefix("name_"), value) for key, value in row.items() if key.startswith("name_") and value]
     texts += [(row["language"], row["text"])] if "text" in row else []
     return {(language, form(text)) for language, text in texts for form in (normalize_name, letters)}
 
 
 def letters(text: str) -> str:
-    """As plain a comparison as can be: letters and digits, whatever their case."""
+    """Return letters and digits without case."""
     return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum()) or text
 
 
 def shared_concepts(folder: Path) -> set[str]:
-    """Concepts that are in train and held out, in any corpora."""
-    train = {row["concept"] for corpus in NAMED for row in rows_of(folder, corpus, "train")}
-    splits = [(corpus, split) for corpus in NAMED for split in OTHER_CONCEPTS]
+    """Return concepts that are both in train and held out, in any corpora."""
+    train = {row["concept"] for corpus in BY_CONCEPT for row in rows_of(folder, corpus, "train")}
+    splits = [(corpus, split) for corpus in BY_CONCEPT for split in OTHER_CONCEPTS]
     return train & {row["concept"] for corpus, split in splits for row in rows_of(folder, corpus, split)}
 
 
 def shared_texts(folder: Path, train_corpora: tuple[str, ...], held_out_corpora: tuple[str, ...]) -> set:
-    """Names and transcripts of other concepts, or of other transcripts, that occur in train."""
+    """Return held-out names and transcripts that occur in train."""
     train = {text for corpus in train_corpora for row in rows_of(folder, corpus, "train") for text in texts_of(row)}
     held_out: set = set()
     for corpus in held_out_corpora:
@@ -49,9 +49,9 @@ def shared_texts(folder: Path, train_corpora: tuple[str, ...], held_out_corpora:
 
 
 def shared_files(folder: Path) -> list[list[str]]:
-    """Files of the same content in several splits, of whatever corpora."""
+    """Return files of the same content that are in several splits of any corpora."""
     by_digest: dict[str, list[str]] = defaultdict(list)
-    for corpus in (*NAMED, *SAID):
+    for corpus in (*BY_CONCEPT, *BY_TRANSCRIPT):
         for split in read_description(corpus).splits:
             for row in read_rows(folder / corpus, split):
                 data = (folder / corpus / row["file_name"]).read_bytes()
@@ -63,26 +63,26 @@ def values(folder: Path, corpus: str, split: str, column: str) -> set[str]:
     return {row[column] for row in rows_of(folder, corpus, split)}
 
 
-# ---- Chat samples ---------------------------------------------------------------------------------------------------
+# ---- Chat examples --------------------------------------------------------------------------------------------------
 
 
 def chats(folder: Path, split: str) -> Iterator[tuple[str, dict]]:
-    """The samples of a split, with the name of their file."""
+    """Yield the examples of a split, with the names of their files."""
     for path in sorted((folder / "chat" / split).glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             yield path.stem, json.loads(line)
 
 
-def media(sample: dict) -> list[str]:
-    """Paths of a sample's media from the folder of all corpora."""
-    parts = [part for message in sample["messages"] for part in message["content"] if part["type"] != "text"]
+def media(example: dict) -> list[str]:
+    """Return the paths of an example's media from the folder of all corpora."""
+    parts = [part for message in example["messages"] for part in message["content"] if part["type"] != "text"]
     assert all(part["path"].startswith("../../") for part in parts)
     return [part["path"].removeprefix("../../") for part in parts]
 
 
-def question(sample: dict) -> str:
-    return sample["messages"][0]["content"][-1]["text"]
+def question(example: dict) -> str:
+    return example["messages"][0]["content"][-1]["text"]
 
 
-def answer(sample: dict) -> str:
-    return sample["messages"][1]["content"][0]["text"]
+def answer(example: dict) -> str:
+    return example["messages"][1]["content"][0]["text"]

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from scripts.pocket.builders import BUILDERS, CorpusBuilder, build, describe, prompt_flac
+from scripts.pocket.builders import BUILDERS, CorpusBuilder, build, full_description, prompt_to_flac
 from scripts.pocket.concepts import normalize_name
 from scripts.pocket.corpus import is_built, read_description, read_rows
 from scripts.pocket.media_files import UnusableError
 from scripts.pocket.sources import LANGUAGES, Clip
-from tests.pocket.leaks import NAMED, SAID, shared_concepts, shared_files, shared_texts, values
+from tests.pocket.leaks import BY_CONCEPT, BY_TRANSCRIPT, shared_concepts, shared_files, shared_texts, values
 from tests.pocket.tiny_packages import (
     HAS_SVG,
     NUMBER,
     build_all,
     build_tiny,
     killed,
-    make_workshop,
+    make_builder,
     tiny_description,
     tree,
 )
@@ -43,10 +43,10 @@ def test_no_concept_is_in_train_and_held_out(corpora) -> None:
 
 
 def test_no_name_of_a_concept_held_out_is_in_train_in_any_language(corpora) -> None:
-    assert shared_texts(corpora, NAMED, NAMED) == set()
+    assert shared_texts(corpora, BY_CONCEPT, BY_CONCEPT) == set()
 
 
-@pytest.mark.parametrize("corpus", SAID)
+@pytest.mark.parametrize("corpus", BY_TRANSCRIPT)
 def test_no_transcript_held_out_is_in_train(corpora, corpus: str) -> None:
     assert shared_texts(corpora, (corpus,), (corpus,)) == set()
 
@@ -61,7 +61,7 @@ def test_no_file_is_in_several_splits(corpora) -> None:
 
 
 def test_the_unseen_hand_is_in_tests_alone(corpora) -> None:
-    hands = {split: values(corpora, "pictures", split, "hand") for split in read_description("pictures").splits}
+    hands = {split: values(corpora, "images", split, "hand") for split in read_description("images").splits}
     assert hands["test_hand"] == {"twemoji"}
     assert "twemoji" not in hands["train"] | hands["validation"]
     assert "twemoji" in hands["test_concepts"]
@@ -78,14 +78,14 @@ def test_unseen_voices_are_in_tests_alone(corpora) -> None:
 
 
 def test_concepts_of_the_unseen_hand_and_voice_are_known(corpora) -> None:
-    known = values(corpora, "pictures", "train", "concept")
-    assert values(corpora, "pictures", "test_hand", "concept") <= known
+    known = values(corpora, "images", "train", "concept")
+    assert values(corpora, "images", "test_hand", "concept") <= known
     said = values(corpora, "spoken-captions", "train", "concept")
     assert values(corpora, "spoken-captions", "test_voice", "concept") <= said
 
 
 def test_rows_and_files_are_the_same(corpora) -> None:
-    for corpus in (*NAMED, *SAID):
+    for corpus in (*BY_CONCEPT, *BY_TRANSCRIPT):
         for split in read_description(corpus).splits:
             names = {row["file_name"] for row in read_rows(corpora / corpus, split)}
             files = {f"{split}/{path.name}" for path in (corpora / corpus / split).iterdir()}
@@ -95,7 +95,7 @@ def test_rows_and_files_are_the_same(corpora) -> None:
 
 def test_corpora_are_those_of_their_descriptions(corpora, request) -> None:
     is_tiny = corpora != CORPORA
-    for corpus in (*NAMED, *SAID):
+    for corpus in (*BY_CONCEPT, *BY_TRANSCRIPT):
         description = tiny_description(corpus) if is_tiny else read_description(corpus)
         assert is_built(corpora / corpus, description)
         counts = json.loads((corpora / corpus / ".built.json").read_text())["rows"]
@@ -105,7 +105,7 @@ def test_corpora_are_those_of_their_descriptions(corpora, request) -> None:
 @pytest.mark.slow
 @real
 def test_no_name_held_out_is_said_in_the_training_data_of_another_corpus() -> None:
-    assert shared_texts(CORPORA, SAID, NAMED) == set()
+    assert shared_texts(CORPORA, BY_TRANSCRIPT, BY_CONCEPT) == set()
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_no_transcript_to_be_tested_with_is_a_name_or_sentence_trained_on() -> N
 @pytest.mark.slow
 @real
 def test_every_real_file_has_one_row() -> None:
-    for corpus in (*NAMED, *SAID):
+    for corpus in (*BY_CONCEPT, *BY_TRANSCRIPT):
         for split in read_description(corpus).splits:
             names = Counter(row["file_name"] for row in read_rows(CORPORA / corpus, split))
             assert [name for name, number in names.items() if number > 1] == []
@@ -129,7 +129,7 @@ def test_every_real_file_has_one_row() -> None:
 
 
 def test_pictures_of_all_hands_with_names_in_five_languages(built) -> None:
-    rows = [row for split in read_description("pictures").splits for row in read_rows(built / "pictures", split)]
+    rows = [row for split in read_description("images").splits for row in read_rows(built / "images", split)]
     hands = Counter(row["hand"] for row in rows)
     assert hands["noto"] == NUMBER and hands["tuxpaint"] == NUMBER / 2 and hands["fluent"] == NUMBER / 3
     assert hands["openmoji"] == (NUMBER / 6 if HAS_SVG else 0)
@@ -142,8 +142,8 @@ def test_pictures_of_all_hands_with_names_in_five_languages(built) -> None:
 def test_pictures_that_share_a_name_by_any_hand_are_in_one_split(built) -> None:
     """Stamps share the English name of an emoji, or only its Russian one."""
     splits: dict[str, set[str]] = {}
-    for split in read_description("pictures").splits:
-        for row in read_rows(built / "pictures", split):
+    for split in read_description("images").splits:
+        for row in read_rows(built / "images", split):
             number = "".join(c for c in row["name_ru"] if c.isdigit())
             splits.setdefault(number, set()).add(split)
     assert len(splits) == NUMBER
@@ -154,26 +154,26 @@ def test_pictures_that_share_a_name_by_any_hand_are_in_one_split(built) -> None:
 
 
 def test_known_concepts_of_the_unseen_hand_are_not_validated_with(packages) -> None:
-    workshop = make_workshop(packages)
-    placed = {workshop.picture_split(p) for p in workshop.pictures if p.hand == "twemoji"}
+    builder = make_builder(packages)
+    placed = {builder.image_split(image) for image in builder.images if image.hand == "twemoji"}
     assert placed == {"test_concepts", "test_hand", None}
 
 
 def test_another_unseen_hand_is_held_out(packages) -> None:
-    description = tiny_description("pictures")
-    workshop = CorpusBuilder(packages, replace(description, settings={**description.settings, "unseen_hand": "noto"}))
-    placed = {(p.hand, workshop.picture_split(p)) for p in workshop.pictures}
+    description = tiny_description("images")
+    builder = CorpusBuilder(packages, replace(description, settings={**description.settings, "unseen_hand": "noto"}))
+    placed = {(image.hand, builder.image_split(image)) for image in builder.images}
     assert ("noto", "train") not in placed and ("noto", "test_hand") in placed and ("twemoji", "train") in placed
 
 
 def test_sounds_come_with_the_picture_of_their_thing(built) -> None:
-    for split in read_description("animal-sounds").splits:
-        pictures = {row["file_name"]: row for row in read_rows(built / "pictures", split)}
-        rows = read_rows(built / "animal-sounds", split)
+    for split in read_description("animal-audio").splits:
+        images = {row["file_name"]: row for row in read_rows(built / "images", split)}
+        rows = read_rows(built / "animal-audio", split)
         assert rows
         for row in rows:
-            assert pictures[row["picture"]]["concept"] == row["concept"]
-            assert pictures[row["picture"]]["name_en"] == row["name_en"]
+            assert images[row["image_file"]]["concept"] == row["concept"]
+            assert images[row["image_file"]]["name_en"] == row["name_en"]
 
 
 def test_spoken_captions_are_human_or_marked_as_synthetic(built) -> None:
@@ -190,19 +190,21 @@ def test_spoken_captions_are_human_or_marked_as_synthetic(built) -> None:
 
 
 def test_each_name_is_said_in_as_many_voices_as_asked_for(packages, tmp_path) -> None:
-    workshop = make_workshop(packages)
-    drafts = list(BUILDERS["spoken-captions"](workshop, tiny_description("spoken-captions")))
-    said = Counter((d.columns["text"], d.split) for d in drafts if d.columns["language"] == "zh")
+    builder = make_builder(packages)
+    files = list(BUILDERS["spoken-captions"](builder, tiny_description("spoken-captions")))
+    said = Counter((each.columns["text"], each.split) for each in files if each.columns["language"] == "zh")
     assert set(said.values()) == {1}
     description = tiny_description("spoken-captions")
     settings = json.loads(json.dumps(description.settings))
     settings["voices"]["en"]["each"] = 2
-    more = list(BUILDERS["spoken-captions"](workshop, replace(description, settings=settings)))
-    english = Counter(d.columns["text"] for d in more if d.columns["language"] == "en" and d.split == "train")
+    more = list(BUILDERS["spoken-captions"](builder, replace(description, settings=settings)))
+    english = Counter(
+        each.columns["text"] for each in more if each.columns["language"] == "en" and each.split == "train"
+    )
     assert set(english.values()) == {2}
     everywhere = replace(description, settings={**settings, "share_of_unseen_voice": 1.0})
-    unseen = sum(d.split == "test_voice" for d in BUILDERS["spoken-captions"](workshop, everywhere))
-    assert unseen > sum(d.split == "test_voice" for d in more) > 0
+    unseen = sum(each.split == "test_voice" for each in BUILDERS["spoken-captions"](builder, everywhere))
+    assert unseen > sum(each.split == "test_voice" for each in more) > 0
 
 
 def test_prompts_without_words_or_sound_are_left_out(built) -> None:
@@ -222,7 +224,7 @@ def test_a_transcript_of_several_languages_is_in_one_split(built) -> None:
 @pytest.mark.parametrize("text", ["[a tone]", "(beep) hello", "<click>", "...", ""])
 def test_transcripts_with_notes_cannot_be_used(text: str) -> None:
     with pytest.raises(UnusableError, match="without words, or with a note"):
-        prompt_flac(Clip(Path("no such file"), text, "en", "voice", "key"))
+        prompt_to_flac(Clip(Path("no such file"), text, "en", "voice", "key"))
 
 
 def test_sentences_are_as_many_as_asked_for_in_the_voices_named(built) -> None:
@@ -241,12 +243,12 @@ def test_the_same_packages_give_the_same_files(packages, built, tmp_path) -> Non
     assert len(tree(again)) > 200
 
 
-@pytest.mark.parametrize("corpus", ["pictures", "spoken-captions"])
+@pytest.mark.parametrize("corpus", ["images", "spoken-captions"])
 def test_a_killed_build_of_a_corpus_goes_on_to_the_same_files(packages, built, tmp_path, corpus: str) -> None:
-    workshop = make_workshop(packages)
-    killed(lambda: build_tiny(corpus, workshop, tmp_path), call=20, before=True)
+    builder = make_builder(packages)
+    killed(lambda: build_tiny(corpus, builder, tmp_path), call=20, before=True)
     assert 10 < len(tree(tmp_path)) < len(tree(built / corpus))
-    build_tiny(corpus, workshop, tmp_path)
+    build_tiny(corpus, builder, tmp_path)
     assert tree(tmp_path / corpus) == tree(built / corpus)
 
 
@@ -255,14 +257,14 @@ def test_the_script_builds_what_is_named(packages, tmp_path, monkeypatch, capsys
 
     folder = tmp_path / "corpora"
     options = ["--folder", str(folder), "--packages", str(packages), "--workers", "1"]
-    monkeypatch.setattr(sys, "argv", ["build_corpus.py", "prompts", "animal-sounds", *options])
+    monkeypatch.setattr(sys, "argv", ["build_corpus.py", "prompts", "animal-audio", *options])
     assert main() == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["animal-sounds", "prompts"]
+    assert sorted(path.name for path in folder.iterdir()) == ["animal-audio", "prompts"]
     shown = capsys.readouterr().out
-    for corpus in ("animal-sounds", "prompts"):
+    for corpus in ("animal-audio", "prompts"):
         counts = json.loads((folder / corpus / ".built.json").read_text())["rows"]
         assert f"{corpus}: " + ", ".join(f"{split} {number}" for split, number in counts.items()) in shown
-        assert is_built(folder / corpus, describe(corpus, CorpusBuilder(packages)))
+        assert is_built(folder / corpus, full_description(corpus, CorpusBuilder(packages)))
 
 
 def test_the_script_refuses_unknown_names(monkeypatch, capsys) -> None:
@@ -272,30 +274,30 @@ def test_the_script_refuses_unknown_names(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "there is no corpus picture; there are pictures, animal-sounds" in capsys.readouterr().err
+    assert "unknown corpus picture; known are images, animal-audio" in capsys.readouterr().err
 
 
 def test_one_corpus_can_be_built_by_its_name(packages, tmp_path) -> None:
-    counts = build("animal-sounds", CorpusBuilder(packages), tmp_path)
+    counts = build("animal-audio", CorpusBuilder(packages), tmp_path)
     assert sum(counts.values()) == NUMBER / 2
 
 
 def test_another_split_of_the_concepts_makes_another_corpus(packages, tmp_path) -> None:
     """Else the spoken captions would stay on the old splits, and leak."""
     before = CorpusBuilder(packages)
-    build("animal-sounds", before, tmp_path)
+    build("animal-audio", before, tmp_path)
     settings = {**before.description.settings, "held_out": {"test_concepts": 0.5, "validation": 0.1}}
     after = CorpusBuilder(packages, replace(before.description, settings=settings))
-    assert is_built(tmp_path / "animal-sounds", describe("animal-sounds", before))
-    assert not is_built(tmp_path / "animal-sounds", describe("animal-sounds", after))
-    assert describe("sentences", after) == describe("sentences", before)
+    assert is_built(tmp_path / "animal-audio", full_description("animal-audio", before))
+    assert not is_built(tmp_path / "animal-audio", full_description("animal-audio", after))
+    assert full_description("sentences", after) == full_description("sentences", before)
 
 
 def test_a_prompt_that_names_a_held_out_concept_is_left_out(packages) -> None:
-    workshop = CorpusBuilder(packages)
-    held_out = next(picture for picture in workshop.pictures if workshop.split(picture) != "train")
-    trained = next(picture for picture in workshop.pictures if workshop.split(picture) == "train")
-    assert normalize_name(held_out.names["en"]) in workshop.held_out_names
-    assert normalize_name(trained.names["en"]) not in workshop.held_out_names
-    with pytest.raises(UnusableError, match="the name of a concept that is held out"):
-        prompt_flac(Clip(Path("x.wav"), "minus", "en", "v", "k"), is_kept_out=True)
+    builder = CorpusBuilder(packages)
+    held_out = next(image for image in builder.images if builder.split(image) != "train")
+    trained = next(image for image in builder.images if builder.split(image) == "train")
+    assert normalize_name(held_out.names["en"]) in builder.held_out_names
+    assert normalize_name(trained.names["en"]) not in builder.held_out_names
+    with pytest.raises(UnusableError, match="name of a held-out concept"):
+        prompt_to_flac(Clip(Path("x.wav"), "minus", "en", "v", "k"), names_held_out=True)

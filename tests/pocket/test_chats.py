@@ -1,4 +1,4 @@
-"""Chat samples: nothing of a held-out split in training, truths that are true, and the same files every time."""
+"""Chat examples: nothing of a held-out split in training, truths that are true, and the same files every time."""
 
 import json
 import os
@@ -11,10 +11,9 @@ import pytest
 from modeling_mm.data import load_chats, media_parts
 from scripts.pocket.chats import TASKS, CorpusReader, build_chats
 from scripts.pocket.corpus import read_description, read_rows
-from scripts.pocket.phrases import CATEGORY, FIRST_SECOND, KINDS, NAMED, WHICH, YES_NO
+from scripts.pocket.phrases import CATEGORY, CHOOSE_IMAGE, FIRST_SECOND, KINDS, VERIFY_NAME, YES_NO
 from scripts.pocket.sources import LANGUAGES
-from tests.pocket.leaks import NAMED as BY_CONCEPT
-from tests.pocket.leaks import answer, chats, letters, media, question, rows_of
+from tests.pocket.leaks import BY_CONCEPT, answer, chats, letters, media, question, rows_of
 from tests.pocket.tiny_packages import killed, tree
 
 CORPORA = Path(__file__).resolve().parents[2] / "outputs/corpora"
@@ -30,42 +29,42 @@ def corpora(request) -> Path:
 
 
 @pytest.fixture(scope="module")
-def samples(corpora) -> dict[str, list[tuple[str, dict]]]:
-    """By split: the samples with the name of their file."""
+def examples(corpora) -> dict[str, list[tuple[str, dict]]]:
+    """By split: the examples with the name of their file."""
     return {split: list(chats(corpora, split)) for split in SPLITS}
 
 
 # ---- Nothing leaks --------------------------------------------------------------------------------------------------
 
 
-def test_media_come_from_the_same_split(samples) -> None:
-    """Only pictures by the unseen hand come with voices of other splits: unseen ones, and people's, who are few."""
-    for split, each in samples.items():
-        found = {(task, Path(path).parts[0], Path(path).parts[1]) for task, sample in each for path in media(sample)}
+def test_media_come_from_the_same_split(examples) -> None:
+    """Only images by the unseen hand come with voices of other splits: unseen ones, and people's, who are few."""
+    for split, each in examples.items():
+        found = {(task, Path(path).parts[0], Path(path).parts[1]) for task, example in each for path in media(example)}
         others = {(task, corpus, other) for task, corpus, other in found if other != split}
-        allowed = {("match", "spoken-captions", "test_voice"), ("match", "spoken-captions", "train")}
+        allowed = {("match_audio_image", "spoken-captions", voices) for voices in ("test_voice", "train")}
         assert others <= (allowed if split == "test_hand" else set())
 
 
-def test_no_file_of_a_held_out_sample_is_in_training(samples) -> None:
-    """But for people's voices beside pictures by the unseen hand, which are asked about as `match-human`."""
-    train = {path for _, sample in samples["train"] for path in media(sample)}
+def test_no_file_of_a_held_out_sample_is_in_training(examples) -> None:
+    """But for people's voices beside images by the unseen hand, which are asked about as `match_audio_image_human`."""
+    train = {path for _, example in examples["train"] for path in media(example)}
     for split in HELD_OUT:
-        assert samples[split]
-        for _, sample in samples[split]:
-            shared = train & set(media(sample))
+        assert examples[split]
+        for _, example in examples[split]:
+            shared = train & set(media(example))
             if shared:
-                assert split == "test_hand" and sample["task"].startswith("match-human/")
+                assert split == "test_hand" and example["task"].startswith("match_audio_image_human/")
                 assert all("/human-" in path for path in shared)
 
 
-def test_no_question_and_answer_about_the_same_media_is_in_training(samples) -> None:
-    train = {tuple(sorted(media(sample))) for _, sample in samples["train"]}
+def test_no_question_and_answer_about_the_same_media_is_in_training(examples) -> None:
+    train = {tuple(sorted(media(example))) for _, example in examples["train"]}
     for split in HELD_OUT:
-        assert not train & {tuple(sorted(media(sample))) for _, sample in samples[split]}
+        assert not train & {tuple(sorted(media(example))) for _, example in examples[split]}
 
 
-def test_no_name_of_a_concept_held_out_is_in_the_words_of_training(corpora, samples) -> None:
+def test_no_name_of_a_concept_held_out_is_in_the_words_of_training(corpora, examples) -> None:
     """Neither as an answer, nor in the questions that name things, in any language."""
     names: dict[str, set[str]] = {}
     for split in ("validation", "test_concepts"):
@@ -74,60 +73,60 @@ def test_no_name_of_a_concept_held_out_is_in_the_words_of_training(corpora, samp
                 text = row.get(f"name_{language}") or (row.get("text") if row.get("language") == language else None)
                 if text:
                     names.setdefault(language, set()).add(text)
-    told = {task: Counter() for task in ("caption", "heard", "heard-human", "sound")}
-    asked = {"named": set(), "which": set(), "translate": set(), "match": set()}
-    for _, sample in samples["train"]:
-        task, _, language = sample["task"].partition("/")
+    told = {task: Counter() for task in ("caption", "transcribe_caption", "transcribe_caption_human", "name_audio")}
+    asked = {"verify_name": set(), "choose_image": set(), "translate": set(), "match_audio_image": set()}
+    for _, example in examples["train"]:
+        task, _, language = example["task"].partition("/")
         if task in told:
-            told[task][language, letters(answer(sample))] += 1
+            told[task][language, letters(answer(example))] += 1
         elif task in asked:
-            asked[task] |= {question(sample)}
+            asked[task] |= {question(example)}
     for language, held_out in names.items():
         for counter in told.values():
             assert not {key for key in counter if key[0] == language} & {(language, letters(n)) for n in held_out}
     for language in LANGUAGES:
         for name in names[language]:
-            assert NAMED[language].format(name=name) not in asked["named"]
-            assert WHICH[language].format(name=name) not in asked["which"]
+            assert VERIFY_NAME[language].format(name=name) not in asked["verify_name"]
+            assert CHOOSE_IMAGE[language].format(name=name) not in asked["choose_image"]
     translated = {text.split(": ", 1)[1] for text in asked["translate"]}
     assert not translated & set().union(*(names[language] for language in LANGUAGES))
 
 
-@pytest.mark.parametrize("task", ["transcribe", "sentence"])
-def test_no_transcript_held_out_is_in_training(samples, task: str) -> None:
+@pytest.mark.parametrize("task", ["transcribe", "transcribe_sentence"])
+def test_no_transcript_held_out_is_in_training(examples, task: str) -> None:
     def told(splits) -> set[tuple[str, str]]:
-        return {(s["task"], letters(answer(s))) for split in splits for name, s in samples[split] if name == task}
+        return {(s["task"], letters(answer(s))) for split in splits for name, s in examples[split] if name == task}
 
     train, held_out = told(["train"]), told(HELD_OUT)
     assert train and held_out and not train & held_out
 
 
-def test_the_unseen_hand_and_voices_are_in_no_training_sample(samples) -> None:
-    paths = {path for split in ("train", "validation") for _, sample in samples[split] for path in media(sample)}
+def test_the_unseen_hand_and_voices_are_in_no_training_sample(examples) -> None:
+    paths = {path for split in ("train", "validation") for _, example in examples[split] for path in media(example)}
     assert not [path for path in paths if "/twemoji-" in path or "rms" in path or "cmn_m3" in path]
-    assert [path for _, sample in samples["test_hand"] for path in media(sample) if "/twemoji-" in path]
+    assert [path for _, example in examples["test_hand"] for path in media(example) if "/twemoji-" in path]
 
 
-# ---- What is in a sample --------------------------------------------------------------------------------------------
+# ---- What is in an example ------------------------------------------------------------------------------------------
 
 
-def test_every_task_is_there_and_named_with_its_language(samples) -> None:
-    assert {task for task, _ in samples["train"]} == set(TASKS)
-    for each in samples.values():
-        for name, sample in each:
-            task, _, language = sample["task"].partition("/")
-            assert task.removesuffix("-human") == name
+def test_every_task_is_there_and_named_with_its_language(examples) -> None:
+    assert {task for task, _ in examples["train"]} == set(TASKS)
+    for each in examples.values():
+        for name, example in each:
+            task, _, language = example["task"].partition("/")
+            assert task.removesuffix("_human") == name
             assert set(language.split("-")) <= {*LANGUAGES, "ca", "ro", "bg"}
-            assert sample["id"].startswith(f"{sample['task']}/")
+            assert example["id"].startswith(f"{example['task']}/")
 
 
 def test_names_of_samples_are_their_own(built) -> None:
     for split in SPLITS:
-        assert max(Counter(sample["id"] for _, sample in chats(built, split)).values()) == 1
+        assert max(Counter(example["id"] for _, example in chats(built, split)).values()) == 1
 
 
-def test_truths_are_those_of_the_rows(corpora, samples) -> None:
-    """Captions, categories, translations, transcripts and sounds, looked up by the file that is shown."""
+def test_truths_are_those_of_the_rows(corpora, examples) -> None:
+    """Captions, categories, translations, transcripts and noises, looked up by the file that is shown."""
     rows = {
         f"{corpus}/{row['file_name']}": row
         for corpus in (*BY_CONCEPT, "prompts", "sentences")
@@ -135,64 +134,64 @@ def test_truths_are_those_of_the_rows(corpora, samples) -> None:
         for row in read_rows(corpora / corpus, split)
     }
     doubtful = {"prompts/train/es_digits_0.flac"}  # Asterisk's list has it twice
-    for each in samples.values():
-        for name, sample in each:
-            language = sample["task"].partition("/")[2]
-            row = rows.get(media(sample)[0])
-            if name in ("caption", "sound"):
-                assert answer(sample) == row[f"name_{language}"]
+    for each in examples.values():
+        for name, example in each:
+            language = example["task"].partition("/")[2]
+            row = rows.get(media(example)[0])
+            if name in ("caption", "name_audio"):
+                assert answer(example) == row[f"name_{language}"]
             elif name == "category":
-                assert question(sample) in CATEGORY[language] and answer(sample) == KINDS[row["kind"]][language]
+                assert question(example) in CATEGORY[language] and answer(example) == KINDS[row["kind"]][language]
             elif name == "translate":
                 source, target = language.split("-")
-                assert question(sample).endswith(f": {row[f'name_{source}']}")
-                assert answer(sample) == row[f"name_{target}"]
-            elif name in ("heard", "transcribe", "sentence") and media(sample)[0] not in doubtful:
-                assert answer(sample) == row["text"] and language == row["language"]
-                assert ("-human" in sample["task"]) == (row.get("synthetic") is False)
+                assert question(example).endswith(f": {row[f'name_{source}']}")
+                assert answer(example) == row[f"name_{target}"]
+            elif name.startswith("transcribe") and media(example)[0] not in doubtful:
+                assert answer(example) == row["text"] and language == row["language"]
+                assert ("_human" in example["task"]) == (row.get("synthetic") is False)
 
 
-def test_yes_and_no_are_true_and_equally_likely(corpora, samples) -> None:
+def test_yes_and_no_are_true_and_equally_likely(corpora, examples) -> None:
     """Is this its name, does the voice name it, does the sound belong to it: told by what the rows say."""
-    pictures = {row["file_name"]: row for s in SPLITS for row in rows_of(corpora, "pictures", s)}
+    images = {row["file_name"]: row for s in SPLITS for row in rows_of(corpora, "images", s)}
     spoken = {row["file_name"]: row for s in SPLITS for row in rows_of(corpora, "spoken-captions", s)}
-    sounds = {row["file_name"]: row for s in SPLITS for row in rows_of(corpora, "animal-sounds", s)}
-    verdicts: dict[str, Counter] = {name: Counter() for name in ("named", "match", "sound-match")}
-    for each in samples.values():
-        for name, sample in each:
+    noises = {row["file_name"]: row for s in SPLITS for row in rows_of(corpora, "animal-audio", s)}
+    verdicts: dict[str, Counter] = {name: Counter() for name in ("verify_name", "match_audio_image", "verify_audio")}
+    for each in examples.values():
+        for name, example in each:
             if name not in verdicts:
                 continue
-            language = sample["task"].partition("/")[2]
-            picture = pictures[media(sample)[0].partition("/")[2]]
-            if name == "named":
-                is_true = question(sample) == NAMED[language].format(name=picture[f"name_{language}"])
-                verdict = answer(sample)
-            elif name == "match":
-                recording = spoken[media(sample)[1].partition("/")[2]]
-                text, _, verdict = answer(sample).rpartition(" – ")
+            language = example["task"].partition("/")[2]
+            image = images[media(example)[0].partition("/")[2]]
+            if name == "verify_name":
+                is_true = question(example) == VERIFY_NAME[language].format(name=image[f"name_{language}"])
+                verdict = answer(example)
+            elif name == "match_audio_image":
+                recording = spoken[media(example)[1].partition("/")[2]]
+                text, _, verdict = answer(example).rpartition(" – ")
                 assert text == recording["text"] and recording["language"] == language
-                is_true = recording["concept"] == picture["concept"]
-                assert not is_true or recording["text"] == picture[f"name_{language}"]
+                is_true = recording["concept"] == image["concept"]
+                assert not is_true or recording["text"] == image[f"name_{language}"]
             else:
-                verdict = answer(sample)
-                is_true = sounds[media(sample)[1].partition("/")[2]]["concept"] == picture["concept"]
+                verdict = answer(example)
+                is_true = noises[media(example)[1].partition("/")[2]]["concept"] == image["concept"]
             assert verdict == YES_NO[language][0 if is_true else 1]
             verdicts[name][is_true] += 1
     for name, counts in verdicts.items():
-        assert counts[True] / counts.total() == pytest.approx(0.5, abs=0.12 if name == "named" else 0.01)
+        assert counts[True] / counts.total() == pytest.approx(0.5, abs=0.12 if name == "verify_name" else 0.01)
 
 
-def test_which_of_two_pictures_is_named(corpora, samples) -> None:
+def test_which_of_two_pictures_is_named(corpora, examples) -> None:
     """Both are by one hand and of different concepts, and either is as often the first."""
-    pictures = {f"pictures/{row['file_name']}": row for s in SPLITS for row in rows_of(corpora, "pictures", s)}
+    images = {f"images/{row['file_name']}": row for s in SPLITS for row in rows_of(corpora, "images", s)}
     first = Counter()
-    for split, each in samples.items():
-        for sample in (sample for name, sample in each if name == "which"):
-            language = sample["task"].partition("/")[2]
-            shown = [pictures[path] for path in media(sample)]
-            named = [question(sample) == WHICH[language].format(name=row[f"name_{language}"]) for row in shown]
+    for split, each in examples.items():
+        for example in (example for name, example in each if name == "choose_image"):
+            language = example["task"].partition("/")[2]
+            shown = [images[path] for path in media(example)]
+            named = [question(example) == CHOOSE_IMAGE[language].format(name=row[f"name_{language}"]) for row in shown]
             assert Counter(named) == {True: 1, False: 1}
-            assert answer(sample) == FIRST_SECOND[language][named.index(True)]
+            assert answer(example) == FIRST_SECOND[language][named.index(True)]
             assert shown[0]["concept"] != shown[1]["concept"]
             if split in ("train", "test_hand"):  # tiny held-out splits have hands with one concept alone
                 assert shown[0]["hand"] == shown[1]["hand"]
@@ -201,7 +200,7 @@ def test_which_of_two_pictures_is_named(corpora, samples) -> None:
 
 
 def test_wordings_vary(built) -> None:
-    questions = {question(sample) for name, sample in chats(built, "train") if name == "caption"}
+    questions = {question(example) for name, example in chats(built, "train") if name == "caption"}
     assert len(questions) == 15
 
 
@@ -213,8 +212,8 @@ def test_samples_are_read_as_chats(built) -> None:
         assert rows[0].answer and rows[0].task.startswith(path.stem)
 
 
-def test_every_file_of_the_samples_is_there(corpora, samples) -> None:
-    paths = {path for each in samples.values() for _, sample in each for path in media(sample)}
+def test_every_file_of_the_samples_is_there(corpora, examples) -> None:
+    paths = {path for each in examples.values() for _, example in each for path in media(example)}
     assert [path for path in paths if not (corpora / path).is_file()] == []
 
 
@@ -231,7 +230,7 @@ class Fake(CorpusReader):
         return [{**row, "path": f"../../{corpus}/{row['file_name']}"} for row in self.given.get(corpus, [])]
 
 
-def picture_row(number: int, kind: str = "food", **fields) -> dict:
+def image_row(number: int, kind: str = "food", **fields) -> dict:
     names = {f"name_{language}": f"{language} {number}" for language in LANGUAGES}
     row = {"file_name": f"train/{number}.png", "concept": f"c{number}", "hand": "noto", "kind": kind}
     return {**row, **names, **fields}
@@ -239,43 +238,43 @@ def picture_row(number: int, kind: str = "food", **fields) -> dict:
 
 @pytest.mark.parametrize("task", ["caption", "category", "translate"])
 def test_draws_depend_on_the_sample_alone(task: str) -> None:
-    rows = [picture_row(number) for number in range(9)]
-    one = {sample["id"]: sample for sample in TASKS[task](Fake(pictures=rows), "train")}
-    other = {sample["id"]: sample for sample in TASKS[task](Fake(pictures=rows[:3:-1]), "train")}
+    rows = [image_row(number) for number in range(9)]
+    one = {example["id"]: example for example in TASKS[task](Fake(images=rows), "train")}
+    other = {example["id"]: example for example in TASKS[task](Fake(images=rows[:3:-1]), "train")}
     assert 0 < len(other) < len(one)
     assert other.items() <= one.items()
 
 
 def test_pictures_without_a_name_are_not_asked_for_it() -> None:
-    rows = [picture_row(0, name_zh=None), picture_row(1, name_zh=None), picture_row(2)]
-    for task in ("caption", "translate", "named", "which"):
-        languages = [s["task"] for s in TASKS[task](Fake(pictures=rows), "train") if "2.png" not in s["id"]]
+    rows = [image_row(0, name_zh=None), image_row(1, name_zh=None), image_row(2)]
+    for task in ("caption", "translate", "verify_name", "choose_image"):
+        languages = [s["task"] for s in TASKS[task](Fake(images=rows), "train") if "2.png" not in s["id"]]
         assert languages and not [language for language in languages if "zh" in language]
 
 
-@pytest.mark.parametrize("task", ["named", "which"])
+@pytest.mark.parametrize("task", ["verify_name", "choose_image"])
 def test_a_single_concept_has_nothing_to_be_told_from(task: str) -> None:
-    rows = [picture_row(n, concept="c") for n in range(8)]
-    with pytest.raises(ValueError, match=r"There is no other concept beside 'c' to ask about in"):
-        list(TASKS[task](Fake(pictures=rows), "train"))
+    rows = [image_row(n, concept="c") for n in range(8)]
+    with pytest.raises(ValueError, match=r"There is no concept except 'c' to ask about in"):
+        list(TASKS[task](Fake(images=rows), "train"))
 
 
 def test_wrong_names_are_often_of_the_same_kind() -> None:
-    rows = [picture_row(n, "food" if n < 4 else "flags") for n in range(60)]
+    rows = [image_row(n, "food" if n < 4 else "flags") for n in range(60)]
     kinds = Counter()
-    for sample in TASKS["named"](Fake(pictures=rows), "train"):
-        if answer(sample) in {no for _, no in YES_NO.values()} and int(Path(sample["id"]).stem) < 4:
-            number = int("".join(c for c in question(sample) if c.isdigit()))
+    for example in TASKS["verify_name"](Fake(images=rows), "train"):
+        if answer(example) in {no for _, no in YES_NO.values()} and int(Path(example["id"]).stem) < 4:
+            number = int("".join(c for c in question(example) if c.isdigit()))
             kinds["food" if number < 4 else "flags"] += 1
     assert kinds["food"] > 0
 
 
 def test_sounds_whose_picture_was_left_out_are_not_matched() -> None:
-    pictures = [picture_row(number) for number in range(3)]
-    sounds = [{**row, "file_name": f"train/{n}.flac", "picture": f"train/{n}.png"} for n, row in enumerate(pictures)]
-    made = list(TASKS["sound-match"](Fake(pictures=pictures[1:], animal_sounds=sounds), "train"))
+    images = [image_row(number) for number in range(3)]
+    noises = [{**row, "file_name": f"train/{n}.flac", "image_file": f"train/{n}.png"} for n, row in enumerate(images)]
+    made = list(TASKS["verify_audio"](Fake(images=images[1:], animal_audio=noises), "train"))
     assert len(made) == 4
-    assert {Path(path).stem for sample in made for path in media(sample)} == {"1", "2"}
+    assert {Path(path).stem for example in made for path in media(example)} == {"1", "2"}
 
 
 def spoken_row(number: int, language: str, synthetic: bool = True) -> dict:
@@ -284,12 +283,13 @@ def spoken_row(number: int, language: str, synthetic: bool = True) -> dict:
 
 
 def test_a_voice_that_names_only_one_thing_is_not_asked_about() -> None:
-    rows = [picture_row(0), picture_row(1)]
+    rows = [image_row(0), image_row(1)]
     spoken = [spoken_row(0, "fr", False)]
-    assert list(TASKS["match"](Fake(pictures=rows, spoken_captions=spoken), "train")) == []
-    made = list(TASKS["match"](Fake(pictures=rows, spoken_captions=[*spoken, spoken_row(1, "fr", False)]), "train"))
-    assert [sample["task"] for sample in made] == ["match-human/fr"] * 4
-    assert [answer(sample) for sample in made] == ["fr 0 – oui", "fr 1 – non", "fr 1 – oui", "fr 0 – non"]
+    assert list(TASKS["match_audio_image"](Fake(images=rows, spoken_captions=spoken), "train")) == []
+    spoken.append(spoken_row(1, "fr", False))
+    made = list(TASKS["match_audio_image"](Fake(images=rows, spoken_captions=spoken), "train"))
+    assert [example["task"] for example in made] == ["match_audio_image_human/fr"] * 4
+    assert [answer(example) for example in made] == ["fr 0 – oui", "fr 1 – non", "fr 1 – oui", "fr 0 – non"]
 
 
 # ---- The same files every time --------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_a_voice_that_names_only_one_thing_is_not_asked_about() -> None:
 
 @pytest.fixture
 def copy(built, tmp_path) -> Path:
-    """All corpora but the chat samples; files are links, as none is changed."""
+    """All corpora but the chat examples; files are links, as none is changed."""
     shutil.copytree(built, tmp_path / "corpora", copy_function=os.link, ignore=shutil.ignore_patterns("chat"))
     return tmp_path / "corpora"
 
@@ -332,7 +332,7 @@ def test_the_card_counts_the_samples_of_each_task(built) -> None:
 
 def test_corpora_that_are_missing_are_named(copy) -> None:
     (copy / "prompts/.built.json").unlink()
-    shutil.rmtree(copy / "pictures")
-    with pytest.raises(FileNotFoundError, match=r"need the corpora pictures, prompts in .*; build them first"):
+    shutil.rmtree(copy / "images")
+    with pytest.raises(FileNotFoundError, match=r"lacks the corpora images, prompts of the chats. Build them first"):
         build_chats(copy)
     assert not (copy / "chat").exists()

@@ -14,23 +14,19 @@ from modeling_mm.utils.tables import markdown_table
 from scripts.pocket import compare as script
 from scripts.pocket import comparison
 from scripts.pocket.comparison import (
-    Caption,
     Settings,
-    at,
-    batch_of,
     caption_loss,
     compare,
-    dictionary_texts,
-    fill_cache,
     held_out_loss,
     order_of,
     pretrained_decoder,
-    read_captions,
     run_system,
+    schedule,
     text_blocks,
 )
+from scripts.pocket.comparison_data import Caption, batch_of, dictionary_texts, fill_cache, read_captions
 from scripts.pocket.comparison_report import HEADER, mean_and_spread, plot, rows_of
-from scripts.pocket.comparison_systems import SYSTEMS, Parts, ours
+from scripts.pocket.comparison_systems import SYSTEMS, Components, ours
 from tests.fakes.processor_parts import make
 from tests.fakes.tiny import difference, gpt2, joined, seeded, vit
 
@@ -40,10 +36,10 @@ QUICK = Settings(steps=60, batch_size=4, text_learning_rate=2e-3, new_learning_r
 
 
 @cache
-def parts() -> Parts:
+def components() -> Components:
     processor = make(audio=False)
     decoder = gpt2(vocab_size=len(processor.tokenizer), n_positions=128, initializer_range=0.1)
-    return Parts(decoder, vit(image_size=8, patch_size=4), processor)
+    return Components(decoder, vit(image_size=8, patch_size=4), processor)
 
 
 def write_corpus(folder, split: str = "train", names=NAMES) -> None:
@@ -57,43 +53,44 @@ def write_corpus(folder, split: str = "train", names=NAMES) -> None:
 
 @pytest.fixture
 def corpus(tmp_path):
-    write_corpus(tmp_path / "pictures")
-    return tmp_path / "pictures"
+    write_corpus(tmp_path / "images")
+    return tmp_path / "images"
 
 
 @pytest.fixture
 def captions(corpus) -> list[Caption]:
-    return read_captions(corpus, "train", "name_en", parts(), longest=30)[0]
+    return read_captions(corpus, "train", "name_en", components(), longest=30)[0]
 
 
 @pytest.fixture
 def filled(tmp_path, captions) -> EncoderCache:
-    model = joined(parts().decoder, parts().vision, None, tokenizer=parts().processor, freeze_vision=True)
-    filled = EncoderCache(tmp_path / "cache", model, parts().processor)
+    given = components()
+    model = joined(given.decoder, given.vision, None, tokenizer=given.processor, freeze_vision=True)
+    filled = EncoderCache(tmp_path / "cache", model, components().processor)
     fill_cache(filled, captions)
     return filled
 
 
 def pad() -> int:
-    return parts().token_ids()[3]
+    return components().token_ids()[3]
 
 
 # ---- Data -----------------------------------------------------------------------------------------------------------
 
 
 def test_captions_stand_between_the_same_tokens_for_all_systems(captions, corpus):
-    tokenizer = parts().processor.tokenizer
+    tokenizer = components().processor.tokenizer
     assert [tokenizer.decode(c.input_ids) for c in captions] == [f"<|image|><|assistant|>{n}<|end|>" for n in NAMES]
     assert [c.path for c in captions] == [str(corpus / "train" / f"{i}.png") for i in range(4)]
 
 
 def test_longer_captions_are_left_out_and_counted(corpus):
-    lengths = sorted(len(parts().processor.tokenizer(name)["input_ids"]) for name in NAMES)
+    lengths = sorted(len(components().processor.tokenizer(name)["input_ids"]) for name in NAMES)
     assert lengths[0] < lengths[-1]
-    kept, left_out = read_captions(corpus, "train", "name_en", parts(), longest=lengths[0])
+    kept, left_out = read_captions(corpus, "train", "name_en", components(), longest=lengths[0])
     assert [len(c.input_ids) for c in kept] == [lengths[0] + 3] * len(kept) and len(kept) + left_out == 4
     with pytest.raises(ValueError, match=r"No caption of .*train in the column name_en has at most 1 tokens"):
-        read_captions(corpus, "train", "name_en", parts(), longest=1)
+        read_captions(corpus, "train", "name_en", components(), longest=1)
 
 
 def test_a_batch_learns_the_caption_and_its_end_alone(captions, filled):
@@ -130,10 +127,10 @@ def test_every_pass_over_the_data_shows_every_row_once_and_seeds_differ():
 
 
 def test_the_rates_rise_then_fall_to_zero():
-    assert [at(step, 100, 0.1) for step in (0, 9, 50)] == pytest.approx(
+    assert [schedule(step, 100, 0.1) for step in (0, 9, 50)] == pytest.approx(
         [0.1, 0.5 * (1 + math.cos(0.09 * math.pi)), 0.5]
     )
-    assert at(99, 100, 0.1) < 1e-3 and at(0, 100, 0.0) == 1.0
+    assert schedule(99, 100, 0.1) < 1e-3 and schedule(0, 100, 0.0) == 1.0
 
 
 def test_more_evaluations_than_steps_are_refused():
@@ -145,28 +142,28 @@ def test_more_evaluations_than_steps_are_refused():
 
 
 def build(name: str):
-    return seeded(lambda: SYSTEMS[name](parts()))
+    return seeded(lambda: SYSTEMS[name](components()))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_starts_from_the_same_decoder_and_leaves_it_alone(name):
-    before = {key: tensor.clone() for key, tensor in parts().decoder.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in components().decoder.state_dict().items()}
     system = build(name)
     theirs = {p for n, p in system.named_parameters() if system.part_of(n) == "text"}
-    assert sum(p.numel() for p in theirs) == sum(p.numel() for p in parts().decoder.parameters())
-    matching = [any(p.shape == q.shape and torch.equal(p, q) for q in theirs) for p in parts().decoder.parameters()]
-    assert all(matching)
+    assert sum(p.numel() for p in theirs) == sum(p.numel() for p in components().decoder.parameters())
+    for p in components().decoder.parameters():
+        assert any(p.shape == q.shape and torch.equal(p, q) for q in theirs)
     with torch.no_grad():
         for parameter in system.parameters():
             parameter.add_(1.0)
-    assert all(torch.equal(before[key], tensor) for key, tensor in parts().decoder.state_dict().items())
+    assert all(torch.equal(before[key], tensor) for key, tensor in components().decoder.state_dict().items())
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_encoder_alone_is_frozen(name):
     system = build(name)
     assert all(p.requires_grad == (system.part_of(n) != "vision") for n, p in system.named_parameters())
-    assert all(p.requires_grad for p in parts().vision.parameters())  # the part itself is not touched
+    assert all(p.requires_grad for p in components().vision.parameters())  # the part itself is not touched
 
 
 NEW_PARTS = {"prefix (LLaVA)": {"connectors"}}
@@ -177,7 +174,7 @@ def test_a_picture_reaches_the_caption_through_new_parts(name, captions, filled)
     system = build(name)
     new = {system.part_of(n) for n, _ in system.named_parameters()} - {"text", "vision"}
     assert new == NEW_PARTS.get(name, {"connectors", "cross_attention"})
-    figures = run_system(SYSTEMS[name], parts(), filled, captions, captions, QUICK, seed=0)
+    figures = run_system(SYSTEMS[name], components(), filled, captions, captions, QUICK, seed=0)
     assert figures["curve"][-1][2] < 0.5 * figures["curve"][0][1], "it learned nothing"
     # Four captions that differ in their colours alone: blind, no system names more than one of them.
     assert figures["exact_match"] >= 0.75
@@ -188,7 +185,7 @@ def test_a_token_sees_the_picture_and_what_is_before_it(name, captions, filled):
     system = moved(build(name))
     states, input_ids, attention_mask, _ = batch_of(captions[:1], filled, pad())
     logits = system.logits(states, input_ids, attention_mask)
-    assert logits.shape == (1, input_ids.shape[1], len(parts().processor.tokenizer))
+    assert logits.shape == (1, input_ids.shape[1], len(components().processor.tokenizer))
     other = input_ids.clone()
     other[0, 4] = 7
     changed = (system.logits(states, other, attention_mask) - logits).abs().amax(-1)[0]
@@ -221,7 +218,7 @@ def test_captions_are_the_greedy_choices_of_the_logits(name, captions, filled):
 
 
 def test_fields_of_the_config_reach_ours():
-    system = seeded(lambda: ours(cross_attention_layers=[0], vision_connector="linear")(parts()))
+    system = seeded(lambda: ours(cross_attention_layers=[0], vision_connector="linear")(components()))
     assert list(system.model.model.language_model.cross_blocks) == ["0"]
 
 
@@ -234,15 +231,15 @@ def linear() -> dict:
 
 def test_a_run_reports_what_it_measured(captions, filled):
     settings = Settings(steps=4, batch_size=2, evaluations=2)
-    figures = run_system(linear()["linear"], parts(), filled, captions[:3], captions, settings, seed=1)
+    figures = run_system(linear()["linear"], components(), filled, captions[:3], captions, settings, seed=1)
     assert [point[0] for point in figures["curve"]] == [2, 4]
     assert figures["loss"] == figures["curve"][-1][2]
-    decoder = sum(p.numel() for p in parts().decoder.parameters())
+    decoder = sum(p.numel() for p in components().decoder.parameters())
     assert figures["parameters"] == decoder + figures["new_parameters"]
     assert figures["seconds"] > 0 and figures["seconds_answering"] > 0
-    again = run_system(linear()["linear"], parts(), filled, captions[:3], captions, settings, seed=1)
+    again = run_system(linear()["linear"], components(), filled, captions[:3], captions, settings, seed=1)
     assert again["curve"] == figures["curve"]
-    other = run_system(linear()["linear"], parts(), filled, captions[:3], captions, settings, seed=2)
+    other = run_system(linear()["linear"], components(), filled, captions[:3], captions, settings, seed=2)
     assert other["curve"] != figures["curve"]
 
 
@@ -257,7 +254,7 @@ def test_every_setting_changes_the_training(field, captions, filled):
         "batch_size": 3,
     }
     losses = [
-        run_system(linear()["linear"], parts(), filled, captions, captions, Settings(**fields), seed=0)["loss"]
+        run_system(linear()["linear"], components(), filled, captions, captions, Settings(**fields), seed=0)["loss"]
         for fields in (base, {**base, field: changed[field]})
     ]
     assert abs(losses[0] - losses[1]) > 1e-4
@@ -265,7 +262,7 @@ def test_every_setting_changes_the_training(field, captions, filled):
 
 def test_answers_are_no_longer_than_asked_for(captions, filled):
     system = moved(build("prefix (LLaVA)"))
-    short, long = (comparison.answer(system, filled, captions, parts(), length) for length in (1, 6))
+    short, long = (comparison.generate_captions(system, filled, captions, components(), length) for length in (1, 6))
     assert all(len(a) <= len(b) for a, b in zip(short, long, strict=True)) and short != long
 
 
@@ -280,7 +277,7 @@ def test_the_held_out_loss_does_not_depend_on_batches(captions, filled):
 
 def test_a_comparison_goes_on_where_it_was(captions, filled, tmp_path):
     settings = Settings(steps=2, batch_size=2, evaluations=1)
-    arguments = (parts(), filled, captions, captions, settings, tmp_path / "out" / "runs.jsonl")
+    arguments = (components(), filled, captions, captions, settings, tmp_path / "out" / "runs.jsonl")
     first = compare(linear(), [0], *arguments)
     with open(tmp_path / "out" / "runs.jsonl", "a") as lines:
         lines.write('{"system": "linear", "se')  # cut off
@@ -288,7 +285,7 @@ def test_a_comparison_goes_on_where_it_was(captions, filled, tmp_path):
     assert [(run["system"], run["seed"]) for run in both] == [("linear", 0), ("linear", 1)]
     assert both[0] == json.loads(json.dumps(first[0]))
 
-    def no_more(parts):
+    def no_more(components):
         raise AssertionError("a run was made again")
 
     again = compare({"linear": no_more}, [0, 1], *arguments)
@@ -362,20 +359,21 @@ def test_the_plot_is_a_picture_that_differs_with_the_runs(tmp_path):
 
 def test_the_script_runs_from_parts_to_plot(tmp_path, corpus, capsys, monkeypatch):
     write_corpus(corpus, "test_hand", NAMES[:2])
-    parts().processor.save_pretrained(tmp_path / "parts" / "processor")
-    parts().vision.save_pretrained(tmp_path / "parts" / "vision")
+    components().processor.save_pretrained(tmp_path / "components" / "processor")
+    components().vision.save_pretrained(tmp_path / "components" / "vision")
     folder = tmp_path / "packages" / "debian-wordnet-base" / "usr" / "share" / "wordnet"
     folder.mkdir(parents=True)
     (folder / "data.noun").write_text("1 n | a first thing\n" * 50)
-    arguments = f"""--corpora {tmp_path} --parts {tmp_path / "parts"} --packages {tmp_path / "packages"} --longest 30
-        --cache {tmp_path / "cache"} --output {tmp_path / "out"} --systems prefix mlp,\u0020gated --seeds 2 --steps 2
+    arguments = f"""--corpora {tmp_path} --components {tmp_path / "components"} --packages {tmp_path / "packages"}
+        --longest 30 --cache {tmp_path / "cache"} --output {tmp_path / "out"}
+        --systems prefix mlp,\u0020gated --seeds 2 --steps 2
         --evaluations 1 --batch-size 2 --width 16 --layers 1 --heads 2 --pretraining-steps 2""".split()
     arguments[arguments.index("mlp,")] = "mlp, gated"
     arguments.remove("gated")
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # of the other tests too
     assert script.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "4 captions to learn (0 longer than 30 tokens are left out), 2 to be tested with" in printed
+    assert "4 training captions (0 longer than 30 tokens are left out), 2 test captions" in printed
     runs = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
     systems = ["cross-attention, mlp, gated", "prefix (LLaVA)"]
     assert [(run["system"], run["seed"]) for run in runs] == [(name, seed) for seed in (0, 1) for name in systems]

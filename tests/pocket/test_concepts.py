@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.pocket.concepts import Groups, group_concepts, normalize_name, split_of
+from scripts.pocket.concepts import DisjointSets, group_concepts, normalize_name, split_of
 
 # Of the keys a to h, in halves.
 EXPECTED = ["test", "test", "test", "test", "train", "test", "train", "train"]
@@ -57,7 +57,7 @@ def test_concepts_do_not_depend_on_the_order_of_things() -> None:
 
 
 def test_groups_join_in_any_order() -> None:
-    groups = Groups()
+    groups = DisjointSets()
     groups.join("c", "d")
     groups.join("a", "b")
     assert groups.find("a") != groups.find("c")

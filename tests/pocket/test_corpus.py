@@ -11,27 +11,26 @@ import pytest
 import soundfile
 import yaml
 
+from modeling_mm.utils import write_bytes
 from scripts.pocket.builders import BUILDERS
 from scripts.pocket.corpus import (
     Description,
     PendingFile,
-    fingerprint,
     is_built,
-    numbered,
+    number_duplicates,
     read_description,
     read_rows,
-    write_bytes,
     write_corpus,
 )
 from scripts.pocket.media_files import UnusableError
-from tests.pocket.tiny_packages import killed, picture, tree
+from tests.pocket.tiny_packages import killed, noise_image, tree
 
 DESCRIPTION = Description(
     name="tiny",
     title="Tiny things",
     summary="A few squares.",
     licences={"squares": "CC0 | public domain"},
-    columns={"file_name": "the picture", "name": "what it is"},
+    columns={"file_name": "the image", "name": "what it is"},
     splits={"train": "most", "test": "the others"},
     modality="image",
     packages={"squares": "npm:squares@1.0"},
@@ -41,26 +40,26 @@ DESCRIPTION = Description(
 
 def png(name: str) -> bytes:
     buffer = io.BytesIO()
-    picture(name).save(buffer, "PNG")
+    noise_image(name).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def draft(file: str, split: str = "train", content: str | None = None, name: str | None = None) -> PendingFile:
+def pending(file: str, split: str = "train", content: str | None = None, name: str | None = None) -> PendingFile:
     return PendingFile(split, f"{file}.png", lambda: png(content or file), {"name": name or file})
 
 
 def unusable() -> bytes:
-    raise UnusableError("unreadable picture: it is broken")
+    raise UnusableError("unreadable image: it is broken")
 
 
-DRAFTS = [draft("a"), draft("b", "test"), draft("c"), draft("d")]
+FILES = [pending("a"), pending("b", "test"), pending("c"), pending("d")]
 
 
 # ---- What is written ------------------------------------------------------------------------------------------------
 
 
 def test_files_rows_and_counts(tmp_path) -> None:
-    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
     assert counts == {"train": 3, "test": 1}
     files = tree(tmp_path / "tiny")
     assert set(files) == {
@@ -75,26 +74,26 @@ def test_files_rows_and_counts(tmp_path) -> None:
 
 
 def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path) -> None:
-    drafts = [*DRAFTS, PendingFile("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
-    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, drafts)
+    files = [*FILES, PendingFile("test", "bad.png", unusable, {"name": "bad"}), pending("e", name="a", content="a")]
+    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, files)
     assert counts == {"train": 3, "test": 1}
     left_out = [json.loads(line) for line in (tmp_path / "tiny/left_out.jsonl").read_text().splitlines()]
     assert left_out == [
-        {"file_name": "test/bad.png", "reason": "unreadable picture: it is broken", "name": "bad"},
+        {"file_name": "test/bad.png", "reason": "unreadable image: it is broken", "name": "bad"},
         {"file_name": "train/e.png", "reason": "duplicate of train/a.png", "name": "a"},
     ]
     assert not (tmp_path / "tiny/train/e.png").exists()
     card = (tmp_path / "tiny/README.md").read_text()
     assert "2 rows were left out" in card
-    assert "| unreadable picture | 1 |" in card and "| duplicate | 1 |" in card
+    assert "| unreadable image | 1 |" in card and "| duplicate | 1 |" in card
 
 
 def test_the_same_file_with_another_name_is_no_duplicate(tmp_path) -> None:
-    assert write_corpus(tmp_path / "tiny", DESCRIPTION, [draft("a"), draft("e", content="a")])["train"] == 2
+    assert write_corpus(tmp_path / "tiny", DESCRIPTION, [pending("a"), pending("e", content="a")])["train"] == 2
 
 
 def test_the_card_tells_source_licence_counts_and_splits(tmp_path) -> None:
-    write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
     card = (tmp_path / "tiny/README.md").read_text()
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["pretty_name"] == "Tiny things"
@@ -109,20 +108,20 @@ def test_the_card_tells_source_licence_counts_and_splits(tmp_path) -> None:
 
 
 def test_progress_is_shown(tmp_path, capfd) -> None:
-    write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
     shown = capfd.readouterr().err
     assert "tiny: 100%" in shown and "4/4" in shown
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(tmp_path, workers: int) -> None:
-    write_corpus(tmp_path / "one", DESCRIPTION, DRAFTS)
-    write_corpus(tmp_path / "other", DESCRIPTION, DRAFTS, workers)
+    write_corpus(tmp_path / "one", DESCRIPTION, FILES)
+    write_corpus(tmp_path / "other", DESCRIPTION, FILES, workers)
     assert tree(tmp_path / "one") == tree(tmp_path / "other")
 
 
 def test_names_are_made_safe_and_different() -> None:
-    assert list(numbered(["a/b", "a b", "é-1_x", "a/b"])) == ["a_b", "a_b-2", "é-1_x", "a_b-3"]
+    assert list(number_duplicates(["a/b", "a b", "é-1_x", "a/b"])) == ["a_b", "a_b-2", "é-1_x", "a_b-3"]
 
 
 # ---- Descriptions ---------------------------------------------------------------------------------------------------
@@ -138,7 +137,7 @@ def test_every_corpus_is_described(name: str) -> None:
 
 
 def test_an_unknown_corpus_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"no corpus 'picture'; there are animal-sounds, chat, pictures"):
+    with pytest.raises(ValueError, match=r"Unknown corpus 'picture'; known are animal-audio, chat, images"):
         read_description("picture")
 
 
@@ -155,14 +154,14 @@ def test_a_description_with_an_unknown_field_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize("call", range(1, 11))
 def test_a_killed_build_goes_on_to_the_same_corpus(tmp_path, call: int, before: bool) -> None:
     """Eleven files are written: the description, five that are made, two lists, the report, the card and the mark."""
-    drafts = [*DRAFTS, PendingFile("test", "bad.png", unusable, {"name": "bad"}), draft("e", name="a", content="a")]
-    write_corpus(tmp_path / "whole", DESCRIPTION, drafts)
-    killed(lambda: write_corpus(tmp_path / "killed", DESCRIPTION, drafts), call, before)
+    files = [*FILES, PendingFile("test", "bad.png", unusable, {"name": "bad"}), pending("e", name="a", content="a")]
+    write_corpus(tmp_path / "whole", DESCRIPTION, files)
+    killed(lambda: write_corpus(tmp_path / "killed", DESCRIPTION, files), call, before)
     assert not is_built(tmp_path / "killed", DESCRIPTION)
     for name, data in tree(tmp_path / "killed").items():  # what has its name is whole
         if not Path(name).name.startswith(".") and Path(name).name != "e.png":
             assert data == tree(tmp_path / "whole")[name]
-    write_corpus(tmp_path / "killed", DESCRIPTION, drafts)
+    write_corpus(tmp_path / "killed", DESCRIPTION, files)
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
@@ -183,12 +182,12 @@ def test_an_interrupt_is_passed_on_and_what_is_there_is_not_made_again(tmp_path)
     assert not is_built(tmp_path / "tiny", DESCRIPTION)
     write_corpus(tmp_path / "tiny", DESCRIPTION, [counted("a", False), counted("b", False)], workers=1)
     assert made == {"a": 1, "b": 2}
-    write_corpus(tmp_path / "other", DESCRIPTION, [draft("a"), draft("b")])
+    write_corpus(tmp_path / "other", DESCRIPTION, [pending("a"), pending("b")])
     assert tree(tmp_path / "tiny") == tree(tmp_path / "other")
 
 
 def test_a_whole_corpus_is_not_made_again(tmp_path) -> None:
-    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
     never = [PendingFile("train", "a.png", lambda: pytest.fail("made again"), {})]
     assert write_corpus(tmp_path / "tiny", DESCRIPTION, never) == counts
 
@@ -196,19 +195,19 @@ def test_a_whole_corpus_is_not_made_again(tmp_path) -> None:
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_another_description_begins_anew(tmp_path, is_whole: bool) -> None:
     other = replace(DESCRIPTION, settings={"size": 4})
-    assert fingerprint(other) != fingerprint(DESCRIPTION)
-    write_corpus(tmp_path / "tiny", DESCRIPTION, DRAFTS)
+    assert other.fingerprint != DESCRIPTION.fingerprint
+    write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
     if not is_whole:
         (tmp_path / "tiny/.built.json").unlink()
-    write_corpus(tmp_path / "tiny", other, [draft("a", content="new")])
-    write_corpus(tmp_path / "fresh", other, [draft("a", content="new")])
+    write_corpus(tmp_path / "tiny", other, [pending("a", content="new")])
+    write_corpus(tmp_path / "fresh", other, [pending("a", content="new")])
     assert tree(tmp_path / "tiny") == tree(tmp_path / "fresh")
 
 
 def test_files_of_others_are_not_touched(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match=r"holds files that no builder of corpora has written; give another folder"):
-        write_corpus(tmp_path, DESCRIPTION, DRAFTS)
+    with pytest.raises(ValueError, match=r"holds files that no builder of corpora has written. Pass another folder"):
+        write_corpus(tmp_path, DESCRIPTION, FILES)
     assert tree(tmp_path) == {"thesis.tex": b"years of work"}
 
 
@@ -224,8 +223,8 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
 
 NAMES = {"name_en", "name_fr", "name_es", "name_ru", "name_zh"}
 COLUMNS = {
-    "pictures": {"image", "concept", "hand", "kind"} | NAMES,
-    "animal-sounds": {"audio", "concept", "picture"} | NAMES,
+    "images": {"image", "concept", "hand", "kind"} | NAMES,
+    "animal-audio": {"audio", "concept", "image_file"} | NAMES,
     "spoken-captions": {"audio", "text", "language", "concept", "voice", "synthetic"},
     "prompts": {"audio", "text", "language", "voice"},
     "sentences": {"audio", "text", "language", "voice", "synthetic"},
@@ -260,7 +259,7 @@ def test_datasets_reads_every_corpus(built, tmp_path, name: str) -> None:
             part = part.cast_column("audio", Audio(decode=False))
             samples, rate = soundfile.read(part[0]["audio"]["path"])
             assert rate == 16_000 and samples.ndim == 1
-        elif name == "pictures":
+        elif name == "images":
             assert part[0]["image"].size[0] == part[0]["image"].size[1]
         if name != "chat":
             written = read_rows(built / name, split)
@@ -271,7 +270,7 @@ def test_datasets_reads_every_corpus(built, tmp_path, name: str) -> None:
 def test_datasets_reads_a_corpus_with_an_empty_split(tmp_path) -> None:
     from datasets import load_dataset
 
-    write_corpus(tmp_path / "tiny", DESCRIPTION, [draft("a")])
+    write_corpus(tmp_path / "tiny", DESCRIPTION, [pending("a")])
     loaded = load_dataset(str(tmp_path / "tiny"), cache_dir=str(tmp_path / "cache"))
     assert {split: part.num_rows for split, part in loaded.items()} == {"train": 1}
     assert "| test | 0 | the others |" in (tmp_path / "tiny/README.md").read_text()
@@ -279,7 +278,7 @@ def test_datasets_reads_a_corpus_with_an_empty_split(tmp_path) -> None:
 
 def test_two_drafts_of_one_name_are_refused(tmp_path) -> None:
     """Else one row would get the other's file."""
-    description = read_description("pictures")
-    drafts = [PendingFile("train", "a.png", lambda: b"x", {}), PendingFile("train", "a.png", lambda: b"y", {})]
-    with pytest.raises(ValueError, match=r"1 files would be written twice, train/a\.png among them"):
-        write_corpus(tmp_path / "corpus", description, drafts)
+    description = read_description("images")
+    files = [PendingFile("train", "a.png", lambda: b"x", {}), PendingFile("train", "a.png", lambda: b"y", {})]
+    with pytest.raises(ValueError, match=r"1 file names are used twice, such as train/a\.png"):
+        write_corpus(tmp_path / "corpus", description, files)

@@ -9,16 +9,16 @@ import soundfile
 from PIL import Image
 
 from scripts.pocket.media_files import (
-    LARGEST_SIDE,
-    LONGEST,
+    MAX_SECONDS,
+    MAX_SIDE,
+    MIN_SECONDS,
     RATE,
-    SHORTEST,
     Synthesizer,
     UnusableError,
-    draw_svg,
-    picture_png,
-    sound_flac,
-    wave_flac,
+    audio_to_flac,
+    image_to_png,
+    render_svg,
+    samples_to_flac,
 )
 from tests.pocket.tiny_packages import HAS_SVG, write_synthesizers
 
@@ -40,7 +40,7 @@ def test_pictures_are_square_on_white(tmp_path) -> None:
     image = Image.new("RGBA", (4, 2), (*RED, 255))
     image.putpixel((0, 0), (0, 0, 0, 0))
     image.save(tmp_path / "a.png")
-    made = opened(picture_png(tmp_path / "a.png"))
+    made = opened(image_to_png(tmp_path / "a.png"))
     assert made.size == (4, 4)
     assert [made.getpixel((0, y)) for y in range(4)] == [WHITE, WHITE, RED, WHITE]  # padding, clear, red, padding
     assert [made.getpixel((1, y)) for y in range(4)] == [WHITE, RED, RED, WHITE]
@@ -51,30 +51,30 @@ def test_any_format_is_read(tmp_path, suffix: str) -> None:
     image = Image.new("RGB", (8, 8), RED)
     image.paste(WHITE, (0, 0, 4, 8))
     image.save(tmp_path / f"a{suffix}")
-    made = np.asarray(opened(picture_png(tmp_path / f"a{suffix}")), dtype=int)
+    made = np.asarray(opened(image_to_png(tmp_path / f"a{suffix}")), dtype=int)
     assert np.abs(made[:, :3] - WHITE).max() < 30 and np.abs(made[:, 6:] - RED).max() < 30
 
 
 def test_large_pictures_are_made_smaller_and_small_ones_left(tmp_path) -> None:
-    for size, expected in (((500, 300), LARGEST_SIDE), ((224, 10), 224), ((9, 20), 20)):
+    for size, expected in (((500, 300), MAX_SIDE), ((224, 10), 224), ((9, 20), 20)):
         image = Image.new("RGB", size, RED)
         image.putpixel((0, 0), WHITE)
         image.save(tmp_path / "a.png")
-        assert opened(picture_png(tmp_path / "a.png")).size == (expected, expected)
+        assert opened(image_to_png(tmp_path / "a.png")).size == (expected, expected)
 
 
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (Image.new("RGB", (8, 8), RED), "one colour all over"),
-        (Image.new("RGBA", (8, 8), (*RED, 0)), "one colour all over"),
-        (Image.new("RGBA", (8, 8), (255, 255, 255, 90)), "one colour all over"),
+        (Image.new("RGB", (8, 8), RED), "one color only"),
+        (Image.new("RGBA", (8, 8), (*RED, 0)), "one color only"),
+        (Image.new("RGBA", (8, 8), (255, 255, 255, 90)), "one color only"),
     ],
 )
 def test_pictures_of_nothing_cannot_be_used(tmp_path, image: Image.Image, reason: str) -> None:
     image.save(tmp_path / "a.png")
     with pytest.raises(UnusableError, match=reason):
-        picture_png(tmp_path / "a.png")
+        image_to_png(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
@@ -86,10 +86,10 @@ def test_pictures_cut_anywhere_cannot_be_used_or_are_read(tmp_path, suffix: str)
     for size in range(0, len(data), 7):
         (tmp_path / f"cut{suffix}").write_bytes(data[:size])
         try:
-            picture_png(tmp_path / f"cut{suffix}")
+            image_to_png(tmp_path / f"cut{suffix}")
         except UnusableError as error:
             refused += 1
-            assert "unreadable picture" in str(error) or "empty picture" in str(error)
+            assert "unreadable image" in str(error) or "empty image" in str(error)
     assert refused > 5
 
 
@@ -100,20 +100,20 @@ def test_a_png_with_broken_pieces_cannot_be_used(tmp_path) -> None:
     start = data.index(b"IDAT")
     data[start : start + 4] = b"\x01\x02\x03\x04"
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(UnusableError, match="unreadable picture"):
-        picture_png(tmp_path / "a.png")
+    with pytest.raises(UnusableError, match="unreadable image"):
+        image_to_png(tmp_path / "a.png")
 
 
 @pytest.mark.skipif(not HAS_SVG, reason="needs resvg_py")
 def test_drawings_are_drawn_at_full_size(tmp_path) -> None:
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2">'
     (tmp_path / "a.svg").write_text(f'{head}<rect width="1" height="2" fill="#f00"/></svg>')
-    made = opened(picture_png(tmp_path / "a.svg"))
-    assert made.size == (LARGEST_SIDE, LARGEST_SIDE)
+    made = opened(image_to_png(tmp_path / "a.svg"))
+    assert made.size == (MAX_SIDE, MAX_SIDE)
     assert made.getpixel((10, 100)) == RED and made.getpixel((200, 100)) == WHITE
     (tmp_path / "b.svg").write_text("<svg")
     with pytest.raises(UnusableError, match="unreadable drawing"):
-        draw_svg(tmp_path / "b.svg")
+        render_svg(tmp_path / "b.svg")
 
 
 # ---- Sounds ---------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def tone(seconds: float, rate: int, volume: float = 0.5) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_sounds_are_16_khz_mono(tmp_path, suffix: str, rate: int, channels: int) -> None:
     soundfile.write(tmp_path / f"a{suffix}", np.stack([tone(0.5, rate)] * channels, axis=1), rate)
-    data = sound_flac(tmp_path / f"a{suffix}")
+    data = audio_to_flac(tmp_path / f"a{suffix}")
     info = soundfile.info(io.BytesIO(data))
     assert (info.samplerate, info.channels, info.format, info.subtype) == (RATE, 1, "FLAC", "PCM_16")
     samples, _ = soundfile.read(io.BytesIO(data))
@@ -139,35 +139,35 @@ def test_sounds_are_16_khz_mono(tmp_path, suffix: str, rate: int, channels: int)
 def test_channels_are_averaged(tmp_path) -> None:
     left = tone(0.2, RATE)
     soundfile.write(tmp_path / "a.wav", np.stack([left, left * 0.5], axis=1), RATE)
-    samples, _ = soundfile.read(io.BytesIO(sound_flac(tmp_path / "a.wav")))
+    samples, _ = soundfile.read(io.BytesIO(audio_to_flac(tmp_path / "a.wav")))
     np.testing.assert_allclose(samples, 0.75 * left, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("seconds", "volume", "reason"),
     [
-        (SHORTEST - 0.01, 0.5, "0.14 s long; corpora take 0.15 to 18.0 s"),
-        (LONGEST + 0.1, 0.5, "18.10 s long"),
-        (1.0, 0.0, "silent sound"),
-        (1.0, 9e-4, "silent sound"),
+        (MIN_SECONDS - 0.01, 0.5, "0.14 s long; corpora take 0.15 to 18.0 s"),
+        (MAX_SECONDS + 0.1, 0.5, "18.10 s long"),
+        (1.0, 0.0, "silent audio"),
+        (1.0, 9e-4, "silent audio"),
         (0.0, 0.5, "0.00 s long"),
     ],
 )
 def test_sounds_too_short_too_long_or_silent_cannot_be_used(seconds: float, volume: float, reason: str) -> None:
     with pytest.raises(UnusableError, match=reason):
-        wave_flac(tone(seconds, RATE, volume), RATE)
-    wave_flac(tone(SHORTEST, RATE), RATE)
+        samples_to_flac(tone(seconds, RATE, volume), RATE)
+    samples_to_flac(tone(MIN_SECONDS, RATE), RATE)
 
 
 @pytest.mark.parametrize("content", [b"", b"no sound", b"RIFF\0\0\0\0WAVE"])
 def test_files_that_are_no_sound_cannot_be_used(tmp_path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(UnusableError, match="unreadable sound"):
-        sound_flac(tmp_path / "a.wav")
+    with pytest.raises(UnusableError, match="unreadable audio"):
+        audio_to_flac(tmp_path / "a.wav")
 
 
 def test_what_is_too_loud_is_clipped() -> None:
-    samples, _ = soundfile.read(io.BytesIO(wave_flac(2 * tone(0.2, RATE, 0.9), RATE)))
+    samples, _ = soundfile.read(io.BytesIO(samples_to_flac(2 * tone(0.2, RATE, 0.9), RATE)))
     assert samples.max() == pytest.approx(1.0, abs=1e-3) and samples.min() == pytest.approx(-1.0, abs=1e-3)
 
 
@@ -198,7 +198,7 @@ def test_unknown_voices_are_refused(stand_in) -> None:
 
 
 def test_a_missing_synthesizer_is_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no usr/bin/flite in the packages"):
+    with pytest.raises(FileNotFoundError, match=r"packages have no usr/bin/flite"):
         Synthesizer([tmp_path]).speak("a cat", "flite/slt")
 
 

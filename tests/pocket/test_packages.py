@@ -92,13 +92,13 @@ def test_a_package_that_is_there_is_not_fetched_again(tools, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["emoji", "cargo:emoji", "npm:", ""])
 def test_other_names_are_refused(tmp_path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"is no package; expected one of debian:NAME, npm:NAME, pypi:NAME"):
+    with pytest.raises(ValueError, match=r"does not name a package; expected one of debian:NAME, npm:NAME, pypi:NAME"):
         fetch_package(name, tmp_path)
 
 
 def test_a_missing_tool_is_named_with_the_folder_to_unpack_into(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(FileNotFoundError, match=r"npm is needed to fetch npm:emoji@1\.2.*npm-emoji-1\.2 by hand"):
+    with pytest.raises(FileNotFoundError, match=r"fetches npm:emoji@1\.2, is not installed.*npm-emoji-1\.2 by hand"):
         fetch_package("npm:emoji@1.2", tmp_path / "all")
 
 

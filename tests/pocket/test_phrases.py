@@ -6,14 +6,14 @@ from modeling_mm.training.image_augmentation import CANNOT_BE_MIRRORED
 from scripts.pocket import phrases
 from scripts.pocket.sources import LANGUAGES
 
-QUESTIONS = ("CAPTION", "CATEGORY", "HEARD", "SOUND")
-FORMS = ("NAMED", "MATCH", "WHICH")
+QUESTIONS = ("CAPTION", "CATEGORY", "TRANSCRIBE", "NAME_AUDIO")
+FORMS = ("VERIFY_NAME", "MATCH_AUDIO_IMAGE", "CHOOSE_IMAGE")
 PAIRS = ("YES_NO", "FIRST_SECOND")
 
 
 @pytest.mark.parametrize("name", [*QUESTIONS, *FORMS, *PAIRS, "LANGUAGE_NAMES"])
 def test_every_language_has_its_words(name: str) -> None:
-    extra = {"ca", "ro", "bg"} if name == "HEARD" else set()
+    extra = {"ca", "ro", "bg"} if name == "TRANSCRIBE" else set()
     assert set(getattr(phrases, name)) == {*LANGUAGES, *extra}
 
 
@@ -27,11 +27,11 @@ def test_questions_of_different_tasks_differ() -> None:
     """What is asked must be told by the question."""
     texts = [wording for name in QUESTIONS for each in getattr(phrases, name).values() for wording in each]
     texts += [form for name in FORMS for form in getattr(phrases, name).values()]
-    texts += [phrases.SOUND_MATCH, phrases.TRANSLATE]
+    texts += [phrases.VERIFY_AUDIO, phrases.TRANSLATE]
     assert len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize("name", ["NAMED", "WHICH"])
+@pytest.mark.parametrize("name", ["VERIFY_NAME", "CHOOSE_IMAGE"])
 def test_names_stand_in_questions_as_they_are(name: str) -> None:
     for form in getattr(phrases, name).values():
         assert "a cat: {x}" in form.format(name="a cat: {x}")

@@ -12,7 +12,7 @@ from scripts.pocket.sources import (
     LANGUAGES,
     STAMP_KINDS,
     Clip,
-    Picture,
+    NamedImage,
     find_emoji,
     read_cldr_names,
     read_emoji,
@@ -46,7 +46,7 @@ def test_stamps_come_with_names_recordings_and_sounds(tmp_path) -> None:
     touch(cat.with_suffix(".png"), cat.with_suffix(".svg"), cat.with_suffix(".wav"), apple.with_suffix(".svg"))
     touch(*(cat.with_name(f"cat_desc_{language}.ogg") for language in ("fr", "bg", "de")))
     assert list(read_stamps(tmp_path)) == [
-        Picture(
+        NamedImage(
             cat.with_suffix(".png"),
             "tuxpaint",
             "nature",
@@ -55,7 +55,7 @@ def test_stamps_come_with_names_recordings_and_sounds(tmp_path) -> None:
             {"fr": cat.with_name("cat_desc_fr.ogg"), "bg": cat.with_name("cat_desc_bg.ogg")},
             cat.with_suffix(".wav"),
         ),
-        Picture(apple.with_suffix(".svg"), "tuxpaint", "food", {"en": "An apple."}, "food/apple"),
+        NamedImage(apple.with_suffix(".svg"), "tuxpaint", "food", {"en": "An apple."}, "food/apple"),
     ]
 
 
@@ -109,9 +109,9 @@ def test_emoji_by_every_hand_that_drew_them(tmp_path) -> None:
     touch(one / "2764-fe0f.png", one / "1f98a.png", other / "2764.svg", one / "1f9ff.png", one / "1f3fb.png")
     found = read_emoji(tmp_path / "list", tmp_path / "cldr", {"noto": (one, "{}.png"), "open": (other, "{}.svg")})
     assert list(found) == [
-        Picture(one / "2764-fe0f.png", "noto", "symbols", FIVE, "emoji/2764-fe0f"),
-        Picture(other / "2764.svg", "open", "symbols", FIVE, "emoji/2764-fe0f"),
-        Picture(one / "1f98a.png", "noto", "nature", {**FIVE, "en": "fox"}, "emoji/1f98a"),
+        NamedImage(one / "2764-fe0f.png", "noto", "symbols", FIVE, "emoji/2764-fe0f"),
+        NamedImage(other / "2764.svg", "open", "symbols", FIVE, "emoji/2764-fe0f"),
+        NamedImage(one / "1f98a.png", "noto", "nature", {**FIVE, "en": "fox"}, "emoji/1f98a"),
     ]
 
 

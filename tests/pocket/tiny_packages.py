@@ -33,7 +33,7 @@ STAMP_FOLDERS = ("animals", "food", "household")
 WORDS = {"en": "thing {}", "fr": "chose {}", "es": "cosa {}", "ru": "вещь {}", "zh": "东西{}"}
 HAS_SVG = importlib.util.find_spec("resvg_py") is not None
 SETTINGS = {
-    "pictures": {"held_out": {"test_concepts": 0.25, "validation": 0.2}},
+    "images": {"held_out": {"test_concepts": 0.25, "validation": 0.2}},
     "spoken-captions": {
         "voices": {
             "en": {"seen": ["flite/slt", "espeak-ng/en-us"], "each": 1, "unseen": "flite/rms"},
@@ -57,7 +57,7 @@ done
 """
 
 
-def picture(seed: str, size: int = 12) -> Image.Image:
+def noise_image(seed: str, size: int = 12) -> Image.Image:
     generator = np.random.default_rng(list(seed.encode()))
     return Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8))
 
@@ -67,7 +67,7 @@ def save(image: Image.Image, path: Path) -> None:
     image.save(path)
 
 
-def sound(path: Path, seconds: float = 0.2, rate: int = 8000, **options) -> None:
+def write_audio(path: Path, seconds: float = 0.2, rate: int = 8000, **options) -> None:
     """Noise of the file's own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(list("/".join(path.parts[-3:]).encode()))
@@ -107,7 +107,7 @@ def folder_of(root: Path, package: str) -> Path:
 
 
 def write_emoji(root: Path) -> None:
-    packages = read_description("pictures").packages
+    packages = read_description("images").packages
     codes = [f"{0x1F400 + number:X}" for number in range(NUMBER)]
     google, twitter = folder_of(root, packages["noto"]), folder_of(root, packages["twemoji"])
     fluent, openmoji = folder_of(root, packages["fluent"]), folder_of(root, packages["openmoji"])
@@ -115,10 +115,10 @@ def write_emoji(root: Path) -> None:
     entries += [{"unified": "1F5FF", "category": "Component"}]  # of no kind that is named
     text(google / "package/emoji.json", json.dumps(entries))
     for number, code in enumerate(codes):
-        save(picture(f"noto {code}"), google / f"package/img/google/64/{code.lower()}.png")
-        save(picture(f"twemoji {code}"), twitter / f"package/img/twitter/64/{code.lower()}.png")
+        save(noise_image(f"noto {code}"), google / f"package/img/google/64/{code.lower()}.png")
+        save(noise_image(f"twemoji {code}"), twitter / f"package/img/twitter/64/{code.lower()}.png")
         if number % 3 == 0:
-            save(picture(f"fluent {code}"), fluent / f"package/assets/{code.lower()}.webp")
+            save(noise_image(f"fluent {code}"), fluent / f"package/assets/{code.lower()}.webp")
         if HAS_SVG and number % 6 == 0:
             drawing = f'viewBox="0 0 30 30"><rect width="5" height="{number + 1}"/>'
             drawing = f'<svg xmlns="http://www.w3.org/2000/svg" {drawing}</svg>'
@@ -142,12 +142,12 @@ def write_stamps(folder: Path) -> None:
         text(
             path.with_suffix(".txt"), f"{english}\nfr.utf8=Un truc {number}.\nru.utf8={russian}\nca.utf8=Cosa {number}"
         )
-        save(picture(f"stamp {number}"), path.with_suffix(".png"))
-        sound(path.with_name(f"{path.name}_desc_fr.ogg"))
-        sound(path.with_name(f"{path.name}_desc_ca.ogg"))
-        sound(path.with_suffix(".wav"))
+        save(noise_image(f"stamp {number}"), path.with_suffix(".png"))
+        write_audio(path.with_name(f"{path.name}_desc_fr.ogg"))
+        write_audio(path.with_name(f"{path.name}_desc_ca.ogg"))
+        write_audio(path.with_suffix(".wav"))
     text(root / "symbols/letter.txt", "The letter A.\n")  # of no kind that is named
-    save(picture("letter"), root / "symbols/letter.png")
+    save(noise_image("letter"), root / "symbols/letter.png")
 
 
 def write_prompts(root: Path) -> None:
@@ -163,7 +163,7 @@ def write_prompts(root: Path) -> None:
         voice = folder_of(root, f"debian:asterisk-core-sounds-{language}-wav")
         voice = voice / f"usr/share/asterisk/sounds/voice_{language}"
         for name in (*(f"digits/{number}" for number in range(12)), "shared", "beep"):
-            sound(voice / f"{name}.wav")
+            write_audio(voice / f"{name}.wav")
         soundfile.write(voice / "still.wav", np.zeros(4000), 8000)
 
 
@@ -192,20 +192,20 @@ def tiny_description(name: str) -> Description:
     return replace(description, settings={**description.settings, **SETTINGS.get(name, {})})
 
 
-def make_workshop(packages: Path) -> CorpusBuilder:
-    return CorpusBuilder(packages, tiny_description("pictures"))
+def make_builder(packages: Path) -> CorpusBuilder:
+    return CorpusBuilder(packages, tiny_description("images"))
 
 
-def build_tiny(name: str, workshop: CorpusBuilder, folder: Path, workers: int = 2) -> Counter:
+def build_tiny(name: str, builder: CorpusBuilder, folder: Path, workers: int = 2) -> Counter:
     description = tiny_description(name)
-    return write_corpus(folder / name, description, BUILDERS[name](workshop, description), workers)
+    return write_corpus(folder / name, description, BUILDERS[name](builder, description), workers)
 
 
 def build_all(packages: Path, folder: Path, workers: int = 2) -> Path:
     """All corpora below `folder`, the chat samples too."""
-    workshop = make_workshop(packages)
+    builder = make_builder(packages)
     for name in BUILDERS:
-        build_tiny(name, workshop, folder, workers)
+        build_tiny(name, builder, folder, workers)
     build_chats(folder)
     return folder
 

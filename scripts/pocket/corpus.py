@@ -19,8 +19,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from modeling_mm.utils import markdown_table, remove_half_files, write_bytes, write_lines, write_text
-from modeling_mm.utils.files import HALF_FILE
+from modeling_mm.utils import HALF_FILE, markdown_table, remove_half_files, write_bytes, write_lines, write_text
 
 from .media_files import UnusableError
 

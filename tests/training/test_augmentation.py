@@ -310,7 +310,7 @@ def test_what_remains_to_answer_from_is_never_taken() -> None:
     dropout = ModalityDropout(image=0.5, audio=0.5, unchanged_tasks=("match",))
     for sample in (row(image=gradient()), row(audio=tone(0.01)), row()):
         assert dropout(sample) is sample
-    both = row(image=gradient(), audio=tone(0.01), task="match_audio_image/en")
+    both = row(image=gradient(), audio=tone(0.01), task="match/en")
     assert dropout(both) is both, "matching needs both"
     assert ModalityDropout(image=1.0, unchanged_tasks=())(both) != both
     named = row(image=gradient(), audio=tone(0.01), task="caption/fr")

@@ -50,7 +50,7 @@ def is_number_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_rate, value))
 
 
-def is_sound(value: Any) -> bool:
+def is_audio(value: Any) -> bool:
     """Whether `value` is one sound rather than a list of sounds: all but lists, and two kinds of list."""
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray, memoryview)):
         return True

@@ -1,60 +1,140 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Batches for our pipelines, of rows that the processor has made one by one."""
+"""
+Batches of rows that differ in length, in media, and in the size of their media.
 
-from collections.abc import Mapping
+Shape legend: B rows, L text tokens, I items of a row (images, audio windows), T frames, samples or encoder tokens.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
-# The inputs of rows whose second dimension counts images or windows; of all others it counts tokens.
-MEDIA_INPUTS = ("pixel_values", "image_mask", "input_features", "input_values", "feature_attention_mask")
+from .modalities import MODALITIES, Modality
 
-# Shape legend: B rows, L tokens, I images or windows of a row.
+IGNORED = -100  # the label of a token that is not learned
+# Text inputs with what pads them and, for rows without one, what fills them; `input_ids` get the padding token.
+TEXT_INPUTS = {"input_ids": (0, 0), "attention_mask": (0, 1), "labels": (IGNORED, IGNORED), "assistant_masks": (0, 0)}
 
 
-def collate_rows(rows: list[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
+def pad_batch(
+    rows: Sequence[Mapping[str, Any]],
+    pad_token_id: int,
+    padding_side: str = "right",
+    min_length: int = 0,
+    pad_to_multiple_of: int = 1,
+) -> dict[str, torch.Tensor]:
     """
-    Batches rows that the processor has made one by one.
+    Pad rows to a batch: text to the longest row, media to the most items of a row and to the longest of them.
 
-    Tokens are padded on the left. Images and windows are padded with absent ones, so that rows with media and rows
-    without go together. What is no tensor becomes a list.
-    """
-    batch: dict[str, Any] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        if not any(isinstance(value, torch.Tensor) for value in values):
-            batch[name] = values
-        elif name in MEDIA_INPUTS:
-            batch[name] = pad_media(name, values)
-        else:
-            batch[name] = pad_tokens(values, pad_token_id if name == "input_ids" else 0)
-    return batch
+    Rows with and without media mix freely. Padding is marked in `attention_mask` and in the masks of the media, so
+    that it never enters an encoder. A row without `attention_mask` is all real; one without `labels` learns nothing.
 
-
-def pad_tokens(values: list[torch.Tensor], padding: int) -> torch.Tensor:
-    """(1, L) each -> (B, max(L)), padded on the left."""
-    longest = max(value.shape[1] for value in values)
-    return torch.cat([pad(value, (longest - value.shape[1], 0), value=padding) for value in values])
-
-
-def pad_media(name: str, values: list[torch.Tensor | None]) -> torch.Tensor:
-    """
-    (1, I, ...) each, or None -> (B, max(I), ...), zeros where there is nothing; sounds are padded in time too.
+    Args:
+        rows: inputs of the model without their batch dimension; `labels` may be a class, a scalar.
+        padding_side: of the text, `"right"` for training, `"left"` for generation.
+        min_length: the least length of the text, for batches of one shape.
 
     Raises:
-        ValueError: for pictures of different sizes.
+        ValueError: for an input that cannot be padded, and for media of sizes that cannot share a batch.
     """
-    present = [value for value in values if value is not None]
-    sizes = {tuple(value.shape[2:]) for value in present}
-    if name == "pixel_values" and len(sizes) > 1:
-        raise ValueError(
-            f"the pictures of a batch must have one size, got {sorted(sizes)} from the image processor; give it a "
-            "fixed `size`, or leave `batch_size` at 1"
-        )
-    shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in present), strict=True)]
-    batch = present[0].new_zeros(len(values), *shape)
-    for row, value in zip(batch, values, strict=True):
-        if value is not None:
-            row[tuple(slice(size) for size in value.shape[1:])] = value[0]
+    if padding_side not in ("right", "left"):
+        raise ValueError(f"padding_side must be 'right' or 'left', got {padding_side!r}.")
+    tensors = [{name: torch.as_tensor(value) for name, value in row.items()} for row in rows]
+    check_names(tensors)
+    length = max((len(row["input_ids"]) for row in tensors if "input_ids" in row), default=0)
+    length = math.ceil(max(length, min_length) / pad_to_multiple_of) * pad_to_multiple_of
+    batch = {}
+    for name, (padding, filling) in TEXT_INPUTS.items():
+        if any(name in row for row in tensors):
+            padding = pad_token_id if name == "input_ids" else padding
+            values = [row[name] if name in row else torch.full_like(row["input_ids"], filling) for row in tensors]
+            batch[name] = pad_text(values, padding, padding_side, length)
+    for modality in MODALITIES.values():
+        for name in (*modality.inputs, modality.states):
+            if any(name in row for row in tensors):
+                mask_name = mask_of(modality, name)
+                values, masks = fill_media(tensors, name, mask_name, modality.has_frames)
+                batch[name], batch[mask_name] = stack_padded(values), stack_padded(masks)
     return batch
+
+
+def mask_of(modality: Modality, name: str) -> str:
+    return modality.states_mask if name == modality.states else modality.mask
+
+
+def check_names(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a `ValueError` for an input that would otherwise be left out of the batch."""
+    known = {*TEXT_INPUTS, *(name for modality in MODALITIES.values() for name in modality.model_inputs)}
+    for number, row in enumerate(rows):
+        if unknown := sorted(set(row) - known):
+            raise ValueError(
+                f"Row {number} holds {', '.join(unknown)}, which cannot be padded; known are "
+                f"{', '.join(sorted(known))}. Remove the column, or pad it in a collator of your own."
+            )
+
+
+def pad_text(values: Sequence[torch.Tensor], padding: int, side: str, length: int) -> torch.Tensor:
+    """(L_b,) each -> (B, length); a class for each row -> (B,)"""
+    if all(value.ndim == 0 for value in values):
+        return torch.stack(list(values))
+    padded = pad_sequence(list(values), True, padding, side)
+    more = length - padded.shape[1]
+    return pad(padded, (more, 0) if side == "left" else (0, more), value=padding)
+
+
+def fill_media(
+    rows: Sequence[Mapping[str, torch.Tensor]], name: str, mask_name: str, has_frames: bool
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """
+    Return each row's items of one input, (I, ...), and their mask, (I,) or (I, T); zero items for rows without.
+
+    Raises:
+        ValueError: if items differ in more than their length in time.
+    """
+    number, first = next((number, row) for number, row in enumerate(rows) if name in row)
+    example = first[name]
+    time = (example.ndim - 1 if name == "input_features" else 1) if has_frames else None
+    fixed = [dimension for dimension in range(1, example.ndim) if dimension != time]
+
+    def mask_or_ones(row: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if mask_name in row:
+            return row[mask_name]
+        if time is None:
+            return torch.ones(len(row[name]), dtype=torch.bool, device=example.device)
+        return torch.ones(len(row[name]), row[name].shape[time], dtype=torch.long, device=example.device)
+
+    values, masks = [], []
+    for other, row in enumerate(rows):
+        row = row if name in row else {name: example[:0], mask_name: mask_or_ones(first)[:0]}
+        shape = row[name].shape
+        if len(shape) != example.ndim or any(shape[i] != example.shape[i] for i in fixed):
+            raise ValueError(
+                f"{name} of row {other} has shape {tuple(shape)}, that of row {number} {tuple(example.shape)}; they "
+                "cannot share a batch. Give the processor one fixed size, or use batches of one row."
+            )
+        values.append(row[name])
+        masks.append(mask_or_ones(row))
+    return values, masks
+
+
+def stack_padded(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack tensors that may differ in size, padded with zeros to the largest in each dimension: (B, ...)."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    stacked = tensors[0].new_zeros(len(tensors), *shape)
+    for slot, tensor in zip(stacked, tensors, strict=True):
+        slot[tuple(slice(size) for size in tensor.shape)] = tensor
+    return stacked
+
+
+def pad_rows(items: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Deal items (N, ...) out to B rows by their `counts`, padded with zeros: (B, max(counts), ...)."""
+    return stack_padded(items.split(list(counts)))
+
+
+def first_row(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a batch of one row as `pad_batch` takes it, without its batch dimension."""
+    return {name: tensor[0] for name, tensor in inputs.items()}

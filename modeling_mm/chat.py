@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What a conversation is made of: its tokens, its template, its parts, and where the answers stand in it."""
+"""Conversations: their special tokens, their template, their parts, and the spans of their answers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,33 +8,29 @@ from tokenizers import AddedToken
 
 from .audio import lacks_rate
 from .compat import set_named_tokens
-from .configuration_mm import (
-    ASSISTANT_TOKEN,
-    AUDIO_TOKEN,
-    END_TOKEN,
-    IMAGE_TOKEN,
-    PAD_TOKEN,
-    SYSTEM_TOKEN,
-    USER_TOKEN,
-)
+from .configuration_mm import ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN, SYSTEM_TOKEN, USER_TOKEN
+from .modalities import MODALITIES
 
-# The names under which the tokenizer gives its special tokens, in the order of their ids.
-NAMED_TOKENS = {
-    "image_token": IMAGE_TOKEN,
-    "audio_token": AUDIO_TOKEN,
+# Attributes of the tokenizer for the special tokens beside the placeholders, in the order of their ids.
+ROLE_TOKENS = {
     "system_token": SYSTEM_TOKEN,
     "user_token": USER_TOKEN,
     "assistant_token": ASSISTANT_TOKEN,
     "end_token": END_TOKEN,
 }
-# Where a part of a message may keep its picture or sound, besides under its own type.
+# Keys under which a part of a message may keep its media, besides its own type.
 SOURCE_KEYS = ("url", "path", "base64", "bytes")
 
 
-def pad_left_unless_told(tokenizer) -> None:
+# ---- Tokenizer and template ----------------------------------------------------------------------------------------
+
+
+def pad_left_by_default(tokenizer: Any) -> None:
     """
-    Batches for generation must be padded on the left, and pipelines pad as the tokenizer does: it pads left unless its
-    own settings name a side. For training nothing is lost by it, as positions count real tokens on either side.
+    Make a tokenizer whose own settings name no side pad on the left.
+
+    Generation needs that, and pipelines pad as the tokenizer does. Training loses nothing by it, as positions count
+    real tokens on either side.
     """
     if "padding_side" not in tokenizer.init_kwargs:
         tokenizer.padding_side = "left"
@@ -42,7 +38,7 @@ def pad_left_unless_told(tokenizer) -> None:
 
 
 def default_chat_template() -> str | None:
-    """The template beside this module; None where the Hub's loader copied the module alone."""
+    """Return the template beside this module; None if the Hub's loader copied the module alone."""
     path = Path(__file__).with_name("chat_template.jinja")
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
@@ -51,15 +47,16 @@ def add_named_tokens(tokenizer: Any) -> None:
     """
     Give `tokenizer` the placeholder and role tokens, as vocabulary and as attributes (`tokenizer.image_token`, ...).
 
-    Tokens that are missing get the next free ids, in the order of `NAMED_TOKENS`; the padding token comes last, and
-    only where there is none. A tokenizer that has them all is left as it is.
+    Missing tokens get the next free ids, in the order of `MODALITIES` and `ROLE_TOKENS`. The padding token comes last,
+    and only if there is none. A tokenizer that has all of them is left as it is.
     """
-    tokens = [*NAMED_TOKENS.values(), *([PAD_TOKEN] if tokenizer.pad_token is None else [])]
+    named = {f"{name}_token": modality.token for name, modality in MODALITIES.items()} | ROLE_TOKENS
+    tokens = [*named.values(), *([PAD_TOKEN] if tokenizer.pad_token is None else [])]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
     known = tokenizer.special_tokens_map
-    renamed = {name: token for name, token in NAMED_TOKENS.items() if known.get(name) != token}
+    renamed = {name: token for name, token in named.items() if known.get(name) != token}
     unknown = {name: token for name, token in renamed.items() if name not in tokenizer.SPECIAL_TOKENS_ATTRIBUTES}
     for name in renamed.keys() - unknown.keys():
         setattr(tokenizer, name, renamed[name])
@@ -68,7 +65,7 @@ def add_named_tokens(tokenizer: Any) -> None:
 
 
 def pick_template(templates: str | dict[str, str] | None, wanted: str | None) -> str:
-    """The template `wanted` by its text or by its name among the processor's, the default one if it is None."""
+    """Return the template that `wanted` names, or `wanted` itself if it is a template; the default one for None."""
     if isinstance(templates, dict):
         if wanted is None and "default" not in templates:
             raise ValueError(
@@ -83,76 +80,99 @@ def pick_template(templates: str | dict[str, str] | None, wanted: str | None) ->
     return template
 
 
+# ---- Options --------------------------------------------------------------------------------------------------------
+
+
 def pick_option(kwargs: dict, group: str, name: str) -> Any:
-    """The option `name` among call kwargs, given flat or within its `group`; None where it is not given."""
+    """Return the option `name` of a call, given flat or within its `group`; None if it is not given."""
     return kwargs[name] if kwargs.get(name) is not None else (kwargs.get(group) or {}).get(name)
 
 
 def set_option(kwargs: dict, group: str, name: str, value: Any) -> dict:
-    """`kwargs` with an option set where the caller has it: in its `group`, or else flat."""
+    """Return `kwargs` with an option set in its `group` if the caller has it there, else flat."""
     if name in (kwargs.get(group) or {}):
         return {**kwargs, group: {**kwargs[group], name: value}}
     return {**kwargs, name: value}
 
 
 def option_names(kwargs_type: Any) -> set[str]:
-    """Every key of a `TypedDict` of options and of those inside it."""
-    names = set()
+    """Return every key of a `TypedDict` of options and of the ones inside it."""
+    names: set[str] = set()
     for name, annotation in getattr(kwargs_type, "__annotations__", {}).items():
         names |= {name, *getattr(annotation, "__annotations__", {})}
     return names
 
 
+# ---- Messages -------------------------------------------------------------------------------------------------------
+
+
 def normalize_part(part: Any) -> Any:
-    """A part of a message without its empty keys, OpenAI's kinds of parts as ours."""
+    """Return a part of a message without its empty keys, and OpenAI's types of parts as ours."""
     if not isinstance(part, dict):
         return part
     part = {key: value for key, value in part.items() if value is not None}
-    for name, kind in (("image_url", "image"), ("audio_url", "audio")):
-        if part.get("type") == name:
-            url = part.get(name)
-            return {"type": kind, "url": url.get("url") if isinstance(url, dict) else url}
-    if part.get("type") == "input_audio" and isinstance(part.get("input_audio"), dict):
-        return {"type": "audio", "base64": part["input_audio"].get("data")}
+    for name in MODALITIES:
+        given, data = part.get(f"{name}_url"), part.get(f"input_{name}")
+        if part.get("type") == f"{name}_url":
+            return {"type": name, "url": given.get("url") if isinstance(given, dict) else given}
+        if part.get("type") == f"input_{name}" and isinstance(data, dict):
+            return {"type": name, "base64": data.get("data")}
     return part
 
 
-def normalize_conversations(conversation: Any) -> tuple[list[list[dict]], bool]:
-    """One conversation or a batch, as a batch of fresh messages without empty keys, and whether it was a batch."""
+def normalize_messages(messages: Any) -> list[dict[str, Any]]:
+    """Return fresh messages without empty keys, their parts normalized."""
+    turns = [{key: value for key, value in turn.items() if value is not None} for turn in messages]
+    for turn in turns:
+        if isinstance(turn.get("content"), (list, tuple)):
+            turn["content"] = [normalize_part(part) for part in turn["content"]]
+    return turns
+
+
+def normalize_conversations(conversation: Any) -> tuple[list[list[dict[str, Any]]], bool]:
+    """
+    Bring one conversation or a batch into a batch of normalized messages.
+
+    Args:
+        conversation: messages, or a list of conversations: messages, or objects with `messages`. The messages of an
+            object whose `is_normalized` is true, such as a `ChatRow`, are taken as they are.
+
+    Returns:
+        The batch, and True if a batch was given.
+    """
     if len(conversation) == 0:
         raise ValueError("The conversation is empty; pass at least one message")
     first = conversation[0]
     is_batched = isinstance(first, (list, tuple)) or hasattr(first, "messages")
-    chats = [getattr(chat, "messages", chat) for chat in (conversation if is_batched else [conversation])]
-    normalized = [
-        [{key: value for key, value in turn.items() if value is not None} for turn in chat] for chat in chats
-    ]
-    for turn in (turn for chat in normalized for turn in chat):
-        if isinstance(turn.get("content"), (list, tuple)):
-            turn["content"] = [normalize_part(part) for part in turn["content"]]
-    return normalized, is_batched
+    return [
+        chat.messages if getattr(chat, "is_normalized", False) else normalize_messages(getattr(chat, "messages", chat))
+        for chat in (conversation if is_batched else [conversation])
+    ], is_batched
 
 
-def collect_sources(chat: list[dict], kind: str) -> list[Any]:
-    """The pictures (`kind` "image") or sounds ("audio") of a conversation in order, as far as its parts hold any."""
+def part_source(part: dict[str, Any]) -> Any:
+    """Return the media that a part shows, a path or anything else that the processor loads; None if it holds none."""
+    return next((part[key] for key in (part["type"], *SOURCE_KEYS) if part.get(key) is not None), None)
+
+
+def collect_sources(chat: list[dict[str, Any]], kind: str) -> list[Any]:
+    """Return the sources of the parts of one type in order, with the rate of samples that do not state it."""
     contents = [turn["content"] for turn in chat if isinstance(turn.get("content"), list)]
     parts = [part for content in contents for part in content if isinstance(part, dict) and part.get("type") == kind]
-    sources = []
-    for part in parts:
-        source = next((part[key] for key in (kind, *SOURCE_KEYS) if part.get(key) is not None), None)
-        if source is not None:
-            rate = part.get("sampling_rate")
-            # A file knows its own rate.
-            sources.append((source, rate) if rate is not None and lacks_rate(source) else source)
-    return sources
+    found = [(part_source(part), part.get("sampling_rate")) for part in parts]
+    # A file states its own rate.
+    return [(s, rate) if rate is not None and lacks_rate(s) else s for s, rate in found if s is not None]
+
+
+# ---- Spans of answers -----------------------------------------------------------------------------------------------
 
 
 def mark_spans(offsets: Any, spans: list[tuple[int, int]]) -> list[int]:
     """
-    Which tokens lie in the given spans of characters.
+    Mark the tokens that lie in the given spans of characters.
 
-    A token of spaces alone can have an empty offset that stands at its end (byte-level BPE trims them); padding and
-    added special tokens have (0, 0) and lie in no span.
+    A token of spaces alone can have an empty offset at its end (byte-level BPE trims them). Padding and added special
+    tokens have (0, 0) and lie in no span.
     """
     mask = []
     for start, end in ((int(start), int(end)) for start, end in offsets):
@@ -164,7 +184,7 @@ def mark_spans(offsets: Any, spans: list[tuple[int, int]]) -> list[int]:
 
 
 def shift_spans(spans: list[tuple[int, int]], replacements: list[dict]) -> list[tuple[int, int]]:
-    """Move spans of characters to where they are once the placeholders before them have grown."""
+    """Move spans of characters behind the placeholders before them, which have grown."""
 
     def shift(position: int) -> int:
         grown = (item["new_span"][1] - item["span"][1] for item in replacements if item["span"][1] <= position)
@@ -175,14 +195,14 @@ def shift_spans(spans: list[tuple[int, int]], replacements: list[dict]) -> list[
 
 def add_assistant_masks(inputs: Any, spans: list[list[tuple[int, int]]]) -> None:
     """
-    Put `assistant_masks` into a tokenized batch, in place of the offsets they are made from.
+    Put `assistant_masks` into a tokenized batch, in place of the offsets that they are made from.
 
     Args:
         inputs: with `offset_mapping` and `text_replacement_offsets`, and the (B, L) of their rows.
-        spans: for each row where its answers stand, in characters, before its placeholders grew.
+        spans: for each row the characters of its answers, before its placeholders grew.
     """
     offsets = inputs.pop("offset_mapping")
-    replacements = inputs.pop("text_replacement_offsets") or [[]] * len(spans)  # [] without any media parts
+    replacements = inputs.pop("text_replacement_offsets")
     inputs["assistant_masks"] = [
         mark_spans(row_offsets, shift_spans(row_spans, row_replacements))
         for row_offsets, row_spans, row_replacements in zip(offsets, spans, replacements, strict=True)

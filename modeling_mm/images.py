@@ -166,7 +166,7 @@ def _pixels(array: Any, channels_first: bool | None) -> np.ndarray:
     return to_channels_last(values, isinstance(array, torch.Tensor) if channels_first is None else channels_first)
 
 
-def is_picture(value: Any) -> bool:
+def is_image(value: Any) -> bool:
     """Whether `value` is one picture rather than a list of pictures."""
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
     return not is_list and getattr(value, "ndim", 3) < 4  # a 4-D array is a batch

@@ -18,7 +18,6 @@ from transformers.pipelines.pt_utils import (
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import is_valid_message
 
-from .batching import collate_rows
 from .compat import merge_generate_kwargs
 from .configuration_mm import MMConfig
 from .processing_mm import AUTO_CLASSES, MMProcessor
@@ -133,12 +132,16 @@ class MMPipeline(Pipeline):
         return super().__call__(as_stream(inputs), **kwargs)
 
     def collate(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-        return collate_rows(rows, self.processor.tokenizer.pad_token_id)
+        """Pad the tensors of rows, each a batch of one, on the left; anything else becomes a list."""
+        tensors = [{name: v[0] for name, v in row.items() if isinstance(v, torch.Tensor)} for row in rows]
+        padded = self.processor.pad(tensors, padding_side="left")
+        names = dict.fromkeys(name for row in rows for name in row if name not in padded)
+        return {**padded, **{name: [row.get(name) for row in rows] for name in names}}
 
     def get_iterator(
         self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
     ) -> PipelineIterator:
-        """As in transformers, except that rows are batched by [`collate_rows`]."""
+        """As in transformers, except that rows are batched by [`collate`]."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the data loader may fork
         is_chunked = isinstance(self, ChunkPipeline)
         if is_chunked:

@@ -21,7 +21,7 @@ from modeling_mm.audio import (
     cut_into_windows,
     decode_audio,
     extract_features,
-    is_sound,
+    is_audio,
     load_audio,
     mix_down,
     resample,
@@ -174,10 +174,10 @@ def test_check_rate_refuses_truth_values():
         check_rate(True)
 
 
-def test_is_sound():
+def test_is_audio():
     sound = np.zeros(3)
     values = ["a.wav", b"", {}, sound, (sound, RATE), (RATE, sound), [0.0, 1.0], [sound], [(sound, RATE)], (), []]
-    assert [is_sound(value) for value in values] == [True] * 7 + [False] * 4
+    assert [is_audio(value) for value in values] == [True] * 7 + [False] * 4
 
 
 @pytest.mark.parametrize("length, expected", [(1, [1]), (10, [10]), (11, [10, 1]), (25, [10, 10, 5])])

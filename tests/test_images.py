@@ -229,9 +229,9 @@ def test_long_sources_are_shortened_in_messages():
     assert len(str(error.value)) < 400
 
 
-def test_is_picture():
+def test_is_image():
     batch = np.zeros((2, 3, 4, 4))
-    assert [images.is_picture(value) for value in ("a.png", b"", {}, batch[0], batch, [batch[0]], ())] == [
+    assert [images.is_image(value) for value in ("a.png", b"", {}, batch[0], batch, [batch[0]], ())] == [
         True, True, True, True, False, False, False,
     ]  # fmt: skip
 

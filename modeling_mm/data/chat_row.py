@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..chat import SOURCE_KEYS, normalize_part
 
@@ -37,6 +37,7 @@ class ChatRow:
     task: str | None = None
     id: str | None = None
     epoch: int = field(default=0, compare=False)
+    is_normalized: ClassVar[bool] = True  # the processor takes the messages as they are
 
     @property
     def prompt(self) -> list[Message]:

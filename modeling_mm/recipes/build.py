@@ -27,9 +27,7 @@ from ..joining import fit_to_tokenizer, joint_generation_config, special_token_i
 from ..modalities import MODALITIES
 from ..modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from ..processing_mm import MMProcessor
-from ..training.cached_collator import CachedCollator
-from ..training.classification import ClassificationCollator
-from ..training.collator import ChatCollator
+from ..training.collators import CachedCollator, ChatCollator, ClassificationCollator
 from ..training.encoder_cache import EncoderCache
 from ..training.freezing import parts_of
 from ..training.lora import add_lora
@@ -192,9 +190,7 @@ def mixture(sources: Sequence[DataSource], datasets: Sequence[Any], seed: int) -
 # ---- Batches --------------------------------------------------------------------------------------------------------
 
 
-def make_collator(
-    recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel
-) -> ChatCollator | CachedCollator:
+def make_collator(recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel) -> ChatCollator:
     """
     What makes batches of chats, for training; `for_evaluation()` of it changes nothing and leaves nothing out.
 

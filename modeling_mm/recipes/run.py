@@ -32,7 +32,7 @@ from ..training.alignment import AlignmentOptions, NamedMedium, align, named_med
 from ..training.arguments import MMTrainingArguments
 from ..training.callbacks import SPEED, LossProgressCallback, ThawCallback, TimerCallback
 from ..training.checkpoints import last_whole_checkpoint
-from ..training.classification import accuracy
+from ..training.collators import accuracy
 from ..training.trainer import MMTrainer
 from ..utils.files import write_text
 from ..utils.tables import format_table

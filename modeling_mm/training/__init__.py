@@ -5,7 +5,6 @@ from .alignment import AlignmentOptions, NamedMedium, align, named_media
 from .arguments import MMTrainingArguments
 from .audio_augmentation import AudioAugmentation
 from .augmentation import Augmentation, ModalityDropout
-from .cached_collator import CachedCollator
 from .callbacks import (
     LossProgressCallback,
     ProcessCountCallback,
@@ -14,8 +13,7 @@ from .callbacks import (
     TimerCallback,
 )
 from .checkpoints import last_whole_checkpoint
-from .classification import ClassificationCollator, accuracy
-from .collator import IGNORED, ChatCollator, MMCollator, encode_conversation
+from .collators import CachedCollator, ChatCollator, ClassificationCollator, accuracy, encode_conversation
 from .encoder_cache import EncoderCache, fingerprint
 from .freezing import PARTS, part_of, parts_of
 from .image_augmentation import ImageAugmentation
@@ -25,7 +23,6 @@ from .state_store import StateStore
 from .trainer import MMTrainer
 
 __all__ = [
-    "IGNORED",
     "MODULES_TO_SAVE",
     "PARTS",
     "TARGET_MODULES",
@@ -39,7 +36,6 @@ __all__ = [
     "ImageAugmentation",
     "LoraOptions",
     "LossProgressCallback",
-    "MMCollator",
     "MMTrainer",
     "MMTrainingArguments",
     "MediaLengthGroupedSampler",

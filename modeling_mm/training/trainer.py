@@ -14,13 +14,14 @@ from tqdm import tqdm
 from transformers import ProcessorMixin, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from ..batching import IGNORED
 from ..evaluation.answering import generate_answers
 from ..evaluation.metrics import score
 from .answers import AnsweredRow, as_chat, check_can_answer, in_groups, is_numbered, score_answers, share_of
 from .arguments import RATE_OF, MMTrainingArguments
 from .callbacks import ProcessCountCallback, SetEpochCallback, ThawCallback
 from .checkpoints import last_whole_checkpoint
-from .collator import IGNORED, ChatCollator
+from .collators import ChatCollator
 from .freezing import average_gradients, frozen_parameters, parts_of
 from .sampling import MediaLengthGroupedSampler, media_size
 

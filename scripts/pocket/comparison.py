@@ -21,9 +21,10 @@ from torch import nn
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from modeling_mm.batching import IGNORED
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from modeling_mm.evaluation import score
-from modeling_mm.training import IGNORED, EncoderCache, fingerprint
+from modeling_mm.training import EncoderCache, fingerprint
 
 from .comparison_data import Caption, batch_of, image_states
 from .comparison_systems import CaptionModel, Components

@@ -31,7 +31,7 @@ from transformers.utils import logging
 from modeling_mm import MMProcessor
 from modeling_mm.evaluation import generate_answers
 from modeling_mm.explain import answer_attention, draw, read_band, save
-from modeling_mm.training import LossProgressCallback, MMCollator, encode_conversation
+from modeling_mm.training import LossProgressCallback, encode_conversation
 from modeling_mm.utils.tables import format_table
 
 from .from_scratch import small_model, small_processor
@@ -103,8 +103,7 @@ def train(model: PreTrainedModel, processor: MMProcessor, samples: list[ChatSamp
         seed=options.seed,
         use_cpu=True,
     )
-    collator = MMCollator(processor.tokenizer.pad_token_id)
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=processor.pad)
     LossProgressCallback.take_over(trainer)
     trainer.train()
 

@@ -20,7 +20,7 @@ import soundfile
 
 from modeling_mm.prompts import set_prompts
 from modeling_mm.serving import SourcePolicy
-from modeling_mm.training import MMCollator, encode_conversation
+from modeling_mm.training import ChatCollator
 from tests.fakes.processor_parts import RATE, picture, sound
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
 from tests.fakes.tiny import train
@@ -88,8 +88,7 @@ def model():
     """A tiny model that has learned `CHATS` by heart, so that its answers are words and end."""
     trained = chat_model()
     set_prompts(trained, {"en": "What is said?", "fr": "Que dit la voix ?"})
-    rows = [encode_conversation(processor(), chat["messages"]) for chat in CHATS]
-    train(trained, [MMCollator(processor().tokenizer.pad_token_id)(rows)], 200)
+    train(trained, [ChatCollator(processor())(CHATS)], 200)
     return trained
 
 

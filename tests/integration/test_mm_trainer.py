@@ -7,6 +7,7 @@ This module is also the program of the two processes (gloo, CPU), which run ever
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data import ChatDataset, load_chats
 from modeling_mm.evaluation import generate_answers, score
-from modeling_mm.training import ChatCollator, MMCollator, MMTrainer, ThawCallback, encode_conversation
+from modeling_mm.training import ChatCollator, MMTrainer, ThawCallback, encode_conversation
 from tests.fakes.ranks import launch_well
 from tests.fakes.tiny import difference
 from tests.fakes.tiny_chats import (
@@ -258,7 +259,7 @@ def test_workers_load_the_data(tmp_path):
 
 def test_rows_already_encoded_and_a_collator_of_the_users_own(tmp_path):
     rows = [encode_conversation(processor(), sample["messages"]) for sample in CHATS]
-    collate = {"data_collator": MMCollator(processor().tokenizer.pad_token_id)}
+    collate = {"data_collator": partial(processor().pad, padding_side="right")}
     run = mm_trainer(chat_model(), tmp_path, ChatDataset(CHATS), None)
     encoded = MMTrainer(chat_model(), run.args, train_dataset=rows, eval_dataset=rows, **collate)
     encoded.train(), run.train()

@@ -18,7 +18,6 @@ from modeling_mm.training import (
     ModalityDropout,
     encode_conversation,
 )
-from modeling_mm.training.cached_collator import encode_text, expand_placeholders, stack_states
 from tests.fakes.media_rows import filled, frozen_model, media_part, row, write_media
 from tests.fakes.processor_parts import make, make_wordpiece
 from tests.fakes.tiny_chats import processor
@@ -135,7 +134,7 @@ def test_text_is_encoded_as_by_the_processor(media, make_tokenizer) -> None:
         turn("user", picture, long, "What do you see?"),
         turn("assistant", "A red square."),
     ]
-    ours = encode_text(parts, messages, [3, 1, 1, 3], is_prompt=False)
+    ours = encode_conversation(parts, messages, media_tokens={"image": [[1, 1]], "audio": [[3, 3]]})
     theirs = encode_conversation(parts, messages)
     for name in TEXTS:
         assert ours[name].tolist() == theirs[name].tolist(), name
@@ -143,28 +142,15 @@ def test_text_is_encoded_as_by_the_processor(media, make_tokenizer) -> None:
 
 
 def test_an_answer_of_nothing_is_refused(media) -> None:
-    prompt = row(media, "a.png").messages[:1]
-    with pytest.raises(ValueError, match="nothing to learn"):
-        encode_text(processor(), prompt, [1], is_prompt=False)
+    prompt = replace(row(media, "a.png"), messages=row(media, "a.png").messages[:1])
+    with pytest.raises(ValueError, match=r"Row 0: The assistant says nothing .* nothing to learn"):
+        CachedCollator(processor(), filled(media, *ALL))([prompt])
 
 
 def test_placeholders_in_the_text_are_refused(media) -> None:
     messages = [turn("user", "What is <|image|>?"), turn("assistant", "a cat")]
-    with pytest.raises(ValueError, match="0 media parts, but its text 1 placeholders"):
-        encode_text(processor(), messages, [], is_prompt=False)
-
-
-def test_placeholders_are_repeated_for_windows_and_spans_are_told() -> None:
-    text, spans = expand_placeholders("x<|audio|>y<|image|>z", [3, 1])
-    assert text == "x<|audio|><|audio|><|audio|>y<|image|>z"
-    assert spans == [{"span": (1, 10), "new_span": (1, 28)}, {"span": (11, 20), "new_span": (29, 38)}]
-
-
-def test_states_of_other_lengths_are_padded_with_zeros() -> None:
-    states, mask = stack_states([[torch.ones(2, 3)], [], [torch.ones(1, 3), torch.ones(4, 3)]])
-    assert states.shape == (3, 2, 4, 3)
-    assert mask.sum(-1).tolist() == [[2, 0], [0, 0], [1, 4]]
-    assert torch.equal(states.any(-1), mask)
+    with pytest.raises(ValueError, match="the text has 1 and 0 were given"):
+        CachedCollator(processor(), filled(media, *ALL))([ChatRow(messages)])
 
 
 # ---- Views and dropout ----------------------------------------------------------------------------------------------
@@ -199,7 +185,7 @@ def test_evaluation_and_prompts_show_the_file_as_it_is(media) -> None:
     rows = [row(media, "a.png", id="row", epoch=epoch) for epoch in range(8)]
     assert {shown(collator, each) for each in rows} != {0}
     evaluation = collator.for_evaluation()
-    assert evaluation.padding.padding_side == "left"
+    assert evaluation.padding_side == "left"
     assert {shown(evaluation, each) for each in rows} == {0}
     assert {shown(CachedCollator(processor(), collator.cache, shows_views=False), each) for each in rows} == {0}
     assert all(torch.equal(collator.prompt_batch([each])["vision_states"][0, 0], first) for each in rows)
@@ -253,5 +239,5 @@ def test_texts_are_encoded_once(media, monkeypatch) -> None:
     collator = CachedCollator(processor(), filled(media, *ALL))
     one = row(media, "a.png")
     expected = collator([one])
-    monkeypatch.setattr("modeling_mm.training.cached_collator.encode_text", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(type(processor()), "apply_chat_template", lambda *_, **__: pytest.fail("encoded again"))
     assert_same(collator([replace(one, epoch=1)]), expected)

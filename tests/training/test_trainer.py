@@ -212,6 +212,9 @@ def test_figures_of_all_and_of_each_task():
 class Louder(ChatCollator):
     """In training every label is ignored."""
 
+    def for_evaluation(self):
+        return ChatCollator(self.processor)
+
     def __call__(self, rows):
         batch = super().__call__(rows)
         return batch | {"labels": torch.full_like(batch["labels"], -100)}

@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Training: trainer, collators, augmentation, encoder cache, freezing, LoRA, alignment and callbacks."""
 
+from ..batching import IGNORED
 from .alignment import AlignmentOptions, NamedMedium, align, named_media
 from .arguments import MMTrainingArguments
 from .audio_augmentation import AudioAugmentation
@@ -23,6 +24,7 @@ from .state_store import StateStore
 from .trainer import MMTrainer
 
 __all__ = [
+    "IGNORED",
     "MODULES_TO_SAVE",
     "PARTS",
     "TARGET_MODULES",

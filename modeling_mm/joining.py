@@ -1,11 +1,13 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Joining pretrained parts: a GPT-2-family decoder, a vision encoder, an audio encoder, in any subset."""
+"""Joining pretrained components: a GPT-2-family decoder and any subset of encoders."""
 
 import difflib
+from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields
 from functools import reduce
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from transformers import AutoConfig, AutoModel, GenerationConfig, GPT2LMHeadModel
@@ -14,180 +16,166 @@ from transformers.utils import logging
 
 from .configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, MMConfig
 from .encoders import encoder_class_of
+from .modalities import MODALITIES, Modality
 
-# Arguments of from_pretrained that say where and how parts are loaded, not what the joint model is.
+# Arguments of `from_pretrained` that are about loading, of each component and of the joint model.
 LOADING_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
 MODEL_ARGUMENTS = ("dtype", "attn_implementation", "device_map")
+OTHER_ARGUMENTS = ("tokenizer", "num_labels")
 
-Part: TypeAlias = str | PreTrainedModel
+Component: TypeAlias = str | PreTrainedModel
+Joint = TypeVar("Joint", bound=PreTrainedModel)
 
 
-def join_pretrained(cls, text: Part, vision: Part | None = None, audio: Part | None = None, **kwargs):
+def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
     """
+    Build a model of pretrained components, whose weights are kept bit for bit.
+
+    Connectors and cross-attention are new. New rows of the embedding, for the special tokens, start around the mean of
+    the others. The components are not changed.
+
     Args:
         cls: the joint class to build
-        text: a GPT-2-family model: a Hub id, a local path or a model in memory, with or without its head
-        vision, audio: encoders, likewise; of two-tower models the half that is meant, of encoder-decoders the encoder
+        text: a GPT-2-family model, with or without its head: a Hub id, a local path or a model in memory
         **kwargs:
-            fields of [`MMConfig`]; `tokenizer=` (or a processor) whose special tokens the model should use;
-            `dtype`, `attn_implementation`, `device_map`; and how to load (`cache_dir`, `token`, `revision`, ...)
+            encoders, by the towers of `MODALITIES` (`vision=`, `audio=`), as ids, paths or models: of a two-tower
+            model its half is taken, of an encoder-decoder its encoder; `tokenizer=` (or a processor), whose special
+            tokens the model then uses; fields of [`MMConfig`]; `dtype`, `attn_implementation`, `device_map`; and
+            arguments of loading (`cache_dir`, `token`, `revision`, ...)
 
     Returns:
-        a model of class `cls` in evaluation mode, with the parts' weights bit for bit. Connectors and cross-attention
-        start fresh; rows that the special tokens need start around the mean of the embedding. The parts are not
-        changed.
+        the model in evaluation mode.
 
     Raises:
         ValueError: for an unknown argument, with the nearest valid name, and for a decoder outside the GPT-2 family.
     """
     check_arguments(kwargs)
     loading = {name: kwargs.pop(name) for name in LOADING_ARGUMENTS if name in kwargs}
-    how = {name: kwargs.pop(name) for name in MODEL_ARGUMENTS if name in kwargs}
+    model_arguments = {name: kwargs.pop(name) for name in MODEL_ARGUMENTS if name in kwargs}
     tokenizer = kwargs.pop("tokenizer", None)
+    components = {modality: kwargs.pop(modality.tower, None) for modality in MODALITIES.values()}
     decoder = load_decoder(text, loading)
-    encoders = {
-        "vision": load_encoder(vision, "vision_config", loading),
-        "audio": load_encoder(audio, "audio_config", loading),
-    }
+    encoders = {modality: load_encoder(given, modality, loading) for modality, given in components.items()}
     if tokenizer is not None:
         kwargs = {**special_token_ids(tokenizer), **kwargs}
-    config = MMConfig.from_text_vision_audio_configs(
-        decoder.config, *(None if encoder is None else encoder.config for encoder in encoders.values()), **kwargs
-    )
+    configs = {modality.config_field: getattr(encoder, "config", None) for modality, encoder in encoders.items()}
+    (_, vision), (_, audio), *registered = configs.items()
+    config = MMConfig.from_text_vision_audio_configs(decoder.config, vision, audio, **dict(registered), **kwargs)
     if tokenizer is not None:
         fit_to_tokenizer(config, tokenizer)
-    state = decoder_state(decoder, config.text_config.vocab_size, tied=config.tie_word_embeddings)
+    state = decoder_state(decoder, config)
     for modality, encoder in encoders.items():
-        if encoder is not None:
-            prefix = f"model.{modality}_tower."
-            state.update({prefix + name: tensor for name, tensor in encoder.state_dict().items()})
-    if any(isinstance(part, PreTrainedModel) for part in (text, vision, audio)):
+        weights = {} if encoder is None else encoder.state_dict()
+        state |= {f"model.{modality.tower_attribute}.{name}": tensor for name, tensor in weights.items()}
+    if any(isinstance(component, PreTrainedModel) for component in (text, *components.values())):
         # The loader takes tensors as they are; the joint model must not share them with the caller's models.
         state = {name: tensor.clone() for name, tensor in state.items()}
-    how.setdefault("dtype", widest_dtype(state))
-    with quiet_report_of_fresh_weights():
-        model, report = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **how)
+    model_arguments.setdefault("dtype", widest_dtype(state))
+    model_arguments |= {"config": config, "state_dict": state, "output_loading_info": True}
+    with no_report_of_new_weights():
+        model, report = cls.from_pretrained(None, **model_arguments)
     check_report(report)
-    # It came from nowhere; the loader notes the path it was given, None, as text, which PEFT would look up on the Hub.
+    # The loader notes the path it was given, None, as text, which PEFT would look up on the Hub.
     model.name_or_path = model.config.name_or_path = ""
     if model.can_generate():
         model.generation_config = joint_generation_config(decoder, config, model.generation_config)
     return model.eval()
 
 
-def check_arguments(kwargs: dict) -> None:
-    known = {
-        *LOADING_ARGUMENTS,
-        *MODEL_ARGUMENTS,
-        "tokenizer",
-        *(field.name for field in fields(MMConfig)),
-        "num_labels",
-    }
-    for name in kwargs:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"from_text_vision_audio_pretrained got an unknown argument {name!r}.{hint}")
+def check_arguments(kwargs: dict[str, Any]) -> None:
+    """Raise a `ValueError` for an unknown argument, with the nearest valid name."""
+    known = {*LOADING_ARGUMENTS, *MODEL_ARGUMENTS, *OTHER_ARGUMENTS, *(field.name for field in fields(MMConfig))}
+    known |= {modality.tower for modality in MODALITIES.values()}
+    for name in sorted(kwargs.keys() - known):
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"from_text_vision_audio_pretrained got an unknown argument {name!r}.{hint}")
 
 
 def widest_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
-    """The precision that holds every part's weights exactly."""
+    """Return the precision that holds the weights of every component exactly."""
     return reduce(torch.promote_types, {tensor.dtype for tensor in state.values() if tensor.is_floating_point()})
 
 
 def check_report(report: dict) -> None:
-    """
-    Raises:
-        ValueError: where a pretrained part's weight did not land.
-    """
-    fresh = ("vision_connector.", "audio_connector.", "cross_blocks.", "score.", "lm_head.")
-    missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in fresh))
+    """Raise a `ValueError` if a weight of a pretrained component was not loaded."""
+    connectors = (f"{modality.connector_attribute}." for modality in MODALITIES.values())
+    new = (*connectors, "cross_blocks.", "score.", "lm_head.")
+    missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in new))
     if missing:
         raise ValueError(
-            f"{len(missing)} weights are not among those of the parts that were given, such as {missing[0]}. The part "
-            "is not of the class that transformers names for its config; load it with AutoModel."
+            f"{len(missing)} weights were not found in the given components, such as {missing[0]}. Load the component "
+            "with AutoModel, so that its class is the one that transformers has for its config."
         )
 
 
-def load_decoder(text: Part, loading: dict) -> PreTrainedModel:
-    """
-    The decoder, with or without its head.
-
-    Raises:
-        ValueError: where it is not of the GPT-2 family.
-    """
+def load_decoder(text: Component, loading: dict[str, Any]) -> PreTrainedModel:
+    """Load the decoder, with or without its head; raise a `ValueError` outside the GPT-2 family."""
     config = text.config if isinstance(text, PreTrainedModel) else AutoConfig.from_pretrained(text, **loading)
     if config.model_type != "gpt2":
         raise ValueError(
             f"The decoder must be of the GPT-2 family (model_type 'gpt2'), got model_type {config.model_type!r}. "
             "Its blocks are rebuilt with cross-attention between them, which needs GPT-2's parameters."
         )
-    if isinstance(text, PreTrainedModel):
-        return text
-    return GPT2LMHeadModel.from_pretrained(text, **loading)
+    return text if isinstance(text, PreTrainedModel) else GPT2LMHeadModel.from_pretrained(text, **loading)
 
 
-def load_encoder(part: Part | None, half: str, loading: dict) -> PreTrainedModel | None:
-    """
-    An encoder, taken out of the model that it is half of where need be.
-
-    Args:
-        half: `"vision_config"` or `"audio_config"`, the name under which two-tower configs hold the half that is meant
-    """
-    if part is None:
+def load_encoder(component: Component | None, modality: Modality, loading: dict[str, Any]) -> PreTrainedModel | None:
+    """Load the encoder of a modality, alone or out of a larger model."""
+    if component is None:
         return None
-    if isinstance(part, PreTrainedModel):
-        return encoder_of(part, half)
-    config = AutoConfig.from_pretrained(part, **loading)
-    config = getattr(config, half, None) or config
+    if isinstance(component, PreTrainedModel):
+        return encoder_of(component, modality)
+    config = AutoConfig.from_pretrained(component, **loading)
+    config = getattr(config, modality.config_field, None) or config
     if config.is_encoder_decoder:
-        return encoder_of(AutoModel.from_pretrained(part, config=config, **loading), half)
-    return encoder_class_of(config).from_pretrained(part, config=config, **loading)
+        return encoder_of(AutoModel.from_pretrained(component, config=config, **loading), modality)
+    return encoder_class_of(config).from_pretrained(component, config=config, **loading)
 
 
-def encoder_of(model: PreTrainedModel, half: str) -> PreTrainedModel:
-    """The encoder within a model in memory: itself, the half of a two-tower model, or an encoder-decoder's encoder."""
-    wanted = getattr(model.config, half, None)
-    if wanted is not None:
-        for module in model.modules():
-            if isinstance(module, PreTrainedModel) and module.config is wanted:
-                return module
-        raise ValueError(
-            f"{type(model).__name__} has a {half}, but no part of its own for it. Pass the encoder itself."
-        )
-    encoder_class = encoder_class_of(model.config)
-    for module in model.modules():
-        if type(module) is encoder_class:
-            return module
-    raise ValueError(
-        f"{type(model).__name__} has no {encoder_class.__name__} in it, which transformers names as the encoder of "
-        f"model_type {model.config.model_type!r}. Pass the encoder itself."
-    )
+def encoder_of(model: PreTrainedModel, modality: Modality) -> PreTrainedModel:
+    """
+    Return the encoder in a model in memory: itself, a half of a two-tower model, or an encoder-decoder's encoder.
+
+    Raises:
+        ValueError: if the model has no such module.
+    """
+    half = getattr(model.config, modality.config_field, None)
+    if half is None:
+        encoder_class = encoder_class_of(model.config)
+        found = [module for module in model.modules() if type(module) is encoder_class]
+        expected = f"{encoder_class.__name__}, the encoder of model_type {model.config.model_type!r}"
+    else:
+        found = [m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config is half]
+        expected = f"module for its {modality.config_field}"
+    if not found:
+        raise ValueError(f"{type(model).__name__} contains no {expected}. Pass the encoder itself.")
+    return found[0]
 
 
-def decoder_state(decoder: PreTrainedModel, vocab_size: int, tied: bool) -> dict[str, torch.Tensor]:
-    """The decoder's weights under the joint model's names, with rows for the special tokens."""
-    base = decoder.base_model
-    prefix = "model.language_model."
-    state = {prefix + name: tensor for name, tensor in base.state_dict().items()}
-    # Masks that very old checkpoints keep as buffers are no weights.
-    state = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
-    embedding = f"{prefix}wte.weight"
-    state[embedding] = with_rows(state[embedding], vocab_size)
+def decoder_state(decoder: PreTrainedModel, config: MMConfig) -> dict[str, torch.Tensor]:
+    """Return the decoder's weights under the joint model's names, with rows for the special tokens."""
+    prefix, num_rows = "model.language_model.", config.text_config.vocab_size
+    masks = (".attn.bias", ".attn.masked_bias")  # buffers of very old checkpoints
+    weights = decoder.base_model.state_dict().items()
+    state = {prefix + name: tensor for name, tensor in weights if not name.endswith(masks)}
+    state[f"{prefix}wte.weight"] = with_rows(state[f"{prefix}wte.weight"], num_rows)
     head = decoder.get_output_embeddings()
-    if not tied and head is not None:
-        state["lm_head.weight"] = with_rows(head.weight.detach(), vocab_size)
+    if not config.tie_word_embeddings and head is not None:
+        state["lm_head.weight"] = with_rows(head.weight.detach(), num_rows)
     return state
 
 
 def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
     """
-    (V, D) -> (num_rows, D). New rows lie close around the mean of the old, so that a new token is as likely as an
-    average one, but apart from each other, so that each can be told by its embedding. The same rows every time.
+    Add rows to an embedding, (V, D) -> (num_rows, D), the same rows every time.
+
+    New rows lie close around the mean of the old, so that a new token is as likely as an average one, but apart, so
+    that their embeddings differ.
     """
     missing = num_rows - weight.shape[0]
     if missing < 0:
-        raise ValueError(f"The vocabulary has {weight.shape[0]} tokens already; it cannot shrink to {num_rows}.")
+        raise ValueError(f"The vocabulary has {weight.shape[0]} tokens already. It cannot shrink to {num_rows}.")
     if missing == 0:
         return weight
     mean, spread = weight.float().mean(0), weight.float().std(0)  # (D,) each
@@ -195,21 +183,26 @@ def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
     return torch.cat([weight, (mean + 0.1 * spread * noise).to(weight.dtype)])
 
 
-def special_token_ids(tokenizer) -> dict[str, int]:
-    """The config's token fields, from a tokenizer or processor to which [`MMProcessor`] has added the tokens."""
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in SPECIAL_TOKENS[: len(SPECIAL_TOKEN_FIELDS)] if token not in vocabulary]
-    if missing:
+def special_token_ids(tokenizer: Any) -> dict[str, int]:
+    """
+    Return the config's token fields, from a tokenizer or processor to which [`MMProcessor`] has added the tokens.
+
+    Raises:
+        ValueError: if the tokenizer lacks some, with their names.
+    """
+    vocabulary = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
+    tokens = dict(zip(SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, strict=False))
+    if missing := [token for token in tokens.values() if token not in vocabulary]:
         raise ValueError(
             f"The tokenizer lacks {', '.join(missing)}. Build it with MMProcessor.from_text_vision_audio_pretrained, "
             "which adds the special tokens."
         )
-    return {field: vocabulary[token] for field, token in zip(SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, strict=False)}
+    tokens |= {each.token_id_field: each.token for each in MODALITIES.values() if each.token in vocabulary}
+    return {field: vocabulary[token] for field, token in tokens.items()}
 
 
-def fit_to_tokenizer(config: MMConfig, tokenizer) -> None:
-    """Makes room in the vocabulary for every token of a tokenizer, and pads as it does."""
+def fit_to_tokenizer(config: MMConfig, tokenizer: Any) -> None:
+    """Enlarge the vocabulary to every token of a tokenizer, and pad as it does."""
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     config.text_config.vocab_size = max(config.text_config.vocab_size, len(tokenizer))
     if tokenizer.pad_token_id is not None:
@@ -217,21 +210,18 @@ def fit_to_tokenizer(config: MMConfig, tokenizer) -> None:
 
 
 def joint_generation_config(decoder: PreTrainedModel, config: MMConfig, joint: GenerationConfig) -> GenerationConfig:
-    """The decoder's own way of generating; an answer also ends at the end-of-turn token."""
-    generation_config = decoder.generation_config if decoder.can_generate() else joint
-    generation_config = GenerationConfig.from_dict(generation_config.to_dict())
-    ends = generation_config.eos_token_id if generation_config.eos_token_id is not None else []
-    ends = [ends] if isinstance(ends, int) else list(ends)
-    if config.end_token_id is not None:
-        ends = [config.end_token_id, *(end for end in ends if end != config.end_token_id)]
-    generation_config.eos_token_id = ends or None
+    """Return the decoder's generation config; an answer also ends at the end-of-turn token."""
+    generation_config = deepcopy(decoder.generation_config if decoder.can_generate() else joint)
+    ends = generation_config.eos_token_id
+    ends = [config.end_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])]
+    generation_config.eos_token_id = list(dict.fromkeys(end for end in ends if end is not None)) or None
     generation_config.pad_token_id = config.text_config.pad_token_id
     return generation_config
 
 
 @contextmanager
-def quiet_report_of_fresh_weights():
-    """Connectors and cross-attention start fresh by design: the loader's warning about it would only alarm."""
+def no_report_of_new_weights() -> Iterator[None]:
+    """Silence the loader's warning about new weights: connectors and cross-attention are new by design."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

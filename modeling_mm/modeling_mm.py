@@ -107,7 +107,7 @@ class MMPreTrainedModel(PreTrainedModel):
         )
         ```
         """
-        return join_pretrained(cls, text, vision, audio, **kwargs)
+        return join_pretrained(cls, text, vision=vision, audio=audio, **kwargs)
 
 
 class MMModel(MediaEncodingMixin, MMPreTrainedModel):

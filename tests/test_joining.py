@@ -353,7 +353,7 @@ def test_a_part_in_memory_whose_weights_do_not_land_is_refused_by_a_weights_name
     lost = names[id(next(modules.parameters()))]
     del parent._modules[child]
     parent.add_module("renamed", modules)
-    with pytest.raises(ValueError, match=rf"weights are not among.*model\.{kind}_tower\.") as raised:
+    with pytest.raises(ValueError, match=rf"weights were not found.*model\.{kind}_tower\.") as raised:
         join(gpt2(), **{kind: part})
     number = sum(1 for _ in modules.parameters())
     assert str(raised.value).startswith(f"{number} weights"), (str(raised.value), lost)
@@ -362,7 +362,7 @@ def test_a_part_in_memory_whose_weights_do_not_land_is_refused_by_a_weights_name
 def test_a_decoder_in_memory_whose_weights_do_not_land_is_refused():
     text = gpt2()
     del text.transformer._modules["ln_f"]
-    with pytest.raises(ValueError, match=r"2 weights are not among.*model\.language_model\.ln_f\.bias"):
+    with pytest.raises(ValueError, match=r"2 weights were not found.*model\.language_model\.ln_f\.bias"):
         join(text, vit())
 
 

@@ -1,30 +1,31 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Chat samples that a model can learn from, and a report of those that were left out and why."""
+"""Examples that a model can learn from, and a report of the others."""
 
 import hashlib
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ..audio import decode_audio, load_audio, unpack_audio
-from ..configuration_mm import AUDIO_TOKEN, IMAGE_TOKEN
 from ..images import load_image, to_numpy
+from ..modalities import MODALITIES
 from ..sources import read_bytes
 from ..utils.files import write_text
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
 from .reading import ChatDataset
 
 REPORT_NAMES = ("cleaning.json", "cleaning.txt")
-# A peak 60 dB below full scale is silence to the ear and nothing but rounding to a feature extractor.
+# A peak 60 dB below full scale is inaudible, and rounding noise to a feature extractor.
 SILENCE_PEAK = 0.001
-# Words of a question that say which modality it is about, in the languages of the corpora.
+# Words of questions about a modality, in English, Chinese, French, Spanish and Russian.
 ASKS_FOR = {
     "image": re.compile(
         r"\b(?:pictures?\b|images?\b|photo|imagen|imágenes|foto|рисун|картин|изображени|фото)|图片|图像|照片|这张图",
@@ -41,14 +42,14 @@ ASKS_FOR = {
 @dataclass(frozen=True)
 class Rejected:
     """
-    One sample that is left out.
+    One example that is left out.
 
     Args:
-        number: its place among the samples, from 0.
-        id: its name, where it has one.
-        file: the medium at fault, where it is one.
-        reason: the kind of fault, one of a few: see `clean`.
-        detail: what exactly is wrong.
+        number: its index, from 0.
+        id: its name, if it has one.
+        file: path of the media at fault, if they are a file.
+        reason: kind of fault, see [`clean`].
+        detail: description of the fault.
     """
 
     number: int
@@ -60,27 +61,26 @@ class Rejected:
 
 @dataclass
 class CleaningReport:
-    """How many samples were kept, and which were left out and why, in their order."""
+    """Number of examples that were kept, and those that were left out, in their order."""
 
     kept: int = 0
     left_out: list[Rejected] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many samples were left out for each reason, the most frequent first."""
+        """Return the number of examples left out for each reason, the most frequent first."""
         return dict(Counter(row.reason for row in self.left_out).most_common())
 
     def __str__(self) -> str:
-        """One line a sample, after the totals."""
         totals = ", ".join(f"{count} {reason}" for reason, count in self.counts.items())
-        lines = [f"{self.kept} samples kept, {len(self.left_out)} left out{f' ({totals})' if totals else ''}"]
+        lines = [f"{self.kept} examples kept, {len(self.left_out)} left out{f' ({totals})' if totals else ''}"]
         for row in self.left_out:
             name = f"{row.number}" if row.id is None else f"{row.number} ({row.id})"
             lines.append("\t".join((name, row.reason, row.file or "-", " ".join(row.detail.split()))))
         return "\n".join(lines) + "\n"
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes `cleaning.json`, for programs, and `cleaning.txt`, for readers, into `folder`."""
+        """Write `cleaning.json`, for programs, and `cleaning.txt`, for readers, into a folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         rows = {"kept": self.kept, "counts": self.counts, "left_out": [asdict(row) for row in self.left_out]}
         texts = (json.dumps(rows, ensure_ascii=False, indent=1) + "\n", str(self))
@@ -89,7 +89,7 @@ class CleaningReport:
 
 
 class RejectExample(Exception):
-    """Why a sample is left out."""
+    """Reason why an example is left out."""
 
     def __init__(self, reason: str, detail: str, file: str | None = None):
         super().__init__(detail)
@@ -104,77 +104,75 @@ def clean(
     progress: bool = True,
 ) -> tuple[list[ChatRow], CleaningReport]:
     """
-    Keep the samples that a model can learn from.
+    Keep the examples that a model can learn from.
 
-    Left out are, with these reasons:
-    - `malformed`: no conversation, or media columns that do not match its parts;
-    - `roles`: user and assistant do not take turns; `no answer`: the assistant does not come last, or says nothing;
+    The reasons to leave an example out are:
+    - `malformed`: it is not a chat, or its media columns do not match its parts;
+    - `roles`: user and assistant do not take turns; `no answer`: the assistant does not come last, or is empty;
     - `empty`: a turn of the user has neither text nor media;
-    - `placeholder`: a media token is written into the text; `no medium`: a media part holds nothing;
-    - `missing`: the file is not there; `unreadable`: it cannot be decoded, or holds no pixels or samples;
-    - `wrong modality`: a sound where a picture should be, or the reverse; `silent`: a sound without sound;
-    - `wording`: the question is about a picture where there is only a sound, or the reverse;
-    - `duplicate`: a sample before has media of the same bytes and the same words.
+    - `placeholder`: its text holds a media token; `no medium`: a media part holds nothing;
+    - `missing`: a file does not exist; `unreadable`: it cannot be decoded, or holds no pixels or samples;
+    - `wrong modality`: audio in place of an image, or the reverse; `silent`: audio without sound;
+    - `wording`: the question is about an image, but there is only audio, or the reverse;
+    - `duplicate`: an earlier example has media of the same bytes and the same words.
 
     Args:
-        samples: in any form that `to_row` knows; a `ChatDataset`; or a `ChatStream`, which itself stops at a sample
-            that is malformed.
-        folder: where relative media paths start; a `ChatDataset` knows that itself.
-        check_wording: whether to look for questions about a modality that is not there.
-        silence_peak: sounds that never exceed it, of 1, are silent.
-        progress: whether to show a bar.
+        samples: examples in any form that `to_row` knows; a `ChatDataset`; or a `ChatStream`, which itself raises for
+            malformed examples.
+        folder: folder that media paths are relative to; a `ChatDataset` has its own.
+        check_wording: reject questions about a modality that is absent.
+        silence_peak: audio is silent if no sample exceeds it, of 1.
+        progress: show a progress bar.
 
     Returns:
-        The rows that are kept, in their order, and the report of the others.
-    """
-    from tqdm import tqdm  # only here, as the package does without it
+        The rows that are kept, in their order, and the report.
 
+    Example:
+        >>> rows, report = clean(load_chats("train.jsonl"))
+        >>> report.save("cleaning")
+    """
     report, kept = CleaningReport(), []
     seen: dict[str, int] = {}
     media = MediaChecks(silence_peak)
     raw = samples
-    if isinstance(samples, ChatDataset):  # which would stop at the first sample that is malformed
+    if isinstance(samples, ChatDataset):  # which would raise for the first malformed example
         raw, folder = samples.samples, samples.folder
     for number, sample in enumerate(tqdm(raw, desc="cleaning", disable=not progress)):
         try:
             row = checked_row(sample, folder, check_wording)
             first = seen.setdefault(digest_of(row, media), number)
             if first != number:
-                raise RejectExample("duplicate", f"the same media and words as sample {first}")
+                raise RejectExample("duplicate", f"the same media and words as example {first}")
         except RejectExample as fault:
-            report.left_out.append(Rejected(number, name_of(sample), fault.file, fault.reason, fault.detail))
+            name = sample.get("id") if isinstance(sample, dict) else getattr(sample, "id", None)
+            name = None if name is None else str(name)
+            report.left_out.append(Rejected(number, name, fault.file, fault.reason, fault.detail))
         else:
             kept.append(row)
     report.kept = len(kept)
     return kept, report
 
 
-def name_of(sample: Any) -> str | None:
-    """The id of a sample, however broken it is."""
-    name = sample.get("id") if isinstance(sample, dict) else getattr(sample, "id", None)
-    return None if name is None else str(name)
-
-
 def checked_row(sample: Any, folder: str | os.PathLike | None, check_wording: bool) -> ChatRow:
-    """A sample as a row, or a RejectExample in what it says; its media are not looked at."""
+    """Return an example as a row, without looking at its media; raise a RejectExample for its text."""
     try:
         row = to_row(sample, folder)
     except ValueError as error:
         raise RejectExample("malformed", str(error)) from error
     check_turns(row.messages)
     for turn in row.messages:
-        for token in (IMAGE_TOKEN, AUDIO_TOKEN):
-            if token in turn_text(turn):
+        for modality in MODALITIES.values():
+            if modality.token in turn_text(turn):
                 raise RejectExample(
-                    "placeholder", f"{token} is written in the text of the {turn['role']}; parts stand for media"
+                    "placeholder", f"the text of the {turn['role']} holds {modality.token}; use parts for media"
                 )
     if check_wording:
         check_modality(row)
     return row
 
 
-def check_turns(messages: list[Message]) -> None:
-    """Raise a RejectExample unless user and assistant alternate, after any system turn, and each says something."""
+def check_turns(messages: Sequence[Message]) -> None:
+    """Raise a RejectExample unless user and assistant alternate, after any system turn, and none is empty."""
     roles = [turn["role"] for turn in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
@@ -190,43 +188,43 @@ def check_turns(messages: list[Message]) -> None:
 
 
 def check_modality(row: ChatRow) -> None:
-    """A RejectExample where the questions are about one modality alone, and the media are of the other alone."""
+    """Raise a RejectExample if the questions are about one modality, and the media are of another."""
     kinds = {part["type"] for part in media_parts(row.messages)}
     question = " ".join(turn_text(turn) for turn in row.messages if turn["role"] == "user")
     asked = {kind for kind, words in ASKS_FOR.items() if words.search(question)}
     if len(kinds) == 1 and len(asked) == 1 and kinds != asked:
         raise RejectExample(
-            "wording", f"the question asks for {asked.pop()}, the only media are {kinds.pop()}: {question}"
+            "wording", f"the question is about {asked.pop()}, but all media are {kinds.pop()}: {question}"
         )
 
 
 def digest_of(row: ChatRow, media: "MediaChecks") -> str:
-    """What two samples have in common if and only if their roles, words and the bytes of their media are the same."""
+    """Return a digest of the roles, the words and the bytes of the media of an example."""
     digest = hashlib.sha256()
     for turn in row.messages:
         digest.update(f"\0{turn['role']}\0".encode())
         for part in turn["content"]:
-            told = " ".join(part["text"].split()) if part["type"] == "text" else media.check(part)
-            digest.update(f"\1{part['type']}\1{told}".encode())
+            content = " ".join(part["text"].split()) if part["type"] == "text" else media.check(part)
+            digest.update(f"\1{part['type']}\1{content}".encode())
     return digest.hexdigest()
 
 
 class MediaChecks:
-    """Looks at media, at each file once however many samples share it."""
+    """Checks of media, each file once, however many examples share it."""
 
     def __init__(self, silence_peak: float):
         self.silence_peak = silence_peak
         self._known: dict[tuple[str, str], str | RejectExample] = {}
 
     def check(self, part: dict[str, Any]) -> str:
-        """The sha256 of what a media part shows; raises a RejectExample where it cannot be learned from."""
-        source = media_source(part)
+        """Return the sha256 of a part's media, or raise a RejectExample."""
+        kind, source = part["type"], media_source(part)
         if not isinstance(source, (str, os.PathLike)):
-            return self._look(part["type"], source, part.get("sampling_rate"), file_name(source))
-        key = (part["type"], os.fspath(source))
+            return self._digest(kind, source, part.get("sampling_rate"))
+        key = (kind, os.fspath(source))
         if key not in self._known:
             try:
-                self._known[key] = self._look(part["type"], source, None, file_name(source))
+                self._known[key] = self._digest(kind, source, None)
             except RejectExample as fault:
                 self._known[key] = fault
         found = self._known[key]
@@ -234,58 +232,55 @@ class MediaChecks:
             raise RejectExample(found.reason, found.detail, found.file)
         return found
 
-    def _look(self, kind: str, source: Any, rate: float | None, file: str | None) -> str:
+    def _digest(self, kind: str, source: Any, rate: float | None) -> str:
+        file = file_name(source)
         if source is None:
             raise RejectExample("no medium", f"its {kind} part holds no {kind}")
-        if isinstance(source, (str, os.PathLike)) and is_missing(os.fspath(source)):
+        is_path = isinstance(source, (str, os.PathLike))
+        if is_path and is_missing(os.fspath(source)):
             raise RejectExample("missing", f"there is no file {source}", file)
         data = None
         try:
-            if isinstance(source, (str, os.PathLike, bytes)) or (isinstance(source, dict) and "array" not in source):
+            if is_path or isinstance(source, bytes) or (isinstance(source, dict) and "array" not in source):
                 data = source = read_bytes(source)
-            if kind == "image":
-                pixels = load_image(source).tobytes()
-            else:
-                pixels = self._hear(source, rate, file)
+            content = load_image(source).tobytes() if kind == "image" else self._samples(source, rate, file)
         except ValueError as error:
-            if data is not None and is_other(kind, data):
-                wanted, got = ("picture", "sound") if kind == "image" else ("sound", "picture")
-                raise RejectExample("wrong modality", f"expected a {wanted}, got a {got}", file) from error
+            other = None if data is None else other_modality(kind, data)
+            if other is not None:
+                raise RejectExample("wrong modality", f"expected {kind}, got {other}", file) from error
             raise RejectExample("unreadable", str(error), file) from error
-        return hashlib.sha256(pixels if data is None else data).hexdigest()
+        return hashlib.sha256(content if data is None else data).hexdigest()
 
-    def _hear(self, source: Any, rate: float | None, file: str | None) -> bytes:
+    def _samples(self, source: Any, rate: float | None, file: str | None) -> bytes:
         samples, found_rate = unpack_audio(source)
-        # At its own rate, as resampling would cost the most of the time; one that is not told does not matter here.
+        # At its own rate, as resampling would take most of the time; an unknown rate does not matter here.
         rate = int(found_rate or rate or 1)
-        heard = load_audio((to_numpy(samples), rate), rate)
-        peak = float(np.abs(heard).max())
+        loaded = load_audio((to_numpy(samples), rate), rate)
+        peak = float(np.abs(loaded).max())
         if peak <= self.silence_peak:
-            raise RejectExample("silent", f"the loudest of {len(heard)} samples is {peak:g}", file)
-        return heard.tobytes()
+            raise RejectExample("silent", f"the loudest of {len(loaded)} samples is {peak:g}", file)
+        return loaded.tobytes()
 
 
 def is_missing(path: str) -> bool:
-    """Whether `path` names a file that is not there; text of base64 and addresses do not."""
+    """Return if `path` names a file that does not exist; base64 and addresses do not."""
     path = path.removeprefix("file://")
     if path.startswith(("http://", "https://", "data:")) or len(path) > 4096 or os.path.isfile(path):
         return False
     return bool(os.path.splitext(path)[1]) or os.path.isabs(path)
 
 
-def is_other(kind: str, data: bytes) -> bool:
-    """Whether what is no picture is a sound, or what is no sound a picture."""
+def other_modality(kind: str, data: bytes) -> str | None:
+    """Return the modality of a file that is not of the expected kind, or None."""
+    other, decode = ("audio", decode_audio) if kind == "image" else ("image", load_image)
     try:
-        if kind == "image":
-            decode_audio(data)
-        else:
-            load_image(data)
+        decode(data)  # type: ignore[operator]
     except ValueError:
-        return False
-    return True
+        return None
+    return other
 
 
 def file_name(source: Any) -> str | None:
-    """What a report calls a medium: its path, where it has one that is short enough to be one."""
+    """Return the path of media for a report, or None if they are data."""
     path = source.get("path") if isinstance(source, dict) else source
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) and len(os.fspath(path)) < 1024 else None

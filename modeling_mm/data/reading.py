@@ -1,8 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Chat samples from JSONL files, folders, saved `datasets` and the Hub, at random access or as a stream.
+Chat examples from JSONL files, folders, saved `datasets` and the Hub, at random access or as a stream.
 
-On disk a sample is one line of JSON, whose media paths start at the file's own folder:
+On disk an example is one line of JSON, with media paths relative to the folder of the file:
 
     {"messages": [{"role": "user", "content": [{"type": "image", "path": "cat.png"}, {"type": "text", "text": "?"}]},
                   {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]}], "task": "caption/en"}
@@ -13,23 +13,24 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .chat_row import ChatRow, to_row
-from .streaming import file_stream, from_stream, to_stream
+from .streaming import file_stream, to_stream, unpack
 
-__all__ = ["ChatDataset", "ChatRow", "ChatStream", "load_chats", "to_row"]
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
-# What `datasets` leaves in a folder that it saved a data set, or several splits, to.
+# Files that `datasets` writes into a folder that it saves a dataset, or several splits, to.
 SAVED_NAMES = ("dataset_dict.json", "state.json")
 
 
 class Epoch:
-    """The number of the current pass, in memory that workers of a `DataLoader` share however long they live."""
+    """The number of the current pass, in memory shared with workers of a `DataLoader`, also persistent ones."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._value = torch.zeros((), dtype=torch.long).share_memory_()
 
     def set(self, epoch: int) -> None:
@@ -41,11 +42,15 @@ class Epoch:
 
 class ChatDataset(torch.utils.data.Dataset):
     """
-    Chat samples at random access; items are `ChatRow`.
+    Chat examples at random access, as `ChatRow`.
 
     Args:
-        samples: a sequence of samples in any form that `to_row` knows, or of rows; nothing of it is copied.
-        folder: where relative media paths start.
+        samples: sequence of examples in any form that `to_row` knows; it is not copied.
+        folder: folder that media paths are relative to.
+
+    Example:
+        >>> ChatDataset([{"prompt": "What is a cat?", "completion": "an animal"}])[0].answer
+        'an animal'
     """
 
     def __init__(self, samples: Sequence[Any], folder: str | os.PathLike | None = None):
@@ -58,58 +63,56 @@ class ChatDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> ChatRow:
         """
+        Return an example.
+
         Raises:
-            ValueError: for a sample that is no conversation; with its number.
+            ValueError: if it is not a chat, with its number.
         """
         sample = self.samples[int(index)]
         try:
             row = to_row(sample, self.folder)
         except ValueError as error:
-            raise ValueError(f"Sample {index}: {error}") from error
+            raise ValueError(f"Example {index}: {error}") from error
         return replace(row, epoch=self._epoch.get())
 
     def set_epoch(self, epoch: int) -> None:
-        """Told by the `Trainer` before each pass; rows carry it, so that augmentation draws anew."""
+        """Set the epoch of the rows, on which augmentation depends. The `Trainer` calls it before each pass."""
         self._epoch.set(epoch)
 
 
 class ChatStream(torch.utils.data.IterableDataset):
     """
-    Chat samples one after the other; items are `ChatRow`. Workers of a `DataLoader` share its shards.
+    Chat examples one after the other, as `ChatRow`. Workers of a `DataLoader` share its shards.
 
     Args:
-        samples: a `datasets.IterableDataset` with the columns of `streaming.STREAM_COLUMNS`.
+        samples: a `datasets.IterableDataset` with the columns of `streaming.features`; `load_chats` makes it.
     """
 
-    def __init__(self, samples: Any):
+    def __init__(self, samples: "IterableDataset"):
         super().__init__()
         self.samples = samples
         self._epoch = Epoch()
 
     def __iter__(self) -> Iterator[ChatRow]:
-        for number, sample in enumerate(self.samples):
-            try:
-                row = to_row(from_stream(sample))
-            except ValueError as error:
-                raise ValueError(f"Sample {number} of the stream: {error}") from error
-            yield replace(row, epoch=self._epoch.get())
+        for columns in self.samples:
+            yield replace(unpack(columns), epoch=self._epoch.get())
 
     def shuffle(self, seed: int, buffer_size: int = 1000) -> "ChatStream":
-        """The stream with its shards shuffled, and its samples within a buffer; otherwise in every epoch."""
+        """Return the stream with shuffled shards, and examples shuffled within a buffer, differently in each epoch."""
         return ChatStream(self.samples.shuffle(seed=seed, buffer_size=buffer_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Told by the `Trainer` before each pass."""
+        """Set the epoch of the rows and of the order. The `Trainer` calls it before each pass."""
         self._epoch.set(epoch)
         self.samples.set_epoch(epoch)
 
 
 class JsonLines(Sequence):
     """
-    The lines of a JSONL file, read when they are asked for; only where they start is kept.
+    Lines of a JSONL file, read on access; only their places are kept.
 
     Raises:
-        ValueError: where a line is no JSON object, or there is no line; with the file and the line's number.
+        ValueError: if a line is not a JSON object, with its number, or the file has no lines.
     """
 
     def __init__(self, path: Path, limit: int | None = None):
@@ -121,43 +124,47 @@ class JsonLines(Sequence):
                 if limit is not None and len(self._starts) == limit:
                     break
                 if line.strip():
-                    parse_line(line, f"{path}, line {number}")
+                    check_line(line, f"{path}, line {number}")
                     self._starts.append(start)
                 start += len(line)
         if not self._starts:
-            raise ValueError(f"{path} holds no samples; expected one JSON object a line")
+            raise ValueError(f"{path} holds no examples. Write one JSON object a line.")
 
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
             return json.loads(file.readline())
 
 
 class ArrowRows(Sequence):
-    """The rows of a `datasets.Dataset` as plain values; media stay files, which the processor decodes."""
+    """Rows of a `datasets.Dataset` as plain values. Media stay files, which the processor decodes."""
 
-    def __init__(self, dataset: Any):
+    def __init__(self, dataset: "Dataset"):
         self.dataset = dataset.with_format("arrow")
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self.dataset[index].to_pylist()[0]
 
 
-def parse_line(line: bytes | str, where: str) -> dict[str, Any]:
-    """A line of JSONL. Raises ValueError, with `where` it stands, for what is no JSON object."""
+def check_line(line: bytes, where: str) -> None:
+    """
+    Check a line of JSONL.
+
+    Raises:
+        ValueError: if it is not a JSON object, with `where`.
+    """
     try:
         sample = json.loads(line)
-    except ValueError as error:  # bytes that are no text, too
-        raise ValueError(f"{where}: expected a JSON object, got what cannot be read as JSON ({error})") from error
-    if not isinstance(sample, Mapping):
+    except ValueError as error:  # also for bytes that are not text
+        raise ValueError(f"{where}: expected a JSON object, got invalid JSON ({error})") from error
+    if not isinstance(sample, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(sample).__name__}")
-    return dict(sample)
 
 
 def load_chats(
@@ -168,73 +175,79 @@ def load_chats(
     limit: int | None = None,
 ) -> ChatDataset | ChatStream:
     """
-    Read chat samples.
+    Read chat examples.
 
     Args:
-        source: a `.jsonl` file; a folder with `<split>.jsonl`, or one that `datasets` saved, or any that it can load
-            (pictures or sounds in sub-folders with a `metadata.jsonl`, parquet, ...); or the id of a data set on the
-            Hub. What forms the samples may have, see `to_row`.
-        split: which part of a folder or of a data set; a `.jsonl` file has no parts and ignores it.
-        streaming: whether to read the samples one after the other instead of at random access.
-        name: the configuration of a data set that has several.
-        limit: how many samples are read at most, from the front.
+        source: a `.jsonl` file; a folder with `<split>.jsonl`, a folder that `datasets` saved, or any that it can load
+            (media in sub-folders with a `metadata.jsonl`, parquet, ...); or the id of a dataset on the Hub. See
+            `to_row` for the forms of examples.
+        split: part of a folder or of a dataset. A `.jsonl` file has no parts and ignores it.
+        streaming: read the examples one after the other instead of at random access.
+        name: configuration of a dataset that has several.
+        limit: largest number of examples, from the front.
 
     Raises:
-        FileNotFoundError: where `source` is a path and nothing is there.
-        ValueError: for lines that are no JSON objects, splits that are not there, and options that do not apply.
+        FileNotFoundError: if `source` is a path that does not exist.
+        ValueError: if a line is not a JSON object, a split does not exist, or an option does not apply.
+
+    Example:
+        >>> load_chats("processing/corpora/sample/train.jsonl", limit=3)[0].answer
+        'cat'
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be at least 1, or None for all samples, got {limit}")
+        raise ValueError(f"`limit` must be at least 1, or None for all examples, got {limit}.")
     path = Path(source)
     file = find_lines(path, split)
+    if name is not None and (file is not None or is_saved(path)):
+        raise ValueError(f"`name` ({name!r}) chooses a configuration on the Hub, but {path} has none. Remove it.")
     if file is not None:
-        if name is not None:
-            raise ValueError(f"`name` ({name!r}) chooses a configuration on the Hub; {file} has none, leave it out")
-        if streaming:
-            samples = file_stream(file)
-            return ChatStream(samples if limit is None else samples.take(limit))
-        return ChatDataset(JsonLines(file, limit), file.parent)
-    dataset = load_with_datasets(path, str(source), split, streaming, name)
-    if streaming:
-        return ChatStream(to_stream(dataset if limit is None else dataset.take(limit)))
-    return ChatDataset(ArrowRows(dataset if limit is None else dataset.select(range(min(limit, len(dataset))))))
+        if not streaming:
+            return ChatDataset(JsonLines(file, limit), file.parent)
+        stream = file_stream(file)
+        return ChatStream(stream if limit is None else stream.take(limit))
+    dataset = load_with_datasets(str(source), split, streaming, name)
+    if limit is not None:
+        dataset = dataset.take(limit)
+    return ChatStream(to_stream(dataset)) if streaming else ChatDataset(ArrowRows(dataset))
 
 
 def find_lines(path: Path, split: str) -> Path | None:
     """
-    The JSONL file that `path` and `split` name; None where `datasets` has to read the folder, or the Hub.
+    Return the JSONL file of a path and a split, or None if `datasets` must read the folder or the Hub.
 
     Raises:
-        FileNotFoundError: for a path to nothing.
-        ValueError: for a folder of JSONL files without that split; with those that are there.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if a folder of JSONL files lacks the split, with those that exist.
     """
     if path.suffix == ".jsonl":
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
+            raise FileNotFoundError(f"There is no file {path}.")
         return path
     if not path.is_dir():
         if path.is_absolute() or str(path).startswith("."):
-            raise FileNotFoundError(f"there is neither a file nor a folder {path}")
+            raise FileNotFoundError(f"There is neither a file nor a folder {path}.")
         return None
     if (path / f"{split}.jsonl").is_file():
         return path / f"{split}.jsonl"
     splits = sorted(file.stem for file in path.glob("*.jsonl") if file.stem != "metadata")
-    if splits and not any((path / saved).is_file() for saved in SAVED_NAMES):
-        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
+    if splits and not is_saved(path):
+        raise ValueError(f"{path} has no split {split!r}. It has {', '.join(splits)}.")
     return None
 
 
-def load_with_datasets(path: Path, source: str, split: str, streaming: bool, name: str | None) -> Any:
-    """What `datasets` reads, from a folder that it saved, any other folder, or the Hub."""
-    import datasets  # only here: files of JSONL do without it
+def is_saved(path: Path) -> bool:
+    """Return if `datasets` has saved a dataset, or several splits, to a folder."""
+    return any((path / name).is_file() for name in SAVED_NAMES)
 
-    if not any((path / saved).is_file() for saved in SAVED_NAMES):
+
+def load_with_datasets(source: str, split: str, streaming: bool, name: str | None) -> Any:
+    import datasets  # only here, as JSONL files do not need it
+
+    if not is_saved(Path(source)):
         return datasets.load_dataset(source, name, split=split, streaming=streaming)
-    if name is not None:
-        raise ValueError(f"`name` ({name!r}) chooses a configuration on the Hub; {path} has none, leave it out")
-    saved = datasets.load_from_disk(path)
+    saved = datasets.load_from_disk(source)
     if isinstance(saved, Mapping):
         if split not in saved:
-            raise ValueError(f"{path} has no split {split!r}; it has {', '.join(saved)}")
+            raise ValueError(f"{source} has no split {split!r}. It has {', '.join(saved)}.")
         saved = saved[split]
     return saved.to_iterable_dataset() if streaming else saved

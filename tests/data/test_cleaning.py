@@ -78,8 +78,8 @@ def test_good_samples_are_kept_in_order(folder: Path) -> None:
         ({"audio": "cut.wav"}, "unreadable", "cut short"),
         ({"image": "empty.png"}, "unreadable", "0 bytes"),
         ({"audio": "no_samples.wav"}, "unreadable", "no samples"),
-        ({"image": "sound.png"}, "wrong modality", "expected a picture, got a sound"),
-        ({"audio": "picture.wav"}, "wrong modality", "expected a sound, got a picture"),
+        ({"image": "sound.png"}, "wrong modality", "expected image, got audio"),
+        ({"audio": "picture.wav"}, "wrong modality", "expected audio, got image"),
         ({"audio": "silent.wav"}, "silent", "the loudest of 1600 samples is 0"),
     ],
 )
@@ -152,8 +152,8 @@ def test_duplicates_are_the_same_bytes_and_words_under_any_name(folder: Path) ->
     kept, report = clean(samples, folder, progress=False)
     assert [row.messages for row in kept] == [ChatDataset(samples, folder)[i].messages for i in (0, 1, 3)]
     assert [(row.number, row.reason, row.detail) for row in report.left_out] == [
-        (2, "duplicate", "the same media and words as sample 0"),
-        (4, "duplicate", "the same media and words as sample 3"),
+        (2, "duplicate", "the same media and words as example 0"),
+        (4, "duplicate", "the same media and words as example 3"),
     ]
     in_memory = [
         {
@@ -207,10 +207,10 @@ def test_the_report_is_written_for_programs_and_readers(folder: Path) -> None:
         "detail": f"there is no file {folder / 'gone.png'}",
     }
     lines = (folder / "report" / "cleaning.txt").read_text().splitlines()
-    assert lines[0] == "1 samples kept, 3 left out (1 missing, 1 duplicate, 1 malformed)"
+    assert lines[0] == "1 examples kept, 3 left out (1 missing, 1 duplicate, 1 malformed)"
     assert lines[1].split("\t")[:3] == ["1 (s1)", "missing", str(folder / "gone.png")]
-    assert lines[2] == "2\tduplicate\t-\tthe same media and words as sample 0"
-    assert str(CleaningReport(3)) == "3 samples kept, 0 left out\n"
+    assert lines[2] == "2\tduplicate\t-\tthe same media and words as example 0"
+    assert str(CleaningReport(3)) == "3 examples kept, 0 left out\n"
 
 
 def test_a_bar_is_shown(folder: Path, capsys) -> None:

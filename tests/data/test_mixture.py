@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_mixture_and_another_one_does_not() -> None
     parts = [ChatDataset(samples("a", 20)), ChatDataset(samples("b", 20))]
     assert answers(mix(parts, [1, 1], seed=3)) == answers(mix(parts, [1, 1], seed=3))
     assert answers(mix(parts, [1, 1], seed=3)) != answers(mix(parts, [1, 1], seed=4))
-    with pytest.raises(IndexError, match="there are 40 samples"):
+    with pytest.raises(IndexError, match="The mixture has 40 examples"):
         mix(parts, [1, 1])[40]
 
 
@@ -73,7 +73,7 @@ def test_streams_are_interleaved_until_each_was_read_once(tmp_path) -> None:
     assert 2.0 < shares["b"] / shares["a"] < 4.5
     assert found == [row.answer for row in mix(streams, [1, 3], seed=1)]
     assert found != [row.answer for row in mix(streams, [1, 3], seed=2)]
-    with pytest.raises(ValueError, match="1 of 2 data sets are streams"):
+    with pytest.raises(ValueError, match="1 of 2 datasets are streams"):
         mix([streams[0], ChatDataset(samples("b", 3))], [1, 1])
 
 
@@ -98,7 +98,7 @@ def test_streams_of_any_origin_mix(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1], "2 data sets and 1 weights"),
+        ([1], "2 datasets and 1 weights"),
         ([1, 0], "Weight 1 is 0"),
         ([-1, 1], "Weight 0 is -1"),
         ([1, float("nan")], "Weight 1 is nan"),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from modeling_mm.data import ChatDataset, ChatRow, ChatStream, load_chats, media_parts, to_row
-from modeling_mm.data.streaming import file_stream, read_shards, to_stream
+from modeling_mm.data.streaming import file_stream, read_shards, to_stream, unpack
 from modeling_mm.images import load_image
 
 RED = "red.png"
@@ -186,7 +186,7 @@ def test_a_line_belongs_to_one_piece_wherever_a_file_is_cut(folder: Path) -> Non
     size = path.stat().st_size
     for cut in range(size + 1):
         rows = read_shards([(str(path), 0, cut), (str(path), cut, size)])
-        answers = [to_row(json.loads(row["sample"])).answer for row in rows]
+        answers = [unpack(row).answer for row in rows]
         assert answers == ["a", "b"], f"cut at byte {cut}"
 
 
@@ -214,23 +214,23 @@ def test_a_broken_line_is_named(folder: Path, line: str) -> None:
 
 def test_a_sample_that_is_no_chat_is_named(folder: Path) -> None:
     rows = ChatDataset([chat(), {"messages": []}])
-    with pytest.raises(ValueError, match="Sample 1: expected a list with at least one message"):
+    with pytest.raises(ValueError, match="Example 1: expected a list with at least one message"):
         rows[1]
 
 
 def test_missing_files_splits_and_wrong_options_are_refused(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*gone\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*gone\.jsonl"):
         load_chats(folder / "gone.jsonl")
-    with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
+    with pytest.raises(FileNotFoundError, match="There is neither a file nor a folder"):
         load_chats(folder / "gone")
-    with pytest.raises(ValueError, match="has no split 'test'; it has train"):
+    with pytest.raises(ValueError, match=r"has no split 'test'. It has train"):
         load_chats(folder, split="test")
     with pytest.raises(ValueError, match=r"`name` \('en'\) chooses a configuration"):
         load_chats(folder, name="en")
-    with pytest.raises(ValueError, match="`limit` must be at least 1, or None for all samples, got 0"):
+    with pytest.raises(ValueError, match="`limit` must be at least 1, or None for all examples, got 0"):
         load_chats(folder, limit=0)
     (folder / "empty.jsonl").touch()
-    with pytest.raises(ValueError, match="holds no samples"):
+    with pytest.raises(ValueError, match="holds no examples"):
         load_chats(folder, split="empty")
 
 
@@ -276,7 +276,7 @@ def test_a_saved_data_set_with_pictures_and_splits(tmp_path: Path, folder: Path,
     assert load_image(source).size == (4, 3), "the picture is a file, not decoded on the way"
     assert isinstance(source["bytes"], bytes)
     assert len(list(load_chats(tmp_path / "saved", "dev", streaming=streaming))) == 1
-    with pytest.raises(ValueError, match="has no split 'test'; it has train, dev"):
+    with pytest.raises(ValueError, match=r"has no split 'test'. It has train, dev"):
         load_chats(tmp_path / "saved", "test", streaming=streaming)
 
 
@@ -309,11 +309,11 @@ def test_a_stream_fetches_pictures_from_archives(folder: Path) -> None:
 def test_a_sample_of_a_streamed_data_set_that_is_no_chat_is_named() -> None:
     rows = datasets.Dataset.from_dict({"prompt": ["?", None], "completion": ["a", "b"]}).to_iterable_dataset()
     with pytest.raises(
-        ValueError, match="Sample 1 of the data set: expected `messages`, or `prompt` and `completion`"
+        ValueError, match="Example 1 of the dataset: expected `messages`, or `prompt` and `completion`"
     ):
         list(ChatStream(to_stream(rows)))
     rows = datasets.IterableDataset.from_generator(lambda: iter([chat(path=None) | {"images": [3.5j]}]))
-    with pytest.raises(ValueError, match="Sample 0 of the data set: its media are neither files, nor bytes"):
+    with pytest.raises(ValueError, match="Example 0 of the dataset: its media are neither files, nor bytes"):
         list(ChatStream(to_stream(rows)))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A web page for a model: chat with a picture and a sound, see the answer grow, and what each word looked at.
+"""A web page for a model: chat about images and audio, see the answer grow, and what each word looked at.
 
     python scripts/app.py model_cards/mm-pocket
     python scripts/app.py MODEL --port 9000 --host 0.0.0.0     # for other machines, too

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Serve a model to OpenAI's clients: chat completions with pictures and sounds, streamed or not, and transcriptions.
+"""Serve a model to OpenAI's clients: chat completions about images and audio, streamed or not, and transcriptions.
 
     python scripts/serve.py model_cards/mm-pocket
-    python scripts/serve.py MODEL --port 9000 --allow-files pictures    # requests may name files in this folder
+    python scripts/serve.py MODEL --port 9000 --allow-files images    # requests may name files in this folder
 
     client = openai.OpenAI(base_url="http://localhost:8000/v1", api_key="-")
     client.chat.completions.create(model="model_cards/mm-pocket", messages=[...])
 
-This is `transformers serve` with our classes known to it. Pictures and sounds come in the request (`data:` URLs,
+This is `transformers serve` with our classes known to it. Images and audio come in the request (`data:` URLs,
 base64) or from public http(s) addresses; neither private addresses nor files of this machine may be named, unless a
 flag allows it. It needs the extra: pip install "modeling_mm[serve]".
 """

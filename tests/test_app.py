@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 
 import pytest
@@ -160,6 +161,26 @@ def wait_for_answer(page, text: str) -> None:
     """Wait until an answer is complete, which gives the text box back."""
     page.locator(BOTS).last.get_by_text(text, exact=False).first.wait_for()
     page.wait_for_selector(f"{QUESTION}:enabled")
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("parts", "sources"),
+    [
+        (("image_processor", "feature_extractor"), ["upload", "microphone"]),
+        (("feature_extractor",), ["upload", "microphone"]),
+        (("image_processor",), ["upload"]),
+        ((), []),
+    ],
+)
+def test_the_page_offers_the_modalities_of_the_processor(parts, sources):
+    from modeling_mm.serving import build_page
+
+    taken = {"image_processor": None, "feature_extractor": None, **dict.fromkeys(parts, True)}
+    page = build_page(None, types.SimpleNamespace(**taken), "tiny", LENGTH)
+    (textbox,) = (block for block in page.blocks.values() if block.elem_id == "question")
+    kinds = [name for name, part in (("image", "image_processor"), ("audio", "feature_extractor")) if part in parts]
+    assert (textbox.file_types, textbox.sources) == (kinds, sources)
 
 
 @needs_extra

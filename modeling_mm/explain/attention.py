@@ -105,13 +105,7 @@ def answer_attention(
 
 
 def check_explainable(model: Any) -> None:
-    """
-    Check that a model has weights to show.
-
-    Raises:
-        ValueError: for an attention implementation that keeps no weights, and for connectors that mix their tokens
-            over places.
-    """
+    """Raise a `ValueError` for an attention that keeps no weights, and for connectors that mix tokens over places."""
     implementation = model.config.text_config._attn_implementation
     if implementation != "eager":
         raise ValueError(
@@ -148,12 +142,7 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
 
 
 def group_words(texts: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]:
-    """
-    Group tokens to words: a word starts at the first token, and at each token with white space in front.
-
-    Returns:
-        the words, stripped, and the tokens (start, stop) of each.
-    """
+    """Return the words, which white space separates, and the tokens (start, stop) of each."""
     starts = [i for i, text in enumerate(texts) if i == 0 or text[:1].isspace()]
     spans = list(zip(starts, [*starts[1:], len(texts)], strict=False))
     words = [("".join(texts[start:stop]).strip(), (start, stop)) for start, stop in spans]
@@ -168,16 +157,7 @@ def item_columns(media: MMMediaOutput, modality: str) -> list[torch.Tensor]:
 
 
 def patches_of(weights: torch.Tensor, media: MMMediaOutput, pixel_values: torch.Tensor | None) -> torch.Tensor | None:
-    """
-    Return the weights of all patches.
-
-    Args:
-        weights: (W, S)
-        pixel_values: (1, I, 3, H, W) pixels, for the shape of the grid
-
-    Returns:
-        (W, I, h, w)
-    """
+    """Return the weights of all patches, (W, S) -> (W, I, h, w); the pixels (1, I, 3, H, W) tell the grid."""
     columns = item_columns(media, "image")
     if not columns:
         return None

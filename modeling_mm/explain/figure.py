@@ -122,7 +122,10 @@ def draw(bands: Sequence[Band], title: str, note: str = "") -> Any:
         sheet.rule(top)
         draw_band(sheet, band, top)
         top += band.inches
-    draw_key(sheet, top + FOOT / 2 - 0.05)
+    x, y, width = WIDTH - MARGIN - 2.75, top + FOOT / 2 - 0.05, 1.6  # the key of the colors
+    sheet.text(x - 0.1, y, "looked least", size=8.5, color=QUIET, ha="right")
+    sheet.axes(x, y - 0.07, width, 0.14).imshow(np.linspace(0, 1, 256)[None], aspect="auto", **HEAT)
+    sheet.text(x + width + 0.1, y, "looked most", size=8.5, color=QUIET)
     return sheet.figure
 
 
@@ -218,14 +221,6 @@ def envelope(wave: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the least and the greatest sample of each of at most `points` pieces of a wave."""
     pieces = np.array_split(wave, min(points, len(wave)))
     return np.array([piece.min() for piece in pieces]), np.array([piece.max() for piece in pieces])
-
-
-def draw_key(sheet: Sheet, y: float) -> None:
-    width = 1.6
-    x = WIDTH - MARGIN - width - 1.15
-    sheet.text(x - 0.1, y, "looked least", size=8.5, color=QUIET, ha="right")
-    sheet.axes(x, y - 0.07, width, 0.14).imshow(np.linspace(0, 1, 256)[None], aspect="auto", **HEAT)
-    sheet.text(x + width + 0.1, y, "looked most", size=8.5, color=QUIET)
 
 
 def save(figure: Any, path: str | os.PathLike) -> Path:

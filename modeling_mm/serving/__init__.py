@@ -1,5 +1,10 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""OpenAI's protocol (`build_app`, extra `serve`) and a web page (`build_page`, extra `app`) for one model."""
+"""
+OpenAI's protocol (`build_app`, extra `serve`) and a web page (`build_page`, extra `app`) for one model.
+
+    uvicorn.run(build_app("model_cards/mm-pocket", SourcePolicy()))
+    build_page(model, processor, title="mm-pocket", max_new_tokens=48).launch()
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""A server of pictures on loopback, with all that can go wrong with one.
+"""A server of images on loopback, with all that can go wrong with one.
 
 with gallery() as pictures:
     urlopen(f"{pictures.url}/red.png")

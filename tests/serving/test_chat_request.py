@@ -46,7 +46,7 @@ def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
     assert json.dumps(body) == before
 
 
-def test_sounds_are_read_from_each_kind_of_part():
+def test_audio_is_read_from_each_kind_of_part():
     for part in (
         {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "wav"}},
         {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,QUJD"}},

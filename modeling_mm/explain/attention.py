@@ -6,6 +6,7 @@ The weights are those of the cross-attention blocks, averaged over heads and blo
 word. They show where the decoder read, not that it was right to.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..evaluation.answering import prompt_inputs
 from ..modalities import MODALITIES
 from ..outputs import MMMediaOutput
 from ..utils.decoding import IncrementalDecoder
@@ -74,9 +76,7 @@ def answer_attention(
         (['a', 'cat'], torch.Size([2, 1, 8, 8]))
     """
     check_explainable(model)
-    inputs = processor.apply_chat_template(
-        [prompt], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-    ).to(model.device)
+    inputs = {name: tensor.to(model.device) for name, tensor in prompt_inputs(processor, [prompt]).items()}
     text = {name: inputs.pop(name) for name in ("input_ids", "attention_mask")}
     if not inputs:
         raise ValueError("The prompt has no image and no audio to attend to. Add one, or read the answer alone.")
@@ -130,8 +130,7 @@ def mean_weights(cross_attentions: Sequence[torch.Tensor]) -> torch.Tensor:
 def without_special_tokens(ids: Sequence[int], tokenizer: Any) -> list[int]:
     """Return the ids up to the first special token, which ends an answer."""
     special = set(tokenizer.all_special_ids)
-    end = next((position for position, token_id in enumerate(ids) if token_id in special), len(ids))
-    return list(ids[:end])
+    return list(itertools.takewhile(lambda token: token not in special, ids))
 
 
 def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:

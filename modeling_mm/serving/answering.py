@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import BatchFeature, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
+from ..evaluation.answering import free_positions, prompt_inputs
 from ..utils.decoding import IncrementalDecoder
 
 logger = logging.get_logger(__name__)
@@ -238,36 +239,24 @@ def answer_length(asked: int | None, model: Any, prompt: int, most: int | None) 
     Raises:
         BadRequest: if the prompt is too long, or more is asked for than fits.
     """
-    positions, room = model.config.text_config.n_positions, free_positions(model, prompt)
-    if room is not None and (asked or 0) > room:
+    positions, room = model.config.text_config.n_positions, free_positions(model.config, prompt)
+    if room == 0:
+        raise BadRequest(
+            f"The prompt takes {prompt} tokens, and the model has {positions} positions; shorten it, or start over."
+        )
+    if (asked or 0) > room:
         raise BadRequest(
             f"{asked} tokens are asked for after a prompt of {prompt}, and the model has {positions} positions; ask "
             f"for {room} at most, or shorten the prompt."
         )
-    limit = min((number for number in (room, most) if number is not None), default=positions)
+    # Without learned positions nothing else ends an answer.
+    limit = int(min(room, most) if most is not None else min(room, positions))
     if (asked or 0) > limit:
         raise BadRequest(f"{asked} tokens are asked for, and this server generates {limit} at most; ask for less.")
     return asked or limit
 
 
-def free_positions(model: Any, prompt: int) -> int | None:
-    """
-    Return the number of positions after a prompt; None if positions are unlimited.
-
-    Raises:
-        BadRequest: if none is left.
-    """
-    if model.config.text_position_encoding != "learned":
-        return None
-    positions = model.config.text_config.n_positions
-    if prompt >= positions:
-        raise BadRequest(
-            f"The prompt takes {prompt} tokens, and the model has {positions} positions; shorten it, or start over."
-        )
-    return positions - prompt
-
-
-def encode(model: Any, processor: Any, messages: list[dict[str, Any]]) -> BatchFeature:
+def encode(model: Any, processor: Any, messages: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """
     Return the inputs of a conversation, up to where its answer begins.
 
@@ -275,9 +264,7 @@ def encode(model: Any, processor: Any, messages: list[dict[str, Any]]) -> BatchF
         BadRequest: for messages that the processor or the template refuses; the reason holds nothing of the server.
     """
     try:
-        inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
+        inputs = prompt_inputs(processor, [messages])
     except (ValueError, TemplateError) as error:
         raise BadRequest(str(error)) from error
-    return inputs.to(model.device)
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}

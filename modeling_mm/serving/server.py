@@ -8,6 +8,7 @@ messages.
 
 import inspect
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -122,10 +123,6 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
     return JSONResponse(content, status_code=status, headers=headers)
 
 
-async def refuse(request: Request, error: Exception) -> JSONResponse:
-    return error_response(400, str(error))
-
-
 async def refuse_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AnyHTTPException)
     detail = error.detail
@@ -140,14 +137,9 @@ async def refuse_body(request: Request, error: Exception) -> JSONResponse:
     return error_response(400, f"The request is no JSON object ({reasons}).")
 
 
-async def report_failure(request: Request, error: Exception) -> JSONResponse:
-    """Answer a fault of the server, whose details go to the log only."""
-    return error_response(500, FAILED)
-
-
-ERROR_HANDLERS = {
-    BadRequest: refuse,
+ERROR_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
+    BadRequest: lambda request, error: error_response(400, str(error)),
     AnyHTTPException: refuse_http,
     RequestValidationError: refuse_body,
-    Exception: report_failure,
+    Exception: lambda request, error: error_response(500, FAILED),  # the details go to the log only
 }

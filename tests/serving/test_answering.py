@@ -4,7 +4,7 @@ import types
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GPT2Config
 
 from modeling_mm.serving.answering import BadRequest, TextStreamer, generate, make_config, split_at_stop
 from tests.fakes.processor_parts import make_bpe
@@ -62,11 +62,9 @@ def test_a_stopped_answer_is_not_begun_and_ends_generate():
 
 
 def model(kind="learned", **config):
-    text = types.SimpleNamespace(n_positions=10, vocab_size=50)
-    generation = GenerationConfig(**config)
-    return types.SimpleNamespace(
-        config=types.SimpleNamespace(text_config=text, text_position_encoding=kind), generation_config=generation
-    )
+    text = GPT2Config(n_positions=10, vocab_size=50)
+    joint = types.SimpleNamespace(text_config=text, text_position_encoding=kind, get_text_config=lambda **_: text)
+    return types.SimpleNamespace(config=joint, generation_config=GenerationConfig(**config))
 
 
 def lengths(prompt, asked=None, kind="learned", most=None) -> int:

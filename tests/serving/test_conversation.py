@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_mm.evaluation import free_positions
 from modeling_mm.explain import AnswerAttention
-from modeling_mm.serving.answering import encode, free_positions
+from modeling_mm.serving.answering import encode
 from modeling_mm.serving.conversation import (
     SHOWN_WIDTH,
     STRIP_HEIGHT,
@@ -97,7 +98,7 @@ def test_a_conversation_that_is_too_long_is_refused(eager):
 def test_an_answer_ends_where_the_positions_do(eager, files):
     """More tokens are allowed than fit. The view of the answer takes one step, no second answer."""
     turns = [user_turn("Look and listen." + " dog" * 100, files.values())]
-    room = free_positions(eager, encode(eager, processor(), turns)["input_ids"].shape[1])
+    room = free_positions(eager.config, encode(eager, processor(), turns)["input_ids"].shape[1])
     assert 0 < room < LENGTH
     with endless(eager) as steps:
         tokens = answered(eager, turns)

@@ -59,15 +59,16 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora pocket compare findings test lint format types test-oldest test-versions test-app test-slow test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora pocket compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
 
 setup: $(READY)  ## only make the environment
 
-demo: $(READY)  ## ask the released mm-pocket about pictures and sounds that it was not trained on
-	$(PY) scripts/ask.py model_cards/mm-pocket $(ARGS)
+demo: $(READY)  ## ask the released mm-pocket about images and audio that it was not trained on
+	$(PY) scripts/ask.py model_cards/mm-pocket --questions processing/corpora/unseen/questions.jsonl \
+		--attention outputs/ask/attention.png $(ARGS)
 
 demo-train: $(READY)  ## train a small model on the sample, save it, load it, ask it about pictures and sounds
 	$(PY) -m scripts.pocket.demo_train $(ARGS)
@@ -87,7 +88,10 @@ compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the
 	$(PY) -m scripts.pocket.compare $(ARGS)
 
 findings:  ## how other software behaves where one would guess otherwise: run every script of findings/
-	@for script in findings/*.sh; do echo "== $$script"; PYTHON=$(PYTHON) $$script; done
+	@failed=0; for script in findings/*.sh; do \
+		echo "== $$script"; \
+		if PYTHON=$(PYTHON) $$script; then echo "pass"; else echo "FAIL"; failed=1; fi; \
+	done; exit $$failed
 
 test: lint  ## lint, types, transformers' common tests and the fast suite
 	$(PY) $(COMMON)/fetch.py
@@ -108,10 +112,13 @@ test-oldest: $(OLDEST)/.ready  ## the same tests on the oldest versions that pyp
 
 test-versions: test test-oldest  ## the fast suite on the newest and on the oldest versions that are declared
 
-test-app: $(PAGE)/.ready  ## the page of scripts/app.py in headless Chromium, which must be installed
+test-app: $(PAGE)/.ready  ## the page of `modeling-mm app` in headless Chromium, which must be installed
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit; done; \
 		echo 'no Chromium in PATH: apt install chromium'; exit 1
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PAGE)/bin/python -m pytest tests/test_app.py $(ARGS)
+
+test-wheel: $(READY)  ## build the wheel, install it without the checkout, ask and train with it
+	$(PYTEST) tests/integration/test_wheel.py -m "slow or not slow" $(ARGS)
 
 test-slow: $(READY)  ## the tests marked slow
 	$(PY) $(COMMON)/fetch.py

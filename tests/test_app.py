@@ -14,8 +14,8 @@ import urllib.request
 import pytest
 
 from modeling_mm import MMForConditionalGeneration
+from modeling_mm.cli import main
 from modeling_mm.serving.conversation import user_turn
-from scripts.app import main
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
 from tests.fakes.serving_parts import counted, endless, generated, media_files, model, settled
 from tests.fakes.tiny_chats import processor
@@ -48,10 +48,11 @@ def eager(folder):
 
 def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
     if "gradio" not in MISSING:
-        assert main([str(tmp_path / "nothing")]) == 1
-        assert "cannot be shown" in capsys.readouterr().err
+        assert main(["app", str(tmp_path / "nothing")]) == 2
+        assert "There is no folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main([str(tmp_path)]) == 1
+    monkeypatch.delitem(sys.modules, "modeling_mm.cli.app", raising=False)
+    assert main(["app", str(tmp_path)]) == 1
     assert 'pip install "modeling_mm[app]"' in capsys.readouterr().err
 
 

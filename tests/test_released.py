@@ -13,11 +13,11 @@ from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_mm
+from modeling_mm.cli import main
 from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation import generate_answers
 from modeling_mm.recipes.build import rows_of
 from modeling_mm.recipes.schema import read_recipe, to_yaml
-from scripts import ask
 from scripts.pocket import phrases
 from scripts.pocket.release import transcription_prompts
 from tests.fakes.without_package import run_without_package
@@ -128,12 +128,13 @@ def test_it_loads_from_a_copy_where_the_package_is_not_installed(tmp_path):
 def test_the_demo_answers_a_dozen_questions_within_a_minute(tmp_path, capsys):
     """Of 16 questions drawn at random, and shown whatever came, at least RIGHT are exactly right."""
     start = time.perf_counter()
-    assert ask.main([str(FOLDER), "--output", str(tmp_path)]) == 0
+    drawn = tmp_path / "attention.png"
+    assert main(["ask", str(FOLDER), "--questions", str(QUESTIONS), "--attention", str(drawn)]) == 0
     assert time.perf_counter() - start < 60
     printed = capsys.readouterr().out
     right, asked = map(int, re.search(r"(\d+) of (\d+) are exactly right", printed).groups())
     assert asked >= 12 and right >= RIGHT, printed
-    assert (tmp_path / "attention.png").stat().st_size > 10_000
+    assert drawn.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])

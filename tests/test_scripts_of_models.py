@@ -1,4 +1,4 @@
-"""Thin scripts around a trained model: ask it, measure it, make a release of it; on a tiny, trained one."""
+"""A release made of a tiny, trained model."""
 
 import json
 import sys
@@ -14,13 +14,11 @@ from transformers import AutoModelForImageTextToText
 import modeling_mm
 from modeling_mm.evaluation import Figure
 from modeling_mm.recipes.run import run
-from scripts import ask, evaluate
 from scripts.pocket import release
 from tests.fakes.recipe_runs import plain_recipe, recipe
 from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
-QUESTIONS = ROOT / "processing" / "corpora" / "unseen" / "questions.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -32,65 +30,6 @@ def trained(tmp_path_factory):
     path = folder / "given.yaml"
     path.write_text(yaml.safe_dump(plain_recipe(folder)), encoding="utf-8")
     return Path(made.training["output_dir"]), path
-
-
-# ---- ask ------------------------------------------------------------------------------------------------------------
-
-
-def test_asking_shows_answers_beside_the_truth_and_draws_what_was_looked_at(trained, tmp_path, capsys):
-    samples = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
-    short = [sample for sample in samples if sample["task"] in ("category/en", "match_audio_image/en")][:3]
-    for sample in short:
-        for part in sample["messages"][0]["content"]:
-            if "path" in part:
-                part["path"] = str(QUESTIONS.parent / part["path"])
-    path = tmp_path / "short.jsonl"
-    path.write_text("".join(json.dumps(sample) + "\n" for sample in short), encoding="utf-8")
-    assert ask.main([str(trained[0]), "--questions", str(path), "--limit", "3", "--output", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("✓") + printed.count("✗") == 3
-    assert f"{printed.count('✓')} of 3 are exactly right" in printed
-    assert "truth" in printed and "twemoji-" in printed
-    assert (tmp_path / "attention.png").stat().st_size > 10_000
-
-
-def test_the_shipped_questions_are_whole():
-    samples = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
-    assert len(samples) >= 12
-    named = set()
-    for sample in samples:
-        paths = [part["path"] for part in sample["messages"][0]["content"] if "path" in part]
-        assert paths and all((QUESTIONS.parent / path).is_file() for path in paths), sample["id"]
-        assert sample["messages"][1]["content"][0]["text"]
-        named |= {Path(path).name for path in paths}
-    assert {path.name for path in (QUESTIONS.parent / "media").iterdir()} == named
-
-
-# ---- evaluate -------------------------------------------------------------------------------------------------------
-
-
-def test_measuring_writes_figures_and_every_answer(trained, tmp_path, monkeypatch, capsys):
-    folder, path = trained
-    arguments = [str(path), str(folder), "--out", str(tmp_path), "--limit", "5"]
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values["data"]["test"] = {
-        "held out": values["data"]["evaluation"] if "evaluation" in values["data"] else values["data"]["train"]
-    }
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    assert evaluate.main() == 0
-    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(answers) == 5 == sum(f["samples"] for f in figures if f["metric"] == "exact_match")
-    assert {"answer", "text_only", "truth", "task"} <= answers[0].keys()
-    assert (tmp_path / "figures.md").read_text(encoding="utf-8").strip() in capsys.readouterr().out
-
-
-def test_an_unknown_test_set_is_refused(trained):
-    from modeling_mm.recipes.schema import read_recipe
-
-    with pytest.raises(ValueError, match="no test set nowhere"):
-        evaluate.test_sets(read_recipe(trained[1]), ["nowhere"], None)
 
 
 # ---- release --------------------------------------------------------------------------------------------------------
@@ -160,9 +99,7 @@ def test_a_release_loads_where_the_package_is_not_installed(released, tmp_path):
     assert run_without_package(script, tmp_path).count("transformers_modules") == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["ask", "evaluate", "train", "pocket.release", "pocket.build_corpus", "pocket.build_components"]
-)
+@pytest.mark.parametrize("name", ["pocket.release", "pocket.build_corpus", "pocket.build_components"])
 def test_scripts_are_thin_and_say_how_they_are_called(name):
     path = f"scripts/{name.replace('.', '/')}.py"
     text = (ROOT / path).read_text(encoding="utf-8")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..audio import load_audio
+from ..data.chat_row import Message, media_parts, media_source, turn_text
+from ..images import load_image
+from ..modalities import MODALITIES
 from ..utils.files import write_bytes
 from .attention import AnswerAttention
 
@@ -38,14 +40,14 @@ class Band:
 
     Args:
         question: the user's text.
-        truth: the right answer.
+        truth: the right answer, if it is known.
         attention: of the words of the given answer.
         images: (H, W, 3) of 0 to 255, one for each image.
         wave: mono samples of all audio, in order.
     """
 
     question: str
-    truth: str
+    truth: str | None
     attention: AnswerAttention
     images: Sequence[np.ndarray] = ()
     wave: np.ndarray | None = None
@@ -66,14 +68,14 @@ class Band:
         return min(CELL, (WIDTH - 2 * MARGIN) / (1 + len(self.attention.words)) - CELL_GAP)
 
 
-def read_band(question: str, truth: str, attention: AnswerAttention, image: Path | None, audio: Path | None) -> Band:
-    """Return a band for a question about at most one image file and one audio file."""
-    images = []
-    if image is not None:
-        with Image.open(image) as opened:
-            images.append(np.asarray(opened.convert("RGB")))
-    wave = None if audio is None else load_audio(str(audio), WAVE_RATE)
-    return Band(question, truth, attention, images, wave)
+def read_band(prompt: Sequence[Message], attention: AnswerAttention, truth: str | None = None) -> Band:
+    """Return the band of a prompt: the text of its last turn, and the media of all its turns."""
+    sources: dict[str, list[Any]] = {name: [] for name in MODALITIES}
+    for part in media_parts(prompt):
+        sources[part["type"]].append(media_source(part))
+    images = [np.asarray(load_image(source)) for source in sources["image"]]
+    waves = [load_audio(source, WAVE_RATE) for source in sources["audio"]]
+    return Band(turn_text(prompt[-1]), truth, attention, images, np.concatenate(waves) if waves else None)
 
 
 class Sheet:
@@ -135,7 +137,7 @@ def draw_band(sheet: Sheet, band: Band, top: float) -> None:
     x += sheet.text(x, middle, attention.answer, size=11.5, weight="bold") + 0.15
     if attention.answer == band.truth:
         sheet.text(x, middle, "\u2713", size=11, color=RIGHT)
-    else:
+    elif band.truth is not None:
         sheet.text(x, middle, f"\u2717  truth: {band.truth}", size=11, color=WRONG)
     top += HEADING
     patches, moments = scaled(attention)

@@ -31,6 +31,7 @@ from ..training.collators import CachedCollator, ChatCollator, ClassificationCol
 from ..training.encoder_cache import EncoderCache
 from ..training.freezing import parts_of
 from ..training.lora import add_lora
+from ..utils.resources import resource_or_path
 from .schema import DataSource, ModelSection, Recipe
 
 MODEL_CLASSES = {"causal_lm": MMForConditionalGeneration, "classification": MMForSequenceClassification}
@@ -44,7 +45,7 @@ def make_processor(section: ModelSection) -> MMProcessor:
     """The processor that is named, or that of the joint model, or one made from the parts."""
     source = section.processor or section.pretrained
     if source is not None:
-        return AutoProcessor.from_pretrained(source)
+        return AutoProcessor.from_pretrained(resource_or_path("presets", source))
     loading = {"trust_remote_code": True} if section.trust_remote_code else {}
     return MMProcessor.from_text_vision_audio_pretrained(section.text, section.vision, section.audio, **loading)
 
@@ -93,7 +94,7 @@ def unfrozen_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:
 def model_from_preset(recipe: Recipe, processor: MMProcessor, labels: dict, how: dict) -> PreTrainedModel:
     """A model with random weights, whose vocabulary has room for the processor's and whose special tokens are its."""
     given = {**recipe.model.config, **special_token_ids(processor), **labels}
-    config = MMConfig.from_pretrained(recipe.model.preset, **given)
+    config = MMConfig.from_pretrained(resource_or_path("presets", recipe.model.preset), **given)
     fit_to_tokenizer(config, processor)
     model = AUTO_CLASSES[recipe.objective].from_config(config, **how)
     if model.can_generate():

@@ -47,13 +47,13 @@ DEFAULTS_WITH_EVALUATION = {
 class ModelSection:
     """
     Where the model comes from. One of three: parts to join (`text`, with `vision`, `audio` or both); `pretrained`, a
-    joint model to go on from; `preset`, the path of a whole configuration, for random weights.
+    joint model to go on from; `preset`, a whole configuration, for random weights.
 
     Args:
         text, vision, audio: Hub ids or paths of pretrained models
         pretrained: Hub id or path of a joint model
-        preset: path of an MMConfig in JSON, such as those in `configuration/presets`
-        processor: Hub id or path of a processor; by default that of `pretrained`, or made from the parts
+        preset: name of a shipped preset, such as `tiny`, or path of an MMConfig in JSON
+        processor: Hub id, path or shipped name of a processor; by default that of `pretrained`, or made from the parts
         config: fields of MMConfig
         dtype: the precision of the weights, such as `float32` or `bfloat16`; that of the parts by default
         attn_implementation: `sdpa`, `eager`, ...

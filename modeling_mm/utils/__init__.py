@@ -3,7 +3,7 @@
 
 from .decoding import IncrementalDecoder
 from .files import HALF_FILE, remove_half_files, write_bytes, write_lines, write_text
-from .resources import find_resource, list_resources
+from .resources import find_resource, list_resources, resource_or_path
 from .spelling import nearest, suggestion
 from .tables import format_table, markdown_table
 from .validation import build, check_mapping
@@ -23,6 +23,7 @@ __all__ = [
     "parse_yaml",
     "remove_half_files",
     "replace_value",
+    "resource_or_path",
     "suggestion",
     "write_bytes",
     "write_lines",

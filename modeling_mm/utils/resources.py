@@ -42,6 +42,11 @@ def find_resource(kind: Kind, name: str) -> Path:
     return path
 
 
+def resource_or_path(kind: Kind, name: str) -> str:
+    """Return the path of a shipped resource if `name` is one, else `name` itself. A folder like it is `./name`."""
+    return str(find_resource(kind, name)) if name in list_resources(kind) else name
+
+
 def list_resources(kind: Kind) -> list[str]:
     """Return the names that `find_resource` accepts, without suffixes."""
     return sorted(path.stem for path in _paths(kind))

@@ -136,7 +136,7 @@ def draw_attention(model, processor, training: list[ChatSample], new_pairs: list
     alone = ([s for s in training if s.audio is None], [s for s in training if s.image is None])
     longest = [max(samples, key=lambda sample: len(sample.answer.split())) for samples in alone]
     bands = [
-        read_band(s.question, s.answer, answer_attention(model, processor, s.prompt()), s.image, s.audio)
+        read_band(s.prompt(), answer_attention(model, processor, s.prompt()), s.answer)
         for s in (*longest, new_pairs[0])
     ]
     note = "A tiny model, trained from scratch on its own sample. Cross-attention, mean over heads and blocks."

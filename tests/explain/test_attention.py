@@ -183,11 +183,14 @@ def test_the_attention_is_the_one_that_chose_the_word(fresh) -> None:
 
 def test_the_figure_is_drawn_and_written_in_one_step(fresh, tmp_path) -> None:
     model, processor, samples = fresh
-    sample = replace(samples[-1], answer="$1 \x7f")  # no markup, and nothing that a font lacks
-    seen = answer_attention(model, processor, sample.prompt(), max_new_tokens=4)
-    band = read_band(sample.question, sample.answer, seen, sample.image, sample.audio)
+    prompt = samples[-1].prompt()
+    seen = answer_attention(model, processor, prompt, max_new_tokens=4)
+    band = read_band(prompt, seen, truth="$1 \x7f")  # no markup, and nothing that a font lacks
+    assert band.question == samples[-1].question
     assert band.images[0].shape == (64, 64, 3) and abs(len(band.wave) / 16_000 - seen.seconds) < 0.05
-    path = save(draw([band, band], "Title", "note"), tmp_path / "new" / "attention.png")
+    figure = draw([band, replace(band, truth=None)], "Title", "note")
+    assert sum("truth: $1" in text.get_text() for text in figure.texts) == 1  # none is known for the second
+    path = save(figure, tmp_path / "new" / "attention.png")
     with Image.open(path) as image:
         assert image.width == 11 * 160 and image.height > 600
     assert os.listdir(path.parent) == ["attention.png"]

@@ -11,9 +11,9 @@ import torch
 from huggingface_hub import HfApi, constants
 from safetensors.torch import load, load_file
 
+from modeling_mm.cli import main
 from modeling_mm.hub import PushError, push
 from modeling_mm.hub.check import CARD, INDEX
-from scripts.push_to_hub import main
 from tests.fakes.hub_parts import REPO, ROOT, api, contents, edit, run
 from tests.fakes.hub_server import READ_TOKEN, TOKEN, HubServer
 from tests.fakes.tiny_chats import chat_model, processor
@@ -169,7 +169,7 @@ def said(model, picture) -> torch.Tensor:
 def test_the_script_checks_and_pushes_and_the_model_loads_from_the_hub_without_the_package(good, photo, tmp_path):
     with HubServer() as hub:
         environment = hub.environment(tmp_path / "home")
-        program = "import sys; from scripts.push_to_hub import main; sys.exit(main(sys.argv[1:]))"
+        program = "import sys; from modeling_mm.cli import main; sys.exit(main(['push', *sys.argv[1:]]))"
         printed = run(program, environment, str(good), REPO)
         assert f"Pushed: {hub.url}/{REPO}/commit/" in printed and "model.safetensors" in printed
         assert hub.files(REPO) == contents(good)
@@ -182,18 +182,18 @@ def test_the_script_checks_and_pushes_and_the_model_loads_from_the_hub_without_t
 def test_the_script_pushes_nothing_that_has_problems(folder, hub, capsys):
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")
     edit(folder / CARD, "\nlicense: mit\n", "\n")
-    assert main([str(folder), REPO]) == 1
+    assert main(["push", str(folder), REPO]) == 1
     printed = capsys.readouterr().err
     assert "pytorch_model.bin: expected safetensors" in printed and "`license` is missing" in printed
     assert "2 problems; nothing was pushed." in printed and hub.requests == []
 
 
 def test_the_script_only_checks_if_asked_to_and_says_what_failed(good, hub, monkeypatch, capsys):
-    monkeypatch.setattr("scripts.push_to_hub.check_folder", lambda *_: [])
+    monkeypatch.setattr("modeling_mm.cli.push.check_folder", lambda *_: [])
     monkeypatch.setattr(importlib.import_module("modeling_mm.hub.push"), "HfApi", lambda: api(hub, READ_TOKEN))
-    assert main([str(good), REPO, "--check-only"]) == 0
+    assert main(["push", str(good), REPO, "--check-only"]) == 0
     assert "is ready to be pushed" in capsys.readouterr().out and hub.requests == []
-    assert main([str(good), REPO]) == 1
+    assert main(["push", str(good), REPO]) == 1
     assert "Use a token that may write there" in capsys.readouterr().err
 
 

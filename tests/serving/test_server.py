@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from modeling_mm.cli import main
 from modeling_mm.serving import SourcePolicy
-from scripts.serve import main
 from tests.fakes.processor_parts import picture
 from tests.fakes.serving_parts import (
     MISSING,
@@ -253,12 +253,13 @@ def test_flags_allow_them(open_server, gallery):
 
 def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
     if not MISSING:
-        assert main([str(tmp_path / "nothing")]) == 1
-        assert "cannot be served" in capsys.readouterr().err
-        assert main([str(tmp_path), "--allow-files", str(tmp_path / "nothing")]) == 1
+        assert main(["serve", str(tmp_path / "nothing")]) == 2
+        assert "There is no folder" in capsys.readouterr().err
+        assert main(["serve", str(tmp_path), "--allow-files", str(tmp_path / "nothing")]) == 2
         assert "there is no folder" in capsys.readouterr().err
-        assert main([str(tmp_path), "--max-tokens", "0"]) == 1
+        assert main(["serve", str(tmp_path), "--max-tokens", "0"]) == 2
         assert "--max-tokens: expected at least 1, got 0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert main([str(tmp_path)]) == 1
+    monkeypatch.delitem(sys.modules, "modeling_mm.cli.serve", raising=False)
+    assert main(["serve", str(tmp_path)]) == 1
     assert 'pip install "modeling_mm[serve]"' in capsys.readouterr().err

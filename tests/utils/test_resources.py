@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_mm.utils import find_resource, list_resources, resources
+from modeling_mm.utils import find_resource, list_resources, resource_or_path, resources
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +31,14 @@ def test_an_installed_package_has_its_own_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "PACKAGE_DATA", tmp_path)
     assert find_resource("recipes", "mine") == tmp_path / "recipes" / "mine.yaml"
     assert list_resources("recipes") == ["mine"]
+
+
+def test_a_shipped_name_wins_over_a_folder_and_all_else_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert resource_or_path("presets", "tiny") == str(ROOT / "configuration/presets/tiny.json")
+    for other in ("./tiny", "tinny", "me/tiny"):
+        assert resource_or_path("presets", other) == other
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_and_all_others():

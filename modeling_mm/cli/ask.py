@@ -1,0 +1,98 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""`modeling-mm ask`: one question about one's own files, or the questions of a file beside their truth."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from transformers import TextStreamer
+
+from ..data import ChatDataset, ChatRow, load_chats, media_parts, media_source, turn_text
+from ..data.chat_row import Message
+from ..evaluation import free_positions, generate_answers, prompt_inputs
+from ..explain import Band, answer_attention, draw, read_band, save
+from ..explain.attention import check_explainable
+from ..modalities import MODALITIES
+from ..utils import format_table
+from .loading import load_model
+
+
+def run(options: Namespace) -> None:
+    """Print the answers, and draw where their words looked if a file is given for it."""
+    turn = user_turn(options)
+    if bool(turn["content"]) == (options.questions is not None):
+        raise ValueError("Give either a question (with files if it is about some), or --questions FILE.")
+    attention = "eager" if options.attention else None  # the fused kernels keep no weights
+    model, processor = load_model(options.model, options.device, options.dtype, attention)
+    if options.attention:
+        check_explainable(model)
+    answer = answer_file if options.questions else answer_question
+    bands = answer(options, model, processor, turn)
+    if options.attention:
+        note = "Cross-attention, mean over heads and blocks."
+        print(f"Drawn: {save(draw(bands, 'What each word of the answer looked at', note), options.attention)}")
+
+
+def user_turn(options: Namespace) -> Message:
+    """
+    Return the files and the text of the question as a turn of a chat.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    content = []
+    for name in MODALITIES:
+        for path in getattr(options, name):
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"--{name}: there is no file {path}.")
+            content.append({"type": name, "path": path})
+    if options.question:
+        content.append({"type": "text", "text": options.question})
+    return {"role": "user", "content": content}
+
+
+def answer_question(options: Namespace, model: Any, processor: Any, turn: Message) -> list[Band]:
+    """Print the answer while it is generated; return what to draw of it."""
+    inputs = {name: tensor.to(model.device) for name, tensor in prompt_inputs(processor, [[turn]]).items()}
+    length = inputs["input_ids"].shape[1]
+    tokens = model.generate(
+        **inputs,
+        max_new_tokens=int(min(options.max_new_tokens, max(1, free_positions(model.config, length)))),
+        do_sample=False,
+        num_beams=1,
+        streamer=TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+    )
+    if not options.attention:
+        return []
+    seen = answer_attention(model, processor, [turn], answer_ids=tokens[0, length:].tolist())
+    return [read_band([turn], seen)]
+
+
+def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> list[Band]:
+    """
+    Print the answers beside their truth.
+
+    Returns:
+        what to draw: for each combination of modalities the first question about it.
+    """
+    chats = load_chats(options.questions, limit=options.limit)
+    assert isinstance(chats, ChatDataset)  # no stream
+    rows = [chats[number] for number in range(len(chats))]
+    print(f"{options.model}: {model.num_parameters() / 1e6:.1f}M parameters. {len(rows)} questions:\n")
+    answers = generate_answers(model, processor, rows, batch_size=8, max_new_tokens=options.max_new_tokens)
+    marks = ["✓" if answer == row.answer else "✗" for row, answer in zip(rows, answers, strict=True)]
+    cells = [
+        (about(row), turn_text(row.prompt[-1]), answer, row.answer, mark)
+        for row, answer, mark in zip(rows, answers, marks, strict=True)
+    ]
+    print(format_table(("about", "question", "answer", "truth", ""), cells))
+    print(f"\n{marks.count('✓')} of {len(rows)} are exactly right.")
+    kinds = {frozenset(part["type"] for part in media_parts(row.prompt)): row for row in reversed(rows)}
+    drawn = [kinds[kind] for kind in sorted(kinds, key=sorted) if kind and options.attention]
+    return [read_band(row.prompt, answer_attention(model, processor, row.prompt), row.answer) for row in drawn]
+
+
+def about(row: ChatRow) -> str:
+    """Return the names of a question's files."""
+    sources = [media_source(part) for part in media_parts(row.prompt)]
+    return " + ".join(Path(source).name if isinstance(source, str) else "data" for source in sources)

@@ -1,0 +1,142 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+`modeling-mm benchmark`: speed side by side with a named peer of transformers, with random weights.
+
+Both run in one process and in turn (A B A B ...), so that the median of the pairwise ratios holds when the speed of
+the machine drifts.
+"""
+
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ViTConfig, WhisperConfig
+from transformers import VisionEncoderDecoderConfig as PeerConfig
+from transformers import VisionEncoderDecoderModel as Peer
+
+from .. import MMConfig, MMForConditionalGeneration, __version__
+
+Call = Callable[[], object]
+PROMPT_TOKENS = 16
+IMPORT = "import time, transformers; t = time.perf_counter(); import modeling_mm; print(time.perf_counter() - t)"
+
+
+def run(options: Namespace) -> None:
+    """
+    Print the figures of the parts, by default of all.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+    if unknown := set(options.parts) - set(BENCHMARKS):
+        raise ValueError(f"There is no part {', '.join(sorted(unknown))}. Expected {', '.join(BENCHMARKS)}.")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    is_cuda = options.device.startswith("cuda")
+    where = torch.cuda.get_device_name() if is_cuda else platform.processor() or platform.machine()
+    print(
+        f"modeling_mm {__version__}, transformers {transformers.__version__}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {where}, {torch.get_num_threads()} threads; "
+        f"{options.tokens} tokens, {options.repeats} runs"
+    )
+    for part in options.parts or BENCHMARKS:
+        BENCHMARKS[part](options)
+
+
+def side_by_side(ours: Call, peer: Call, repeats: int, label: str) -> tuple[float, float, float]:
+    """Return the median seconds of ours and of the peer, and the median of the ratios peer / ours of the pairs."""
+
+    def seconds(call: Call) -> float:
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    ours(), peer()  # warm-up
+    pairs = [(seconds(ours), seconds(peer)) for _ in tqdm(range(repeats), desc=label, leave=False)]
+    ratio = statistics.median(b / a for a, b in pairs)
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), ratio
+
+
+def open_gates(model: MMForConditionalGeneration) -> MMForConditionalGeneration:
+    """Open the gates, so that closed ones cannot be suspected of a shortcut. Both compute the same."""
+    for name, parameter in model.named_parameters():
+        if ".gate_" in name:
+            torch.nn.init.constant_(parameter, 0.5)
+    return model
+
+
+def benchmark_decoding(options: Namespace, has_image: bool) -> None:
+    """Decode greedily, against GPT2LMHeadModel, or with one image a row against VisionEncoderDecoderModel."""
+    text, vision = GPT2Config(), ViTConfig() if has_image else ViTConfig(num_hidden_layers=1)
+    config = MMConfig.from_text_vision_audio_configs(text, vision)
+    size = vision.image_size
+    label, target = ("with an image", 1.2) if has_image else ("text only", 0.97)
+    length = {"max_new_tokens": options.tokens, "min_new_tokens": options.tokens}
+    for dtype in (torch.float32, torch.bfloat16):
+        ours = open_gates(MMForConditionalGeneration(config))
+        peer: PreTrainedModel = GPT2LMHeadModel(text)
+        if has_image:
+            peer = Peer(PeerConfig.from_encoder_decoder_configs(vision, text))
+            peer.generation_config.decoder_start_token_id = text.bos_token_id
+        models = [model.eval().to(options.device, dtype) for model in (ours, peer)]
+        for batch in (1, 8):
+            ids = torch.randint(0, text.vocab_size, (batch, PROMPT_TOKENS), device=options.device)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if has_image:
+                inputs = {"pixel_values": torch.randn(batch, 3, size, size, device=options.device, dtype=dtype)}
+            runs = [partial(m.generate, **inputs, **length, do_sample=False, pad_token_id=0) for m in models]
+            a, b, ratio = side_by_side(runs[0], runs[1], options.repeats, f"{label} {dtype}")
+            tokens, kind = batch * options.tokens, str(dtype).removeprefix("torch.")
+            print(
+                f"{f'{label}, {kind}, batch {batch}':36s} ours {tokens / a:7.1f} tokens/s   {type(peer).__name__} "
+                f"{tokens / b:7.1f} tokens/s   ratio {ratio:.3f} (target at least {target})",
+                flush=True,
+            )
+
+
+def benchmark_import(options: Namespace) -> None:
+    """Measure what `import modeling_mm` adds to `import transformers`, each in a fresh process."""
+    runs = [float(subprocess.check_output([sys.executable, "-c", IMPORT])) for _ in range(options.repeats)]
+    print(f"import modeling_mm adds {statistics.median(runs):.4f} s over import transformers (target under 0.3 s)")
+
+
+def benchmark_load(options: Namespace) -> None:
+    """Load a model of about 300M parameters, against VisionEncoderDecoderModel of about the same size."""
+    text = GPT2Config()
+    whisper = WhisperConfig(d_model=768, encoder_layers=8)
+    ours = MMForConditionalGeneration(MMConfig.from_text_vision_audio_configs(text, ViTConfig(), whisper))
+    peer = Peer(PeerConfig.from_encoder_decoder_configs(ViTConfig(num_hidden_layers=18), text))
+    sizes = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (ours, peer)]
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_pretrained(Path(folder, "ours"))
+        peer.save_pretrained(Path(folder, "peer"))
+        del ours, peer
+        load_ours = partial(MMForConditionalGeneration.from_pretrained, Path(folder, "ours"))
+        load_peer = partial(Peer.from_pretrained, Path(folder, "peer"))
+        a, b, ratio = side_by_side(load_ours, load_peer, options.repeats, "load")
+    print(
+        f"from_pretrained: ours ({sizes[0]:.0f}M) {a:.2f} s   VisionEncoderDecoder ({sizes[1]:.0f}M) {b:.2f} s   "
+        f"ours takes {1 / ratio:.2f} times as long (target at most 1.2)"
+    )
+
+
+BENCHMARKS: dict[str, Callable[[Namespace], None]] = {
+    "text": partial(benchmark_decoding, has_image=False),
+    "image": partial(benchmark_decoding, has_image=True),
+    "import": benchmark_import,
+    "load": benchmark_load,
+}

@@ -1,0 +1,63 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""`modeling-mm evaluate`: figures of the test sets of a recipe, task by task."""
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from ..data import ChatDataset, ChatRow
+from ..evaluation import evaluate, figures_markdown, majority_answers
+from ..recipes import Recipe, RecipeData, load_source
+from ..recipes.build import filled_cache, rows_of
+from ..training import CachedCollator
+from ..utils import write_lines, write_text
+from .loading import load_model
+from .recipe import load_recipe
+
+
+def run(options: Namespace) -> None:
+    """Write `figures.json`, `figures.md` and `answers.jsonl` into the output folder, and print the figures."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    sets = test_sets(recipe, options.only, options.limit)
+    model, processor = load_model(options.model, options.device, "float32")
+    majority: dict[str, str] = {}
+    for source in recipe.data.train:
+        majority |= majority_answers(rows_of(load_source(source)))
+    prompt_batch = None
+    if recipe.data.encoder_cache and not options.no_cache:
+        data = RecipeData([], None, {name: ChatDataset(rows) for name, rows in sets.items()})
+        cache = filled_cache(recipe, processor, data, model.requires_grad_(False))
+        prompt_batch = CachedCollator(processor, cache).prompt_batch
+    figures, records = evaluate(
+        model,
+        processor,
+        sets,
+        majority,
+        prompt_batch,
+        with_text_only=not options.no_text_only,
+        max_new_tokens=recipe.training.get("generation_max_new_tokens", 64),
+        task_metrics=recipe.task_metrics,
+    )
+    folder, text = Path(options.out), figures_markdown(figures)
+    values = [asdict(figure) for figure in figures]
+    write_text(folder / "figures.json", json.dumps(values, indent=1, ensure_ascii=False))
+    write_text(folder / "figures.md", text + "\n")
+    write_lines(folder / "answers.jsonl", records)
+    print(text)
+
+
+def test_sets(recipe: Recipe, only: list[str] | None, limit: int | None) -> dict[str, list[ChatRow]]:
+    """
+    Read the test sets of a recipe, at most `limit` rows of each source.
+
+    Raises:
+        ValueError: if the recipe has no test set of a name in `only`.
+    """
+    if unknown := sorted(set(only or ()) - set(recipe.data.test)):
+        raise ValueError(f"The recipe has no test set {', '.join(unknown)}. It has {', '.join(recipe.data.test)}.")
+    return {
+        name: [row for source in sources for row in list(rows_of(load_source(source)))[:limit]]
+        for name, sources in recipe.data.test.items()
+        if not only or name in only
+    }

@@ -1,0 +1,32 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""`modeling-mm serve`: `transformers serve` for a joint model."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import uvicorn
+
+from ..serving.server import build_app
+from ..sources import SourcePolicy
+from .loading import load_config
+
+
+def run(options: Namespace) -> None:
+    """
+    Serve until interrupted.
+
+    Raises:
+        ValueError: if an option has a wrong value.
+    """
+    files = None if options.allow_files is None else Path(options.allow_files)
+    if files is not None and not files.is_dir():
+        raise ValueError(f"--allow-files: there is no folder {files}.")
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise ValueError(f"--max-tokens: expected at least 1, got {options.max_tokens}.")
+    load_config(options.model)  # says clearly if there is no such model
+    policy = SourcePolicy(private_urls=options.allow_private_urls, files=files or False)
+    app = build_app(
+        options.model, policy, options.device, options.dtype, options.attn, options.cors, options.max_tokens
+    )
+    print(f"{options.model} on http://{options.host}:{options.port}/v1", flush=True)
+    uvicorn.run(app, host=options.host, port=options.port, log_level=options.log_level)

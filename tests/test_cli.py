@@ -1,0 +1,289 @@
+"""`modeling-mm`: each subcommand with a small model and real files, and its errors, which are one line each."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from transformers import GPT2LMHeadModel
+
+from modeling_mm.cli import benchmark, main
+from modeling_mm.cli.arguments import COMMANDS
+from tests.fakes.processor_parts import make, picture, sound
+from tests.fakes.recipe_runs import plain_recipe
+from tests.fakes.serving_parts import generated, model
+from tests.fakes.tiny import gpt2_config, joined, vit, vit_config, whisper_config
+from tests.fakes.tiny_chats import CHATS, processor
+
+ROOT = Path(__file__).resolve().parents[1]
+QUESTIONS = ROOT / "processing" / "corpora" / "unseen" / "questions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model that knows `CHATS`, with an image and an audio file beside it."""
+    folder = tmp_path_factory.mktemp("cli")
+    model().save_pretrained(folder / "tiny")
+    processor().save_pretrained(folder / "tiny")
+    for color in ("red", "blue"):
+        picture(color).save(folder / f"{color}.png")
+    soundfile.write(folder / "noise.wav", *sound(), "FLOAT")
+    (folder / "text.png").write_text("no image")
+    return folder
+
+
+def ask(folder: Path, *arguments: str) -> int:
+    return main(["ask", str(folder / "tiny"), "--device", "cpu", *arguments])
+
+
+# ---- Help and errors ------------------------------------------------------------------------------------------------
+
+
+def test_help_is_fast_and_imports_no_torch():
+    code = f"""
+import sys, time
+from modeling_mm.cli import main
+for arguments in ([], *([name] for name in {list(COMMANDS)})):
+    try:
+        main([*arguments, "--help"])
+    except SystemExit as end:
+        assert end.code == 0
+assert "torch" not in sys.modules
+print(time.process_time())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 1.5  # of the CPU, which other processes do not slow down
+    for name in COMMANDS:
+        assert f"usage: modeling-mm {name}" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["ask"], ["ask", "MODEL", "--nothing"], ["train"]])
+def test_wrong_usage_ends_with_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert re.fullmatch(r"modeling-mm( \w+)?: error: .+", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_the_origin_of_an_error_is_shown_if_asked_for():
+    with pytest.raises(FileNotFoundError, match="There is no folder /nowhere"):
+        main(["info", "/nowhere", "--traceback"])
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith(("modeling_mm.cli.train", "modeling_mm.recipes"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert main(["train", "tiny-sample"]) == 1
+    assert capsys.readouterr().err.endswith('Install the extra: pip install "modeling_mm[train]"\n')
+
+
+# ---- ask ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_about_files_gets_the_models_answer(folder, capsys):
+    assert ask(folder, "--image", str(folder / "red.png"), "What do you see?") == 0
+    assert capsys.readouterr().out.strip() == "red"
+    parts = [
+        {"type": "image", "path": str(folder / "red.png")},
+        {"type": "image", "path": str(folder / "blue.png")},
+        {"type": "audio", "path": str(folder / "noise.wav")},
+        {"type": "text", "text": "Look and listen."},
+    ]
+    images = ("--image", str(folder / "red.png"), "--image", str(folder / "blue.png"))
+    assert ask(folder, "Look and listen.", *images, "--audio", str(folder / "noise.wav"), "--max-new-tokens", "5") == 0
+    expected = generated([{"role": "user", "content": parts}], max_new_tokens=5)
+    assert capsys.readouterr().out.strip() == expected.strip()
+
+
+def test_the_answer_is_streamed(folder, monkeypatch):
+    """Pieces arrive while the model generates, not after it."""
+    written = []
+
+    class Output:
+        def write(self, text):
+            written.append(text)
+            return len(text)
+
+        def flush(self):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Output())
+        assert ask(folder, "--audio", str(folder / "noise.wav"), "What do you hear?") == 0
+    assert "".join(written).strip() == "a cat, a dog and a bird"
+    assert sum(bool(piece.strip()) for piece in written) > 2
+
+
+def test_what_an_answer_looked_at_is_drawn(folder, tmp_path, capsys):
+    image, audio = ("--image", str(folder / "blue.png")), ("--audio", str(folder / "noise.wav"))
+    path = tmp_path / "new" / "looked.png"
+    assert ask(folder, *image, *audio, "Look and listen.", "--attention", str(path)) == 0
+    assert capsys.readouterr().out.splitlines() == ["a bird", f"Drawn: {path}"]
+    assert path.stat().st_size > 10_000
+
+
+def test_the_questions_of_a_file_are_answered_beside_their_truth(folder, tmp_path, capsys):
+    lines = []
+    for number, chat in enumerate(CHATS[:4]):
+        (user, answer) = chat["messages"]
+        content = [dict(part) for part in user["content"]]
+        for part in content:
+            if part["type"] == "image":
+                part["image"].save(tmp_path / f"{number}.png")
+            if part["type"] in ("image", "audio"):
+                del part[part["type"]]
+                part["path"] = f"{number}.png" if part["type"] == "image" else str(folder / "noise.wav")
+        lines.append(json.dumps({"messages": [{"role": "user", "content": content}, answer]}))
+    path, drawn = tmp_path / "questions.jsonl", tmp_path / "looked.png"
+    path.write_text("\n".join(lines))
+    assert ask(folder, "--questions", str(path), "--limit", "3", "--attention", str(drawn)) == 0
+    printed = capsys.readouterr().out
+    assert "3 of 3 are exactly right" in printed and printed.count("✓") == 3
+    assert "0.png" in printed and "What do you see?" in printed and "A green square." in printed
+    assert drawn.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "Give either a question"),
+        (["What?", "--questions", "a.jsonl"], "Give either a question"),
+        (["--questions", "missing.jsonl"], "here is no file missing.jsonl"),
+        (["--image", "missing.png", "What?"], "--image: there is no file missing.png"),
+        (["--image", "text.png", "What?"], "in no format that Pillow knows"),
+        (["--audio", "text.png", "What?"], "cannot be decoded"),
+        (["What? " * 500], "positions"),
+        (["What?", "--device", "abacus"], "--device abacus: "),
+        (["What?", "--attention", "a.png"], "no image and no audio|neither a picture nor a sound"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(arguments, word, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert ask(folder, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert re.search(word, printed) and re.fullmatch(r"modeling-mm ask: .+\n", printed)
+
+
+def test_a_model_without_the_encoder_says_so(tmp_path, folder, capsys):
+    sees = make(audio=False)
+
+    joined(vision=vit(image_size=8, patch_size=4), audio=None, tokenizer=sees).save_pretrained(tmp_path)
+    sees.save_pretrained(tmp_path)
+    assert main(["ask", str(tmp_path), "--audio", str(folder / "noise.wav"), "What?"]) == 2
+    assert "no `feature_extractor`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ask", "info"])
+def test_other_models_are_refused(command, tmp_path, capsys):
+    GPT2LMHeadModel(gpt2_config()).save_pretrained(tmp_path / "gpt2")
+    assert main([command, str(tmp_path / "gpt2"), *(["What?"] if command == "ask" else [])]) == 2
+    assert "is a model of type 'gpt2'" in capsys.readouterr().err
+
+
+# ---- train ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_packaged_recipe_is_found_by_name_and_names_what_to_override(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "caption-gpt2-siglip", "data.train.0.source=my/captions"]) == 2
+    printed = capsys.readouterr().err
+    assert "names inputs that are not here: data.evaluation.0.source=data/captions" in printed
+    assert printed.endswith("such as data.evaluation.0.source=PATH.\n") and "my/captions" not in printed
+    assert main(["train", "caption-gpt2-siglop"]) == 2
+    assert "Did you mean 'caption-gpt2-siglip'?" in capsys.readouterr().err
+
+
+# ---- evaluate -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_measuring_writes_figures_and_every_answer(cached, folder, tmp_path, capsys):
+    values = plain_recipe(tmp_path)
+    values["data"] |= {"test": {"held out": values["data"]["evaluation"]}}
+    values["data"] |= {"encoder_cache": str(tmp_path / "cache")} if cached else {}
+    path, out = tmp_path / "given.yaml", tmp_path / "figures"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    arguments = ["evaluate", str(path), str(folder / "tiny"), "--out", str(out), "--limit", "5"]
+    assert main([*arguments, "training.generation_max_new_tokens=2"]) == 0
+    figures = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    answers = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(answers) == 5 == sum(f["samples"] for f in figures if f["metric"] == "exact_match")
+    assert {"answer", "text_only", "truth", "task"} <= answers[0].keys()
+    assert (out / "figures.md").read_text(encoding="utf-8").strip() in capsys.readouterr().out
+    assert (tmp_path / "cache").is_dir() == cached
+    assert main([*arguments, "--only", "nowhere"]) == 2
+    assert "no test set nowhere" in capsys.readouterr().err
+
+
+# ---- benchmark ------------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_measures_every_part(monkeypatch, capsys):
+    """With tiny models in the place of those of 124M parameters."""
+    monkeypatch.setattr(benchmark, "GPT2Config", gpt2_config)
+    monkeypatch.setattr(benchmark, "ViTConfig", vit_config)
+    monkeypatch.setattr(benchmark, "WhisperConfig", lambda **_: whisper_config())
+    assert main(["benchmark", "--tokens", "2", "--repeats", "1", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 4 + 4 + 1 + 1
+    assert all(re.search(r"ratio \d+\.\d+ ", line) for line in lines[1:9])
+    assert lines[9].startswith("import modeling_mm adds") and lines[10].startswith("from_pretrained")
+    assert main(["benchmark", "nothing"]) == 2
+    assert "Expected text, image, import, load" in capsys.readouterr().err
+
+
+# ---- info -----------------------------------------------------------------------------------------------------------
+
+
+def test_info_shows_the_installation(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert torch.__version__ in printed and "cpu" in printed
+    assert re.search("presets: .*gpt2-siglip-whisper", printed) and re.search("recipes: .*vqa-lora", printed)
+    assert main(["info", "--path", "accelerate/ddp"]) == 0
+    assert Path(capsys.readouterr().out.strip()).name == "ddp.yaml"
+    assert main(["info", "--path", "acelerate/ddp"]) == 2
+
+
+def test_info_shows_the_parts_and_limits_of_a_model(folder, capsys):
+    assert main(["info", str(folder / "tiny")]) == 0
+    printed = capsys.readouterr().out
+    counts = [float(number) for number in re.findall(r"(\d+\.\d+)M", printed)]
+    assert sum(counts[:-1]) == pytest.approx(counts[-1], abs=0.05)
+    assert counts[-1] == pytest.approx(model().num_parameters() / 1e6, abs=0.01)
+    for word in ("vision_tower", "audio_connector", "Positions of text: 128", "Window of audio: 1 s", "images, audio"):
+        assert word in printed
+    assert main(["info", "gpt2-siglip-whisper"]) == 0
+    assert "siglip" in capsys.readouterr().out
+
+
+# ---- What is shipped ------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_questions_are_whole():
+    samples = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    assert len(samples) >= 12
+    named = set()
+    for sample in samples:
+        paths = [part["path"] for part in sample["messages"][0]["content"] if "path" in part]
+        assert paths and all((QUESTIONS.parent / path).is_file() for path in paths), sample["id"]
+        assert sample["messages"][1]["content"][0]["text"]
+        named |= {Path(path).name for path in paths}
+    assert {path.name for path in (QUESTIONS.parent / "media").iterdir()} == named
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_scripts_are_thin_and_open_with_their_command(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 30 and f"python scripts/{path.name}" in text
+    (name,) = re.findall(r'sys\.exit\(main\(\["(\w+)", \*sys\.argv\[1:\]\]\)\)', text)
+    assert name in COMMANDS

@@ -324,7 +324,7 @@ def test_cleaning_leaves_out_and_lists(tmp_path, capsys):
     assert [row.answer for row in load_data(found).train[0]] == ["yes", "no"]
     report = json.loads((tmp_path / "out" / "cleaning" / "train-0" / "cleaning.json").read_text())
     assert report["counts"] == {"duplicate": 1, "no answer": 1}
-    assert "2 samples kept, 2 left out" in capsys.readouterr().out
+    assert "2 examples kept, 2 left out" in capsys.readouterr().out
     assert len(load_data(replace(found, data=replace(found.data, clean=False))).train[0]) == 4
 
 

@@ -13,15 +13,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 TRANSFORMERS = Version(transformers.__version__).release  # a development version counts as its release
 
-# ---- Auto classes ---------------------------------------------------------------------------------------------------
-
 
 def auto_model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """Return the class that `AutoModel` builds for a config; it offers no such lookup without building the model."""
-    mapping = AutoModel._model_mapping
-    if type(config) not in mapping:
-        return None
-    found = mapping[type(config)]
+    found = AutoModel._model_mapping.get(type(config), None)
     return found[0] if isinstance(found, (tuple, list)) else found
 
 
@@ -30,11 +25,8 @@ def name_in_mapping(auto_class: Any, model_type: str, class_name: str) -> None:
     auto_class._model_mapping._model_mapping[model_type] = class_name
 
 
-# ---- Encoders -------------------------------------------------------------------------------------------------------
-
-
 def supports_attention(model_class: type[PreTrainedModel], implementation: str | None) -> bool:
-    """Return if a class has an attention implementation; the flags are private, and no built model is at hand."""
+    """Return whether a class has an attention implementation; the flags are private, and no built model is at hand."""
     if implementation is None:
         return True
     flags = {"sdpa": "_supports_sdpa", "flex_attention": "_supports_flex_attn"}
@@ -73,9 +65,6 @@ def rename_published_weights(model: PreTrainedModel, state: dict[str, torch.Tens
     return renamed
 
 
-# ---- Tokenizers and processors --------------------------------------------------------------------------------------
-
-
 def set_named_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:
     """Give a tokenizer special tokens under new attributes; public only as arguments of its constructor."""
     tokenizer._set_model_specific_special_tokens(tokens)
@@ -91,9 +80,6 @@ def mark_control_tokens(tokenizer: Any, *chat: Any) -> Any:
     return tokenizer._mark_chat_inputs(*chat)
 
 
-# ---- Pipelines ------------------------------------------------------------------------------------------------------
-
-
 def restore_task(task: str) -> None:
     """Let `pipeline` look a task up again that it refuses by name from 5.19 on."""
     if TRANSFORMERS >= (5, 19):
@@ -105,9 +91,6 @@ def merge_generate_kwargs(pipe: Any, given: dict, **overrides: Any) -> dict:
     if TRANSFORMERS >= (5, 20):
         return pipe._prepare_generate_kwargs(given, **overrides)
     return {"generation_config": pipe.generation_config, **given, **overrides}
-
-
-# ---- Training -------------------------------------------------------------------------------------------------------
 
 
 def spec_augment_spans(*args: Any, **kwargs: Any) -> Any:

@@ -111,6 +111,12 @@ def test_nothing_in_the_package_imports_scripts_or_tests():
         assert not {name.split(".")[0] for name in imports(path)} & {"scripts", "tests"}, path
 
 
+def test_private_names_of_transformers_are_imported_by_compat_alone():
+    for path in {*FLAT.values(), *NESTED} - {FLAT["compat"]}:
+        theirs = [name.split(".") for name in imports(path) if name.startswith("transformers.")]
+        assert not [name for name in theirs if name[-1].startswith("_")], path
+
+
 def test_no_script_imports_another():
     for path in sorted((ROOT / "scripts").glob("**/*.py")):
         found = {name for name in imports(path) if name.split(".")[0] in {"scripts", "tests"}}

@@ -6,7 +6,6 @@ torchao knows `nn.Linear` only, so `from_pretrained(..., quantization_config=Tor
 unquantized. bitsandbytes knows `Conv1D`: pass its `BitsAndBytesConfig` to `from_pretrained` as usual.
 """
 
-import re
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -15,6 +14,7 @@ from transformers import TorchAoConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
@@ -46,7 +46,7 @@ class InMemoryTorchAoQuantizer(TorchAoHfQuantizer):
 
 def quantize(model: Model, config: "AOBaseConfig") -> Model:
     """
-    Quantize the linear layers of encoders and decoder in place. Embeddings and the modules in `KEPT` stay as they are.
+    Quantize the linear layers of encoders and decoder; embeddings and the modules in `KEPT` stay as they are.
 
     ```python
     from torchao.quantization import Int8WeightOnlyConfig
@@ -74,10 +74,12 @@ def quantize(model: Model, config: "AOBaseConfig") -> Model:
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError("The model is quantized already. Load it from its folder again to quantize it differently.")
     quantizer = InMemoryTorchAoQuantizer(TorchAoConfig(config), pre_quantized=False)
-    linear = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
+    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     with torch.no_grad():
-        for name in filter(is_quantized, list(linear)):  # one layer at a time, so that only one is there twice
-            module = model.get_submodule(name)
+        for name in names:
+            if not should_convert_module(name, KEPT):
+                continue
+            module = model.get_submodule(name)  # one layer at a time, so that peak memory is one extra layer
             layer = nn.Sequential(LinearOfConv1D(module) if isinstance(module, Conv1D) else module)
             quantize_(layer, config, lambda part, _: isinstance(part, nn.Linear))
             model.set_submodule(name, layer[0])
@@ -85,8 +87,3 @@ def quantize(model: Model, config: "AOBaseConfig") -> Model:
     model.quantization_method = quantizer.quantization_config.quant_method
     model.hf_quantizer = quantizer
     return model
-
-
-def is_quantized(name: str) -> bool:
-    """Return whether `quantize` changes a module of this name, if it is linear."""
-    return not any(re.match(pattern, name) for pattern in KEPT)

@@ -11,10 +11,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
-from modeling_mm.deploy import KEPT, quantization, quantize
-from modeling_mm.deploy.quantization import LinearOfConv1D, is_quantized
+from modeling_mm.deploy import KEPT, quantize
 from modeling_mm.training import add_lora
-from tests.fakes.tiny import AUDIO, CONNECTORS, IMAGE, difference, inputs, joined, labels, opened, seeded
+from tests.fakes.tiny import AUDIO, CONNECTORS, IMAGE, difference, inputs, joined, labels, opened
 
 ROWS = [[5, IMAGE, 6, AUDIO, 7], [8, 9, 10], [IMAGE, 11, IMAGE, 12]]
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
@@ -50,14 +49,6 @@ def near(found: torch.Tensor, expected: torch.Tensor, bits: str) -> bool:
 # ---- torchao --------------------------------------------------------------------------------------------------------
 
 
-def test_a_conv1d_as_a_linear_layer_computes_the_same():
-    conv = seeded(lambda: Conv1D(7, 5))
-    nn.init.normal_(conv.bias)
-    linear, x = LinearOfConv1D(conv), torch.randn(2, 3, 5)
-    assert linear.weight.shape == (7, 5) and not linear.weight.requires_grad
-    assert difference(linear(x), conv(x)) <= 1e-6
-
-
 def is_small(module: nn.Module) -> bool:
     from torchao.utils import TorchAOBaseTensor
 
@@ -65,7 +56,7 @@ def is_small(module: nn.Module) -> bool:
 
 
 def read_back(model: nn.Module) -> nn.Module:
-    """The quantized model in floats again: the same numbers, multiplied by torch's own kernels."""
+    """Return the quantized model in floats again: the same numbers, multiplied by torch's own kernels."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if is_small(module):
@@ -100,8 +91,8 @@ def test_every_layer_is_rounded_to_the_nearest_step_and_the_logits_are_those_of_
 
 @pytest.mark.parametrize("cls", [MMForConditionalGeneration, MMForSequenceClassification])
 @pytest.mark.parametrize("connector", CONNECTORS)
-def test_what_is_kept_is_kept_by_transformers_too(cls, connector):
-    """By the function that its quantizers, bitsandbytes' among them, ask about each module."""
+def test_heads_and_connectors_are_kept(cls, connector):
+    """By the function that all quantizers of transformers, such as that of bitsandbytes, ask about each module."""
     model = joined(cls=cls, vision_connector=connector, audio_connector=connector)
     names = {name for name, _ in model.named_modules()}
     head = {"lm_head"} if cls is MMForConditionalGeneration else {"score"}
@@ -109,8 +100,7 @@ def test_what_is_kept_is_kept_by_transformers_too(cls, connector):
     kept = head | {name for name in names if name.startswith(small)}
     assert len(kept) >= 5 and head <= names
     assert {name for name in names if not should_convert_module(name, KEPT)} == kept
-    assert {name for name in names if not is_quantized(name)} == kept
-    assert should_convert_module("model.scores", KEPT) and is_quantized("model.score_of")
+    assert should_convert_module("model.scores", KEPT) and should_convert_module("model.score_of", KEPT)
 
 
 def test_a_classifier_keeps_its_head():
@@ -120,19 +110,23 @@ def test_a_classifier_keeps_its_head():
         assert difference(model(**inputs(ROWS)).logits, read_back(model)(**inputs(ROWS)).logits) <= 1e-4
 
 
-def test_no_more_than_one_layer_is_there_twice(monkeypatch):
-    """A decoder that just fits is made smaller where it is."""
-    model, turned = opened(), []
+def test_peak_memory_is_one_extra_layer(monkeypatch):
+    """A decoder that just fits into memory is quantized there: the weights of earlier layers are freed."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = opened()
+    old = [weakref.ref(module.weight) for module in model.modules() if isinstance(module, Conv1D)]
+    turned, plain = [], quantization.quantize_
 
-    class Spy(LinearOfConv1D):
-        def __init__(self, conv):
-            assert [name for name, old, new in turned if old() is not None or new() is not None] == []
-            super().__init__(conv)
-            turned.append((repr(conv), weakref.ref(conv.weight), weakref.ref(self.weight)))
+    def quantize_one(layer, *args):
+        if layer[0].weight.data_ptr() not in {p.data_ptr() for p in model.parameters()}:  # a copy of a Conv1D's
+            assert not any(weight() is not None for weight in turned)
+            assert sum(weight() is None for weight in old) == len(turned)
+            turned.append(weakref.ref(layer[0].weight))
+        plain(layer, *args)
 
-    monkeypatch.setattr(quantization, "LinearOfConv1D", Spy)
+    monkeypatch.setattr(quantization, "quantize_", quantize_one)
     quantize(model, torchao_config("int8"))
-    assert len(turned) == 4 * 4 + 2 * 5
+    assert len(turned) == len(old) == 4 * 4 + 2 * 5
 
 
 def test_eight_bits_are_a_quarter_of_the_bytes_of_float32():

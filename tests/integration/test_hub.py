@@ -2,10 +2,6 @@
 remote code in a process that cannot import `modeling_mm`, and without it in one that can: equal both times."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +11,8 @@ from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMProcessor
 from tests.fakes.tiny import MELS, gpt2, joined, open_gates
+from tests.fakes.without_package import run_without_package
 
-ROOT = Path(__file__).parents[2]
 TEXTS = ["a red square", "what is this? <|image|> it is", "<|audio|> we hear <|image|> a dog"]
 GREEDY = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
 CORPUS = ["a red square and a blue circle", "what is this? it is a dog", "we hear a dog and see a cat", "yes no two"]
@@ -137,92 +133,66 @@ def test_auto_map_names_every_auto_class(folder):
     assert any("AutoProcessor" in found for found in processors)
 
 
+# Run in this process, and where the package cannot be imported.
 CHECK = """
-import json, sys
-from pathlib import Path
-import numpy as np, torch, transformers
+import json
+import numpy as np, torch
 from transformers import (
     AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForSequenceClassification,
     AutoProcessor,
 )
-folder, remote = Path(sys.argv[1]), sys.argv[2] == "remote"
-if remote:
-    try:
-        import modeling_mm
-    except ImportError:
-        pass
-    else:
-        raise SystemExit(f"modeling_mm can be imported from {modeling_mm.__file__}")
-else:
-    import modeling_mm
-kwargs = {"trust_remote_code": True} if remote else {}
-expected = torch.load(folder.parent / "expected.pt", weights_only=True)
-said = json.loads((folder.parent / "expected.json").read_text())
-media = np.load(folder.parent / "media.npz")
-config = AutoConfig.from_pretrained(folder, **kwargs)
-assert config.model_type == "mm"
-processor = AutoProcessor.from_pretrained(folder, **kwargs)
-assert type(processor).__name__ == "MMProcessor"
-batch = processor(
-    text=json.loads(sys.argv[3]), images=[[], [media["one"]], [media["two"]]], audio=[[], [], [media["sound"]]],
-    return_tensors="pt", padding=True, padding_side="left", sampling_rate=16000,
-)
-assert sorted(batch) == said["batch"]
-for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    model = auto.from_pretrained(folder, **kwargs)
-    assert type(model).__name__ == "MMForConditionalGeneration", type(model)
-    assert type(model).__module__.startswith("transformers_modules") == remote, type(model).__module__
+
+
+def check(folder, texts, **kwargs):
+    expected = torch.load(folder.parent / "expected.pt", weights_only=True)
+    said = json.loads((folder.parent / "expected.json").read_text())
+    media = np.load(folder.parent / "media.npz")
+    assert AutoConfig.from_pretrained(folder, **kwargs).model_type == "mm"
+    processor = AutoProcessor.from_pretrained(folder, **kwargs)
+    assert type(processor).__name__ == "MMProcessor"
+    batch = processor(
+        text=texts, images=[[], [media["one"]], [media["two"]]], audio=[[], [], [media["sound"]]],
+        return_tensors="pt", padding=True, padding_side="left", sampling_rate=16000,
+    )
+    assert sorted(batch) == said["batch"]
+    for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        model = auto.from_pretrained(folder, **kwargs)
+        assert type(model).__name__ == "MMForConditionalGeneration", type(model)
+        assert type(model).__module__.startswith("transformers_modules") == bool(kwargs), type(model).__module__
+        with torch.no_grad():
+            assert torch.equal(model(**batch).logits, expected["logits"])
+        tokens = model.generate(**batch, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+        assert torch.equal(tokens, expected["tokens"])
+        assert processor.batch_decode(tokens, skip_special_tokens=True) == said["texts"]
+    base = AutoModel.from_pretrained(folder, **kwargs)
+    assert type(base).__name__ == "MMModel"
     with torch.no_grad():
-        assert torch.equal(model(**batch).logits, expected["logits"])
-    tokens = model.generate(**batch, max_new_tokens=8, min_new_tokens=8, do_sample=False)
-    assert torch.equal(tokens, expected["tokens"])
-    assert processor.batch_decode(tokens, skip_special_tokens=True) == said["texts"]
-base = AutoModel.from_pretrained(folder, **kwargs)
-assert type(base).__name__ == "MMModel"
-with torch.no_grad():
-    assert torch.equal(base(**batch).last_hidden_state, expected["hidden"])
-classifier = AutoModelForSequenceClassification.from_pretrained(folder.parent / "classifier", **kwargs)
-ids = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
-with torch.no_grad():
-    assert torch.equal(classifier(**ids).logits, torch.load(folder.parent / "classifier.pt", weights_only=True))
-chat = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}]}]
-assert processor.apply_chat_template(chat, add_generation_prompt=True)
-if remote:  # what was loaded is saved with its code again, and loads again
-    again = folder.parent / "again"
+        assert torch.equal(base(**batch).last_hidden_state, expected["hidden"])
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder.parent / "classifier", **kwargs)
+    ids = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    with torch.no_grad():
+        assert torch.equal(classifier(**ids).logits, torch.load(folder.parent / "classifier.pt", weights_only=True))
+    chat = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}]}]
+    assert processor.apply_chat_template(chat, add_generation_prompt=True)
+    again = folder.parent / "again"  # a loaded model is saved with its code, and loads again
     model.save_pretrained(again)
     processor.save_pretrained(again)
-    reloaded = AutoModelForImageTextToText.from_pretrained(again, trust_remote_code=True)
+    reloaded = AutoModelForImageTextToText.from_pretrained(again, **kwargs)
     with torch.no_grad():
         assert torch.equal(reloaded(**batch).logits, expected["logits"])
-    assert "modeling_mm" not in sys.modules
-print("equal")
 """
 
 
-def run(folder, tmp_path, remote):
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    env |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    program = CHECK
-    if remote:  # an installed or editable package is hidden too
-        hide = "import sys; sys.path[:] = [p for p in sys.path if 'modeling_mm' not in p]\n"
-        hide += "sys.meta_path[:] = [f for f in sys.meta_path if 'modeling_mm' not in getattr(f, '__module__', '')]\n"
-        hide += f"sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n"
-        program = hide + CHECK
-    else:
-        program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + CHECK
-    command = [sys.executable, "-I", "-c", program, str(folder), "remote" if remote else "package", json.dumps(TEXTS)]
-    done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0 and done.stdout.strip().endswith("equal"), done.stdout + done.stderr[-3000:]
-
-
 def test_remote_code_gives_equal_logits_and_text_where_the_package_cannot_be_imported(folder, tmp_path):
-    run(folder, tmp_path, remote=True)
+    script = f"{CHECK}\nimport sys\nfrom pathlib import Path\n"
+    script += f"check(Path({str(folder)!r}), {TEXTS!r}, trust_remote_code=True)\n"
+    run_without_package(script + "assert 'modeling_mm' not in sys.modules", tmp_path)
 
 
-def test_the_same_folder_loads_without_remote_code_where_the_package_is(folder, tmp_path):
-    run(folder, tmp_path, remote=False)
+def test_the_same_folder_loads_without_remote_code_where_the_package_is(folder):
+    namespace: dict = {}
+    exec(CHECK, namespace)
+    namespace["check"](folder, TEXTS)
 
 
 def test_the_folder_loads_into_the_classes_themselves(folder):

@@ -106,6 +106,31 @@ def test_nothing_flat_imports_what_is_nested():
         assert not {part[1] for part in parts if len(part) > 1} & nested, name
 
 
+# The nested packages that each may import; `training` lies below `hub`, and `hub` below `recipes`.
+UPWARDS = ("utils", "data", "evaluation", "training", "hub", "recipes", "cli")
+BESIDE = {"explain": (), "deploy": (), "serving": ("explain",)}  # on `utils`, `data` and `evaluation` alone
+MAY_IMPORT = {
+    **{name: {*UPWARDS[:floor], *(BESIDE if name == "cli" else ())} for floor, name in enumerate(UPWARDS)},
+    **{name: {*UPWARDS[:3], *others} for name, others in BESIDE.items()},
+}
+
+
+def packages(path: Path) -> set[str]:
+    """The nested packages of ours that a file imports."""
+    parts = [name.split(".") for name in imports(path) if name.split(".")[0] == "modeling_mm"]
+    return {part[1] for part in parts if len(part) > 1 and (PACKAGE / part[1]).is_dir()}
+
+
+@pytest.mark.parametrize("path", NESTED, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_nested_packages_import_downwards(path):
+    name = path.relative_to(PACKAGE).parts[0]
+    assert packages(path) <= MAY_IMPORT[name] | {name}
+
+
+def test_every_nested_package_has_its_place():
+    assert {path.relative_to(PACKAGE).parts[0] for path in NESTED} <= set(MAY_IMPORT)
+
+
 def test_nothing_in_the_package_imports_scripts_or_tests():
     for path in [*FLAT.values(), *NESTED, PACKAGE / "__init__.py"]:
         assert not {name.split(".")[0] for name in imports(path)} & {"scripts", "tests"}, path

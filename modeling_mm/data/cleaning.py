@@ -41,21 +41,12 @@ ASKS_FOR = {
 
 @dataclass(frozen=True)
 class Rejected:
-    """
-    One example that is left out.
+    """An example that is left out."""
 
-    Args:
-        number: its index, from 0.
-        id: its name, if it has one.
-        file: path of the media at fault, if they are a file.
-        reason: kind of fault, see [`clean`].
-        detail: description of the fault.
-    """
-
-    number: int
+    number: int  # its index, from 0
     id: str | None
-    file: str | None
-    reason: str
+    file: str | None  # path of the media at fault
+    reason: str  # kind of fault, see `clean`
     detail: str
 
 

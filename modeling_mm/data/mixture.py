@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .reading import ChatDataset, ChatRow, ChatStream, Epoch
+from .chat_row import ChatRow
+from .reading import ChatDataset, ChatStream, shared_epoch
 
 
 def mix(
@@ -77,13 +78,13 @@ class ChatMixture(torch.utils.data.Dataset):
         self.datasets = list(datasets)
         self.seed = seed
         self.counts = shares_of(sum(map(len, self.datasets)), weights)
-        self._epoch = Epoch()
+        self._epoch = shared_epoch()
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def __getitem__(self, index: int) -> ChatRow:
-        index, epoch = int(index), self._epoch.get()
+        index, epoch = int(index), int(self._epoch)
         if not -len(self) <= index < len(self):
             raise IndexError(f"The mixture has {len(self)} examples, so there is no example {index}.")
         sources, ranks = plan(tuple(self.counts), self.seed, epoch)
@@ -94,7 +95,7 @@ class ChatMixture(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch. The `Trainer` calls it before each pass."""
-        self._epoch.set(epoch)
+        self._epoch.fill_(epoch)
 
 
 @lru_cache(maxsize=4)

@@ -27,17 +27,9 @@ if TYPE_CHECKING:
 SAVED_NAMES = ("dataset_dict.json", "state.json")
 
 
-class Epoch:
-    """The number of the current pass, in memory shared with workers of a `DataLoader`, also persistent ones."""
-
-    def __init__(self) -> None:
-        self._value = torch.zeros((), dtype=torch.long).share_memory_()
-
-    def set(self, epoch: int) -> None:
-        self._value.fill_(epoch)
-
-    def get(self) -> int:
-        return int(self._value)
+def shared_epoch() -> torch.Tensor:
+    """Return the number of the current pass, which workers of a `DataLoader` share, also persistent ones."""
+    return torch.zeros((), dtype=torch.long).share_memory_()
 
 
 class ChatDataset(torch.utils.data.Dataset):
@@ -56,7 +48,7 @@ class ChatDataset(torch.utils.data.Dataset):
     def __init__(self, samples: Sequence[Any], folder: str | os.PathLike | None = None):
         self.samples = samples
         self.folder = folder
-        self._epoch = Epoch()
+        self._epoch = shared_epoch()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -73,11 +65,11 @@ class ChatDataset(torch.utils.data.Dataset):
             row = to_row(sample, self.folder)
         except ValueError as error:
             raise ValueError(f"Example {index}: {error}") from error
-        return replace(row, epoch=self._epoch.get())
+        return replace(row, epoch=int(self._epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the rows, on which augmentation depends. The `Trainer` calls it before each pass."""
-        self._epoch.set(epoch)
+        self._epoch.fill_(epoch)
 
 
 class ChatStream(torch.utils.data.IterableDataset):
@@ -91,11 +83,11 @@ class ChatStream(torch.utils.data.IterableDataset):
     def __init__(self, samples: "IterableDataset"):
         super().__init__()
         self.samples = samples
-        self._epoch = Epoch()
+        self._epoch = shared_epoch()
 
     def __iter__(self) -> Iterator[ChatRow]:
         for columns in self.samples:
-            yield replace(unpack(columns), epoch=self._epoch.get())
+            yield replace(unpack(columns), epoch=int(self._epoch))
 
     def shuffle(self, seed: int, buffer_size: int = 1000) -> "ChatStream":
         """Return the stream with shuffled shards, and examples shuffled within a buffer, differently in each epoch."""
@@ -103,7 +95,7 @@ class ChatStream(torch.utils.data.IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the rows and of the order. The `Trainer` calls it before each pass."""
-        self._epoch.set(epoch)
+        self._epoch.fill_(epoch)
         self.samples.set_epoch(epoch)
 
 
@@ -153,12 +145,7 @@ class ArrowRows(Sequence):
 
 
 def check_line(line: bytes, where: str) -> None:
-    """
-    Check a line of JSONL.
-
-    Raises:
-        ValueError: if it is not a JSON object, with `where`.
-    """
+    """Raise a ValueError, with `where`, if a line is not a JSON object."""
     try:
         sample = json.loads(line)
     except ValueError as error:  # also for bytes that are not text

@@ -22,14 +22,8 @@ class MMTrainingArguments(TrainingArguments):
     """
     All of `transformers.TrainingArguments`, and the fields below.
 
-    Args:
-        text_learning_rate, cross_attention_learning_rate, connector_learning_rate, encoder_learning_rate:
-            learning rate of a part, by default `learning_rate`. All follow the same schedule.
-        predict_with_generate: answer the prompts of the evaluation set in evaluation, and score the answers.
-        generation_max_new_tokens: tokens of an answer.
-        generation_num_beams: beams of the search for an answer; 1 is greedy.
-        metrics: names of metrics of the answers, see `modeling_mm.evaluation.score`.
-        group_by_media: put examples with similar media into a batch, so that padding is small.
+    The learning rate of a part is by default `learning_rate`; all follow the same schedule. `metrics` are names of
+    `modeling_mm.evaluation.score`.
 
     Raises:
         ValueError: if a metric is unknown, with the nearest known one, or a number is out of range.

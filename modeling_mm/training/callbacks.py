@@ -6,15 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ..utils.spelling import suggestion
@@ -27,15 +19,11 @@ SPEED = ("runtime", "samples_per_second", "steps_per_second", "preparation_time"
 class LossProgressCallback(ProgressCallback):
     """Progress bar that shows the loss, in place of a dictionary printed at every logging step."""
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and self.training_bar is not None and "loss" in (logs or {}):
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Write one line for the evaluation above the bar."""
         super().on_evaluate(args, state, control, **kwargs)
         if state.is_world_process_zero and self.training_bar is not None:
@@ -63,9 +51,7 @@ class SetEpochCallback(TrainerCallback):
     at random access would be the same in every epoch.
     """
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         dataset = getattr(kwargs.get("train_dataloader"), "dataset", None)
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(int(state.epoch or 0))
@@ -82,14 +68,10 @@ class TimerCallback(TrainerCallback, ExportableState):
     def seconds(self) -> float:
         return self.before + (time.perf_counter() - self.start if self.start is not None else 0.0)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start = time.perf_counter()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.before, self.start = self.seconds, None
 
     def state(self) -> dict[str, Any]:
@@ -106,9 +88,7 @@ class ProcessCountCallback(TrainerCallback, ExportableState):
 
     processes = 1
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.processes = args.world_size
         # The state of a checkpoint without this callback lacks its entry, which `Trainer` needs when it saves.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
@@ -166,9 +146,7 @@ class ThawCallback(TrainerCallback):
         parts = parts_of(model)
         return [parameter for part in self.steps for _, parameter in parts[part]]
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """
         Apply the schedule.
 
@@ -189,8 +167,6 @@ class ThawCallback(TrainerCallback):
             )
         self.apply(kwargs["model"], state.global_step)
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in self.steps.values():
             self.apply(kwargs["model"], state.global_step)

@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Sounds as people keep them, turned into windows of mono samples at an encoder's rate. Pure functions only."""
+"""Loading of audio: every source, type and rate becomes windows of mono samples at an encoder's rate."""
 
 import io
 import math
@@ -11,22 +11,30 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from transformers.utils import logging
 
+from .batching import pad_rows
 from .images import to_numpy
+from .modalities import MODALITIES, Modality
+from .placeholders import Rows, load_rows
 from .sources import describe, read_bytes
 
-# Windows of encoders that read raw waves, which set no length themselves.
+logger = logging.get_logger(__name__)
+
+# Text options that would cut or pad audio too if they were passed on; audio is cut into windows instead.
+WINDOW_OPTIONS = {"padding", "max_length", "truncation", "pad_to_multiple_of", "return_attention_mask"}
+# The window of encoders of raw waves, which set no length themselves.
 DEFAULT_WINDOW_SECONDS = 30.0
-# One analysis frame of the speech encoders (400 samples at 16 kHz), and how far the next one is.
+# One analysis frame of the speech encoders (400 samples at 16 kHz), and the step to the next one.
 FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
-# More than this on the shorter axis of an array is no set of channels.
+# A longer axis of an array holds samples, not channels.
 MAX_CHANNELS = 32
 # 4.6 hours of stereo at 16 kHz, 2 GiB as float32: a small file can unpack into far more.
 MAX_DECODED_SAMPLES = 1 << 29
 # Resampling and filters overshoot [-1, 1] a little; 16-bit integers cast to float exceed it thousandfold.
 MAX_FLOAT_AMPLITUDE = 100.0
-# What a RIFF header says of its length when the writer could not go back to fill it in.
+# The length in a RIFF header when the writer could not go back to fill it in.
 UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
 RIFF_HEAD_BYTES = 8
 ACCEPTED_AUDIO = (
@@ -36,43 +44,43 @@ ACCEPTED_AUDIO = (
 
 
 def is_rate(value: Any) -> bool:
-    """Whether `value` is a number, as a sampling rate is."""
+    """Return True for a number, as a sampling rate is."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def is_rated_pair(value: Any) -> bool:
-    """Whether `value` is an (array, sampling_rate) or (sampling_rate, array) tuple."""
+    """Return True for an (array, sampling_rate) or (sampling_rate, array) tuple."""
     return isinstance(value, tuple) and len(value) == 2 and sum(map(is_rate, value)) == 1
 
 
 def is_number_list(value: Any) -> bool:
-    """Whether `value` is one sound as a plain list of samples."""
+    """Return True for a plain list of samples."""
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_rate, value))
 
 
 def is_audio(value: Any) -> bool:
-    """Whether `value` is one sound rather than a list of sounds: all but lists, and two kinds of list."""
+    """Return True for one audio input and False for a list of them; two kinds of list are one input."""
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray, memoryview)):
         return True
     return is_rated_pair(value) or is_number_list(value)
 
 
 def lacks_rate(source: Any) -> bool:
-    """Whether `source` is made of samples whose rate is not said."""
+    """Return True for samples without their rate."""
     if isinstance(source, dict):
         return source.get("array") is not None and source.get("sampling_rate") is None
     return hasattr(source, "__array__") or is_number_list(source)
 
 
 def check_rate(rate: Any) -> float:
-    """`rate` as a number, or a `ValueError` where it is none that a sound can have."""
+    """Return `rate` as a number; raise a `ValueError` if audio cannot have it."""
     if not is_rate(rate) or not math.isfinite(rate) or rate <= 0:
         raise ValueError(f"expected a positive sampling rate in Hz, got {rate!r}; pass the rate of the recording")
     return float(rate)
 
 
 def check_riff_length(data: bytes) -> None:
-    """Raise a `ValueError` for a WAV file that ends before its header says; libsndfile would read what is there."""
+    """Raise a `ValueError` for a WAV file that is shorter than its header says; libsndfile would read the rest."""
     if data[:4] not in (b"RIFF", b"RIFX"):
         return
     declared = int.from_bytes(data[4:RIFF_HEAD_BYTES], "little" if data[:4] == b"RIFF" else "big")
@@ -85,13 +93,13 @@ def check_riff_length(data: bytes) -> None:
 
 def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
     """
-    Decode a sound file of any format that libsndfile knows (WAV, FLAC, Ogg, MP3, ...).
+    Decode an audio file of any format that libsndfile knows (WAV, FLAC, Ogg, MP3, ...).
 
     Returns:
         Samples (length, channels), float32 in [-1, 1], and the sampling rate.
 
     Raises:
-        ValueError: for a file that is no sound, or is cut short.
+        ValueError: for a file that is not audio, or is cut short.
     """
     check_riff_length(data)
     try:
@@ -99,13 +107,13 @@ def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
             promised, rate = file.frames, file.samplerate
             if promised * file.channels > MAX_DECODED_SAMPLES:
                 raise ValueError(
-                    f"the sound would decode to {promised} samples in {file.channels} channels, more than the limit "
+                    f"the audio would decode to {promised} samples in {file.channels} channels, more than the limit "
                     f"of {MAX_DECODED_SAMPLES} values; cut it into shorter files"
                 )
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"expected a sound, got {len(data)} bytes that cannot be decoded ({error.error_string}); convert the file "
+            f"expected audio, got {len(data)} bytes that cannot be decoded ({error.error_string}); convert the file "
             "to WAV, FLAC, Ogg or MP3, or pass an (array, sampling_rate) tuple"
         ) from error
     if len(samples) < promised:
@@ -115,7 +123,7 @@ def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
 
 def scale_to_unit(samples: np.ndarray) -> np.ndarray:
     """
-    Samples of any type as float32: integers are divided by the range of their type, floats are left alone.
+    Return samples as float32: integers divided by the range of their type, floats unchanged.
 
     Raises:
         ValueError: for other types, and for floats so large that they must be integers that were cast.
@@ -135,29 +143,21 @@ def scale_to_unit(samples: np.ndarray) -> np.ndarray:
 
 
 def mix_down(samples: np.ndarray) -> np.ndarray:
-    """
-    The mean over channels.
-
-    Args:
-        samples: (length,), (length, channels) or (channels, length); the shorter axis holds the channels.
-
-    Returns:
-        (length,)
-    """
+    """(length,), (length, channels) or (channels, length) -> (length,), the mean; the shorter axis holds channels."""
     if samples.ndim == 1:
         return samples
     if samples.ndim != 2 or min(samples.shape) > MAX_CHANNELS:
         raise ValueError(
             f"expected samples of shape (length,) or with up to {MAX_CHANNELS} channels, got {samples.shape}; pass "
-            "several sounds as a list"
+            "several audio inputs as a list"
         )
     return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:
-    """`samples` unchanged, or a `ValueError` where there are none, or some that are not numbers."""
+    """Return `samples`; raise a `ValueError` if there are none, or some are not numbers."""
     if samples.size == 0:
-        raise ValueError("the sound holds no samples; drop it, or check how it was cut")
+        raise ValueError("the audio holds no samples; drop it, or check how it was cut")
     broken = samples.size - int(np.isfinite(samples).sum())
     if broken:
         raise ValueError(
@@ -172,37 +172,28 @@ def resample(samples: np.ndarray, rate: float, target_rate: float) -> np.ndarray
     if rate == target_rate:
         return samples
     resampled = soxr.resample(samples, rate, target_rate)
-    # Very short sounds can vanish when the rate falls.
+    # Very short audio can vanish when the rate falls.
     return resampled if resampled.size else samples[:1]
 
 
 def cut_into_windows(samples: np.ndarray, window: int) -> list[np.ndarray]:
-    """(length,) -> ceil(length / window) pieces of `window` samples, the last one shorter. Nothing is lost."""
+    """(length,) -> ceil(length / window) pieces of `window` samples, the last one shorter."""
     return [samples[start : start + window] for start in range(0, len(samples), window)]
 
 
-def pad_to(samples: np.ndarray, length: int) -> np.ndarray:
-    """`samples` followed by silence up to `length`; unchanged if they are longer."""
-    return np.pad(samples, (0, max(0, length - len(samples))))
-
-
 def count_frames(samples: int, rate: float) -> int:
-    """How many whole analysis frames of 25 ms, 10 ms apart, fit into `samples`."""
+    """Return the number of whole analysis frames of 25 ms, 10 ms apart, in `samples`."""
     frame, hop = int(FRAME_SECONDS * rate), int(HOP_SECONDS * rate)
     return max(0, 1 + (samples - frame) // hop)
 
 
 def samples_of_frames(frames: int, rate: float) -> int:
-    """How many samples `frames` analysis frames take: the inverse of `count_frames`."""
+    """Return the samples of `frames` analysis frames: the inverse of `count_frames`."""
     return (frames - 1) * int(HOP_SECONDS * rate) + int(FRAME_SECONDS * rate)
 
 
 def unpack_audio(source: Any) -> tuple[Any, Any]:
-    """
-    The samples of `source`, in whatever shape and type, and their rate; the rate is None where `source` has none.
-
-    See `load_audio` for what `source` may be.
-    """
+    """Return the samples of a source of `load_audio`, in any shape and type, and their rate; None if not stated."""
     if isinstance(source, dict) and source.get("array") is not None:
         return source["array"], source.get("sampling_rate")
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, dict)):
@@ -212,7 +203,7 @@ def unpack_audio(source: Any) -> tuple[Any, Any]:
         except ValueError as error:
             raise ValueError(f"{describe(source)}: {error}") from error
         return samples.mean(axis=1), rate  # (length, channels), known here however short the file is
-    if hasattr(source, "get_all_samples"):  # a decoder of torchcodec, which `datasets` gives for decoded sounds
+    if hasattr(source, "get_all_samples"):  # a torchcodec decoder, as `datasets` returns decoded audio
         decoded = source.get_all_samples()
         return to_numpy(decoded.data).mean(axis=0), decoded.sample_rate
     if is_rated_pair(source):
@@ -224,19 +215,19 @@ def unpack_audio(source: Any) -> tuple[Any, Any]:
 
 def load_audio(source: Any, target_rate: int, array_rate: float | None = None) -> np.ndarray:
     """
-    Load one sound.
+    Load one audio input.
 
     Args:
         source: a path, URL, bytes, array of samples, (array, rate) tuple, `{"array", "sampling_rate"}` or
             `{"bytes", "path"}` dict, or a torchcodec decoder.
         target_rate: the encoder's rate.
-        array_rate: the rate of arrays that come without one; the encoder's if it is None.
+        array_rate: the rate of arrays that do not state it; the encoder's if it is None.
 
     Returns:
         Mono samples (length,), float32, at `target_rate`.
 
     Raises:
-        ValueError: for what is no sound, holds no samples or broken ones, or has an impossible rate.
+        ValueError: if the source cannot be read, holds no samples or broken ones, or has an impossible rate.
     """
     samples, rate = unpack_audio(source)
     if rate is None:
@@ -247,12 +238,17 @@ def load_audio(source: Any, target_rate: int, array_rate: float | None = None) -
 
 
 def has_frame_limit(extractor: Any) -> bool:
-    """Whether `extractor` is like AST's, which pads and cuts to `max_length` frames and gives no mask of them."""
+    """Return True for an extractor like AST's, which pads and cuts to `max_length` frames without a mask."""
     return hasattr(extractor, "max_length") and hasattr(extractor, "num_mel_bins")
 
 
+def raw_input(part: Any, modality: Modality) -> str:
+    """Return the model's input that a part of the processor makes."""
+    return next((name for name in part.model_input_names if name in modality.inputs), modality.inputs[0])
+
+
 def window_length(extractor: Any, seconds: float = DEFAULT_WINDOW_SECONDS) -> int:
-    """The longest window that goes through `extractor` uncut, in samples; `seconds` where it sets no limit itself."""
+    """Return the longest window that `extractor` leaves uncut, in samples; `seconds` if it sets no limit itself."""
     if hasattr(extractor, "n_samples"):  # Whisper
         return extractor.n_samples
     if has_frame_limit(extractor):
@@ -269,17 +265,17 @@ def extract_features(
     Args:
         extractor: a feature extractor of transformers.
         windows: mono samples at its rate.
-        options: its further call arguments.
+        options: its other call arguments.
 
     Returns:
-        Features as the encoder takes them: (windows, n_mels, T), (windows, samples) or (windows, T, n_mels); and the
-        mask of real frames or samples, (windows, T). A window shorter than one analysis frame counts as one frame.
+        Features for the encoder: (windows, n_mels, T), (windows, samples) or (windows, T, n_mels); and the mask of
+        real frames or samples, (windows, T). A window shorter than one analysis frame counts as one frame.
     """
-    name, rate = extractor.model_input_names[0], extractor.sampling_rate
+    name, rate = raw_input(extractor, MODALITIES["audio"]), extractor.sampling_rate
     options = {**(options or {}), "sampling_rate": rate, "return_tensors": "np"}
     if not hasattr(extractor, "n_samples"):
-        # Less than a frame would give the encoder nothing at all to attend to.
-        windows = [pad_to(window, int(FRAME_SECONDS * rate)) for window in windows]
+        # Less than a frame would leave the encoder nothing to attend to.
+        windows = [np.pad(window, (0, max(0, int(FRAME_SECONDS * rate) - len(window)))) for window in windows]
     if has_frame_limit(extractor):
         features = extractor(windows, **options)[name]
         real = np.array([count_frames(len(window), rate) for window in windows])
@@ -290,7 +286,45 @@ def extract_features(
         features, mask = encoded[name], encoded.get("attention_mask")
     if mask is None:
         raise ValueError(
-            f"{type(extractor).__name__} returns no attention mask, so that real frames cannot be told from padding; "
-            "use the feature extractor of Whisper, wav2vec2, HuBERT, WavLM or AST"
+            f"{type(extractor).__name__} returns no attention mask, without which padding counts as audio; use "
+            "the feature extractor of Whisper, wav2vec2, HuBERT, WavLM or AST"
         )
     return torch.as_tensor(np.asarray(features)), torch.as_tensor(np.asarray(mask)).long()
+
+
+def rate_of_arrays(rows: Rows, rate: float | None, extractor: Any) -> float:
+    """Return the rate of arrays that do not state it; the encoder's by default, with a warning."""
+    if rate is not None:
+        return check_rate(rate)
+    if any(lacks_rate(item) for items in rows for item in items):
+        logger.warning_once(
+            f"Audio was passed as arrays without their sampling rate; {extractor.sampling_rate} Hz, the encoder's, is "
+            "assumed. Pass `sampling_rate=`, or (array, sampling_rate) tuples."
+        )
+    return extractor.sampling_rate
+
+
+def audio_features(
+    extractor: Any, rows: Rows, options: dict[str, Any], window_seconds: float
+) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    """
+    Load the audio of rows, cut it into windows and run them through a feature extractor.
+
+    Args:
+        options: call arguments of the extractor; `sampling_rate` is the rate of arrays that do not state it.
+        window_seconds: the longest window of extractors that set no length themselves.
+
+    Returns:
+        The features of the windows (B, A, ...) with their `feature_attention_mask` (B, A, T), and the tokens of each
+        audio input: one for each of its windows.
+    """
+    modality, rate = MODALITIES["audio"], rate_of_arrays(rows, options.get("sampling_rate"), extractor)
+    loaded = load_rows(rows, lambda source: load_audio(source, extractor.sampling_rate, rate), modality)
+    length = window_length(extractor, window_seconds)
+    windows = [[cut_into_windows(samples, length) for samples in items] for items in loaded]
+    flat = [[window for pieces in items for window in pieces] for items in windows]
+    options = {name: value for name, value in options.items() if name not in WINDOW_OPTIONS}
+    features, frames = extract_features(extractor, [window for row in flat for window in row], options)
+    counts = list(map(len, flat))
+    made = {raw_input(extractor, modality): pad_rows(features, counts), modality.mask: pad_rows(frames, counts)}
+    return made, [list(map(len, items)) for items in windows]

@@ -66,12 +66,12 @@ def add_named_tokens(tokenizer: Any) -> None:
 
 def pick_template(templates: str | dict[str, str] | None, wanted: str | None) -> str:
     """Return the template that `wanted` names, or `wanted` itself if it is a template; the default one for None."""
+    if isinstance(templates, dict) and wanted is None and "default" not in templates:
+        raise ValueError(
+            f"None of the chat templates is the default; pass `chat_template=`, one of {sorted(templates)}"
+        )
     if isinstance(templates, dict):
-        if wanted is None and "default" not in templates:
-            raise ValueError(
-                f"None of the chat templates is the default; pass `chat_template=`, one of {sorted(templates)}"
-            )
-        return templates.get("default" if wanted is None else wanted, wanted)
+        return templates["default"] if wanted is None else templates.get(wanted, wanted)
     template = templates if wanted is None else wanted
     if template is None:
         raise ValueError(
@@ -150,7 +150,7 @@ def normalize_conversations(conversation: Any) -> tuple[list[list[dict[str, Any]
     ], is_batched
 
 
-def part_source(part: dict[str, Any]) -> Any:
+def media_source(part: dict[str, Any]) -> Any:
     """Return the media that a part shows, a path or anything else that the processor loads; None if it holds none."""
     return next((part[key] for key in (part["type"], *SOURCE_KEYS) if part.get(key) is not None), None)
 
@@ -159,7 +159,7 @@ def collect_sources(chat: list[dict[str, Any]], kind: str) -> list[Any]:
     """Return the sources of the parts of one type in order, with the rate of samples that do not state it."""
     contents = [turn["content"] for turn in chat if isinstance(turn.get("content"), list)]
     parts = [part for content in contents for part in content if isinstance(part, dict) and part.get("type") == kind]
-    found = [(part_source(part), part.get("sampling_rate")) for part in parts]
+    found = [(media_source(part), part.get("sampling_rate")) for part in parts]
     # A file states its own rate.
     return [(s, rate) if rate is not None and lacks_rate(s) else s for s, rate in found if s is not None]
 

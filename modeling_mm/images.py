@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .batching import pad_rows
+from .modalities import MODALITIES
+from .placeholders import Rows, load_rows
 from .sources import describe, read_bytes
 
-# Encapsulated PostScript is a program: Pillow hands it to an interpreter.
+# Encapsulated PostScript is a program: Pillow passes it to an interpreter.
 REFUSED_FORMATS = ("EPS",)
-# What shows through transparency. White, because cut-out pictures are drawn to stand on a page.
+# Cut-out images are drawn for a white page.
 BACKGROUND = (255, 255, 255, 255)
 MAX_UINT8 = 255
 MAX_UINT16 = 65535
-# What Pillow raises on a damaged file, depending on the format and on where the damage is.
+# Pillow's errors for a damaged file depend on the format and on the place of the damage.
 DAMAGED_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, StructError)
 ACCEPTED_IMAGES = (
     "a path, a URL, bytes, a PIL image, an array or tensor of 1, 3 or 4 channels, or a dict with `bytes` or `path`"
@@ -28,10 +31,10 @@ ACCEPTED_IMAGES = (
 
 def decode_image(data: bytes) -> Image.Image:
     """
-    Decode a picture file into RGB.
+    Decode an image file into RGB.
 
     Raises:
-        ValueError: for a file that is no picture, is cut short, or would unpack into more pixels than Pillow allows.
+        ValueError: for a file that is not an image, is cut short, or would unpack into more pixels than Pillow allows.
     """
     try:
         Image.init()
@@ -45,26 +48,25 @@ def decode_image(data: bytes) -> Image.Image:
         ) from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(
-            f"expected a picture, got {len(data)} bytes in no format that Pillow knows; convert the file to PNG or "
-            "JPEG"
+            f"expected an image, got {len(data)} bytes in no format that Pillow knows; convert the file to PNG or JPEG"
         ) from error
     except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"the picture is damaged or cut short ({error}); save or download the file again") from error
+        raise ValueError(f"the image is damaged or cut short ({error}); save or download the file again") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """
-    Any PIL picture as upright 8-bit RGB.
+    Return any PIL image as upright 8-bit RGB.
 
-    The EXIF rotation is applied, transparency is laid on white, palettes and grey are expanded, 16-bit and float
-    greys are scaled. Of an animation the first frame is taken.
+    Applies the EXIF rotation, lays transparency on white, expands palettes and gray, scales 16-bit and float gray,
+    and takes the first frame of an animation.
     """
     image = ImageOps.exif_transpose(image)
     if 0 in image.size:
-        raise ValueError(f"the picture holds no pixels (its size is {image.size[0]}x{image.size[1]})")
+        raise ValueError(f"the image holds no pixels (its size is {image.size[0]}x{image.size[1]})")
     # Pillow clips these modes to 255 instead of scaling them.
     if image.mode == "F" or image.mode.startswith("I"):
-        # A 32-bit mode says nothing of the range in use; a picture file that has it holds 16 bits.
+        # Image files of this 32-bit mode hold 16 bits.
         values = np.asarray(image)
         fits_16_bits = image.mode == "I" and values.min() >= 0 and MAX_UINT8 < values.max() <= MAX_UINT16
         return array_to_image(values.astype(np.uint16) if fits_16_bits else values)
@@ -76,10 +78,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def scale_to_uint8(values: np.ndarray) -> np.ndarray:
     """
-    Pixel values of any type in 0..255.
+    Scale pixel values of any type to 0..255.
 
-    16-bit integers are divided by 257; other integers are taken as they are; floats within [0, 1] are multiplied by
-    255, other floats are rounded.
+    16-bit integers are divided by 257, other integers stay; floats within [0, 1] are multiplied by 255, other floats
+    are rounded.
 
     Raises:
         ValueError: for values outside the range, NaN and infinity.
@@ -96,7 +98,7 @@ def scale_to_uint8(values: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= MAX_UINT8):  # false for NaN too
         raise ValueError(
             f"expected pixel values within [0, 1] or [0, 255], got {low:g} to {high:g}; scale the array, or pass "
-            "`do_rescale=False` if it is float and normalised already"
+            "`do_rescale=False` if it is float and normalized already"
         )
     if values.dtype.kind == "f" and 1 < high < 2:
         raise ValueError(
@@ -108,9 +110,9 @@ def scale_to_uint8(values: np.ndarray) -> np.ndarray:
 
 def to_channels_last(values: np.ndarray, channels_first: bool) -> np.ndarray:
     """
-    An (H, W), (H, W, C) or (C, H, W) array as (H, W, C).
+    Return an (H, W), (H, W, C) or (C, H, W) array as (H, W, C).
 
-    Where both ends could be channels, three or four of them count before one, then `channels_first` decides.
+    If both ends could be channels, three or four of them count before one, then `channels_first` decides.
     """
     if values.ndim == 2:
         return values[..., None]
@@ -126,7 +128,7 @@ def to_channels_last(values: np.ndarray, channels_first: bool) -> np.ndarray:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """A numpy array or a tensor on any device, as numpy; bfloat16, which numpy lacks, becomes float32."""
+    """Return an array, or a tensor on any device, as numpy; bfloat16, which numpy lacks, becomes float32."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = array.float() if array.dtype == torch.bfloat16 else array
@@ -136,20 +138,18 @@ def to_numpy(array: Any) -> np.ndarray:
 
 def array_to_image(array: Any, channels_first: bool | None = None) -> Image.Image:
     """
-    An array or tensor of 1, 3 or 4 channels as an RGB picture; see `scale_to_uint8` for its values.
+    Return an array or tensor of 1, 3 or 4 channels as an RGB image; see `scale_to_uint8` for its values.
 
     Args:
         array: of shape (H, W), (H, W, C) or (C, H, W).
-        channels_first: how to read an ambiguous shape; by default tensors have their channels first, arrays last.
+        channels_first: for an ambiguous shape; by default tensors have their channels first, arrays last.
     """
-    values = _pixels(array, channels_first)
-    return to_rgb(
-        Image.fromarray(scale_to_uint8(values).squeeze(-1) if values.shape[-1] == 1 else scale_to_uint8(values))
-    )
+    values = scale_to_uint8(_pixels(array, channels_first))
+    return to_rgb(Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values))
 
 
 def array_to_floats(array: Any, channels_first: bool | None = None) -> np.ndarray:
-    """An array that is scaled already, unchanged but for its layout: (3, H, W), float32, grey repeated."""
+    """Return an array that is scaled already as (3, H, W), float32, gray repeated; its values stay."""
     values = _pixels(array, channels_first).astype(np.float32)
     if not np.isfinite(values).all():
         raise ValueError("the array holds NaN or infinite pixels")
@@ -159,39 +159,39 @@ def array_to_floats(array: Any, channels_first: bool | None = None) -> np.ndarra
 
 
 def _pixels(array: Any, channels_first: bool | None) -> np.ndarray:
-    """(H, W, C) values of an array or tensor, at least one pixel."""
+    """Return the (H, W, C) values of an array or tensor, at least one pixel."""
     values = to_numpy(array)
     if values.size == 0:
-        raise ValueError(f"the picture holds no pixels (its shape is {values.shape})")
+        raise ValueError(f"the image holds no pixels (its shape is {values.shape})")
     return to_channels_last(values, isinstance(array, torch.Tensor) if channels_first is None else channels_first)
 
 
 def is_image(value: Any) -> bool:
-    """Whether `value` is one picture rather than a list of pictures."""
+    """Return True for one image and False for a list of them."""
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
     return not is_list and getattr(value, "ndim", 3) < 4  # a 4-D array is a batch
 
 
 def load_image(source: Any, is_scaled: bool = False, channels_first: bool | None = None) -> Image.Image | np.ndarray:
     """
-    Load one picture.
+    Load one image.
 
     Args:
-        source: a path, URL, bytes, PIL picture, numpy array, tensor, or a `datasets.Image` dict.
-        is_scaled: whether float arrays are scaled already (`do_rescale=False`) and must be left alone.
-        channels_first: how to read arrays whose shape leaves it open.
+        source: a path, URL, bytes, PIL image, numpy array, tensor, or a `datasets.Image` dict.
+        is_scaled: leave float arrays alone, as they are scaled already (`do_rescale=False`).
+        channels_first: for arrays of an ambiguous shape.
 
     Returns:
-        An RGB picture, or for float arrays with `is_scaled` a float32 array (3, H, W).
+        An RGB image, or for float arrays with `is_scaled` a float32 array (3, H, W).
 
     Raises:
-        ValueError: for what is no picture; the message says what was expected, what came and what to do.
+        ValueError: with what was expected, what was given and the remedy.
     """
     if isinstance(source, Image.Image):
         try:
             return to_rgb(source)
         except DAMAGED_FILE_ERRORS as error:  # an opened file is decoded only now
-            raise ValueError(f"the picture cannot be decoded ({error})") from error
+            raise ValueError(f"the image cannot be decoded ({error})") from error
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, dict)):
         data = read_bytes(source)
         try:
@@ -203,3 +203,33 @@ def load_image(source: Any, is_scaled: bool = False, channels_first: bool | None
             return array_to_floats(source, channels_first)
         return array_to_image(source, channels_first)
     raise ValueError(f"expected {ACCEPTED_IMAGES}; got {describe(source)}")
+
+
+def image_features(
+    image_processor: Any, rows: Rows, options: dict[str, Any]
+) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    """
+    Load the images of rows and run them through an image processor.
+
+    Args:
+        options: call arguments of the image processor.
+
+    Returns:
+        `pixel_values` (B, I, 3, H, W) with `image_mask` (B, I), and the tokens of each image: one.
+    """
+    modality = MODALITIES["image"]
+    options = {name: value for name, value in options.items() if name != "return_tensors"}
+    layout = options.pop("input_data_format", None)
+    channels_first = None if layout is None else getattr(layout, "value", layout) == "channels_first"
+    is_scaled = options.get("do_rescale") is False
+    loaded = load_rows(rows, lambda source: load_image(source, is_scaled, channels_first), modality)
+    flat, counts = [image for images in loaded for image in images], list(map(len, loaded))
+    pixels = image_processor(images=flat, return_tensors="pt", **options)["pixel_values"]  # (images, 3, H, W)
+    if pixels.ndim != 4 or len(pixels) != len(flat):
+        raise ValueError(
+            f"{type(image_processor).__name__} makes pixel values of shape {tuple(pixels.shape)} of {len(flat)} "
+            "images; an image processor is needed that makes one (3, H, W) array of each"
+        )
+    mask = pixels.new_ones(len(flat), dtype=torch.bool)
+    features = {"pixel_values": pad_rows(pixels, counts), modality.mask: pad_rows(mask, counts)}
+    return features, [[1] * count for count in counts]

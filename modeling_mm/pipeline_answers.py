@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Questions about pictures, and translations of texts with media: tasks that transformers 5 has no longer."""
+"""Questions about images, and translations of texts with media: two tasks that transformers 5 no longer has."""
 
 from types import GeneratorType
 from typing import Any
@@ -7,16 +7,16 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers.generation import GenerationConfig
 
-from .pipeline_base import MMGenerationPipeline, check_keys
+from .pipeline_base import MMGenerationPipeline, Parameters, check_keys
 from .prompts import language_name, translation_prompt
 from .sources import describe
 
-# Beams for each of several answers: some of them say the same in other tokens.
+# Beams for each of several answers: some of them have the same text in other tokens.
 BEAMS_AN_ANSWER = 2
 
 
 class MMAnsweringPipeline(MMGenerationPipeline):
-    """What pipelines share that ask the model something about media and give its answers back."""
+    """Base of pipelines that ask the model about media and return its answers."""
 
     _load_processor = True
     _load_image_processor = False
@@ -25,7 +25,7 @@ class MMAnsweringPipeline(MMGenerationPipeline):
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
-    def _forward(self, model_inputs, **generate_kwargs) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         return self.answer(model_inputs, generate_kwargs)
 
 
@@ -35,62 +35,66 @@ class MMVisualQuestionAnsweringPipeline(MMAnsweringPipeline):
 
     ```python
     answer = pipeline("visual-question-answering", model)
-    answer("dog.jpg", "What colour is it?")  # [{"answer": "brown"}]
-    answer({"image": "dog.jpg", "question": "What colour is it?"}, top_k=3)  # [{"answer": ..., "score": ...}, ...]
+    answer("dog.jpg", "What color is it?")  # [{"answer": "brown"}]
+    answer({"image": "dog.jpg", "question": "What color is it?"}, top_k=3)  # [{"answer": ..., "score": ...}, ...]
     ```
     """
 
-    def __init__(self, model: Any, processor: Any = None, top_k: int | None = None, **kwargs):
+    def __init__(self, model: Any, processor: Any = None, top_k: int | None = None, **kwargs: Any):
         super().__init__(model, processor, **kwargs)  # which would take `top_k` for an option of `generate`
         if top_k is not None:
             self._forward_params["top_k"] = self._postprocess_params["top_k"] = top_k
 
-    def _sanitize_parameters(self, top_k=None, generate_kwargs=None, **options) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, top_k: int | None = None, generate_kwargs: dict | None = None, **options: Any
+    ) -> Parameters:
         answers = {} if top_k is None else {"top_k": top_k}
         return {}, {**self.options_of_call(generate_kwargs, **options), **answers}, answers
 
-    def __call__(self, image: Any, question: str | list[str] | None = None, **kwargs) -> Any:
+    def __call__(self, image: Any, question: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
+        Answer questions about images.
+
         Args:
-            image: a path, a URL, bytes, a picture or an array, or a list, dataset or generator of them; or, without
+            image: a path, a URL, bytes, a PIL image or an array, or a list, dataset or generator of them; or, without
                 `question`, a dict with `image` and `question`, or a list, dataset or generator of such dicts. A list
-                as `image` in a dict is one question about several pictures.
-            question (`str` or `list[str]`, *optional*): asked of each picture; of several, all of each.
+                as `image` in a dict is one question about several images.
+            question (`str` or `list[str]`, *optional*): asked about each image; of several, all about each.
             top_k (`int`, *optional*, defaults to 1):
-                How many answers, no two alike, the likeliest first. More than one are found by beam search, and fewer
-                than asked for are given where its beams hold no more.
-            generate_kwargs (`dict`, *optional*): options of `generate`, which may be given by their names too.
+                The number of different answers, the likeliest first. More than one are found by beam search, and there
+                are fewer if its beams hold no more.
+            generate_kwargs (`dict`, *optional*): options of `generate`, which may be given by name too.
 
         Returns:
-            A list of `{"answer": ...}`, with the `score` of each where they are several; a list of such lists for a
-            list, an iterator over them for a dataset or a generator.
+            A list of `{"answer": ...}`, with the `score` of each of several; a list of such lists for a list, an
+            iterator over them for a dataset or a generator.
         """
         if question is None:
             return super().__call__(image, **kwargs)
         if isinstance(image, (Dataset, GeneratorType)):
             if not isinstance(question, str):
                 raise ValueError(
-                    "expected one question for a dataset or a generator of pictures, got "
-                    f"{describe(question)}; yield dicts with `image` and `question`"
+                    f"expected one question for a dataset or a generator of images, got {describe(question)}; yield "
+                    "dicts with `image` and `question`"
                 )
-            return super().__call__(({"image": picture, "question": question} for picture in image), **kwargs)
+            return super().__call__(({"image": each, "question": question} for each in image), **kwargs)
         if not isinstance(image, list) and isinstance(question, str):
             return super().__call__({"image": image, "question": question}, **kwargs)
-        pictures = image if isinstance(image, list) else [image]
+        images = image if isinstance(image, list) else [image]
         questions = [question] if isinstance(question, str) else list(question)
-        return super().__call__([{"image": p, "question": q} for q in questions for p in pictures], **kwargs)
+        return super().__call__([{"image": i, "question": q} for q in questions for i in images], **kwargs)
 
-    def preprocess(self, inputs) -> dict[str, Any]:
+    def preprocess(self, inputs: Any) -> dict[str, Any]:
         if not isinstance(inputs, dict) or not isinstance(inputs.get("question"), str) or inputs.get("image") is None:
             raise ValueError(
-                f"expected a picture with a question, as a dict with `image` and `question`; got {describe(inputs)}"
+                f"expected an image with a question, as a dict with `image` and `question`; got {describe(inputs)}"
             )
         check_keys(inputs, ("image", "question"))
         images = inputs["image"] if isinstance(inputs["image"], (list, tuple)) else [inputs["image"]]
         parts = [{"type": "image", "image": image} for image in images]
         return self.ask([*parts, {"type": "text", "text": inputs["question"]}])
 
-    def _forward(self, model_inputs, top_k: int = 1, **generate_kwargs) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], top_k: int = 1, **generate_kwargs: Any) -> dict[str, Any]:
         if top_k < 1:
             raise ValueError(f"expected at least one answer, got top_k={top_k}")
         if top_k == 1:
@@ -99,7 +103,7 @@ class MMVisualQuestionAnsweringPipeline(MMAnsweringPipeline):
         search = {"num_return_sequences": beams, "do_sample": False, "length_penalty": 1.0}
         if refused := [name for name, value in search.items() if generate_kwargs.get(name, value) != value]:
             raise ValueError(
-                f"top_k={top_k} answers are found by beam search, whose scores are those of an average token; leave "
+                f"top_k={top_k} answers are found by beam search, whose scores belong to an average token; leave "
                 f"{', '.join(refused)} out, or ask for one answer"
             )
         return self.answer(model_inputs, generate_kwargs, num_beams=beams, output_scores=True, **search)
@@ -117,7 +121,7 @@ class MMVisualQuestionAnsweringPipeline(MMAnsweringPipeline):
 
 class MMTranslationPipeline(MMAnsweringPipeline):
     """
-    `pipeline("multimodal-translation")`: a text in another language, with the picture or the sound it belongs to.
+    `pipeline("multimodal-translation")`: a text in another language, with the image or the audio it belongs to.
 
     ```python
     translate = pipeline("multimodal-translation", model, tgt_lang="fr")
@@ -125,30 +129,35 @@ class MMTranslationPipeline(MMAnsweringPipeline):
     ```
 
     Args:
-        tgt_lang (`str`): the language, by its name in English, or by its code (`"fr"`) if it is one of
-            `LANGUAGE_NAMES`.
+        tgt_lang (`str`): the language, by its name in English, or by its code (`"fr"`).
         prompt (`str`, *optional*, defaults to the model's own `translation_prompt`):
-            How the model is asked, with `{language}` and `{text}` in it.
+            The question for the model, with `{language}` and `{text}` in it.
     """
 
     def _sanitize_parameters(
-        self, tgt_lang=None, prompt=None, generate_kwargs=None, **options
-    ) -> tuple[dict, dict, dict]:
+        self,
+        tgt_lang: str | None = None,
+        prompt: str | None = None,
+        generate_kwargs: dict | None = None,
+        **options: Any,
+    ) -> Parameters:
         named = {"tgt_lang": tgt_lang, "prompt": prompt}
         preprocess_params = {name: value for name, value in named.items() if value is not None}
         return preprocess_params, self.options_of_call(generate_kwargs, **options), {}
 
-    def __call__(self, text: Any = None, image: Any = None, audio: Any = None, **kwargs) -> Any:
+    def __call__(self, text: Any = None, image: Any = None, audio: Any = None, **kwargs: Any) -> Any:
         """
+        Translate texts.
+
         Args:
             text: a text; or a list of texts; or a dict with `text`, `image`, `audio`, or a list, dataset or generator
                 of such dicts, which may have a `tgt_lang` of their own.
-            image, audio (*optional*): what the text belongs to; lists as long as that of the texts.
-            generate_kwargs (`dict`, *optional*): options of `generate`, which may be given by their names too.
+            image, audio (*optional*): media of the text; lists as long as the list of texts.
+            generate_kwargs (`dict`, *optional*): options of `generate`, which may be given by name too.
 
         Returns:
-            A list of `{"translation_text": ...}`, one unless `num_return_sequences` asks for more; a list of such
-            lists for a list, an iterator over them for a dataset or a generator.
+            A list of `{"translation_text": ...}`, one unless `num_return_sequences` is larger; a list of such lists
+            for a list, an iterator over them for a dataset or a generator.
         """
         if text is None or isinstance(text, str):
             return super().__call__({"text": text, "image": image, "audio": audio}, **kwargs)
@@ -157,24 +166,22 @@ class MMTranslationPipeline(MMAnsweringPipeline):
         columns = {"text": text, "image": image, "audio": audio}
         columns = {name: column for name, column in columns.items() if column is not None}
         if any(not isinstance(column, list) or len(column) != len(text) for column in columns.values()):
+            sizes = {name: len(c) if isinstance(c, list) else describe(c) for name, c in columns.items()}
             raise ValueError(
                 "expected lists of one length for texts and media, got "
-                + ", ".join(
-                    f"{len(c) if isinstance(c, list) else describe(c)} ({name})" for name, c in columns.items()
-                )
-                + "; pass a dict for each text instead"
+                f"{', '.join(f'{size} ({name})' for name, size in sizes.items())}; pass a dict for each text instead"
             )
         rows = zip(*columns.values(), strict=True)
         return super().__call__([dict(zip(columns, row, strict=True)) for row in rows], **kwargs)
 
-    def preprocess(self, inputs, tgt_lang=None, prompt=None) -> dict[str, Any]:
+    def preprocess(self, inputs: Any, tgt_lang: str | None = None, prompt: str | None = None) -> dict[str, Any]:
         inputs = {"text": inputs} if isinstance(inputs, str) else inputs
         is_dict = isinstance(inputs, dict)
         text = inputs.get("text") if is_dict else None
         if not is_dict or not isinstance(text, (str, type(None))) or (text is None and inputs.get("audio") is None):
             raise ValueError(
-                "expected something to translate, as a dict with a string as `text`, or with `audio` that says it, "
-                f"and perhaps an `image`; got {describe(inputs)}"
+                "expected a dict to translate, with a string as `text`, or with `audio` that says it, and optionally "
+                f"an `image`; got {describe(inputs)}"
             )
         check_keys(inputs, ("text", "image", "audio", "tgt_lang"))
         language = language_name(inputs.get("tgt_lang", tgt_lang))

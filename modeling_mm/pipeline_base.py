@@ -1,5 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What all our pipelines share: which models they serve, their processor, their batches, and how they generate."""
+"""
+Base classes of the pipelines: the models they serve, their processor, their batches, and generation.
+
+Shape legend: B rows, L tokens, K answers of a row.
+"""
 
 import os
 from collections.abc import Mapping, Sized
@@ -24,20 +28,15 @@ from .processing_mm import AUTO_CLASSES, MMProcessor
 
 logger = logging.get_logger(__name__)
 
-# Shape legend: B rows, L tokens, K answers to a row.
-
-
-def is_ours(model: Any) -> bool:
-    return getattr(model.config, "model_type", None) == MMConfig.model_type
+Parameters = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # of preprocess, forward and postprocess
 
 
 def load_processor(model: Any, parts: dict[str, Any]) -> MMProcessor:
     """
-    The processor that lies where a model came from, with the parts that are there already; of these parts alone, where
-    none lies there, or the model was made in memory.
+    Load the processor from where a model was loaded, with the given parts; or make one of the parts alone.
 
     Raises:
-        ValueError: where there is no tokenizer either.
+        ValueError: if there is no processor and no tokenizer.
     """
     parts = {name: part for name, part in parts.items() if part is not None}
     if source := model.config._name_or_path:
@@ -49,13 +48,13 @@ def load_processor(model: Any, parts: dict[str, Any]) -> MMProcessor:
     if "tokenizer" not in parts:
         raise ValueError(
             f"expected a processor, or the parts of one ({', '.join(AUTO_CLASSES)}) with a tokenizer among them; got "
-            f"{', '.join(parts) or 'none'}, and no place where the model came from: pass `processor=`"
+            f"{', '.join(parts) or 'none'}, and a model without a folder or repository: pass `processor=`"
         )
     return MMProcessor(**parts)
 
 
 def messages_of(inputs: Any) -> list[dict[str, Any]] | None:
-    """The messages of a chat: as they are, as `Pipeline` wraps them, or in a dict; None where it is no chat."""
+    """Return the messages of a chat: a list, wrapped by `Pipeline`, or in a dict; None for anything else."""
     if isinstance(inputs, dict) and "messages" in inputs:
         check_keys(inputs, ("messages",))
         return inputs["messages"]
@@ -65,70 +64,65 @@ def messages_of(inputs: Any) -> list[dict[str, Any]] | None:
 
 
 def as_stream(inputs: Any) -> Any:
-    """A `KeyDataset` that `Pipeline` does not take for one: it would read all rows to see whether they are chats."""
+    """Wrap a `KeyDataset`, of which `Pipeline` would read all rows to see if they are chats."""
     return Subset(inputs, range(len(inputs))) if isinstance(inputs, KeyDataset) else inputs
 
 
 def check_keys(inputs: dict, known: tuple[str, ...]) -> None:
-    """
-    Raises:
-        ValueError: for keys that nothing is known of, as they would be left out silently.
-    """
+    """Raise a `ValueError` for unknown keys, which would be ignored."""
     if unknown := set(inputs) - set(known):
         raise ValueError(
-            f"expected a dict with the keys {', '.join(known)}, as far as there are any; got {sorted(unknown)} too: "
-            "leave them out, or rename them"
+            f"expected a dict with keys among {', '.join(known)}; got {sorted(unknown)} too: leave them out, or "
+            "rename them"
         )
 
 
 class MMPipeline(Pipeline):
     """
-    A pipeline for our models. `stock` is the pipeline of transformers for its task, which gets every other model as if
-    we were not there; None where there is none.
+    A pipeline for the models of this package.
+
+    `stock` is transformers' pipeline of the same task, which serves every other model; None if there is none.
     """
 
     stock: type[Pipeline] | None = None
-    processor: Any  # an MMProcessor
+    processor: Any  # an MMProcessor, whose options are declared by its parts
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         model = kwargs.get("model", args[0] if args else None)
-        if model is None or is_ours(model):
+        if model is None or getattr(model.config, "model_type", None) == MMConfig.model_type:
             return super().__new__(cls)
         if cls.stock is None:
             raise ValueError(
                 f"{cls.__name__} serves models of the type {MMConfig.model_type!r}, got a {type(model).__name__} of "
-                f"the type {model.config.model_type!r}; ask it by `pipeline('image-text-to-text')`, if it is for that"
+                f"the type {model.config.model_type!r}; use `pipeline('image-text-to-text')`, if it is for that"
             )
         return cls.stock(*args, **kwargs)
 
-    def __init__(self, model: Any, processor: MMProcessor | None = None, **kwargs):
+    def __init__(self, model: Any, processor: MMProcessor | None = None, **kwargs: Any):
         super().__init__(**self.complete(model, processor, **kwargs))
 
-    def complete(self, model: Any, processor: MMProcessor | None, **kwargs) -> dict[str, Any]:
-        """The arguments of `Pipeline`, for a model that was checked, and with a processor where none was given."""
+    def complete(self, model: Any, processor: MMProcessor | None, **kwargs: Any) -> dict[str, Any]:
+        """Return the arguments of `Pipeline` for a model that was checked, with a processor if none was given."""
         self.check_model(model)
         if processor is None:
-            # Stock pipelines of some tasks go without one, so `pipeline` does not load it.
+            # Stock pipelines of some tasks use none, so `pipeline` does not load it.
             processor = load_processor(model, {name: kwargs.get(name) for name in AUTO_CLASSES})
         return {"model": model, "processor": processor, **kwargs}
 
     def check_model(self, model: Any) -> None:
-        """
-        Raises:
-            ValueError: for a model of ours whose head is not for this task.
-        """
+        """Raise a `ValueError` for a model whose head is not for this task."""
         raise NotImplementedError(f"{type(self).__name__} does not say which heads it serves")
 
-    def check_model_type(self, supported_models) -> None:
-        """Nothing is left to check, and by more than names: see `check_model`."""
+    def check_model_type(self, supported_models: Any) -> None:
+        """Do nothing: `check_model` has checked more than names."""
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves model and processor; the parts of a processor, which transformers saves, do not make one again."""
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save model and processor; transformers would save the parts of the processor, which do not make one."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
-    def __call__(self, inputs: Any, **kwargs) -> Any:
-        """As in transformers, and a `KeyDataset` of chats is read as it is needed."""
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Call `Pipeline`, and read a `KeyDataset` of chats as it is needed."""
         return super().__call__(as_stream(inputs), **kwargs)
 
     def collate(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -139,39 +133,38 @@ class MMPipeline(Pipeline):
         return {**padded, **{name: [row.get(name) for row in rows] for name in names}}
 
     def get_iterator(
-        self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
     ) -> PipelineIterator:
-        """As in transformers, except that rows are batched by [`collate`]."""
+        """Build transformers' iterator, with rows batched by [`collate`]."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the data loader may fork
         is_chunked = isinstance(self, ChunkPipeline)
-        if is_chunked:
-            rows = PipelineChunkIterator(inputs, self.preprocess, preprocess_params)
-        elif isinstance(inputs, Sized):
-            rows = PipelineDataset(inputs, self.preprocess, preprocess_params)
-        else:
-            rows = PipelineIterator(inputs, self.preprocess, preprocess_params)
+        kinds = (PipelineChunkIterator, PipelineDataset, PipelineIterator)
+        rows = kinds[0 if is_chunked else 1 if isinstance(inputs, Sized) else 2](
+            inputs, self.preprocess, preprocess_params
+        )
         if isinstance(rows, PipelineIterator):
-            num_workers = min(num_workers, 1)  # each worker would go through all of it
+            num_workers = min(num_workers, 1)  # each worker would read all of it
         collate = no_collate_fn if batch_size == 1 else self.collate
         loader = DataLoader(rows, num_workers=num_workers, batch_size=batch_size, collate_fn=collate)
         iterator = PipelinePackIterator if is_chunked else PipelineIterator
         outputs = iterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
-    def encode_chat(self, messages: list[dict[str, Any]], **options) -> Any:
-        """The model's inputs for a chat, up to where the assistant is to speak."""
+    def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> Any:
+        """Return the model's inputs for a chat, up to where the assistant speaks next."""
         inputs = self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **options
         )
         return inputs.to(dtype=self.dtype)
 
-    def encode_text(self, text: Any = None, images: Any = None, audio: Any = None, **options) -> Any:
-        """
-        The model's inputs for a text, taken as it is, and the media beside it.
-
-        Raises:
-            ValueError: where there is none of them.
-        """
+    def encode_text(self, text: Any = None, images: Any = None, audio: Any = None, **options: Any) -> Any:
+        """Return the model's inputs for a text as it is, and the media beside it."""
         if text is None and images is None and audio is None:
             raise ValueError("There is nothing to read: pass `text`, `images` or `audio`")
         text = "" if text is None else text
@@ -180,44 +173,50 @@ class MMPipeline(Pipeline):
 
 
 class MMGenerationPipeline(MMPipeline):
-    """A pipeline whose model writes."""
+    """A pipeline whose model generates text."""
 
     def check_model(self, model: Any) -> None:
         if not model.can_generate():
             raise ValueError(
                 f"expected a model that generates, MMForConditionalGeneration, got a {type(model).__name__}, which "
-                "does not; load the weights with that class, or take the pipeline for what this one does "
+                "does not; load the weights with that class, or use the pipeline for what this one does "
                 "('text-classification', 'feature-extraction', 'image-feature-extraction')"
             )
 
     def options_of_call(
-        self, generate_kwargs: dict | None, assistant_model: Any = None, assistant_tokenizer: Any = None, **options
+        self,
+        generate_kwargs: dict | None,
+        assistant_model: Any = None,
+        assistant_tokenizer: Any = None,
+        **options: Any,
     ) -> dict[str, Any]:
-        """The caller's options for `generate`, those given by their names too; an assistant may be a path."""
+        """Return the caller's options of `generate`, with the ones given by name; an assistant may be a path."""
         assistant = load_assistant_model(self.model, assistant_model, assistant_tokenizer)
         return {**(generate_kwargs or {}), **options, **self.name_assistant(*assistant)}
 
     def name_assistant(self, assistant: Any, tokenizer: Any) -> dict[str, Any]:
-        """A tokenizer is there where it is not the model's own; `generate` then wants both."""
+        """Return the options that name an assistant; one with a tokenizer of its own needs both tokenizers."""
         named = {} if assistant is None else {"assistant_model": assistant}
         both = {"tokenizer": self.processor.tokenizer, "assistant_tokenizer": tokenizer}
         return named if tokenizer is None else {**named, **both}
 
     def with_assistant(self, generate_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-        """The options of a call, with the assistant that the pipeline was made with unless they name another."""
+        """Return the options of a call, with the pipeline's own assistant unless they name another."""
         given = generate_kwargs or {}
         preset = self.name_assistant(self.assistant_model, self.assistant_tokenizer)
         return {**({} if "assistant_model" in given else preset), **given}
 
     def ask(self, content: list[dict[str, Any]]) -> dict[str, Any]:
-        """The model's inputs for one message of a user, to which it answers."""
+        """Return the model's inputs for one message of a user."""
         return dict(self.encode_chat([{"role": "user", "content": content}]))
 
-    def answer(self, model_inputs: dict[str, Any], generate_kwargs: dict, **overrides) -> dict[str, Any]:
+    def answer(self, model_inputs: dict[str, Any], generate_kwargs: dict, **overrides: Any) -> dict[str, Any]:
         """
+        Generate answers.
+
         Returns:
             `tokens` (B, K, L) without the prompt, and `scores` (B, K), the likelihood of an answer's average token, or
-            None where `generate` was not asked for scores.
+            None if `generate` returns no scores.
         """
         rows, length = model_inputs["input_ids"].shape
         given = self.with_assistant(generate_kwargs)

@@ -1,10 +1,10 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Pipelines of transformers for our models.
+Pipelines of transformers for the models of this package.
 
-Of tasks that transformers has, such as "automatic-speech-recognition", these are pipelines that serve our models and
-hand every other model to the stock one. Two tasks that transformers 5 no longer has are here for our models alone.
-Text generation and feature extraction need nothing of ours.
+For tasks of transformers, such as "automatic-speech-recognition", they serve these models and pass every other model
+to the stock pipeline. Two tasks that transformers 5 no longer has are for these models alone. Text generation and
+feature extraction work with the stock pipelines.
 """
 
 from types import GeneratorType
@@ -19,7 +19,7 @@ from transformers.pipelines.text_classification import TextClassificationPipelin
 from transformers.utils.chat_template_utils import Chat
 
 from .pipeline_answers import MMTranslationPipeline, MMVisualQuestionAnsweringPipeline
-from .pipeline_base import MMGenerationPipeline, MMPipeline, as_stream, check_keys, messages_of
+from .pipeline_base import MMGenerationPipeline, MMPipeline, Parameters, as_stream, check_keys, messages_of
 from .pipeline_speech import MMSpeechRecognitionPipeline
 from .sources import describe
 
@@ -27,52 +27,60 @@ from .sources import describe
 
 
 def are_rows(inputs: Any) -> bool:
-    """Chats and dicts, one or many, or a dataset or generator of them; not texts, nor media in arguments of theirs."""
+    """Return True for chats and dicts, one or many, or a dataset or generator of them; False for texts and media."""
     is_list = isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], (dict, list, tuple))
     return is_list or isinstance(inputs, (dict, Dataset, GeneratorType))
 
 
 class MMChatPipeline(MMGenerationPipeline):
     """
-    What the two pipelines share that go on with a chat, or with a text and the media beside it.
+    Base of the two pipelines that continue a chat, or a text with media beside it.
 
-    A row is a chat, as a list of messages or as a dict with `messages`; or a text; or a dict with `text`, `images` and
-    `audio`, as far as there are any. Datasets and generators of rows are read batch by batch.
+    A row is a chat, as a list of messages or as a dict with `messages`; or a text; or a dict with some of `text`,
+    `images` and `audio`. Datasets and generators of rows are read batch by batch.
     """
 
     stock_chat: type = Chat
 
     def _sanitize_parameters(
-        self, generate_kwargs=None, assistant_model=None, assistant_tokenizer=None, **options
-    ) -> tuple[dict, dict, dict]:
-        # A copy, because the stock pipeline writes into it; None where there is nothing to put in the preset's place.
+        self,
+        generate_kwargs: dict | None = None,
+        assistant_model: Any = None,
+        assistant_tokenizer: Any = None,
+        **options: Any,
+    ) -> Parameters:
+        # A copy, because the stock pipeline writes into it; None to keep the preset.
         generate_kwargs = self.options_of_call(generate_kwargs, assistant_model, assistant_tokenizer) or None
         return super()._sanitize_parameters(generate_kwargs=generate_kwargs, **options)
 
-    def answer_rows(self, rows: Any, **kwargs) -> Any:
-        # Past the stock `__call__`, which makes a list of some datasets and no chats of others.
+    def answer_rows(self, rows: Any, **kwargs: Any) -> Any:
+        # Not the stock `__call__`, which makes a list of some datasets and no chats of others.
         return Pipeline.__call__(self, list(rows) if isinstance(rows, tuple) else as_stream(rows), **kwargs)
 
-    def preprocess(self, inputs=None, timeout=None, continue_final_message=None, **options):
+    def preprocess(
+        self, inputs: Any = None, timeout: Any = None, continue_final_message: bool | None = None, **options: Any
+    ) -> Any:
         if (messages := messages_of(inputs)) is not None:
             inputs = self.stock_chat(messages)
         if not isinstance(inputs, dict):
             return super().preprocess(inputs, timeout, continue_final_message, **options)
         check_keys(inputs, ("text", "images", "videos", "audio"))
         if timeout is not None:
-            raise ValueError("`timeout` is not for our processor, which knows its own; fetch the media before")
+            raise ValueError(
+                "`timeout` is not for this processor, which has a limit of its own; fetch the media before"
+            )
         options = options if options.get("processor_kwargs") is None else options["processor_kwargs"]
         model_inputs = self.encode_text(**inputs, **options)
         model_inputs["text"] = "" if inputs.get("text") is None else inputs["text"]
         return model_inputs
 
-    def _forward(self, model_inputs, generate_kwargs=None) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> dict[str, Any]:
         return super()._forward(model_inputs, self.with_assistant(generate_kwargs))
 
 
 class MMImageTextToTextPipeline(MMChatPipeline, ImageTextToTextPipeline):
     """
-    `pipeline("image-text-to-text")`; chats may hold sounds as well as pictures.
+    `pipeline("image-text-to-text")`; chats may hold audio as well as images.
 
     ```python
     pipe = pipeline("image-text-to-text", model)
@@ -83,7 +91,7 @@ class MMImageTextToTextPipeline(MMChatPipeline, ImageTextToTextPipeline):
 
     stock = ImageTextToTextPipeline
 
-    def __call__(self, images: Any = None, text: Any = None, **kwargs) -> Any:
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         rows = images if text is None else text
         if (images is None or text is None) and are_rows(rows):
             return self.answer_rows(rows, **kwargs)
@@ -91,16 +99,18 @@ class MMImageTextToTextPipeline(MMChatPipeline, ImageTextToTextPipeline):
 
 
 class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
-    """`pipeline("any-to-any")` with text, pictures and sounds to text; it needs neither torchvision nor librosa."""
+    """`pipeline("any-to-any")` with text, images and audio to text; it needs neither torchvision nor librosa."""
 
     stock = AnyToAnyPipeline
     stock_chat = any_to_any.Chat
 
-    def __init__(self, model: Any, processor: Any = None, **kwargs):
-        # Past the stock one, which asks for packages that our processor does without.
+    def __init__(self, model: Any, processor: Any = None, **kwargs: Any):
+        # Not the stock constructor, which asks for packages that this processor does not need.
         Pipeline.__init__(self, **self.complete(model, processor, **kwargs))
 
-    def __call__(self, text: Any = None, images: Any = None, videos: Any = None, audio: Any = None, **kwargs) -> Any:
+    def __call__(
+        self, text: Any = None, images: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> Any:
         if images is None and videos is None and audio is None and are_rows(text):
             return self.answer_rows(text, **kwargs)
         return AnyToAnyPipeline.__call__(self, text, images, videos, audio, **kwargs)
@@ -111,8 +121,8 @@ class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
 
 class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
     """
-    `pipeline("text-classification")` of texts and of texts with media beside them, taken as they are, and of chats, up
-    to where the assistant would answer, which is what recipes train classifiers on.
+    `pipeline("text-classification")` of texts and of texts with media beside them, as they are, and of chats, up to
+    where the assistant would answer, as recipes train classifiers.
 
     ```python
     classify = pipeline("text-classification", model)
@@ -126,16 +136,16 @@ class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
         if not hasattr(model, "num_labels"):
             raise ValueError(
                 f"expected a model that classifies, MMForSequenceClassification, got a {type(model).__name__}, which "
-                "does not; load the weights with that class, or take the pipeline for what this one does"
+                "does not; load the weights with that class, or use the pipeline for what this one does"
             )
 
-    def preprocess(self, inputs, **options):
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
         if (messages := messages_of(inputs)) is not None:
             return self.encode_chat(messages, **options)
         inputs = {"text": inputs} if isinstance(inputs, str) else inputs
         if not isinstance(inputs, dict):
             raise ValueError(
-                "expected a text, a dict with `text`, `images` and `audio`, or a chat; got " + describe(inputs)
+                f"expected a text, a dict with `text`, `images` and `audio`, or a chat; got {describe(inputs)}"
             )
         check_keys(inputs, ("text", "text_pair", "images", "image", "audio"))
         text, images, audio = inputs.get("text"), inputs.get("images", inputs.get("image")), inputs.get("audio")

@@ -12,21 +12,18 @@ from transformers.models.auto.feature_extraction_auto import AutoFeatureExtracto
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
-from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio import (
     DEFAULT_WINDOW_SECONDS,
     FRAME_SECONDS,
-    check_rate,
-    cut_into_windows,
-    extract_features,
+    audio_features,
     is_audio,
-    lacks_rate,
-    load_audio,
+    rate_of_arrays,
+    raw_input,
     window_length,
 )
-from .batching import pad_batch, pad_rows
+from .batching import pad_batch
 from .chat import (
     add_assistant_masks,
     add_named_tokens,
@@ -40,11 +37,9 @@ from .chat import (
     set_option,
 )
 from .compat import mark_control_tokens
-from .images import is_image, load_image
-from .modalities import MODALITIES, Modality
-from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out, load_rows
-
-logger = logging.get_logger(__name__)
+from .images import image_features, is_image
+from .modalities import MODALITIES
+from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out
 
 AUTO_CLASSES = {
     "image_processor": AutoImageProcessor,
@@ -53,15 +48,6 @@ AUTO_CLASSES = {
 }
 # Tell one item from a list of items.
 IS_ITEM: dict[str, Callable[[Any], bool]] = {"image": is_image, "audio": is_audio}
-# Text options that would cut or pad audio too if they were passed on; audio is cut into windows instead.
-WINDOW_OPTIONS = (
-    "padding",
-    "max_length",
-    "truncation",
-    "pad_to_multiple_of",
-    "return_attention_mask",
-    "return_tensors",
-)
 
 
 class MMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -184,12 +170,8 @@ class MMProcessor(ProcessorMixin):
         names = ["input_ids", "attention_mask"]
         for modality in MODALITIES.values():
             if getattr(self, modality.processor, None) is not None:
-                names += [self._raw_input(modality), modality.mask]
+                names += [raw_input(getattr(self, modality.processor), modality), modality.mask]
         return names
-
-    def _raw_input(self, modality: Modality) -> str:
-        made = getattr(self, modality.processor).model_input_names
-        return next((name for name in made if name in modality.inputs), modality.inputs[0])
 
     # ---- Encoding ---------------------------------------------------------------------------------------------------
 
@@ -258,7 +240,8 @@ class MMProcessor(ProcessorMixin):
         if media_tokens is None:
             for name, items in rows.items():
                 if any(items):
-                    made, rows[name] = getattr(self, f"_process_{name}")(items, options)
+                    given = options[f"{MODALITIES[name].plural}_kwargs"]
+                    made, rows[name] = getattr(self, f"_process_{name}")(items, given)
                     features |= made
         return_tensors = options["text_kwargs"].get("return_tensors")
         inputs = self._tokenize(texts, placeholders, rows, options)
@@ -276,52 +259,11 @@ class MMProcessor(ProcessorMixin):
         options.setdefault("return_token_type_ids", False)
         return merged
 
-    def _process_image(self, rows: Rows, options: dict[str, dict]) -> tuple[dict[str, torch.Tensor], Rows]:
-        given = {name: value for name, value in options["images_kwargs"].items() if name != "return_tensors"}
-        layout = given.pop("input_data_format", None)
-        channels_first = None if layout is None else getattr(layout, "value", layout) == "channels_first"
-        is_scaled = given.get("do_rescale") is False
-        modality = MODALITIES["image"]
-        loaded = load_rows(rows, lambda source: load_image(source, is_scaled, channels_first), modality)
-        flat, counts = [image for images in loaded for image in images], list(map(len, loaded))
-        pixels = self.image_processor(images=flat, return_tensors="pt", **given)["pixel_values"]  # (images, 3, H, W)
-        if pixels.ndim != 4 or len(pixels) != len(flat):
-            raise ValueError(
-                f"{type(self.image_processor).__name__} makes pixel values of shape {tuple(pixels.shape)} of "
-                f"{len(flat)} images; an image processor is needed that makes one (3, H, W) array of each"
-            )
-        mask = pixels.new_ones(len(flat), dtype=torch.bool)
-        features = {"pixel_values": pad_rows(pixels, counts), modality.mask: pad_rows(mask, counts)}
-        return features, [[1] * count for count in counts]
+    def _process_image(self, rows: Rows, options: dict[str, Any]) -> tuple[dict[str, torch.Tensor], Rows]:
+        return image_features(self.image_processor, rows, options)
 
-    def _process_audio(self, rows: Rows, options: dict[str, dict]) -> tuple[dict[str, torch.Tensor], Rows]:
-        given, modality = options["audio_kwargs"], MODALITIES["audio"]
-        target, rate = self.feature_extractor.sampling_rate, self._array_rate(rows, given.get("sampling_rate"))
-        loaded = load_rows(rows, lambda source: load_audio(source, target, rate), modality)
-        length = window_length(self.feature_extractor, self.audio_window_seconds)
-        windows = [[cut_into_windows(samples, length) for samples in items] for items in loaded]
-        flat = [[window for pieces in items for window in pieces] for items in windows]
-        unused = (*WINDOW_OPTIONS, "sampling_rate")
-        features, frames = extract_features(
-            self.feature_extractor,
-            [window for row in flat for window in row],
-            {name: value for name, value in given.items() if name not in unused},
-        )
-        counts = list(map(len, flat))
-        made = {self._raw_input(modality): pad_rows(features, counts), modality.mask: pad_rows(frames, counts)}
-        return made, [list(map(len, items)) for items in windows]
-
-    def _array_rate(self, rows: Rows, rate: float | None) -> float:
-        """Return the rate of arrays that do not state it; the encoder's by default, with a warning."""
-        if rate is not None:
-            return check_rate(rate)
-        rate = self.feature_extractor.sampling_rate
-        if any(lacks_rate(item) for items in rows for item in items):
-            logger.warning_once(
-                f"Audio was passed as arrays without their sampling rate; {rate} Hz, the encoder's, is assumed. "
-                "Pass `sampling_rate=`, or (array, sampling_rate) tuples."
-            )
-        return rate
+    def _process_audio(self, rows: Rows, options: dict[str, Any]) -> tuple[dict[str, torch.Tensor], Rows]:
+        return audio_features(self.feature_extractor, rows, options, self.audio_window_seconds)
 
     def _tokenize(
         self,
@@ -479,7 +421,8 @@ class MMProcessor(ProcessorMixin):
 
         options |= {MODALITIES[name].plural: rows for name, rows in sources.items() if any(rows)}
         if any(sources["audio"]) and self.feature_extractor is not None:
-            rate = self._array_rate(sources["audio"], pick_option(options, "audio_kwargs", "sampling_rate"))
+            given = pick_option(options, "audio_kwargs", "sampling_rate")
+            rate = rate_of_arrays(sources["audio"], given, self.feature_extractor)
             options = set_option(options, "audio_kwargs", "sampling_rate", rate)
         if return_tensors not in (None, "auto"):
             options["return_tensors"] = return_tensors

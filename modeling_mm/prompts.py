@@ -7,15 +7,10 @@ generation config: `transcription_prompts` (language code to prompt) and `transl
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.models.whisper.tokenization_whisper import LANGUAGES  # codes and English names
+
 DEFAULT_TRANSCRIPTION_PROMPT = "Transcribe the speech."
 DEFAULT_TRANSLATION_PROMPT = "Translate into {language}: {text}"
-LANGUAGE_NAMES = {
-    "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
-    "en": "English", "es": "Spanish", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi",
-    "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch",
-    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
-    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
-}  # fmt: skip
 
 
 def set_prompts(model: Any, transcription: Mapping[str, str] | None = None, translation: str | None = None) -> None:
@@ -68,9 +63,10 @@ def language_name(language: str | None) -> str:
         raise ValueError(
             "expected the language to translate into, got none; pass `tgt_lang`, such as 'French' or 'fr'"
         )
-    if len(language) <= 3 and language not in LANGUAGE_NAMES:
+    if language in LANGUAGES:
+        return LANGUAGES[language].title()
+    if len(language) <= 3:
         raise ValueError(
-            f"expected a language by its name in English, or one of the codes {', '.join(LANGUAGE_NAMES)}; got "
-            f"{language!r}: write its name"
+            f"expected a language by its name in English, or by its code, got {language!r}: write its name"
         )
-    return LANGUAGE_NAMES.get(language, language)
+    return language

@@ -1,14 +1,12 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Bytes of media files, read from paths, URLs and base64. Nothing else in the package opens what a caller names.
+Bytes of media files from paths, URLs and base64. Nothing else in the package opens a source that a caller names.
 
-A `SourcePolicy` says what may be opened. `TRUSTED` is for a user's own inputs; the default `SourcePolicy()` is for
-other people's, as a server gets them: public URLs and base64 alone. A URL is opened at the very address that was
-checked, after every redirect, and a slow server is cut off at the deadline.
+A `SourcePolicy` says what may be opened: `TRUSTED` is for a user's own inputs, the default `SourcePolicy()` for other
+people's, as a server gets them. A URL is opened at the very address that was checked, after every redirect.
 """
 
 import base64
-import binascii
 import contextlib
 import ipaddress
 import os
@@ -37,16 +35,13 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 # IPv6 addresses whose last 32 bits are the IPv4 address behind a translator.
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-NOT_OPENED = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "168.63.129.16/32",  # the host of a cloud's virtual machine, although the number is public
-        "192.0.0.0/24",  # protocols and metadata of clouds; Python counts parts of it as public
-        "192.88.99.0/24",  # the relay of 6to4
-        "2001::/32",  # Teredo, which leads to an IPv4 address
-        "2002::/16",  # 6to4, likewise
-    )
-)
+NOT_OPENED = [
+    ipaddress.ip_network("168.63.129.16/32"),  # the host of a cloud's virtual machine, although the number is public
+    ipaddress.ip_network("192.0.0.0/24"),  # protocols and metadata of clouds; Python counts parts of it as public
+    ipaddress.ip_network("192.88.99.0/24"),  # the relay of 6to4
+    ipaddress.ip_network("2001::/32"),  # Teredo, which leads to an IPv4 address
+    ipaddress.ip_network("2002::/16"),  # 6to4, likewise
+]
 
 
 class SourceError(ValueError):
@@ -59,7 +54,7 @@ class SourcePolicy:
     Limits on what is opened.
 
     Args:
-        private_urls: allow URLs that lead to addresses which are not public, such as this machine's, or to a proxy.
+        private_urls: allow URLs that lead to a proxy or to addresses that are not public, such as this machine's.
         files: True for every file, a folder for the files inside it, False for none.
         max_bytes: the most bytes of one source.
         timeout: the most seconds that a URL may take, redirects included.
@@ -115,43 +110,37 @@ def read_bytes(
         return read_bytes(inner, policy, max_bytes, deadline)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
-    if isinstance(source, str):
-        if source.startswith(WEB):
-            return Download(source, policy, limit, deadline).read()
-        if source.startswith("data:"):
-            if (match := DATA_URL.fullmatch(source)) is None:
-                raise SourceError(f"{describe(source)}: expected `data:<type>;base64,<content>`")
-            return decode_base64(match["body"], source, policy, limit)
-        if not source.startswith("file://") and not is_file(source, policy):
-            if SCHEME.match(source):
-                raise unreadable(source, policy)
-            return decode_base64(source, source, policy, limit)
-    return read_file(source, policy, limit)
+    if isinstance(source, str) and source.startswith(WEB):
+        return Download(source, policy, limit, deadline).read()
+    if isinstance(source, os.PathLike) or source.startswith("file://") or is_file(source, policy):
+        return read_file(source, policy, limit)
+    return decode_base64(source, policy, limit)
 
 
-def unreadable(source: str, policy: SourcePolicy) -> SourceError:
-    if policy.files is False:
-        expected = "a data: or http(s) URL, or base64; send the content of a file as a data: URL"
-    else:
-        expected = "an existing file, an http(s) or data: URL, or base64; check the path"
-    return SourceError(f"{describe(source)}: expected {expected}")
-
-
-def too_large(source: str | os.PathLike, limit: int) -> SourceError:
-    return SourceError(f"{describe(source)}: larger than the limit of {limit} bytes; shrink the file")
-
-
-def decode_base64(text: str, source: str, policy: SourcePolicy, limit: int) -> bytes:
-    """Return the bytes of base64 `text`; white space is ignored."""
+def decode_base64(source: str, policy: SourcePolicy, limit: int) -> bytes:
+    """Return the bytes of base64 or of a `data:` URL; white space is ignored."""
+    match = DATA_URL.fullmatch(source)
+    if match is None and source.startswith("data:"):
+        raise SourceError(f"{describe(source)}: expected `data:<type>;base64,<content>`")
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):  # ValueError: characters outside of ASCII
-        raise unreadable(source, policy) from None
+        if match is None and SCHEME.match(source):
+            raise ValueError
+        data = base64.b64decode("".join((source if match is None else match["body"]).split()), validate=True)
+    except ValueError:
+        if policy.files is False:
+            expected = "a data: or http(s) URL, or base64; send the content of a file as a data: URL"
+        else:
+            expected = "an existing file, an http(s) or data: URL, or base64; check the path"
+        raise SourceError(f"{describe(source)}: expected {expected}") from None
     if not data:
         raise SourceError(f"{describe(source)}: holds 0 bytes")
-    if len(data) > limit:
-        raise too_large(source, limit)
+    check_size(source, len(data), limit)
     return data
+
+
+def check_size(source: str | os.PathLike, size: int, limit: int) -> None:
+    if size > limit:
+        raise SourceError(f"{describe(source)}: larger than the limit of {limit} bytes; shrink the file")
 
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
@@ -164,15 +153,15 @@ def path_of(source: str | os.PathLike, policy: SourcePolicy) -> Path:
 
 
 def is_file(source: str | os.PathLike, policy: SourcePolicy) -> bool:
-    """Return True if the policy allows a source as a path and something is there."""
-    if policy.files is False or not source or (isinstance(source, str) and len(source) > LONGEST_PATH):
+    """Return True if a source is the path of something that the policy allows."""
+    if policy.files is False or not source or len(str(source)) > LONGEST_PATH:  # base64 is too long for a name
         return False
     try:
         path = path_of(source, policy)
         if policy.files is True:
             return path.exists()
         return path.is_relative_to(policy.files.resolve()) and path.is_file()
-    except (OSError, ValueError):  # base64 is too long for a name
+    except (OSError, ValueError):
         return False
 
 
@@ -183,8 +172,7 @@ def read_file(source: str | os.PathLike, policy: SourcePolicy, limit: int) -> by
         raise SourceError(f"{describe(source)}: no such file in the allowed folder")
     path = path_of(source, policy)
     try:
-        if path.stat().st_size > limit:
-            raise too_large(source, limit)
+        check_size(source, path.stat().st_size, limit)
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"could not read {describe(source)}: {error.strerror}") from error
@@ -206,53 +194,61 @@ def is_public(address: str) -> bool:
     return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in NOT_OPENED)
 
 
-class Download:
+class Download(urllib.request.AbstractHTTPHandler):
     """
-    One URL with its policy and deadline, read through urllib by connections that are made here.
+    The download of one URL, and urllib's handler that makes its connections.
 
     A socket's own timeout starts again with each byte, so a timer shuts the sockets down at the deadline.
     """
 
     def __init__(self, url: str, policy: SourcePolicy, limit: int, deadline: float | None = None):
+        super().__init__()
         self.url, self.policy, self.limit = url, policy, limit
         self.deadline = time.monotonic() + policy.timeout if deadline is None else deadline
         self.sockets: list[socket.socket] = []
         self.is_cut = False
 
     def read(self) -> bytes:
+        opener = urllib.request.OpenerDirector()  # without `file:` and `ftp:`
+        for handler in (
+            self,
+            LimitedRedirects(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.UnknownHandler(),
+            *([urllib.request.ProxyHandler()] if self.policy.private_urls else []),
+        ):
+            opener.add_handler(handler)
         timer = threading.Timer(self.time_left(), self.cut)
         timer.daemon = True
         timer.start()
-        request = Request(self.url, headers={"User-Agent": "modeling_mm"})
         try:
-            with self.opener().open(request, timeout=self.time_left()) as response:
+            with opener.open(Request(self.url, headers={"User-Agent": "modeling_mm"})) as response:
                 body = self.read_body(response)
             if self.is_cut:  # a body without a length seems to end there
-                raise self.too_slow()
+                raise TimeoutError
             return body
+        except SourceError:
+            raise
         except (OSError, HTTPException, ValueError) as error:  # ValueError: a bad port, a control character
-            if isinstance(error, SourceError):
-                raise
+            reason = f"could not be fetched ({error}); check the address, or pass the file itself"
             if self.is_cut or isinstance(getattr(error, "reason", error), TimeoutError):
-                raise self.too_slow() from error
-            if isinstance(error, HTTPError) and error.code in REDIRECTS:
-                raise self.error(f"redirects more than {MAX_REDIRECTS} times, or not to an http(s) URL") from error
-            raise self.error(f"could not be fetched ({error}); check the address, or pass the file itself") from error
+                reason = self.too_slow
+            elif isinstance(error, HTTPError) and error.code in REDIRECTS:
+                reason = f"redirects more than {MAX_REDIRECTS} times, or not to an http(s) URL"
+            raise self.error(reason) from error
         finally:
             timer.cancel()
             for connection in self.sockets:
                 connection.close()
 
-    def opener(self) -> urllib.request.OpenerDirector:
-        opener = urllib.request.OpenerDirector()  # without `file:` and `ftp:`
-        opener.add_handler(DownloadHandler(self))
-        opener.add_handler(LimitedRedirects())
-        for handler in (urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor):
-            opener.add_handler(handler())
-        opener.add_handler(urllib.request.UnknownHandler())
-        if self.policy.private_urls:
-            opener.add_handler(urllib.request.ProxyHandler())
-        return opener
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self.connection, HTTPConnection), request)
+
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self.connection, HTTPSConnection), request)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
     def connection(self, cls: type[HTTPConnection], *args: Any, **kwargs: Any) -> HTTPConnection:
         connection = cls(*args, **kwargs)
@@ -268,7 +264,7 @@ class Download:
                 raise self.error("leads to a private address, which is not opened; send the content as a data: URL")
             host = found[0]
         connection = socket.create_connection((host, port), self.time_left())
-        self.sockets.append(connection.dup())  # `http.client` detaches its own from the start of TLS on
+        self.sockets.append(connection.dup())  # `http.client` detaches its own when TLS starts
         if self.is_cut:
             raise TimeoutError
         return connection
@@ -276,13 +272,13 @@ class Download:
     def cut(self) -> None:
         self.is_cut = True
         for connection in self.sockets:
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # closed already
                 connection.shutdown(socket.SHUT_RDWR)
 
     def time_left(self) -> float:
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise self.too_slow()
+            raise self.error(self.too_slow)
         return left
 
     def read_body(self, response: HTTPResponse) -> bytes:
@@ -290,10 +286,9 @@ class Download:
         if response.status != 200:
             raise self.error(f"answered {response.status} {response.reason}")
         announced, body = response.length, bytearray()
-        while (announced or 0) <= self.limit and len(body) <= self.limit and (piece := response.read1(PIECE_BYTES)):
+        while max(announced or 0, len(body)) <= self.limit and (piece := response.read1(PIECE_BYTES)):
             body += piece
-        if max(announced or 0, len(body)) > self.limit:
-            raise too_large(self.url, self.limit)
+        check_size(self.url, max(announced or 0, len(body)), self.limit)
         if announced is not None and len(body) < announced and not self.is_cut:
             raise self.error(f"ended after {len(body)} of {announced} bytes; try again")
         return bytes(body)
@@ -301,24 +296,9 @@ class Download:
     def error(self, reason: str) -> SourceError:
         return SourceError(f"{describe(self.url)}: {reason}")
 
-    def too_slow(self) -> SourceError:
-        return self.error(f"took longer than the limit of {self.policy.timeout:g} s")
-
-
-class DownloadHandler(urllib.request.AbstractHTTPHandler):
-    """Open http(s) URLs by the connections of a download."""
-
-    def __init__(self, download: Download):
-        super().__init__()
-        self.download = download
-
-    def http_open(self, request: Request) -> HTTPResponse:
-        return self.do_open(partial(self.download.connection, HTTPConnection), request)
-
-    def https_open(self, request: Request) -> HTTPResponse:
-        return self.do_open(partial(self.download.connection, HTTPSConnection), request)
-
-    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+    @property
+    def too_slow(self) -> str:
+        return f"took longer than the limit of {self.policy.timeout:g} s"
 
 
 class LimitedRedirects(urllib.request.HTTPRedirectHandler):

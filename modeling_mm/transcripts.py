@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Long sounds in chunks that overlap, and one text again from the transcripts of these."""
+"""Overlapping chunks of long audio, and one text from their transcripts."""
 
 import math
 import re
@@ -10,23 +10,23 @@ import numpy as np
 # Thai, kana and Han are written without spaces between words: each character counts as a word.
 UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\s{UNSPACED}]*[^\W{UNSPACED}])?")
-# What a word that differs takes away, where one that agrees adds 1, when two transcripts are aligned.
+# The cost of a word that differs in an alignment; one that agrees adds 1.
 ERROR_COST = 0.5
-# More than an overlap's share of a chunk's words may lie in the overlap, as people do not speak evenly.
+# More than an overlap's share of a chunk's words may lie in the overlap, as speech is not even.
 OVERLAP_SLACK, OVERLAP_WORDS = 2, 2
 
 
 def chunk_sizes(chunk_length_s: float, stride_length_s: Any, rate: int) -> tuple[int, int]:
     """
-    The length of a chunk and how far it reaches into the one before it, in samples.
+    Return the length of a chunk and its overlap with the one before, in samples.
 
     Args:
         chunk_length_s: seconds.
-        stride_length_s: seconds at both ends of a chunk, or for the left and the right one each, that the chunks
-            beside it have too; a sixth of the chunk by default.
+        stride_length_s: seconds at both ends of a chunk, or a pair for the left and the right end, that its neighbors
+            have too; a sixth of the chunk by default.
 
     Raises:
-        ValueError: where chunks would not go on.
+        ValueError: if a chunk would not reach beyond the one before.
     """
     strides = chunk_length_s / 6 if stride_length_s is None else stride_length_s
     strides = [strides, strides] if isinstance(strides, (int, float)) else list(strides)
@@ -43,19 +43,17 @@ def chunk_sizes(chunk_length_s: float, stride_length_s: Any, rate: int) -> tuple
 
 
 def cut_into_chunks(samples: np.ndarray, length: int, overlap: int) -> list[np.ndarray]:
-    """Pieces of `length` samples, each of which begins `overlap` before the end of the last one. Nothing is lost."""
+    """Cut samples into pieces of `length`, each of which begins `overlap` before the end of the one before."""
     starts = range(0, max(len(samples) - overlap, 1), length - overlap)
     return [samples[start : start + length] for start in starts]
 
 
 def align_overlap(left: list[str], right: list[str]) -> list[tuple[int, int]]:
     """
-    Which words at the end of `left` are which at the beginning of `right`.
-
-    The two are aligned so that most words agree, with `ERROR_COST` for each that differs or that only one of them has.
+    Align words at the end of `left` with words at the beginning of `right`, so that most of them agree.
 
     Returns:
-        Pairs of indices, in order; none where less than two words agree, unless one stands right where the texts meet.
+        Pairs of indices, in order; none if less than two words agree, unless one is exactly where the texts meet.
     """
     scores = [[-ERROR_COST * j for j in range(len(right) + 1)]]  # of left[?:i] and right[:j], best over all beginnings
     for word in left:
@@ -81,16 +79,16 @@ def align_overlap(left: list[str], right: list[str]) -> list[tuple[int, int]]:
 
 def merge_transcripts(transcripts: list[str], shares: list[float]) -> str:
     """
-    The text of a sound from those of its chunks; what two of them have in common is written once.
+    Merge the texts of chunks; words that two of them have in common are written once.
 
-    Words at the end of a chunk may be cut off, as may be those at the beginning of the next: so the texts change over
-    in the middle of what they have in common. Where nothing agrees, both are kept whole.
+    Words at both ends of a chunk may be cut off, so the texts change over in the middle of their common words. If
+    nothing agrees, both are kept whole.
 
     Args:
         transcripts: one for each chunk.
-        shares: what part of each chunk is as long as the overlap of two of them.
+        shares: the length of the overlap as a share of each chunk.
     """
-    text, num_repeated = "", 0  # how many words at the end of the text may be said again in the next chunk
+    text, num_repeated = "", 0  # words at the end of the text that the next chunk may repeat
     for transcript, share in zip(transcripts, shares, strict=True):
         words, written = list(WORD.finditer(transcript)), list(WORD.finditer(text))
         num_overlapping = words_in_overlap(len(words), share)
@@ -106,11 +104,11 @@ def merge_transcripts(transcripts: list[str], shares: list[float]) -> str:
 
 
 def words_in_overlap(num_words: int, share: float) -> int:
-    """How many words of a chunk, at most, are looked for in the chunk beside it."""
+    """Return the most words of a chunk that are compared with the chunk beside it."""
     return min(math.ceil(OVERLAP_SLACK * share * num_words) + OVERLAP_WORDS, num_words) if share else 0
 
 
 def join_texts(left: str, right: str) -> str:
-    """Two texts with a space between them, unless one is empty or they are in a script without spaces."""
+    """Join two texts by a space, unless one is empty or they are in a script without spaces."""
     is_unspaced = re.search(rf"[{UNSPACED}]$", left) and re.match(rf"[{UNSPACED}]", right)
     return left + right if is_unspaced or not left or not right else f"{left} {right}"

@@ -124,14 +124,14 @@ def test_mix_down_is_the_mean():
 @pytest.mark.parametrize(
     "source, message",
     [
-        (np.zeros(0), "the sound holds no samples"),
-        (encode(np.zeros(0, np.float32)), "the sound holds no samples"),
+        (np.zeros(0), "the audio holds no samples"),
+        (encode(np.zeros(0, np.float32)), "the audio holds no samples"),
         (np.array([0, np.nan, np.inf, 1]), "2 of 4 samples are NaN or infinite.*nan_to_num"),
         (np.zeros((40, 40)), r"expected samples of shape \(length,\) .* got \(40, 40\)"),
         (np.zeros((1, 2, 3)), r"got \(1, 2, 3\)"),
         (np.array(["a"]), "expected samples of an integer or float type"),
-        (b"this is no sound", "expected a sound, got 16 bytes that cannot be decoded.*convert the file to WAV"),
-        (b"", "expected a sound, got 0 bytes"),
+        (b"this is no sound", "expected audio, got 16 bytes that cannot be decoded.*convert the file to WAV"),
+        (b"", "expected audio, got 0 bytes"),
         ("gone.wav", "'gone.wav': expected an existing file"),
         ((np.zeros(5), 0), "expected a positive sampling rate in Hz, got 0"),
         ((np.zeros(5), -8000), "got -8000"),

@@ -175,8 +175,8 @@ def test_scaled_floats_are_left_alone():
 @pytest.mark.parametrize(
     "source, message",
     [
-        (b"this is no picture", "expected a picture, got 18 bytes .* convert the file to PNG"),
-        (b"", "expected a picture, got 0 bytes"),
+        (b"this is no picture", "expected an image, got 18 bytes .* convert the file to PNG"),
+        (b"", "expected an image, got 0 bytes"),
         ("gone.png", "'gone.png': expected an existing file, an http.s. or data: URL, or base64"),
         ({"bytes": None, "path": None}, "holds neither `bytes` nor a `path`"),
         (7, "expected a path, a URL, bytes.*; got an object of type int"),
@@ -201,7 +201,7 @@ def test_truncated_files(kind, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), kind)
     for length in (len(data) // 2, len(data) // 4, 20):
-        with pytest.raises(ValueError, match=r"damaged or cut short|expected a picture"):
+        with pytest.raises(ValueError, match=r"damaged or cut short|expected an image"):
             load_image(data[:length])
     path = tmp_path / "half"
     path.write_bytes(data[: len(data) // 2])
@@ -212,7 +212,7 @@ def test_truncated_files(kind, tmp_path):
 def test_truncated_file_opened_by_the_caller(tmp_path):
     path = tmp_path / "half.png"
     path.write_bytes(encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)))[:5000])
-    with pytest.raises(ValueError, match="the picture cannot be decoded"):
+    with pytest.raises(ValueError, match="the image cannot be decoded"):
         load_image(Image.open(path))
 
 
@@ -237,7 +237,7 @@ def test_is_image():
 
 
 def test_postscript_is_refused():
-    with pytest.raises(ValueError, match="expected a picture"):
+    with pytest.raises(ValueError, match="expected an image"):
         load_image(encode(two_pixels(), "EPS"))
 
 

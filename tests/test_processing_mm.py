@@ -197,10 +197,10 @@ def test_broken_media_are_refused_with_their_row(processor, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8)).save(buffer, "PNG")
     half.write_bytes(buffer.getvalue()[:4000])
     with pytest.raises(
-        ValueError, match=r"Row 1, item 0 of its images: .*half.png': the picture is damaged or cut short"
+        ValueError, match=r"Row 1, item 0 of its images: .*half.png': the image is damaged or cut short"
     ):
         processor(text=["a", "a"], images=[[picture()], [half]])
-    with pytest.raises(ValueError, match="Row 0, item 1 of its audio inputs: the sound holds no samples"):
+    with pytest.raises(ValueError, match="Row 0, item 1 of its audio inputs: the audio holds no samples"):
         processor(text="a", audio=[sound(), (np.zeros(0), RATE)])
     with pytest.raises(ValueError, match="Row 2, item 0 of its audio inputs: 1 of 2 samples are NaN or infinite"):
         processor(text=["a"] * 3, audio=[None, [], [(np.array([0, np.inf]), RATE)]])

@@ -1,20 +1,19 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""One chat sample, whatever form it came in: our own, TRL's with media in columns, or prompt and completion."""
+"""One chat sample, from every known form: the package's own, TRL's with media in columns, or prompt and completion."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
-from ..chat import SOURCE_KEYS, normalize_part
+from ..chat import SOURCE_KEYS, media_source, normalize_part
+from ..modalities import MODALITIES
 
 Message = dict[str, Any]
 
 ROLES = ("system", "user", "assistant")
-# The kinds of media parts, and the columns in which TRL keeps what such parts show.
-MEDIA_COLUMNS = {"image": ("images", "image"), "audio": ("audios", "audio")}
-# What else of a media part is kept: the rate of bare samples, and that a picture bears writing (it is never mirrored).
+# Other keys of a media part: the rate of bare samples, and a mark for images with writing, which are never mirrored.
 MEDIA_KEYS = ("sampling_rate", "has_text")
 
 
@@ -28,9 +27,9 @@ class ChatRow:
         messages: turns `{"role", "content"}`, each content a list of parts `{"type": "text", "text"}`,
             `{"type": "image", ...}` and `{"type": "audio", ...}`, with the media under `path`, `url`, `bytes`,
             `base64` or the part's own type.
-        task: what is asked of the model, such as `caption/fr`; figures are given for each.
+        task: the kind of question, such as `caption/fr`; metrics are reported for each.
         id: the sample's name, for reports.
-        epoch: which pass over its data set shows it; augmentation draws anew in each.
+        epoch: the pass over the data; augmentation draws differently in each.
     """
 
     messages: list[Message]
@@ -60,42 +59,37 @@ class ChatRow:
 
 
 def turn_text(turn: Message) -> str:
-    """What is written in a turn, its parts of text joined, without surrounding white space."""
+    """Return the text parts of a turn, joined, without surrounding white space."""
     return "".join(part["text"] for part in turn["content"] if part["type"] == "text").strip()
 
 
 def media_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The parts of a normalised conversation that are pictures or sounds, in order."""
-    return [part for turn in messages for part in turn["content"] if part["type"] in MEDIA_COLUMNS]
-
-
-def media_source(part: Mapping[str, Any]) -> Any:
-    """What a media part shows, a path or anything else that the processor loads; None where it holds nothing."""
-    return next((part[key] for key in (part["type"], *SOURCE_KEYS) if part.get(key) is not None), None)
+    """Return the media parts of a normalized conversation in order."""
+    return [part for turn in messages for part in turn["content"] if part["type"] in MODALITIES]
 
 
 def to_row(sample: Any, folder: str | os.PathLike | None = None) -> ChatRow:
     """
-    A sample in any of the known forms as a `ChatRow`.
+    Return a sample in any of the known forms as a `ChatRow`.
 
     Args:
         sample: a mapping with `messages`, or with `prompt` and `completion` (text or messages each), and optionally
-            `task` and `id`. Contents may be strings. Media parts that hold nothing are filled in order from the
-            columns `images` or `image`, `audios` or `audio`; where the conversation is plain text, those media are
-            put in front of the first user turn, as TRL does. `has_text` marks all its pictures as bearing writing.
-        folder: where relative paths start.
+            `task` and `id`. Contents may be strings. Media parts without media are filled in order from the columns
+            `images` or `image`, `audios` or `audio`; if the conversation is plain text, those media are put in front
+            of the first user turn, as TRL does. `has_text` marks all its images as ones with writing.
+        folder: the start of relative paths.
 
     Raises:
-        ValueError: for what is no such sample, with what was expected and what came.
+        ValueError: for another form, with what was expected and what was given.
     """
     if isinstance(sample, ChatRow):
         return sample
     if not isinstance(sample, Mapping):
         raise ValueError(f"expected a mapping with `messages`, got {type(sample).__name__}")
-    raw = raw_messages(sample)
-    messages = [normal_turn(turn, number) for number, turn in enumerate(raw)]
-    for kind in MEDIA_COLUMNS:
-        fill_media(messages, kind, column_items(sample, kind), is_text=plain_start(raw))
+    turns = raw_messages(sample)
+    messages = [normalize_turn(turn, number) for number, turn in enumerate(turns)]
+    for kind in MODALITIES:
+        fill_parts(messages, kind, sample, turns)
     for part in media_parts(messages):
         resolve_source(part, folder)
         if sample.get("has_text") and part["type"] == "image":
@@ -105,11 +99,15 @@ def to_row(sample: Any, folder: str | os.PathLike | None = None) -> ChatRow:
 
 
 def raw_messages(sample: Mapping[str, Any]) -> list[Any]:
-    """The turns of a sample as they came."""
+    """Return the turns of a sample as they are."""
     if sample.get("messages") is not None:
         turns = sample["messages"]
     elif sample.get("prompt") is not None and sample.get("completion") is not None:
-        turns = [*as_turns(sample["prompt"], "user"), *as_turns(sample["completion"], "assistant")]
+        turns = []
+        for role, value in (("user", sample["prompt"]), ("assistant", sample["completion"])):
+            if not isinstance(value, (str, list, tuple)):
+                raise ValueError(f"expected text or a list of messages, got {value!r:.80}")
+            turns += [{"role": role, "content": value}] if isinstance(value, str) else value
     else:
         raise ValueError(
             f"expected `messages`, or `prompt` and `completion`; got the columns {sorted(map(str, sample))}"
@@ -119,70 +117,49 @@ def raw_messages(sample: Mapping[str, Any]) -> list[Any]:
     return list(turns)
 
 
-def as_turns(value: Any, role: str) -> list[Any]:
-    """A prompt or a completion as turns: text is one turn of `role`."""
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"expected text or a list of messages, got {value!r:.80}")
-    return list(value)
-
-
-def normal_turn(turn: Any, number: int) -> Message:
-    """A fresh turn with a list of parts."""
+def normalize_turn(turn: Any, number: int) -> Message:
+    """Return a fresh turn with a list of parts, which hold only known keys."""
     if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
         raise ValueError(f"message {number}: expected a `role` of {', '.join(ROLES)}, got {turn!r:.80}")
     content = turn.get("content")
-    if isinstance(content, str):
-        content = [content]
+    content = [content] if isinstance(content, str) else content
     if not isinstance(content, (list, tuple)):
         raise ValueError(f"message {number}: its `content` must be text or a list of parts, got {content!r:.80}")
-    return {"role": turn["role"], "content": [normal_part(part, number) for part in content]}
+    parts = []
+    for given in content:
+        part = {"type": "text", "text": given} if isinstance(given, str) else normalize_part(given)
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append({"type": "text", "text": part["text"]})
+        elif kind in MODALITIES:
+            parts.append({key: part[key] for key in ("type", kind, *SOURCE_KEYS, *MEDIA_KEYS) if key in part})
+        else:
+            raise ValueError(
+                f"message {number}: expected a part of `type` text (with `text`), {' or '.join(MODALITIES)}, got "
+                f"{part!r:.80}"
+            )
+    return {"role": turn["role"], "content": parts}
 
 
-def normal_part(part: Any, number: int) -> dict[str, Any]:
-    """A fresh part with the keys that count."""
-    part = {"type": "text", "text": part} if isinstance(part, str) else normalize_part(part)
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if kind in MEDIA_COLUMNS:
-        return {key: part[key] for key in ("type", kind, *SOURCE_KEYS, *MEDIA_KEYS) if key in part}
-    raise ValueError(
-        f"message {number}: expected a part of `type` text (with `text`), image or audio, got {part!r:.80}"
-    )
-
-
-def plain_start(turns: Sequence[Any]) -> bool:
-    """Whether the first user turn was given as plain text, so that media can only stand in front of it."""
-    first = next((turn for turn in turns if turn["role"] == "user"), None)
-    return first is not None and isinstance(first["content"], str)
-
-
-def column_items(sample: Mapping[str, Any], kind: str) -> list[Any]:
-    """The media that a sample keeps in a column of their own."""
-    for column in MEDIA_COLUMNS[kind]:
-        items = sample.get(column)
-        if items is not None:
-            return list(items) if isinstance(items, (list, tuple)) else [items]
-    return []
-
-
-def fill_media(messages: list[Message], kind: str, items: list[Any], is_text: bool) -> None:
+def fill_parts(messages: list[Message], kind: str, sample: Mapping[str, Any], turns: Sequence[Any]) -> None:
     """
-    Put the media of a column into the parts that hold none, in place.
+    Put the media of a column into the parts that hold none, or in front of a first user turn that is plain text.
 
     Raises:
-        ValueError: where their numbers differ; with both.
+        ValueError: if their numbers differ; with both.
     """
-    if items and is_text and not any(part["type"] == kind for part in media_parts(messages)):
-        first = next(turn for turn in messages if turn["role"] == "user")
-        first["content"][:0] = [{"type": kind} for _ in items]
+    column = next((name for name in (f"{kind}s", kind) if sample.get(name) is not None), f"{kind}s")
+    items = sample.get(column)
+    items = list(items) if isinstance(items, (list, tuple)) else [] if items is None else [items]
+    first = next((number for number, turn in enumerate(messages) if turn["role"] == "user"), None)
+    has_parts = any(part["type"] == kind for part in media_parts(messages))
+    if first is not None and isinstance(turns[first]["content"], str) and not has_parts:
+        messages[first]["content"][:0] = [{"type": kind} for _ in items]
     empty = [part for part in media_parts(messages) if part["type"] == kind and media_source(part) is None]
     if len(empty) != len(items):
         raise ValueError(
-            f"{len(empty)} {kind} parts hold no {kind}, and the column `{MEDIA_COLUMNS[kind][0]}` has {len(items)}; "
-            "give one for each such part"
+            f"{len(empty)} {kind} parts hold no {kind}, and the column `{column}` has {len(items)}; give one for each "
+            "such part"
         )
     for part, item in zip(empty, items, strict=True):
         part[kind] = item
@@ -199,12 +176,12 @@ def resolve_source(part: dict[str, Any], folder: str | os.PathLike | None) -> No
         part["path"] = os.fspath(part["path"])
     if folder is None:
         return
-    if is_relative(part.get("path")):
-        part["path"] = str(Path(folder) / part["path"])
+    if is_relative(path := part.get("path")):
+        part["path"] = str(Path(folder) / path)
     elif is_relative(source) and len(source) < 1024 and (Path(folder) / source).is_file():  # it may be base64
         part[kind] = str(Path(folder) / source)
 
 
-def is_relative(path: Any) -> bool:
-    """Whether `path` is a file's path that does not say where it starts; URLs do."""
+def is_relative(path: Any) -> TypeGuard[str]:
+    """Return True for a file's path without its start, and False for URLs."""
     return isinstance(path, str) and "://" not in path and not path.startswith("data:") and not os.path.isabs(path)

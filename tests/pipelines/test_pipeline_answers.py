@@ -145,7 +145,7 @@ def test_a_translation_may_be_asked_for_in_other_words(pipes):
 WRONG_TRANSLATIONS = {
     "no language": ("a cat", {}, "pass `tgt_lang`"),
     "an unknown code": ("a cat", {"tgt_lang": "xx"}, "got 'xx': write its name"),
-    "nothing to translate": ({"image": picture()}, {"tgt_lang": "fr"}, "something to translate"),
+    "nothing to translate": ({"image": picture()}, {"tgt_lang": "fr"}, "a dict to translate"),
     "a number": ({"text": 3}, {"tgt_lang": "fr"}, "a string as `text`"),
     "another key": ({"text": "a", "video": 1}, {"tgt_lang": "fr"}, r"got \['video'\] too"),
     "a prompt with other braces": ("a", {"tgt_lang": "fr", "prompt": "{what}"}, "write other braces twice"),

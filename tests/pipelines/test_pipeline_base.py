@@ -131,9 +131,9 @@ def test_rows_may_be_dicts_of_a_text_with_media_chats_and_texts_in_one_batch(pip
 
 WRONG_ROWS = {
     "another key": ({"text": "a", "image": picture()}, {}, r"got \['image'\] too"),
-    "a chat and more": ({"messages": CHATS[0], "images": []}, {}, r"keys messages.*got \['images'\] too"),
+    "a chat and more": ({"messages": CHATS[0], "images": []}, {}, r"keys among messages; got \['images'\] too"),
     "nothing": ({"text": None}, {}, "nothing to read"),
-    "a timeout": ({"text": "a"}, {"timeout": 3.0}, "`timeout` is not for our processor"),
+    "a timeout": ({"text": "a"}, {"timeout": 3.0}, "`timeout` is not for this processor"),
 }
 
 

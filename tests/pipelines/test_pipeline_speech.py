@@ -131,7 +131,7 @@ def test_an_answer_that_was_cut_off_is_warned_of(pipes, monkeypatch):
     assert warnings == []
     pipe(noise(), **GREEDY)
     assert len(warnings) == 1
-    assert f"1 of 1 transcripts of this sound were cut off after {NEW_TOKENS} tokens" in warnings[0]
+    assert f"1 of 1 transcripts of one audio input were cut off after {NEW_TOKENS} tokens" in warnings[0]
     assert "max_new_tokens" in warnings[0] and "chunk_length_s" in warnings[0]
 
 
@@ -147,7 +147,7 @@ WRONG_SPEECH = {
     "negative": (noise(), {"chunk_length_s": -1}, "must be positive"),
     "three strides": (noise(), {"chunk_length_s": 1, "stride_length_s": [0.1] * 3}, "one `stride_length_s` or two"),
     "timestamps": (noise(), {"return_timestamps": True}, "`return_timestamps` is not possible"),
-    "several answers": (noise(), {"num_return_sequences": 2, "num_beams": 2}, "one transcript for each sound, got 2"),
+    "several answers": (noise(), {"num_return_sequences": 2, "num_beams": 2}, "one transcript for each .*, got 2"),
 }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_wrong_speech_is_a_value_error_with_the_remedy(pipes, name):
 def test_a_model_that_does_not_hear_is_refused():
     model, processor = build(audio=None)
     parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
-    with pytest.raises(ValueError, match="without an audio encoder"):
+    with pytest.raises(ValueError, match="with an audio encoder"):
         pipeline("automatic-speech-recognition", model=model, device="cpu", **parts)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ from transformers import GPT2LMHeadModel
 
 from modeling_mm.cli import benchmark, main
 from modeling_mm.cli.arguments import COMMANDS
+from modeling_mm.cli.main import parse
+from modeling_mm.recipes import read_recipe
+from modeling_mm.utils import find_resource
 from tests.fakes.processor_parts import make, picture, sound
 from tests.fakes.recipe_runs import plain_recipe
 from tests.fakes.serving_parts import generated, model
@@ -71,6 +75,14 @@ def test_wrong_usage_ends_with_code_2(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert re.fullmatch(r"modeling-mm( \w+)?: error: .+", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_the_examples_of_the_help_are_understood():
+    for name, command in COMMANDS.items():
+        for example in command.examples:
+            options = parse([name, *shlex.split(example, comments=True)])
+            if name == "train" and not options.recipe.endswith(".yaml"):
+                read_recipe(find_resource("recipes", options.recipe), options.overrides)
 
 
 def test_the_origin_of_an_error_is_shown_if_asked_for():

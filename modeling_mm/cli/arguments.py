@@ -1,20 +1,18 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Arguments and help of each subcommand. Importing this costs nothing, so that help is fast."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..modalities import MODALITIES
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 
-class Command(NamedTuple):
+class Command:
     """A subcommand: its summary, the extra that it needs, examples, and arguments as `add_argument` takes them."""
 
-    summary: str
-    extra: str
-    examples: tuple[str, ...]
-    arguments: tuple[Argument, ...]
+    def __init__(self, summary: str, extra: str, examples: tuple[str, ...], *arguments: Argument):
+        self.summary, self.extra, self.examples, self.arguments = summary, extra, examples, arguments
 
 
 def arg(*names: str, **settings: Any) -> Argument:
@@ -44,108 +42,92 @@ COMMANDS = {
             'MODEL --image cat.png "What is this?" --attention looked.png',
             "MODEL --questions chats.jsonl --limit 20",
         ),
-        (
-            MODEL,
-            arg("question", nargs="?", help="text of the question"),
-            *map(file_arg, MODALITIES),
-            arg("--questions", metavar="JSONL", help="chats to answer, shown beside their truth"),
-            arg("--limit", type=int, help="number of questions of the file (default: all)"),
-            arg("--attention", metavar="PNG", help="draw the places that each word of the answer looked at"),
-            arg("--max-new-tokens", type=int, default=64, metavar="N", help="(default: %(default)s)"),
-            DEVICE,
-            DTYPE,
-        ),
+        MODEL,
+        arg("question", nargs="?", help="text of the question"),
+        *map(file_arg, MODALITIES),
+        arg("--questions", metavar="JSONL", help="chats to answer, shown beside their truth"),
+        arg("--limit", type=int, help="number of questions of the file (default: all)"),
+        arg("--attention", metavar="PNG", help="draw the places that each word of the answer looked at"),
+        arg("--max-new-tokens", type=int, default=64, metavar="N", help="(default: %(default)s)"),
+        DEVICE,
+        DTYPE,
     ),
     "train": Command(
         "train a model by a recipe, or search its hyperparameters; the same command resumes an interrupted run",
         "train",
         (
-            "caption-gpt2-siglip data.train.0.source=my/captions data.evaluation=[] data.test={}",
+            "tiny-sample 'data.train=[{source: my.jsonl}]' 'data.evaluation=[{source: my.jsonl}]' data.test={}",
             "my.yaml training.learning_rate=1e-3 data.train.0.limit=100",
             "my.yaml --search 20",
         ),
-        (
-            RECIPE,
-            OVERRIDES,
-            arg("--search", type=int, metavar="N", help="search hyperparameters instead, with N trials in total"),
-        ),
+        RECIPE,
+        OVERRIDES,
+        arg("--search", type=int, metavar="N", help="search hyperparameters instead, with N trials in total"),
     ),
     "evaluate": Command(
         "measure a model on the test sets of a recipe, beside the majority's answer and answers without media",
         "train",
         ("my.yaml outputs/my --out outputs/evaluation", "my.yaml outputs/my --limit 200 --no-text-only"),
-        (
-            RECIPE,
-            MODEL,
-            OVERRIDES,
-            arg("--out", default="outputs/evaluation", help="folder of figures.json, figures.md and answers.jsonl"),
-            arg("--limit", type=int, help="number of questions of each file (default: all)"),
-            arg("--only", nargs="*", metavar="SET", help="names of test sets (default: all)"),
-            arg("--no-text-only", action="store_true", help="do not repeat the questions without their media"),
-            arg("--no-cache", action="store_true", help="do not use the recipe's encoder cache"),
-            DEVICE,
-        ),
+        RECIPE,
+        MODEL,
+        OVERRIDES,
+        arg("--out", default="outputs/evaluation", help="folder of figures.json, figures.md and answers.jsonl"),
+        arg("--limit", type=int, help="number of questions of each file (default: all)"),
+        arg("--only", nargs="*", metavar="SET", help="names of test sets (default: all)"),
+        arg("--no-text-only", action="store_true", help="do not repeat the questions without their media"),
+        arg("--no-cache", action="store_true", help="do not use the recipe's encoder cache"),
+        DEVICE,
     ),
     "serve": Command(
         "serve a model to OpenAI's clients: chat completions with images and audio, and transcriptions",
         "serve",
         ("MODEL", "MODEL --port 9000 --allow-files images    # requests may name files of this folder"),
-        (
-            MODEL,
-            arg("--host", default="localhost", help="address to listen on (default: %(default)s)"),
-            arg("--port", type=int, default=8000, help="(default: %(default)s)"),
-            arg("--device", default="auto", help="auto, cpu, cuda:0, ... (default: %(default)s)"),
-            DTYPE,
-            arg("--attn", help="attention implementation, such as sdpa"),
-            arg("--max-tokens", type=int, metavar="N", help="limit of a request (default: the model's positions)"),
-            arg("--cors", action="store_true", help="accept requests of pages of any origin"),
-            arg("--allow-private-urls", action="store_true", help="URLs may lead to private addresses"),
-            arg("--allow-files", metavar="FOLDER", help="requests may name files of this folder"),
-            arg("--log-level", default="warning", help="(default: %(default)s)"),
-        ),
+        MODEL,
+        arg("--host", default="localhost", help="address to listen on (default: %(default)s)"),
+        arg("--port", type=int, default=8000, help="(default: %(default)s)"),
+        arg("--device", default="auto", help="auto, cpu, cuda:0, ... (default: %(default)s)"),
+        DTYPE,
+        arg("--attn", help="attention implementation, such as sdpa"),
+        arg("--max-tokens", type=int, metavar="N", help="limit of a request (default: the model's positions)"),
+        arg("--cors", action="store_true", help="accept requests of pages of any origin"),
+        arg("--allow-private-urls", action="store_true", help="URLs may lead to private addresses"),
+        arg("--allow-files", metavar="FOLDER", help="requests may name files of this folder"),
+        arg("--log-level", default="warning", help="(default: %(default)s)"),
     ),
     "app": Command(
         "open a web page to chat with a model about images and audio",
         "app",
         ("MODEL", "MODEL --port 9000 --host 0.0.0.0    # for other machines, too"),
-        (
-            MODEL,
-            arg("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"),
-            arg("--port", type=int, default=7860, help="(default: %(default)s)"),
-            DEVICE,
-            arg("--title", default="modeling_mm", help="title of the page (default: %(default)s)"),
-            arg("--max-new-tokens", type=int, default=48, metavar="N", help="(default: %(default)s)"),
-        ),
+        MODEL,
+        arg("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"),
+        arg("--port", type=int, default=7860, help="(default: %(default)s)"),
+        DEVICE,
+        arg("--title", default="modeling_mm", help="title of the page (default: %(default)s)"),
+        arg("--max-new-tokens", type=int, default=48, metavar="N", help="(default: %(default)s)"),
     ),
     "push": Command(
         "check a model's folder, and push it to the Hub if nothing is wrong with it",
         "train",
         ("outputs/my me/my-model", "outputs/my me/my-model --check-only    # nothing leaves this machine"),
-        (
-            arg("folder", metavar="FOLDER", help="output folder of training or `save_pretrained`"),
-            arg("repo_id", metavar="REPO", help="such as me/my-model; the card's example must load it"),
-            arg("--check-only", action="store_true", help="check, and push nothing"),
-            arg("--private", action="store_true", help="make a new repository private"),
-        ),
+        arg("folder", metavar="FOLDER", help="output folder of training or `save_pretrained`"),
+        arg("repo_id", metavar="REPO", help="such as me/my-model; the card's example must load it"),
+        arg("--check-only", action="store_true", help="check, and push nothing"),
+        arg("--private", action="store_true", help="make a new repository private"),
     ),
     "benchmark": Command(
         "measure speed side by side with transformers' own models of the same size, with random weights",
         "train",
         ("", "text --tokens 32"),
-        (
-            arg("parts", nargs="*", metavar="PART", help="text, image, import or load (default: all)"),
-            arg("--tokens", type=int, default=32, help="tokens generated for each row (default: %(default)s)"),
-            arg("--repeats", type=int, default=5, help="runs of each side (default: %(default)s)"),
-            DEVICE,
-        ),
+        arg("parts", nargs="*", metavar="PART", help="text, image, import or load (default: all)"),
+        arg("--tokens", type=int, default=32, help="tokens generated for each row (default: %(default)s)"),
+        arg("--repeats", type=int, default=5, help="runs of each side (default: %(default)s)"),
+        DEVICE,
     ),
     "info": Command(
         "show versions, devices and packaged files; or the parts, sizes and limits of a model",
         "train",
         ("", "MODEL", "gpt2-siglip-whisper    # a packaged preset", "--path accelerate/ddp"),
-        (
-            arg("model", nargs="?", metavar="MODEL", help="folder or Hub id of a joint model, or name of a preset"),
-            arg("--path", metavar="KIND/NAME", help="print the path of a packaged file, such as recipes/vqa-lora"),
-        ),
+        arg("model", nargs="?", metavar="MODEL", help="folder or Hub id of a joint model, or name of a preset"),
+        arg("--path", metavar="KIND/NAME", help="print the path of a packaged file, such as recipes/vqa-lora"),
     ),
 }

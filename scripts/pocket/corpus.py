@@ -37,7 +37,7 @@ class Description:
         name: the name of the corpus and of its folder.
         title: the title of the card.
         summary: a paragraph on the content.
-        licences: the licence of each source, as its package states it.
+        licenses: the license of each source, as its package states it.
         columns: the meaning of each column.
         splits: the meaning of each split.
         modality: `"image"`, `"audio"` or `"chat"`.
@@ -48,7 +48,7 @@ class Description:
     name: str
     title: str
     summary: str
-    licences: dict[str, str]
+    licenses: dict[str, str]
     columns: dict[str, str]
     splits: dict[str, str]
     modality: str
@@ -235,7 +235,7 @@ def dataset_card(description: Description, counts: Counter, left_out: Sequence[d
         packages = [f"- `{package}`" for package in description.packages.values()]
         sections.append("## Sources\n\n" + "\n".join(packages))
     sections.append(
-        "## Licences\n\n" + markdown_table(("source", "licence as stated"), list(description.licences.items()))
+        "## Licenses\n\n" + markdown_table(("source", "license as stated"), list(description.licenses.items()))
     )
     reasons = Counter(short_reason(row["reason"]) for row in left_out)
     text = f"{len(left_out)} rows were left out; `left_out.jsonl` lists each with its reason."

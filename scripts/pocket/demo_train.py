@@ -1,16 +1,16 @@
-"""Teach a tiny model to see and hear, in minutes on two CPU cores, from the sample in this repository alone.
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Train a tiny model on images and audio, in minutes on two CPU cores, from the sample in this repository.
 
     python -m scripts.pocket.demo_train --help
     python -m scripts.pocket.demo_train                              # everything; results go to outputs/demo-train
-    python -m scripts.pocket.demo_train --steps 50 --output /tmp/d   # a quick look; it will answer badly
+    python -m scripts.pocket.demo_train --steps 50 --output /tmp/d   # a short run with bad answers
 
-Three small parts with random weights (a ResNet that sees, a Whisper encoder that hears, a GPT-2 that speaks) are
-joined into one model, which the stock `Trainer` trains end to end on questions about the sample's pictures and sounds.
-It is saved, loaded back with `Auto*` classes, and asked every question it was trained on, and besides about pairs of
-picture and sound that it was not trained on. The script fails if it gets less than 90 % of the former exactly right.
+Three small components with random weights (a ResNet, a Whisper encoder, a GPT-2) are joined into one model, which the
+stock `Trainer` trains end to end on questions about the sample's images and recordings. The model is saved, loaded
+with `Auto*` classes, and asked all of these questions, and others about pairs of image and recording that are not in
+training. The script fails if less than 90 % of the former answers are exactly right.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-# Read when torch and transformers are imported: nothing is fetched, and waiting threads leave the cores to others.
+# Read when torch and transformers are imported: no downloads, and waiting threads leave the cores to others.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -29,43 +29,43 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from transformers.utils import logging
 
 from modeling_mm import MMProcessor
+from modeling_mm.data import ChatRow, media_parts, turn_text
 from modeling_mm.evaluation import generate_answers
 from modeling_mm.explain import answer_attention, draw, read_band, save
 from modeling_mm.training import LossProgressCallback, encode_conversation
-from modeling_mm.utils.tables import format_table
+from modeling_mm.utils import format_table
 
 from .from_scratch import small_model, small_processor
-from .sample import ChatSample, training_and_new_pairs
+from .sample import read_sample
 
 REQUIRED_SHARE = 0.9
-LEARNED = "All that it was trained on"
-NEW_PAIRS = "... of pairs never trained on"
+TRAINED = "All training questions"
+NEW_PAIRS = "Pairs that are not in training"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     start = time.perf_counter()
     logging.disable_progress_bar()  # of loading and saving; training and answering keep theirs
-    print(__doc__.split("\n\n")[0], "\n")
-    print("It is trained from scratch and learns its own sample by heart: this shows the machinery, not knowledge.\n")
-    training, new_pairs = training_and_new_pairs()
-    processor = small_processor(text for sample in training for text in (sample.question, sample.answer))
+    print("A tiny model is trained from scratch and memorizes its sample: a test of the package, not of the model.\n")
+    training, new_pairs = read_sample("train"), read_sample("new_pairs")
+    processor = small_processor(turn_text(turn) for row in training for turn in row.messages)
     model = small_model(processor, options.seed)
-    print(describe(model), f"{len(training)} questions to learn.\n")
+    print(describe(model), f"{len(training)} training questions.\n")
     train(model, processor, training, options)
     folder = options.output / "model"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager")
-    print(f"Saved to {folder} and loaded back. Asking it everything:\n")
+    print(f"Saved to {folder} and loaded back.\n")
     asked = [*training, *new_pairs]
-    answers = generate_answers(model, processor, [sample.prompt() for sample in asked], progress="answering")
-    kinds = [sample.question for sample in training] + [NEW_PAIRS] * len(new_pairs)
+    answers = generate_answers(model, processor, [row.prompt for row in asked], progress="answering")
+    kinds = [question(row) for row in training] + [NEW_PAIRS] * len(new_pairs)
     print(examples_table(asked, answers, kinds))
     reached = report(asked, answers, kinds)
     drawing = draw_attention(model, processor, training, new_pairs, options.output / "attention.png")
-    print(f"Where each word looked: {drawing}\n{time.perf_counter() - start:.0f} s in all.")
+    print(f"Attention of each word: {drawing}\n{time.perf_counter() - start:.0f} s in total.")
     if reached < REQUIRED_SHARE:
         print(f"Only {reached:.1%} were answered exactly, less than {REQUIRED_SHARE:.0%}.", file=sys.stderr)
     return int(reached < REQUIRED_SHARE)
@@ -73,23 +73,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo-train"), help="folder for model and picture")
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo-train"), help="folder of model and figure")
     parser.add_argument("--steps", type=int, default=800, help="training steps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="questions a step (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="its peak (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="questions in a step (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
 def describe(model: PreTrainedModel) -> str:
-    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
-    listed = ", ".join(f"{name.replace('_', ' ')} {count / 1e3:.0f}k" for name, count in parts.items())
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
+    listed = ", ".join(f"{name.replace('_', ' ')} {count / 1e3:.0f}k" for name, count in sizes.items())
     return f"{model.num_parameters() / 1e6:.2f}M parameters ({listed});"
 
 
-def train(model: PreTrainedModel, processor: MMProcessor, samples: list[ChatSample], options) -> None:
-    """Pictures and sounds go through the processor once, and through the encoders at every step."""
-    rows = [encode_conversation(processor, sample.messages()) for sample in tqdm(samples, desc="processing")]
+def question(row: ChatRow) -> str:
+    return turn_text(row.prompt[-1])
+
+
+def train(
+    model: PreTrainedModel, processor: MMProcessor, rows: Sequence[ChatRow], options: argparse.Namespace
+) -> None:
+    """Train a model. Media are processed once and encoded in every step."""
+    data = [encode_conversation(processor, row.messages) for row in tqdm(rows, desc="processing")]
     arguments = TrainingArguments(
         output_dir=str(options.output / "training"),
         max_steps=options.steps,
@@ -103,44 +109,50 @@ def train(model: PreTrainedModel, processor: MMProcessor, samples: list[ChatSamp
         seed=options.seed,
         use_cpu=True,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=processor.pad)
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=processor.pad)
     LossProgressCallback.take_over(trainer)
     trainer.train()
 
 
-def examples_table(samples: list[ChatSample], answers: list[str], kinds: list[str], each: int = 3) -> str:
-    """Question, answer and truth side by side: some of each kind, evenly picked, whether answered well or badly."""
-    rows = []
+def examples_table(rows: Sequence[ChatRow], answers: Sequence[str], kinds: Sequence[str], each: int = 3) -> str:
+    """Return a table of questions, answers and truths: `each` of a kind at equal distances, right or wrong."""
+    cells = []
     for kind in dict.fromkeys(kinds):
         indices = [i for i, other in enumerate(kinds) if other == kind]
         for i in indices[:: -(-len(indices) // each)]:
-            mark = "✓" if answers[i] == samples[i].answer else "✗"
-            rows.append((samples[i].about, kind, answers[i], samples[i].answer, mark))
-    return format_table(("about", "question", "answer", "truth", ""), rows)
+            files = " + ".join(Path(part["path"]).name for part in media_parts(rows[i].prompt))
+            cells.append((files, kind, answers[i], rows[i].answer, "✓" if answers[i] == rows[i].answer else "✗"))
+    return format_table(("media", "question", "answer", "truth", ""), cells)
 
 
-def report(samples: list[ChatSample], answers: list[str], kinds: list[str]) -> float:
-    """Print the share of exact answers for each kind of question; return that of all that it was trained on."""
+def report(rows: Sequence[ChatRow], answers: Sequence[str], kinds: Sequence[str]) -> float:
+    """Print the share of exact answers for each kind of question; return that of all training questions."""
     asked = Counter(kinds)
-    exact = Counter(k for k, answer, sample in zip(kinds, answers, samples, strict=True) if answer == sample.answer)
-    learned = [kind for kind in asked if kind != NEW_PAIRS]
+    exact = Counter(kind for kind, answer, row in zip(kinds, answers, rows, strict=True) if answer == row.answer)
+    trained = [kind for kind in asked if kind != NEW_PAIRS]
     for counts in (asked, exact):
-        counts[LEARNED] = sum(counts[kind] for kind in learned)
-    rows = [(k, f"{exact[k]} of {asked[k]}", f"{exact[k] / asked[k]:.1%}") for k in (*learned, LEARNED, NEW_PAIRS)]
-    print(format_table(("question", "exactly right", "share"), rows, right=(1, 2)))
-    return exact[LEARNED] / asked[LEARNED]
+        counts[TRAINED] = sum(counts[kind] for kind in trained)
+    cells = [(k, f"{exact[k]} of {asked[k]}", f"{exact[k] / asked[k]:.1%}") for k in (*trained, TRAINED, NEW_PAIRS)]
+    print(format_table(("question", "exactly right", "share"), cells, right=(1, 2)))
+    return exact[TRAINED] / asked[TRAINED]
 
 
-def draw_attention(model, processor, training: list[ChatSample], new_pairs: list[ChatSample], path: Path) -> Path:
-    """Draws the longest picture name, the longest saying, and a new pair."""
-    alone = ([s for s in training if s.audio is None], [s for s in training if s.image is None])
-    longest = [max(samples, key=lambda sample: len(sample.answer.split())) for samples in alone]
+def draw_attention(
+    model: PreTrainedModel,
+    processor: MMProcessor,
+    training: Sequence[ChatRow],
+    new_pairs: Sequence[ChatRow],
+    path: Path,
+) -> Path:
+    """Draw the attention of the longest answer to an image, of the longest to audio, and of a new pair."""
+    alone = [[row for row in training if row.task == task] for task in ("image/name", "audio/words")]
+    longest = [max(rows, key=lambda row: len(row.answer.split())) for rows in alone]
     bands = [
-        read_band(s.prompt(), answer_attention(model, processor, s.prompt()), s.answer)
-        for s in (*longest, new_pairs[0])
+        read_band(row.prompt, answer_attention(model, processor, row.prompt), row.answer)
+        for row in (*longest, new_pairs[0])
     ]
     note = "A tiny model, trained from scratch on its own sample. Cross-attention, mean over heads and blocks."
-    return save(draw(bands, "What each word of the answer looked at", note), path)
+    return save(draw(bands, "Attention of each word of the answer", note), path)
 
 
 if __name__ == "__main__":

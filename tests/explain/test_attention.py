@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_mm.data import turn_text
 from modeling_mm.explain import AnswerAttention, Band, answer_attention, draw, read_band, save
 from modeling_mm.explain.attention import (
     check_explainable,
@@ -27,15 +27,13 @@ from modeling_mm.explain.figure import envelope, scaled
 from modeling_mm.modalities import MODALITIES
 from modeling_mm.outputs import MMMediaOutput
 from scripts.pocket.from_scratch import small_model, small_processor, train_tokenizer
-from scripts.pocket.sample import pair_questions, picture_questions, read_pictures, read_sounds, sound_questions
-
-PICTURES, SOUNDS = read_pictures()[:2], read_sounds()[:2]
+from tests.fakes.sample_rows import sample_rows
 
 
 @pytest.fixture(scope="module")
 def fresh():
-    samples = [*picture_questions(PICTURES), *sound_questions(SOUNDS), *pair_questions(PICTURES, SOUNDS)]
-    processor = small_processor(text for sample in samples for text in (sample.question, sample.answer))
+    samples = sample_rows()
+    processor = small_processor(turn_text(turn) for sample in samples for turn in sample.messages)
     model = small_model(processor)
     model.set_attn_implementation("eager")
     # A model with random weights says anything, so it is let say words alone.
@@ -108,7 +106,7 @@ def test_token_texts_join_to_the_text_even_within_characters() -> None:
 
 def test_an_answer_is_explained_patch_by_patch_and_moment_by_moment(fresh) -> None:
     model, processor, samples = fresh
-    seen = answer_attention(model, processor, samples[-1].prompt(), max_new_tokens=5)
+    seen = answer_attention(model, processor, samples[-1].prompt, max_new_tokens=5)
     words = len(seen.words)
     assert words and seen.patches.shape == (words, 1, 8, 8)
     seconds = seen.seconds
@@ -120,7 +118,7 @@ def test_an_answer_is_explained_patch_by_patch_and_moment_by_moment(fresh) -> No
 
 def test_an_answer_that_is_there_is_explained_as_the_one_that_is_generated(fresh, monkeypatch) -> None:
     model, processor, samples = fresh
-    prompt = samples[-1].prompt()
+    prompt = samples[-1].prompt
     inputs = processor.apply_chat_template(
         [prompt], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
@@ -136,9 +134,9 @@ def test_an_answer_that_is_there_is_explained_as_the_one_that_is_generated(fresh
 
 def test_an_image_alone_and_audio_alone(fresh) -> None:
     model, processor, samples = fresh
-    image = answer_attention(model, processor, samples[0].prompt(), max_new_tokens=3)
+    image = answer_attention(model, processor, samples[0].prompt, max_new_tokens=3)
     assert image.moments is None and image.seconds == 0
-    audio = answer_attention(model, processor, samples[4].prompt(), max_new_tokens=3)
+    audio = answer_attention(model, processor, samples[4].prompt, max_new_tokens=3)
     assert audio.patches is None and audio.shares["audio"].min() > 0.999
 
 
@@ -147,11 +145,11 @@ def test_models_and_prompts_without_weights_to_show_are_refused(fresh) -> None:
     with pytest.raises(ValueError, match="no image and no audio to attend to"):
         answer_attention(model, processor, [{"role": "user", "content": "Hello"}])
     with pytest.raises(ValueError, match="The answer is empty"):
-        answer_attention(model, processor, samples[0].prompt(), answer_ids=[processor.tokenizer.pad_token_id])
+        answer_attention(model, processor, samples[0].prompt, answer_ids=[processor.tokenizer.pad_token_id])
     model.set_attn_implementation({"text_config": "sdpa"})  # not the whole model: a ResNet has none
     try:
         with pytest.raises(ValueError, match=r"'sdpa', which keeps no weights.*attn_implementation=\"eager\""):
-            answer_attention(model, processor, samples[0].prompt())
+            answer_attention(model, processor, samples[0].prompt)
     finally:
         model.set_attn_implementation("eager")
 
@@ -173,9 +171,9 @@ def test_the_attention_is_the_one_that_chose_the_word(fresh) -> None:
     """The first word's weights are those at the end of the prompt, computed here by hand."""
     model, processor, samples = fresh
     inputs = processor.apply_chat_template(
-        [samples[0].prompt()], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        [samples[0].prompt], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
-    seen = answer_attention(model, processor, samples[0].prompt(), max_new_tokens=1)
+    seen = answer_attention(model, processor, samples[0].prompt, max_new_tokens=1)
     with torch.no_grad():
         weights = mean_weights(model(**inputs, output_attentions=True).cross_attentions)[0, -1]
     torch.testing.assert_close(seen.patches[0, 0].flatten(), weights)
@@ -183,10 +181,10 @@ def test_the_attention_is_the_one_that_chose_the_word(fresh) -> None:
 
 def test_the_figure_is_drawn_and_written_in_one_step(fresh, tmp_path) -> None:
     model, processor, samples = fresh
-    prompt = samples[-1].prompt()
+    prompt = samples[-1].prompt
     seen = answer_attention(model, processor, prompt, max_new_tokens=4)
     band = read_band(prompt, seen, truth="$1 \x7f")  # no markup, and nothing that a font lacks
-    assert band.question == samples[-1].question
+    assert band.question == turn_text(prompt[-1])
     assert band.images[0].shape == (64, 64, 3) and abs(len(band.wave) / 16_000 - seen.seconds) < 0.05
     figure = draw([band, replace(band, truth=None)], "Title", "note")
     assert sum("truth: $1" in text.get_text() for text in figure.texts) == 1  # none is known for the second

@@ -29,7 +29,7 @@ DESCRIPTION = Description(
     name="tiny",
     title="Tiny things",
     summary="A few squares.",
-    licences={"squares": "CC0 | public domain"},
+    licenses={"squares": "CC0 | public domain"},
     columns={"file_name": "the image", "name": "what it is"},
     splits={"train": "most", "test": "the others"},
     modality="image",
@@ -92,7 +92,7 @@ def test_the_same_file_with_another_name_is_no_duplicate(tmp_path) -> None:
     assert write_corpus(tmp_path / "tiny", DESCRIPTION, [pending("a"), pending("e", content="a")])["train"] == 2
 
 
-def test_the_card_tells_source_licence_counts_and_splits(tmp_path) -> None:
+def test_the_card_tells_source_license_counts_and_splits(tmp_path) -> None:
     write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
     card = (tmp_path / "tiny/README.md").read_text()
     header = yaml.safe_load(card.split("---\n")[1])
@@ -131,7 +131,7 @@ def test_names_are_made_safe_and_different() -> None:
 def test_every_corpus_is_described(name: str) -> None:
     description = read_description(name)
     assert description.name == name
-    assert all((description.title, description.summary, description.licences, description.columns))
+    assert all((description.title, description.summary, description.licenses, description.columns))
     assert "train" in description.splits and "validation" in description.splits
     assert all(package.split(":")[0] in ("debian", "npm", "pypi") for package in description.packages.values())
 

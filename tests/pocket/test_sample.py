@@ -1,99 +1,130 @@
-"""The small real sample in processing/corpora/sample: complete, decodable, licensed, small, and fit to ask about."""
+"""The small real sample in processing/corpora/sample: complete, decodable, licensed, small, and balanced questions."""
 
-from __future__ import annotations
-
-import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile as sf
+import soundfile
 from PIL import Image
 
-SAMPLE = Path(__file__).resolve().parents[2] / "processing" / "corpora" / "sample"
-LICENCE_FILES = {
+from modeling_mm.data import load_chats, media_parts
+from scripts.pocket.build_sample import check_distinct, spread
+from scripts.pocket.corpus import read_lines
+from scripts.pocket.sample import SAMPLE_FOLDER, pair_questions, training_and_new_pairs
+from tests.fakes.sample_rows import AUDIO, IMAGES, sample_rows
+
+LICENSES = {
     "Apache-2.0": "Apache-2.0.txt",
     "Unicode-3.0": "Unicode-3.0.txt",
     "CC-BY-SA-3.0": "CC-BY-SA-3.0-asterisk-core-sounds.txt",
 }
-TEXTS = {"pictures": "caption", "sounds": "transcript"}
+LISTS = {"images": (IMAGES, "caption", 3, 8), "audio": (AUDIO, "transcript", 7, 7)}
 
 
-def rows(kind: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (SAMPLE / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()]
+# ---- Files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_are_complete_licensed_distinct_and_balanced(kind: str) -> None:
+    rows, column, most_words, fewest = LISTS[kind]
+    assert {path.relative_to(SAMPLE_FOLDER).as_posix() for path in (SAMPLE_FOLDER / kind).iterdir()} == {
+        row["file"] for row in rows
+    }
+    for row in rows:
+        assert list(row) == ["file", column, "category", "source", "license", f"{column}_source", f"{column}_license"]
+        assert all(isinstance(value, str) and value == value.strip() != "" for value in row.values()), row
+        for license in (row["license"], row[f"{column}_license"]):
+            assert (SAMPLE_FOLDER / "LICENSES" / LICENSES[license]).stat().st_size > 1000, row
+        assert len(row[column].split()) <= most_words
+    check_distinct(rows, column)
+    counts = Counter(row["category"] for row in rows)
+    assert 5 <= len(counts) <= 10 and min(counts.values()) >= fewest, counts
+
+
+@pytest.mark.parametrize("key", ["file", "caption"])
+def test_rows_that_share_a_name_are_refused(key: str) -> None:
+    rows = [{"file": "a.png", "caption": "A"}, {"file": "b.png", "caption": "B"}]
+    check_distinct(rows, "caption")
+    with pytest.raises(ValueError, match=f"Two rows share a {key}"):
+        check_distinct([rows[0], rows[1] | {key: rows[0][key].lower()}], "caption")
+
+
+def test_the_readme_states_the_counts_and_the_sample_is_small() -> None:
+    readme = (SAMPLE_FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"{len(IMAGES)} images and {len(AUDIO)} recordings" in readme
+    assert len(IMAGES) >= 120 and len(AUDIO) >= 40
+    assert sum(path.stat().st_size for path in SAMPLE_FOLDER.rglob("*") if path.is_file()) < 6e6
 
 
 def pixels(row: dict[str, Any]) -> np.ndarray:
-    with Image.open(SAMPLE / row["file"]) as image:
+    with Image.open(SAMPLE_FOLDER / row["file"]) as image:
         image.load()
         assert (image.mode, image.size) == ("RGB", (64, 64)), row["file"]
         return np.asarray(image, dtype=np.float32) / 255
 
 
-def test_at_least_120_pictures_and_40_sounds() -> None:
-    assert len(rows("pictures")) >= 120
-    assert len(rows("sounds")) >= 40
-
-
-def test_under_6_mb() -> None:
-    assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 6e6
-
-
-def test_readme_states_the_counts() -> None:
-    readme = (SAMPLE / "README.md").read_text(encoding="utf-8")
-    assert f"{len(rows('pictures'))} pictures" in readme
-    assert f"{len(rows('sounds'))} sounds" in readme
-
-
-@pytest.mark.parametrize("kind", TEXTS)
-def test_no_orphan_and_no_missing_file(kind: str) -> None:
-    on_disk = {path.relative_to(SAMPLE).as_posix() for path in (SAMPLE / kind).iterdir()}
-    assert on_disk == {row["file"] for row in rows(kind)}
-
-
-@pytest.mark.parametrize("kind", TEXTS)
-def test_every_row_names_its_source_and_a_licence_whose_text_is_here(kind: str) -> None:
-    text = TEXTS[kind]
-    for row in rows(kind):
-        assert list(row) == ["file", text, "category", "source", "licence", f"{text}_source", f"{text}_licence"]
-        assert all(isinstance(value, str) and value == value.strip() != "" for value in row.values()), row
-        for licence in (row["licence"], row[f"{text}_licence"]):
-            assert (SAMPLE / "LICENSES" / LICENCE_FILES[licence]).stat().st_size > 1000, row
-
-
-@pytest.mark.parametrize("kind", TEXTS)
-def test_texts_are_distinct_and_short(kind: str) -> None:
-    texts = [row[TEXTS[kind]] for row in rows(kind)]
-    repeated = [text for text, count in Counter(text.lower() for text in texts).items() if count > 1]
-    assert not repeated
-    assert max(len(text.split()) for text in texts) <= (3 if kind == "pictures" else 7)
-
-
-@pytest.mark.parametrize(("kind", "least"), [("pictures", 8), ("sounds", 7)])
-def test_every_category_has_several_items(kind: str, least: int) -> None:
-    counts = Counter(row["category"] for row in rows(kind))
-    assert 5 <= len(counts) <= 10
-    assert min(counts.values()) >= least, counts
-
-
-def test_pictures_decode_on_white_and_no_two_look_alike() -> None:
-    pictures = np.stack([pixels(row) for row in rows("pictures")])
-    border = np.concatenate(
-        [pictures[:, [0, -1]].reshape(len(pictures), -1, 3), pictures[:, :, [0, -1]].reshape(len(pictures), -1, 3)],
-        axis=1,
-    )
+def test_images_decode_on_white_and_no_two_look_alike() -> None:
+    images = np.stack([pixels(row) for row in IMAGES])
+    rows, columns = images[:, [0, -1]], images[:, :, [0, -1]]
+    border = np.concatenate([each.reshape(len(images), -1, 3) for each in (rows, columns)], axis=1)
     assert (border.mean(axis=(1, 2)) > 0.5).all()
-    assert (pictures.std(axis=(1, 2, 3)) > 0.02).all()
-    small = pictures.reshape(len(pictures), 16, 4, 16, 4, 3).mean(axis=(2, 4)).reshape(len(pictures), -1)
+    assert (images.std(axis=(1, 2, 3)) > 0.02).all()
+    small = images.reshape(len(images), 16, 4, 16, 4, 3).mean(axis=(2, 4)).reshape(len(images), -1)
     distance = np.sqrt(((small[:, None] - small[None]) ** 2).mean(axis=-1)) + np.eye(len(small))
-    assert distance.min() > 0.08, "the closest two pictures, scaled to 16x16, root mean square difference"
+    assert distance.min() > 0.08, "the closest two images, scaled to 16x16, root mean square difference"
 
 
-def test_sounds_decode_at_8_khz_and_speak_for_0_4_to_3_seconds() -> None:
-    for row in rows("sounds"):
-        samples, rate = sf.read(SAMPLE / row["file"], dtype="float32")
+def test_audio_decodes_at_8_khz_and_is_neither_silent_nor_long() -> None:
+    for row in AUDIO:
+        samples, rate = soundfile.read(SAMPLE_FOLDER / row["file"], dtype="float32")
         assert (rate, samples.ndim) == (8000, 1), row["file"]
         assert 0.4 <= len(samples) / rate <= 3.0, row["file"]
         assert np.sqrt((samples**2).mean()) > 0.03, f"{row['file']} is almost silent"
+
+
+# ---- Questions ------------------------------------------------------------------------------------------------------
+
+
+def pairs_of(examples) -> list[tuple[str, ...]]:
+    return [tuple(part["path"] for part in media_parts(example["messages"])) for example in examples]
+
+
+def test_the_chat_files_hold_the_questions_about_the_lists() -> None:
+    for name, examples in zip(("train", "new_pairs"), training_and_new_pairs(IMAGES, AUDIO), strict=True):
+        assert read_lines(SAMPLE_FOLDER / f"{name}.jsonl") == spread(examples)
+        assert len(load_chats(SAMPLE_FOLDER, name)) == len(examples)
+    tasks = {"image/name", "image/category", "audio/words", "audio/category", "image and audio"}
+    assert {row.task for row in load_chats(SAMPLE_FOLDER, limit=20)} == tasks
+
+
+def test_each_image_and_recording_has_two_questions_and_media_come_first() -> None:
+    rows = sample_rows(1)
+    answers = ["cat", "animal", "zero", "number", 'cat and "zero"']
+    assert [row.answer for row in rows] == answers
+    kinds = [[part["type"] for part in row.prompt[0]["content"]] for row in rows]
+    assert kinds == [["image", "text"]] * 2 + [["audio", "text"]] * 2 + [["image", "audio", "text"]]
+
+
+def test_every_image_gets_as_many_recordings_which_are_used_evenly() -> None:
+    pairs = pairs_of(pair_questions(IMAGES, AUDIO, audio_per_image=4))
+    assert set(Counter(image for image, _ in pairs).values()) == {4}
+    uses = Counter(recording for _, recording in pairs)
+    assert len(uses) == len(AUDIO) and max(uses.values()) - min(uses.values()) <= 4
+    assert len(set(pairs)) == len(pairs) == 4 * len(IMAGES)
+
+
+def test_new_pairs_are_new_and_made_of_known_media() -> None:
+    training, new_pairs = map(pairs_of, training_and_new_pairs(IMAGES, AUDIO))
+    assert len(new_pairs) == len(IMAGES) and not set(training) & set(new_pairs)
+    assert {path for pair in new_pairs for path in pair} <= {path for pair in training for path in pair}
+
+
+def test_pairs_are_the_same_for_the_same_seed_only() -> None:
+    first, again, other = (list(pair_questions(IMAGES, AUDIO, seed=seed)) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_more_recordings_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="recordings 60 to 68, but there are only 67"):
+        list(pair_questions(IMAGES, AUDIO, audio_per_image=8, first=60))

@@ -54,12 +54,6 @@ class ChatDataset(torch.utils.data.Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> ChatRow:
-        """
-        Return an example.
-
-        Raises:
-            ValueError: if it is not a chat, with its number.
-        """
         sample = self.samples[int(index)]
         try:
             row = to_row(sample, self.folder)
@@ -100,12 +94,7 @@ class ChatStream(torch.utils.data.IterableDataset):
 
 
 class JsonLines(Sequence):
-    """
-    Lines of a JSONL file, read on access; only their places are kept.
-
-    Raises:
-        ValueError: if a line is not a JSON object, with its number, or the file has no lines.
-    """
+    """Lines of a JSONL file, checked once and read on access; only their places are kept."""
 
     def __init__(self, path: Path, limit: int | None = None):
         self.path = path
@@ -199,13 +188,7 @@ def load_chats(
 
 
 def find_lines(path: Path, split: str) -> Path | None:
-    """
-    Return the JSONL file of a path and a split, or None if `datasets` must read the folder or the Hub.
-
-    Raises:
-        FileNotFoundError: if the path does not exist.
-        ValueError: if a folder of JSONL files lacks the split, with those that exist.
-    """
+    """Return the JSONL file of a path and a split, or None if `datasets` must read the folder or the Hub."""
     if path.suffix == ".jsonl":
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")

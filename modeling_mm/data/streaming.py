@@ -68,12 +68,7 @@ def to_stream(dataset: "IterableDataset") -> "IterableDataset":
 
 
 def pack(sample: dict[str, Any] | bytes, where: str, folder: str | None = None) -> dict[str, Any]:
-    """
-    Return an example, or a line of JSON, as columns. Media parts hold the number of their file instead of its bytes.
-
-    Raises:
-        ValueError: if it is not a chat, with `where`.
-    """
+    """Return an example, or a line of JSON, as columns. Media parts hold the number of their file."""
     try:
         row = to_row(json.loads(sample) if isinstance(sample, bytes) else sample, folder)
         files: list[dict[str, Any]] = []

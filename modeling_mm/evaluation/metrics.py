@@ -44,12 +44,7 @@ def score(name: str, answers: Sequence[str], truths: Sequence[str]) -> float:
 
 
 def check_metrics(names: Iterable[str]) -> None:
-    """
-    Raise a ValueError if a metric is unknown, with the nearest known one.
-
-    Raises:
-        ValueError: if `score` does not know a name.
-    """
+    """Raise a ValueError if a metric is unknown, with the nearest known one."""
     for name in names:
         if name not in METRICS:
             hint = suggestion(str(name), METRICS)

@@ -20,7 +20,6 @@ from transformers import get_cosine_schedule_with_warmup
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import is_sharded
 from ..modalities import MODALITIES, media_inputs
-from ..outputs import MMMediaOutput
 from .freezing import average_gradients
 
 # Shape legend: B media, S media tokens, D the decoder's width, C words to choose from, V the vocabulary.
@@ -91,11 +90,9 @@ def named_media(rows: Iterable[ChatRow], kind: str, tokenizer: Any) -> list[Name
 
 class Aligner(nn.Module):
     """
-    The losses, with a bias of the head that learns the frequency of words and is discarded afterwards.
+    The losses of media tokens `states` (B, S, D), of which `mask` (B, S) are real.
 
-    Args:
-        model: an `MMForConditionalGeneration`.
-        max_choices: see [`AlignmentOptions`].
+    A bias of the head learns the frequency of words and is discarded afterwards.
     """
 
     def __init__(self, model: Any, max_choices: int = 8192):
@@ -107,11 +104,10 @@ class Aligner(nn.Module):
         """Return media tokens (..., D) as the decoder's last states, in float32."""
         return self.model.base_model.language_model.ln_f(states).float()
 
-    def image_loss(self, media: MMMediaOutput, batch: Sequence[NamedMedium]) -> torch.Tensor:
+    def image_loss(self, states: torch.Tensor, mask: torch.Tensor, batch: Sequence[NamedMedium]) -> torch.Tensor:
         """Return the cross-entropy of the words, in nats. Answers of an image, and words of an answer, weigh alike."""
-        counts = media.mask.sum(1).clamp(min=1)[:, None]  # (B, 1)
-        states = self.read((media.states * media.mask[..., None]).sum(1) / counts)  # (B, D)
-        logits = nn.functional.linear(states, self.model.get_output_embeddings().weight).float() + self.bias  # (B, V)
+        means = self.read((states * mask[..., None]).sum(1) / mask.sum(1).clamp(min=1)[:, None])  # (B, D)
+        logits = nn.functional.linear(means, self.model.get_output_embeddings().weight).float() + self.bias  # (B, V)
         words = torch.zeros_like(logits)
         for shares, image in zip(words, batch, strict=True):
             for answer in image.answers.values():
@@ -119,7 +115,7 @@ class Aligner(nn.Module):
                 shares[distinct] += 1 / len(distinct) / len(image.answers)
         return nn.functional.cross_entropy(logits, words)
 
-    def audio_loss(self, media: MMMediaOutput, batch: Sequence[NamedMedium]) -> torch.Tensor:
+    def audio_loss(self, states: torch.Tensor, mask: torch.Tensor, batch: Sequence[NamedMedium]) -> torch.Tensor:
         """
         Return the CTC loss of one answer about each audio, in nats a word.
 
@@ -134,12 +130,12 @@ class Aligner(nn.Module):
         places = {word: place for place, word in enumerate(words)}
         chosen = torch.tensor(words, device=self.bias.device)
         head = self.model.get_output_embeddings().weight
-        logits = nn.functional.linear(self.read(media.states), head[chosen]).float() + self.bias[chosen]  # (B, S, C)
-        real = [row[mask] for row, mask in zip(logits, media.mask, strict=True)]  # without padding between windows
+        logits = nn.functional.linear(self.read(states), head[chosen]).float() + self.bias[chosen]  # (B, S, C)
+        real = [row[kept] for row, kept in zip(logits, mask, strict=True)]  # without padding between windows
         return nn.functional.ctc_loss(
             nn.utils.rnn.pad_sequence(real).log_softmax(-1),  # (S, B, C)
             torch.tensor([places[word] for text in answers for word in text], device=logits.device),
-            media.mask.sum(1),
+            mask.sum(1),
             torch.tensor([len(text) for text in answers], device=logits.device),
             blank=0,
             zero_infinity=True,
@@ -147,7 +143,7 @@ class Aligner(nn.Module):
 
     def forward(self, kind: str, inputs: dict[str, torch.Tensor], batch: Sequence[NamedMedium]) -> torch.Tensor:
         media = self.model.base_model.encode_media(**inputs)
-        return getattr(self, f"{kind}_loss")(media, batch)
+        return getattr(self, f"{kind}_loss")(media.states, media.mask, batch)
 
 
 def draw(media: Sequence[NamedMedium], batch_size: int, collator: Any, seed: int) -> Iterator[list[NamedMedium]]:

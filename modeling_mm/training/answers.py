@@ -23,12 +23,7 @@ class AnsweredRow:
 
 
 def check_can_answer(model: Any, processor: Any) -> None:
-    """
-    Check that a trainer can answer in evaluation.
-
-    Raises:
-        ValueError: if there is no processor to write prompts with, or the model does not generate.
-    """
+    """Raise a ValueError if there is no processor to write prompts with, or the model does not generate."""
     if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "batch_decode"):
         raise ValueError(
             "predict_with_generate needs the processor, to write prompts and to read answers: pass "
@@ -36,20 +31,14 @@ def check_can_answer(model: Any, processor: Any) -> None:
         )
     if not hasattr(model, "can_generate") or not model.can_generate():
         raise ValueError(
-            f"predict_with_generate needs a model that generates, such as MMForConditionalGeneration; "
+            f"predict_with_generate needs a model that generates, such as MMForConditionalGeneration, but "
             f"{type(model).__name__} does not. Set predict_with_generate=False."
         )
 
 
 def as_chat(item: Any, number: int) -> ChatRow:
-    """
-    Return a row of an evaluation set as a chat.
-
-    Raises:
-        ValueError: if it is not a chat, with its number.
-    """
-    is_chat = isinstance(item, ChatRow) or (isinstance(item, Mapping) and {"messages", "prompt"} & item.keys())
-    if not is_chat:
+    """Return a row of an evaluation set as a chat, or raise a ValueError with its number."""
+    if not isinstance(item, ChatRow) and not (isinstance(item, Mapping) and {"messages", "prompt"} & item.keys()):
         found = f"a row with {', '.join(map(str, item))}" if isinstance(item, Mapping) else type(item).__name__
         raise ValueError(
             "predict_with_generate answers the prompts of chats, so the evaluation set must hold chats: a ChatDataset "

@@ -36,6 +36,9 @@ class Augmentation:
         image: changes of images; off by default.
         audio: changes of audio; off by default.
         seed: seed of all draws.
+
+    Example:
+        >>> ChatCollator(processor, Augmentation(ImageAugmentation(crop=0.2), AudioAugmentation(speed=0.1)))
     """
 
     image: ImageAugmentation = field(default_factory=ImageAugmentation)
@@ -88,6 +91,9 @@ class ModalityDropout:
         audio: probability that its audio is removed; at most 1 together with `image`.
         seed: seed of all draws.
         unchanged_tasks: tasks that need every modality, by their name or the part of it before the "/".
+
+    Example:
+        >>> ChatCollator(processor, modality_dropout=ModalityDropout(image=0.1, audio=0.1))
     """
 
     image: float = 0.0

@@ -111,6 +111,9 @@ class ThawCallback(TrainerCallback):
 
     Raises:
         ValueError: if a part is unknown, with the nearest name, or a step is negative.
+
+    Example:
+        >>> MMTrainer(model, arguments, callbacks=[ThawCallback({"vision": 500})]).train()
     """
 
     def __init__(self, steps: Mapping[str, int]):
@@ -123,12 +126,7 @@ class ThawCallback(TrainerCallback):
         self.steps = dict(steps)
 
     def apply(self, model: nn.Module, step: int) -> None:
-        """
-        Freeze and thaw the parts as they are after `step` optimizer steps.
-
-        Raises:
-            ValueError: if the model lacks a part, or PEFT would not save it.
-        """
+        """Freeze and thaw the parts as they are after `step` optimizer steps."""
         parts = parts_of(model)
         for part, first_step in self.steps.items():
             if not parts[part]:
@@ -147,12 +145,7 @@ class ThawCallback(TrainerCallback):
         return [parameter for part in self.steps for _, parameter in parts[part]]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """
-        Apply the schedule.
-
-        Raises:
-            ValueError: if the optimizer does not hold the parameters to thaw, or DeepSpeed is used.
-        """
+        """Check that the optimizer holds the parameters to thaw, and apply the schedule."""
         if args.deepspeed is not None:
             raise ValueError(
                 "ThawCallback does not work with DeepSpeed, which allocates the optimizer's memory for the parameters "

@@ -145,13 +145,7 @@ class EncoderCache:
         return (self.augmentation.audio.apply(samples, generator, rate) if view else samples), rate
 
     def states(self, part: dict[str, Any], view: int = 0) -> list[torch.Tensor]:
-        """
-        Return the windows (L, W) of a media part of a message.
-
-        Raises:
-            KeyError: if the file is not in the cache.
-            ValueError: if the media are not a file, or the model has no encoder for them.
-        """
+        """Return the windows (L, W) of a media part, or raise a KeyError if its file is not in the cache."""
         path, store = source_path(part), self.store(part["type"])
         key = f"{self.digest(path)}/{view}"
         if key not in store:
@@ -182,12 +176,7 @@ class EncoderCache:
 
 
 def source_path(part: dict[str, Any]) -> str:
-    """
-    Return the path of a media part.
-
-    Raises:
-        ValueError: if the media are not a file.
-    """
+    """Return the path of a media part, or raise a ValueError if its media are not a file."""
     source = media_source(part)
     if not isinstance(source, (str, os.PathLike)) or not Path(source).is_file():
         raise ValueError(

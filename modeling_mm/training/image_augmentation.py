@@ -103,12 +103,7 @@ class ImageAugmentation:
 def random_box(
     size: tuple[int, int], smallest: float, generator: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """
-    Draw a box within an image of `size` (width, height): left, top, right, bottom.
-
-    Its area lies in [`smallest`, 1] of the image's, its aspect ratio in [3:4, 4:3] of the image's. A side that would
-    exceed the image is cut to it.
-    """
+    """Draw a box of at least the share `smallest` of an image of `size` (width, height): left, top, right, bottom."""
     area = generator.uniform(smallest, 1.0)
     stretch = math.exp(generator.uniform(*LOG_ASPECTS))
     # If one side is cut to the image's, the other grows, so that the area stays.

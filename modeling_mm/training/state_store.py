@@ -61,12 +61,7 @@ class StateStore:
                 self.num_values, self.index_size = offset + sum(lengths) * width, self.index_size + len(line)
 
     def append(self, items: Iterable[tuple[str, list[torch.Tensor]]]) -> None:
-        """
-        Add items, as key and windows (L, W). The index is written last, so that every line of it has its states.
-
-        Raises:
-            ValueError: if float16 cannot hold a value.
-        """
+        """Add items, as key and windows (L, W). The index is written last, so that every line of it has its states."""
         index_path = self.folder / "index.jsonl"
         if index_path.is_file() and index_path.stat().st_size != self.index_size:
             self.read_index()  # another process has filled it since, or was interrupted
@@ -103,12 +98,7 @@ class StateStore:
 
 
 def to_stored(states: torch.Tensor) -> np.ndarray:
-    """
-    Return states as they are stored.
-
-    Raises:
-        ValueError: if a value is not finite or exceeds float16.
-    """
+    """Return states in float16, or raise a ValueError if it cannot hold a value."""
     values = states.to(torch.float32).numpy()
     largest = np.abs(values).max(initial=0.0)
     if not largest <= np.finfo(STORED).max:

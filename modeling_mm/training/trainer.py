@@ -94,12 +94,7 @@ class MMTrainer(Trainer):
         return self.processing_class or getattr(self.data_collator, "processor", None)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """
-        Train like the stock one; `resume_from_checkpoint=True` resumes from the last complete checkpoint.
-
-        Raises:
-            ValueError: if there is no complete checkpoint to resume from.
-        """
+        """Train like the stock one; `resume_from_checkpoint=True` resumes from the last complete checkpoint."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -111,12 +106,7 @@ class MMTrainer(Trainer):
     # ---- A learning rate for each part ------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """
-        Create the optimizer of the arguments, with two groups for each part: with and without weight decay.
-
-        Raises:
-            ValueError: if parts have learning rates or thaw, but the optimizer groups the parameters itself.
-        """
+        """Create the optimizer of the arguments, with two groups for each part: with and without weight decay."""
         model = self.model if model is None else model
         thawing = [callback for callback in self.callback_handler.callbacks if isinstance(callback, ThawCallback)]
         for schedule in thawing:
@@ -212,18 +202,7 @@ class MMTrainer(Trainer):
         return output
 
     def answer_dataset(self, dataset: Any) -> list[AnsweredRow]:
-        """
-        Answer the prompt of each row, every process its share.
-
-        Args:
-            dataset: dataset or stream of chats, in any form that `to_row` knows.
-
-        Returns:
-            The rows in their order, in every process all of them.
-
-        Raises:
-            ValueError: if a row is not a chat, with its number.
-        """
+        """Answer the prompt of each row, every process its share; return all rows in their order to each process."""
         share = share_of(dataset, self.args.process_index, self.args.world_size)
         total = -(-len(dataset) // self.args.world_size) if is_numbered(dataset) else None
         quiet = self.args.disable_tqdm or not self.is_world_process_zero()

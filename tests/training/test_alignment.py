@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from modeling_mm.data import ChatRow
-from modeling_mm.outputs import MMMediaOutput
 from modeling_mm.training import AlignmentOptions, CachedCollator, ChatCollator, NamedMedium, align, named_media
 from modeling_mm.training.alignment import Aligner, draw
 from tests.fakes.media_rows import filled, frozen_model, row, write_media
@@ -96,10 +95,6 @@ class Words(nn.Module):
         return self.head
 
 
-def media(states: torch.Tensor, mask: torch.Tensor) -> MMMediaOutput:
-    return MMMediaOutput(states, mask, torch.zeros_like(mask, dtype=torch.long), torch.zeros_like(mask))
-
-
 def log_softmax(scores: list[float], place: int) -> float:
     return scores[place] - math.log(sum(math.exp(score) for score in scores))
 
@@ -109,13 +104,13 @@ def test_a_picture_is_read_as_a_bag_of_words_off_the_mean_of_its_real_tokens():
     head[1], head[2], head[3] = torch.tensor([2.0, 0, 0]), torch.tensor([0, 2.0, 0]), torch.tensor([0, 0, 1.0])
     aligner = Aligner(Words(head))
     states = torch.tensor([[[1.0, 3.0, 0.0], [3.0, 1.0, 2.0], [9.0, 9.0, 9.0]]])  # the third token is padding
-    seen = media(states, torch.tensor([[True, True, False]]))  # the mean is (2, 2, 1)
+    seen = states, torch.tensor([[True, True, False]])  # the mean is (2, 2, 1)
     scores = [0.0, 4.0, 4.0, 1.0, 0.0, 0.0]
-    loss = aligner.image_loss(seen, [NamedMedium(None, {"t": (1, 3, 1)})])  # a word twice is there once
+    loss = aligner.image_loss(*seen, [NamedMedium(None, {"t": (1, 3, 1)})])  # a word twice is there once
     assert loss.item() == pytest.approx(-(log_softmax(scores, 1) + log_softmax(scores, 3)) / 2, abs=1e-6)
     aligner.bias.data[3] = 3.0
     scores[3] = 4.0
-    loss = aligner.image_loss(seen, [NamedMedium(None, {"t": (3,)})])
+    loss = aligner.image_loss(*seen, [NamedMedium(None, {"t": (3,)})])
     assert loss.item() == pytest.approx(-log_softmax(scores, 3), abs=1e-6)
 
 
@@ -124,7 +119,7 @@ def test_answers_weigh_the_same_and_so_do_pictures():
     aligner = Aligner(Words(torch.zeros(V, D)))
     aligner.bias.data = torch.arange(V, dtype=torch.float32)
     pictures = [NamedMedium(None, {"a": (1, 2), "b": (3,)}), NamedMedium(None, {"a": (4,)})]
-    loss = aligner.image_loss(media(torch.zeros(2, 1, D), torch.ones(2, 1, dtype=torch.bool)), pictures)
+    loss = aligner.image_loss(torch.zeros(2, 1, D), torch.ones(2, 1, dtype=torch.bool), pictures)
     scores = [float(word) for word in range(V)]
     of_first = (log_softmax(scores, 1) + log_softmax(scores, 2)) / 4 + log_softmax(scores, 3) / 2
     assert loss.item() == pytest.approx(-(of_first + log_softmax(scores, 4)) / 2, abs=1e-6)
@@ -138,9 +133,9 @@ def test_a_sound_is_read_word_by_word_over_its_windows():
     mask = torch.tensor([[True, False, True, True, False]])
     aligner = Aligner(Words(head))
     heard = NamedMedium(None, {"t": (1, 2)})
-    assert aligner.audio_loss(media(states, mask), [heard]).item() == pytest.approx(0.0, abs=1e-4)
-    assert aligner.audio_loss(media(states, mask), [NamedMedium(None, {"t": (2, 1)})]).item() > 10
-    assert aligner.audio_loss(media(states, mask), [NamedMedium(None, {"t": (1, 2, 3, 4)})]).item() == 0.0  # too long
+    assert aligner.audio_loss(states, mask, [heard]).item() == pytest.approx(0.0, abs=1e-4)
+    assert aligner.audio_loss(states, mask, [NamedMedium(None, {"t": (2, 1)})]).item() > 10
+    assert aligner.audio_loss(states, mask, [NamedMedium(None, {"t": (1, 2, 3, 4)})]).item() == 0.0  # too long
 
 
 # ---- Batches --------------------------------------------------------------------------------------------------------

@@ -22,9 +22,6 @@ ROLE_TOKENS = {
 SOURCE_KEYS = ("url", "path", "base64", "bytes")
 
 
-# ---- Tokenizer and template ----------------------------------------------------------------------------------------
-
-
 def pad_left_by_default(tokenizer: Any) -> None:
     """
     Make a tokenizer whose own settings name no side pad on the left.
@@ -80,9 +77,6 @@ def pick_template(templates: str | dict[str, str] | None, wanted: str | None) ->
     return template
 
 
-# ---- Options --------------------------------------------------------------------------------------------------------
-
-
 def pick_option(kwargs: dict, group: str, name: str) -> Any:
     """Return the option `name` of a call, given flat or within its `group`; None if it is not given."""
     return kwargs[name] if kwargs.get(name) is not None else (kwargs.get(group) or {}).get(name)
@@ -101,9 +95,6 @@ def option_names(kwargs_type: Any) -> set[str]:
     for name, annotation in getattr(kwargs_type, "__annotations__", {}).items():
         names |= {name, *getattr(annotation, "__annotations__", {})}
     return names
-
-
-# ---- Messages -------------------------------------------------------------------------------------------------------
 
 
 def normalize_part(part: Any) -> Any:
@@ -162,9 +153,6 @@ def collect_sources(chat: list[dict[str, Any]], kind: str) -> list[Any]:
     found = [(media_source(part), part.get("sampling_rate")) for part in parts]
     # A file states its own rate.
     return [(s, rate) if rate is not None and lacks_rate(s) else s for s, rate in found if s is not None]
-
-
-# ---- Spans of answers -----------------------------------------------------------------------------------------------
 
 
 def mark_spans(offsets: Any, spans: list[tuple[int, int]]) -> list[int]:

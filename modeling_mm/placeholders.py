@@ -37,6 +37,10 @@ def split_rows(media: Any, is_item: Callable[[Any], bool]) -> tuple[Rows, bool]:
     return [[] if item is None else [item] if is_item(item) else list(item) for item in items], True
 
 
+def is_no_list(value: Any) -> bool:
+    return not isinstance(value, (list, tuple))
+
+
 def items_of(modality: Modality) -> str:
     """Return the plural noun of a modality's items for messages: "images", "audio inputs"."""
     return modality.plural if modality.plural != modality.name else f"{modality.name} inputs"
@@ -59,7 +63,7 @@ def lay_out(
     Args:
         text: a string, a list of strings, or None for placeholders alone: one row for each item or inner list.
         media: by modality a list of lists, one for each row; or a flat list, which is split by the placeholders.
-        is_item: by modality, tells one item from a list of items.
+        is_item: by modality, tells one item from a list of items; by default anything but a list is one.
 
     Returns:
         the texts, their placeholders, and by modality the items of each row.
@@ -67,7 +71,7 @@ def lay_out(
     Raises:
         ValueError: if text and media do not fit together.
     """
-    split = {name: split_rows(items, is_item[name]) for name, items in media.items() if items is not None}
+    split = {name: split_rows(items, is_item.get(name, is_no_list)) for name, items in media.items()}
     if text is None:
         text = [""] * count_rows(split)
     text = [text] if isinstance(text, str) else list(text)

@@ -130,14 +130,13 @@ class MMProcessor(ProcessorMixin):
         cls, text: Any, vision: Any = None, audio: Any = None, **kwargs: Any
     ) -> "MMProcessor":
         """
-        Make a processor from the parts of pretrained models.
+        Make a processor from the parts of pretrained models, or of whole processors.
 
         Args:
-            text: the tokenizer, or a Hub id or local path to load it from. Tokens are added to it in place.
+            text: the tokenizer, a Hub id or a path. Tokens are added to it in place.
             vision (*optional*): the image processor, an id or a path.
             audio (*optional*): the feature extractor, an id or a path.
-            kwargs: `chat_template` and `audio_window_seconds` for the processor; the rest (`revision`, `token`,
-                `cache_dir`, ...) for loading. A whole processor may be given in place of one of its parts.
+            kwargs: `chat_template` and `audio_window_seconds` of the processor; options of loading (`revision`, ...).
         """
         own = {key: kwargs.pop(key) for key in ("chat_template", "audio_window_seconds") if key in kwargs}
         sources = {"image_processor": vision, "feature_extractor": audio, "tokenizer": text}
@@ -216,21 +215,22 @@ class MMProcessor(ProcessorMixin):
             raise ValueError("MMProcessor takes no videos; pass some of their frames as images")
         if "audios" in given:
             raise ValueError("MMProcessor takes `audio`, not `audios`")
-        for name in ("truncation", "max_length"):
-            if (given.get("audio_kwargs") or {}).get(name):
-                raise ValueError(
-                    f"`{name}` in `audio_kwargs` would cut audio silently; cut it before, or set the window "
-                    "(`audio_window_seconds`), whose pieces are all kept"
-                )
-        media, is_item = {"image": images, "audio": audio}, IS_ITEM
+        if cuts := [name for name in ("truncation", "max_length") if (given.get("audio_kwargs") or {}).get(name)]:
+            raise ValueError(
+                f"`{cuts[0]}` in `audio_kwargs` would cut audio silently; cut it before, or set the window "
+                "(`audio_window_seconds`), whose pieces are all kept"
+            )
+        media = {"image": images, "audio": audio}
+        media |= {name: given.pop(each.plural) for name, each in MODALITIES.items() if each.plural in given}
+        is_item: Mapping[str, Callable[[Any], bool]] = IS_ITEM
         if (media_tokens := given.pop("media_tokens", None)) is not None:
             media, is_item = media_tokens, dict.fromkeys(MODALITIES, lambda tokens: isinstance(tokens, int))
         texts, placeholders, rows = lay_out(text, media, is_item)
-        for modality in MODALITIES.values():
-            row = next((row for row, items in enumerate(rows[modality.name]) if items), None)
+        for name, modality in MODALITIES.items():
+            row = next((row for row, items in enumerate(rows[name]) if items), None)
             if row is not None and getattr(self, modality.processor, None) is None:
                 raise ValueError(
-                    f"Row {row} has {len(rows[modality.name][row])} {items_of(modality)}, but this processor has no "
+                    f"Row {row} has {len(rows[name][row])} {items_of(modality)}, but this processor has no "
                     f"`{modality.processor}`; leave them out, or make the processor with one"
                 )
         options = self._merge_kwargs(
@@ -240,8 +240,9 @@ class MMProcessor(ProcessorMixin):
         if media_tokens is None:
             for name, items in rows.items():
                 if any(items):
-                    given = options[f"{MODALITIES[name].plural}_kwargs"]
-                    made, rows[name] = getattr(self, f"_process_{name}")(items, given)
+                    # A subclass adds a modality by a method of this name.
+                    process = getattr(self, f"_process_{name}")
+                    made, rows[name] = process(items, options.get(f"{MODALITIES[name].plural}_kwargs", {}))
                     features |= made
         return_tensors = options["text_kwargs"].get("return_tensors")
         inputs = self._tokenize(texts, placeholders, rows, options)
@@ -298,14 +299,12 @@ class MMProcessor(ProcessorMixin):
             inputs["mm_token_type_ids"] = self.create_mm_token_type_ids(inputs["input_ids"])
         return inputs
 
-    # `transformers` takes a processor that overrides these for one whose placeholders are counted.
+    # transformers recognizes a processor that counts its placeholders by these.
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """Return the text of an image in place of its placeholder: one token."""
         return self.image_token
 
     def replace_audio_token(self, audio_inputs: dict, audio_idx: int, num_windows: int = 1, **kwargs: Any) -> str:
-        """Return the text of an audio input in place of its placeholder: one token for each of its windows."""
         return self.audio_token * num_windows
 
     def pad(
@@ -319,7 +318,7 @@ class MMProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> BatchFeature:
         r"""
-        Pad rows to a batch, as a tokenizer's `pad` does, media included.
+        Pad rows to a batch, as a tokenizer's `pad` does, media included. See [`batching.pad_batch`].
 
         ```python
         encoded = [processor(text=text, images=image, return_tensors="pt") for text, image in pairs]
@@ -327,19 +326,12 @@ class MMProcessor(ProcessorMixin):
         ```
 
         Args:
-            rows: inputs without their batch dimension, with or without media, and optionally `labels`: tokens, which
-                are padded with -100, or a class.
+            rows: inputs without their batch dimension, with or without media and `labels`.
             padding (*optional*, defaults to True): True for the longest row, `"max_length"` for `max_length`.
             max_length (`int`, *optional*): the length of the text with `padding="max_length"`.
             pad_to_multiple_of (`int`, *optional*): rounds the length of the text up.
             padding_side (`str`, *optional*): of the text; by default the tokenizer's.
             return_tensors (*optional*, defaults to `"pt"`): `"pt"` or `"np"`; None for one array a row.
-
-        Returns:
-            `BatchFeature` with the inputs of the model, B in front of each of their shapes.
-
-        Raises:
-            ValueError: for an input that cannot be padded, and for media of sizes that cannot share a batch.
         """
         batch = pad_batch(
             rows,
@@ -372,9 +364,6 @@ class MMProcessor(ProcessorMixin):
         """
         Write a conversation, or a batch of them, as text, and with `tokenize=True` as the model's inputs.
 
-        Unlike the inherited method it keeps the rows of audio apart, decodes it without further packages, and counts
-        audio of several windows in the assistant mask, on every supported version of transformers.
-
         Args:
             conversation:
                 Messages `{"role": "system" | "user" | "assistant", "content": ...}`, or a list of such lists. The
@@ -386,11 +375,11 @@ class MMProcessor(ProcessorMixin):
             return_assistant_tokens_mask:
                 Adds `assistant_masks`, which is 1 for the tokens that the template wraps in `{% generation %}`.
             processor_kwargs: options for `__call__`; `images` and `audio` here are for parts that hold none.
-            kwargs: options for `__call__` by their names; anything else is a variable of the template.
+            kwargs: options for `__call__` by name; anything else is a variable of the template.
 
         Returns:
-            `str` or `list[str]`; with `tokenize=True` the `input_ids`; with `return_dict=True` too the whole
-            `BatchFeature` of `__call__`.
+            `str` or `list[str]`; with `tokenize=True` the `input_ids`, with `return_dict=True` the `BatchFeature` of
+            `__call__`.
         """
         if load_audio_from_video:
             raise ValueError("MMProcessor takes no videos; pass the audio track as an audio part")

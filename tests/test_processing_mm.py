@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from modeling_mm.audio import count_frames
+from modeling_mm.batching import pad_rows
 from modeling_mm.configuration_mm import SPECIAL_TOKENS
+from modeling_mm.modalities import MODALITIES, Modality
 from modeling_mm.processing_mm import MMProcessor
 from tests.fakes.processor_parts import (
     RATE,
@@ -221,6 +224,31 @@ def test_an_image_processor_that_makes_no_single_array_is_refused(processor):
 
     with pytest.raises(ValueError, match=r"Tiles makes pixel values of shape \(1, 5, 3, 8, 8\) of 1 images"):
         MMProcessor(Tiles(), None, make_bpe())(text="a", images=picture())
+
+
+def test_a_modality_of_another_table_is_laid_out_expanded_and_padded(monkeypatch):
+    """It needs its row in the table, and of a processor the method that makes its tensors."""
+    radar = Modality("radar", "radar", ("echoes",), "echo_mask", "radar_states", "radar_states_mask", "<|radar|>",
+                     "radars", "radar_processor", has_frames=True)  # fmt: skip
+    monkeypatch.setitem(MODALITIES, "radar", radar)
+
+    class RadarProcessor(MMProcessor):
+        radar_processor = SimpleNamespace(model_input_names=["echoes"])
+
+        def _process_radar(self, rows, options):
+            echoes = torch.stack([item for items in rows for item in items])
+            return {"echoes": pad_rows(echoes, list(map(len, rows)))}, [[2] * len(items) for items in rows]
+
+    processor = RadarProcessor(make_vit(), None, make_bpe())
+    assert "echoes" in processor.model_input_names and processor.tokenizer.radar_token == "<|radar|>"
+    text = ["a<|radar|><|image|>", "b<|radar|>"]
+    out = processor(text=text, images=[picture()], radars=[torch.ones(3, 2), torch.zeros(3, 2)], return_tensors="pt")
+    assert out.echoes.shape == (2, 1, 3, 2) and out.echoes.sum((1, 2, 3)).tolist() == [6, 0]
+    assert processor.decode(out.input_ids[0]) == "a<|radar|><|radar|><|image|>"
+    rows = [{name: values[row] for name, values in out.items()} for row in range(2)]
+    assert processor.pad(rows).echo_mask.sum(-1).tolist() == [[3], [3]]
+    with pytest.raises(ValueError, match="the text has 1 and 0 were given"):
+        processor(text="<|radar|>")
 
 
 # Sampling rates

@@ -28,11 +28,11 @@ SILENCE_PEAK = 0.001
 # Words of questions about a modality, in English, Chinese, French, Spanish and Russian.
 ASKS_FOR = {
     "image": re.compile(
-        r"\b(?:pictures?\b|images?\b|photo|imagen|imágenes|foto|рисун|картин|изображени|фото)|图片|图像|照片|这张图",
+        r"\b(?:pictur(?:e|es)\b|images?\b|photo|imagen|imágenes|foto|рисун|картин|изображени|фото)|图片|图像|照片|这张图",
         re.I,
     ),
     "audio": re.compile(
-        r"\b(?:sounds?\b|audio|recordings?\b|hear\b|heard|sonido|grabación|oyes|enregistrement|entend|звук|аудио"
+        r"\b(?:soun(?:d|ds)\b|audio|recordings?\b|hear\b|heard|sonido|grabación|oyes|enregistrement|entend|звук|аудио"
         r"|запись|записи\b|слыш)|声音|音频|录音|听到",
         re.I,
     ),
@@ -103,7 +103,7 @@ def clean(
     - `empty`: a turn of the user has neither text nor media;
     - `placeholder`: its text holds a media token; `no medium`: a media part holds nothing;
     - `missing`: a file does not exist; `unreadable`: it cannot be decoded, or holds no pixels or samples;
-    - `wrong modality`: audio in place of an image, or the reverse; `silent`: audio without sound;
+    - `wrong modality`: audio in place of an image, or the reverse; `silent`: audio that is inaudible;
     - `wording`: the question is about an image, but there is only audio, or the reverse;
     - `duplicate`: an earlier example has media of the same bytes and the same words.
 
@@ -229,7 +229,7 @@ class MediaChecks:
             raise RejectExample("no medium", f"its {kind} part holds no {kind}")
         is_path = isinstance(source, (str, os.PathLike))
         if is_path and is_missing(os.fspath(source)):
-            raise RejectExample("missing", f"there is no file {source}", file)
+            raise RejectExample("missing", f"the file {source} does not exist", file)
         data = None
         try:
             if is_path or isinstance(source, bytes) or (isinstance(source, dict) and "array" not in source):

@@ -86,7 +86,7 @@ class ChatMixture(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> ChatRow:
         index, epoch = int(index), int(self._epoch)
         if not -len(self) <= index < len(self):
-            raise IndexError(f"The mixture has {len(self)} examples, so there is no example {index}.")
+            raise IndexError(f"Example {index} is out of range: the mixture has {len(self)} examples.")
         sources, ranks = plan(tuple(self.counts), self.seed, epoch)
         source = int(sources[index])
         dataset = self.datasets[source]

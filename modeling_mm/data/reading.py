@@ -191,11 +191,11 @@ def find_lines(path: Path, split: str) -> Path | None:
     """Return the JSONL file of a path and a split, or None if `datasets` must read the folder or the Hub."""
     if path.suffix == ".jsonl":
         if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
+            raise FileNotFoundError(f"The file {path} does not exist.")
         return path
     if not path.is_dir():
         if path.is_absolute() or str(path).startswith("."):
-            raise FileNotFoundError(f"There is neither a file nor a folder {path}.")
+            raise FileNotFoundError(f"{path} is neither a file nor a folder.")
         return None
     if (path / f"{split}.jsonl").is_file():
         return path / f"{split}.jsonl"

@@ -48,7 +48,7 @@ def check_metrics(names: Iterable[str]) -> None:
     for name in names:
         if name not in METRICS:
             hint = suggestion(str(name), METRICS)
-            raise ValueError(f"There is no metric {name!r}.{hint} Known: {', '.join(METRICS)}.")
+            raise ValueError(f"Unknown metric {name!r}.{hint} Known: {', '.join(METRICS)}.")
 
 
 def exact_match(answers: list[str], truths: list[str]) -> float:

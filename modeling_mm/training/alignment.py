@@ -172,7 +172,7 @@ def align(
     progress: bool = True,
 ) -> dict[str, float]:
     """
-    Train the connectors and the head that reads them, in every process on batches of its own.
+    Train the connectors and the head that reads them, each process on different batches.
 
     Args:
         model: an `MMForConditionalGeneration` that is not wrapped yet; frozen parameters do not change.

@@ -23,7 +23,7 @@ class AnsweredRow:
 
 
 def check_can_answer(model: Any, processor: Any) -> None:
-    """Raise a ValueError if there is no processor to write prompts with, or the model does not generate."""
+    """Raise a ValueError if a processor that writes prompts, or a model that generates, is missing."""
     if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "batch_decode"):
         raise ValueError(
             "predict_with_generate needs the processor, to write prompts and to read answers: pass "

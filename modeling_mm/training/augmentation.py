@@ -23,7 +23,7 @@ from ..modalities import MODALITIES
 from .audio_augmentation import AudioAugmentation
 from .image_augmentation import ImageAugmentation
 
-# Each purpose has draws of its own, which are independent of the others'.
+# Draws of one purpose are independent of those of the others.
 PURPOSES = ("media", "features", "dropout")
 
 

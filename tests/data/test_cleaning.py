@@ -72,8 +72,8 @@ def test_good_samples_are_kept_in_order(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("media", "reason", "detail"),
     [
-        ({"image": "gone.png"}, "missing", "there is no file"),
-        ({"audio": "gone.wav"}, "missing", "there is no file"),
+        ({"image": "gone.png"}, "missing", "does not exist"),
+        ({"audio": "gone.wav"}, "missing", "does not exist"),
         ({"image": "cut.png"}, "unreadable", "damaged or cut short"),
         ({"audio": "cut.wav"}, "unreadable", "cut short"),
         ({"image": "empty.png"}, "unreadable", "0 bytes"),
@@ -204,7 +204,7 @@ def test_the_report_is_written_for_programs_and_readers(folder: Path) -> None:
         "id": "s1",
         "file": str(folder / "gone.png"),
         "reason": "missing",
-        "detail": f"there is no file {folder / 'gone.png'}",
+        "detail": f"the file {folder / 'gone.png'} does not exist",
     }
     lines = (folder / "report" / "cleaning.txt").read_text().splitlines()
     assert lines[0] == "1 examples kept, 3 left out (1 missing, 1 duplicate, 1 malformed)"

@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_mixture_and_another_one_does_not() -> None
     parts = [ChatDataset(samples("a", 20)), ChatDataset(samples("b", 20))]
     assert answers(mix(parts, [1, 1], seed=3)) == answers(mix(parts, [1, 1], seed=3))
     assert answers(mix(parts, [1, 1], seed=3)) != answers(mix(parts, [1, 1], seed=4))
-    with pytest.raises(IndexError, match="The mixture has 40 examples"):
+    with pytest.raises(IndexError, match="the mixture has 40 examples"):
         mix(parts, [1, 1])[40]
 
 

@@ -219,9 +219,9 @@ def test_a_sample_that_is_no_chat_is_named(folder: Path) -> None:
 
 
 def test_missing_files_splits_and_wrong_options_are_refused(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no file .*gone\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"The file .*gone\.jsonl does not exist"):
         load_chats(folder / "gone.jsonl")
-    with pytest.raises(FileNotFoundError, match="There is neither a file nor a folder"):
+    with pytest.raises(FileNotFoundError, match="is neither a file nor a folder"):
         load_chats(folder / "gone")
     with pytest.raises(ValueError, match=r"has no split 'test'. It has train"):
         load_chats(folder, split="test")

@@ -40,10 +40,10 @@ def test_sentences_of_different_lengths_count_by_their_words():
 
 def test_an_unknown_metric_is_refused_with_the_nearest():
     with pytest.raises(
-        ValueError, match=r"no metric 'exact_mach'. Did you mean 'exact_match'\? Known: exact_match, acc"
+        ValueError, match=r"Unknown metric 'exact_mach'. Did you mean 'exact_match'\? Known: exact_match, acc"
     ):
         score("exact_mach", ["a"], ["a"])
-    with pytest.raises(ValueError, match=r"no metric 'zzz'\. Known"):
+    with pytest.raises(ValueError, match=r"Unknown metric 'zzz'\. Known"):
         check_metrics(["wer", "zzz"])
     check_metrics(METRICS)
 

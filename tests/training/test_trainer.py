@@ -35,7 +35,7 @@ PARTS_OF_RATES = ("text", "cross_attention", "connectors", "vision audio")
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"metrics": ["exact_mach"]}, "no metric 'exact_mach'. Did you mean 'exact_match'?"),
+        ({"metrics": ["exact_mach"]}, "Unknown metric 'exact_mach'. Did you mean 'exact_match'?"),
         ({"text_learning_rate": -1.0}, "text_learning_rate must be 0 or more, or None for learning_rate, got -1.0"),
         ({"encoder_learning_rate": float("nan")}, "encoder_learning_rate must be 0 or more"),
         ({"generation_max_new_tokens": 0}, "generation_max_new_tokens must be at least 1, got 0"),

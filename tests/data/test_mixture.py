@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from modeling_mm.data import ChatDataset, load_chats, media_parts, mix
-from modeling_mm.data.mixture import shares_of
 from modeling_mm.images import load_image
 
 
@@ -20,10 +19,12 @@ def answers(mixture) -> list[str]:
     return [mixture[i].answer for i in range(len(mixture))]
 
 
-def test_shares_add_up() -> None:
-    assert shares_of(10, [1, 1, 1]) == [4, 3, 3]
-    assert shares_of(7, [0.5, 0.25, 0.25]) == [3, 2, 2]
-    assert shares_of(5, [2, 8]) == [1, 4]
+@pytest.mark.parametrize(
+    ("sizes", "weights", "shares"),
+    [((5, 3, 2), [1, 1, 1], [4, 3, 3]), ((3, 3, 1), [0.5, 0.25, 0.25], [3, 2, 2]), ((4, 1), [2, 8], [1, 4])],
+)
+def test_shares_are_whole_numbers_that_add_up(sizes, weights, shares) -> None:
+    assert mix([ChatDataset(samples("a", size)) for size in sizes], weights).counts == shares
 
 
 def test_an_epoch_has_all_samples_together_and_each_data_set_its_share() -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_mm.data import ChatDataset, ChatRow, ChatStream, load_chats, media_parts, to_row
-from modeling_mm.data.streaming import file_stream, read_shards, to_stream, unpack
+from modeling_mm.data import ChatDataset, ChatRow, ChatStream, load_chats, media_parts, streaming, to_row
 from modeling_mm.images import load_image
 
 RED = "red.png"
@@ -174,8 +173,8 @@ def test_a_stream_gives_the_rows_of_the_file(folder: Path) -> None:
 
 def test_many_workers_share_a_long_file_without_repetition(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "long.jsonl", [{**chat(f"{'long ' * (i % 90)}{i}"), "id": i} for i in range(2000)])
-    assert file_stream(file).num_shards > 2
     stream = load_chats(file, streaming=True)
+    assert stream.samples.num_shards > 2
     assert [row.id for row in stream] == [str(i) for i in range(2000)], "no line is lost where pieces meet"
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
     assert sorted(int(row.id) for row in loader) == list(range(2000))
@@ -185,8 +184,8 @@ def test_a_line_belongs_to_one_piece_wherever_a_file_is_cut(folder: Path) -> Non
     path = write_lines(folder / "two.jsonl", [{"prompt": "?", "completion": "a"}, {"prompt": "?", "completion": "b"}])
     size = path.stat().st_size
     for cut in range(size + 1):
-        rows = read_shards([(str(path), 0, cut), (str(path), cut, size)])
-        answers = [unpack(row).answer for row in rows]
+        rows = streaming.read_shards([(str(path), 0, cut), (str(path), cut, size)])
+        answers = [streaming.unpack(row).answer for row in rows]
         assert answers == ["a", "b"], f"cut at byte {cut}"
 
 
@@ -234,8 +233,8 @@ def test_missing_files_splits_and_wrong_options_are_refused(folder: Path) -> Non
         load_chats(folder, split="empty")
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_folder_of_pictures_with_metadata(tmp_path: Path, streaming: bool) -> None:
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_a_folder_of_pictures_with_metadata(tmp_path: Path, as_stream: bool) -> None:
     colors = ["red", "green", "blue"]
     for kind in ("train", "test"):
         (tmp_path / kind).mkdir()
@@ -252,17 +251,17 @@ def test_a_folder_of_pictures_with_metadata(tmp_path: Path, streaming: bool) -> 
         write_lines(tmp_path / kind / "metadata.jsonl", lines[: 2 if kind == "test" else 3])
         if kind == "test":
             (tmp_path / kind / "blue.png").unlink()
-    rows = list(load_chats(tmp_path, streaming=streaming))
+    rows = list(load_chats(tmp_path, streaming=as_stream))
     assert [row.answer for row in rows] == colors
     for row in rows:
         part = media_parts(row.messages)[0]
         picture = load_image(part.get("path") or part["image"])
         assert picture.getpixel((0, 0)) == Image.new("RGB", (1, 1), row.answer).getpixel((0, 0))
-    assert len(list(load_chats(tmp_path, split="test", streaming=streaming))) == 2
+    assert len(list(load_chats(tmp_path, split="test", streaming=as_stream))) == 2
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_saved_data_set_with_pictures_and_splits(tmp_path: Path, folder: Path, streaming: bool) -> None:
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_a_saved_data_set_with_pictures_and_splits(tmp_path: Path, folder: Path, as_stream: bool) -> None:
     messages = [
         {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
@@ -270,14 +269,14 @@ def test_a_saved_data_set_with_pictures_and_splits(tmp_path: Path, folder: Path,
     dataset = datasets.Dataset.from_dict({"messages": [messages] * 3, "images": [[str(folder / RED)]] * 3})
     dataset = dataset.cast_column("images", datasets.List(datasets.Image()))
     datasets.DatasetDict({"train": dataset, "dev": dataset.select([0])}).save_to_disk(tmp_path / "saved")
-    rows = list(load_chats(tmp_path / "saved", streaming=streaming, limit=2))
+    rows = list(load_chats(tmp_path / "saved", streaming=as_stream, limit=2))
     assert len(rows) == 2 and rows[0].answer == "red"
     source = media_parts(rows[0].messages)[0]["image"]
     assert load_image(source).size == (4, 3), "the picture is a file, not decoded on the way"
     assert isinstance(source["bytes"], bytes)
-    assert len(list(load_chats(tmp_path / "saved", "dev", streaming=streaming))) == 1
+    assert len(list(load_chats(tmp_path / "saved", "dev", streaming=as_stream))) == 1
     with pytest.raises(ValueError, match=r"has no split 'test'. It has train, dev"):
-        load_chats(tmp_path / "saved", "test", streaming=streaming)
+        load_chats(tmp_path / "saved", "test", streaming=as_stream)
 
 
 def test_a_hub_id_goes_to_datasets_with_all_options(monkeypatch) -> None:
@@ -302,7 +301,7 @@ def test_a_stream_fetches_pictures_from_archives(folder: Path) -> None:
         archive.write(folder / RED, RED)
     path = f"zip://{RED}::{folder / 'all.zip'}"
     rows = datasets.IterableDataset.from_generator(lambda: iter([chat(path=path)]))
-    (row,) = ChatStream(to_stream(rows))
+    (row,) = ChatStream(streaming.to_stream(rows))
     assert media_parts(row.messages)[0]["image"]["bytes"] == (folder / RED).read_bytes()
 
 
@@ -311,10 +310,10 @@ def test_a_sample_of_a_streamed_data_set_that_is_no_chat_is_named() -> None:
     with pytest.raises(
         ValueError, match="Example 1 of the dataset: expected `messages`, or `prompt` and `completion`"
     ):
-        list(ChatStream(to_stream(rows)))
+        list(ChatStream(streaming.to_stream(rows)))
     rows = datasets.IterableDataset.from_generator(lambda: iter([chat(path=None) | {"images": [3.5j]}]))
     with pytest.raises(ValueError, match="Example 0 of the dataset: its media are neither files, nor bytes"):
-        list(ChatStream(to_stream(rows)))
+        list(ChatStream(streaming.to_stream(rows)))
 
 
 def test_rows_carry_the_epoch_also_in_workers_that_live_on() -> None:

@@ -32,7 +32,6 @@ from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data import ChatDataset
 from modeling_mm.recipes.run import run
 from modeling_mm.training import ChatCollator, ProcessCountCallback, last_whole_checkpoint
-from modeling_mm.training.checkpoints import is_whole
 from tests.fakes.ranks import free_port, quiet_environment, told
 from tests.fakes.recipe_runs import recipe
 from tests.fakes.tiny import difference, joined, open_gates, seeded, wav2vec2
@@ -306,18 +305,18 @@ def test_every_process_has_written_what_it_draws_at_random(tmp_path, state, writ
     """As many as there were when it was written, which need not be as many as there are."""
     path = checkpoint(tmp_path, 2, state)
     random_states(path, *written)
-    assert is_whole(path) is whole
+    assert (last_whole_checkpoint(tmp_path) == str(path)) is whole
 
 
 def test_processes_that_nobody_noted_are_no_fewer_than_now(tmp_path, monkeypatch):
     path = checkpoint(tmp_path, 2, "{}")
     random_states(path, 0, 1)
-    assert is_whole(path)
+    assert last_whole_checkpoint(tmp_path) == str(path)
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
-    assert not is_whole(path)
+    assert last_whole_checkpoint(tmp_path) is None
     random_states(path, 2)
-    assert is_whole(path)
+    assert last_whole_checkpoint(tmp_path) == str(path)
 
 
 def test_a_random_state_that_was_not_written_to_its_end(tmp_path):
@@ -325,7 +324,7 @@ def test_a_random_state_that_was_not_written_to_its_end(tmp_path):
     random_states(path, 0, 1)
     torn = path / "rng_state_1.pth"
     os.truncate(torn, torn.stat().st_size // 2)
-    assert not is_whole(path)
+    assert last_whole_checkpoint(tmp_path) is None
 
 
 def test_a_run_notes_its_processes_also_after_a_checkpoint_that_did_not(tmp_path):
@@ -343,7 +342,7 @@ def test_a_run_notes_its_processes_also_after_a_checkpoint_that_did_not(tmp_path
 
 def test_without_a_whole_checkpoint_nothing_is_resumed(tmp_path):
     checkpoint(tmp_path, 2, None)
-    with pytest.raises(ValueError, match=r"holds no checkpoint that was written to its end\. Leave"):
+    with pytest.raises(ValueError, match=r"holds no complete checkpoint\. Train without"):
         mm_trainer(chat_model(), tmp_path).train(resume_from_checkpoint=True)
 
 

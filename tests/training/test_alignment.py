@@ -10,8 +10,15 @@ import torch
 from torch import nn
 
 from modeling_mm.data import ChatRow
-from modeling_mm.training import AlignmentOptions, CachedCollator, ChatCollator, NamedMedium, align, named_media
-from modeling_mm.training.alignment import Aligner, draw
+from modeling_mm.training import (
+    AlignmentOptions,
+    CachedCollator,
+    ChatCollator,
+    NamedMedium,
+    align,
+    alignment,
+    named_media,
+)
 from tests.fakes.media_rows import filled, frozen_model, row, write_media
 from tests.fakes.tiny_chats import chat_model, processor, weights
 
@@ -102,7 +109,7 @@ def log_softmax(scores: list[float], place: int) -> float:
 def test_a_picture_is_read_as_a_bag_of_words_off_the_mean_of_its_real_tokens():
     head = torch.zeros(V, D)
     head[1], head[2], head[3] = torch.tensor([2.0, 0, 0]), torch.tensor([0, 2.0, 0]), torch.tensor([0, 0, 1.0])
-    aligner = Aligner(Words(head))
+    aligner = alignment.Aligner(Words(head))
     states = torch.tensor([[[1.0, 3.0, 0.0], [3.0, 1.0, 2.0], [9.0, 9.0, 9.0]]])  # the third token is padding
     seen = states, torch.tensor([[True, True, False]])  # the mean is (2, 2, 1)
     scores = [0.0, 4.0, 4.0, 1.0, 0.0, 0.0]
@@ -116,7 +123,7 @@ def test_a_picture_is_read_as_a_bag_of_words_off_the_mean_of_its_real_tokens():
 
 def test_answers_weigh_the_same_and_so_do_pictures():
     """With a head of zeros only the bias tells words apart."""
-    aligner = Aligner(Words(torch.zeros(V, D)))
+    aligner = alignment.Aligner(Words(torch.zeros(V, D)))
     aligner.bias.data = torch.arange(V, dtype=torch.float32)
     pictures = [NamedMedium(None, {"a": (1, 2), "b": (3,)}), NamedMedium(None, {"a": (4,)})]
     loss = aligner.image_loss(torch.zeros(2, 1, D), torch.ones(2, 1, dtype=torch.bool), pictures)
@@ -131,34 +138,11 @@ def test_a_sound_is_read_word_by_word_over_its_windows():
     head[1, 0], head[0, 1], head[2, 2] = 50.0, 50.0, 50.0
     states = torch.eye(3)[[0, 2, 1, 2, 0]][None]
     mask = torch.tensor([[True, False, True, True, False]])
-    aligner = Aligner(Words(head))
+    aligner = alignment.Aligner(Words(head))
     heard = NamedMedium(None, {"t": (1, 2)})
     assert aligner.audio_loss(states, mask, [heard]).item() == pytest.approx(0.0, abs=1e-4)
     assert aligner.audio_loss(states, mask, [NamedMedium(None, {"t": (2, 1)})]).item() > 10
     assert aligner.audio_loss(states, mask, [NamedMedium(None, {"t": (1, 2, 3, 4)})]).item() == 0.0  # too long
-
-
-# ---- Batches --------------------------------------------------------------------------------------------------------
-
-
-def test_each_pass_shows_every_medium_once_and_has_a_number():
-    sounds = [NamedMedium(ChatRow([], id=str(number)), {}) for number in range(5)]
-    source = draw(sounds, 2, None, seed=0)
-    passes = [[next(source) for _ in range(3)] for _ in range(2)]
-    for epoch, batches in enumerate(passes):
-        rows = [medium.row for batch in batches for medium in batch]
-        assert sorted(r.id for r in rows) == ["0", "1", "2", "3", "4"]
-        assert {r.epoch for r in rows} == {epoch}
-    assert [m.row.id for b in passes[0] for m in b] != [m.row.id for b in passes[1] for m in b]
-    assert [m.row.id for m in next(draw(sounds, 2, None, seed=0))] == [m.row.id for m in passes[0][0]]
-
-
-def test_batches_are_of_like_length_where_it_is_known():
-    sounds = [NamedMedium(ChatRow([], id=str(number)), {}) for number in range(8)]
-    collator = SimpleNamespace(media_size=lambda r: (0, int(r.id) // 4, 0))
-    source = draw(sounds, 4, collator, seed=0)
-    for _ in range(4):
-        assert len({int(medium.row.id) // 4 for medium in next(source)}) == 1
 
 
 # ---- All of it ------------------------------------------------------------------------------------------------------
@@ -206,6 +190,45 @@ def test_cached_states_do_as_well_and_the_seed_gives_the_same(folder):
         torch.manual_seed(0)
         found.append(align(model, collator, media_of(folder), options, seed=seed, progress=False))
     assert found[0] == found[1] != found[2]
+
+
+class Recording(ChatCollator):
+    """Keeps the numbers of the media and the epochs of each batch; `sizes` are media sizes by number."""
+
+    sizes = None
+
+    def __call__(self, rows):
+        self.batches = [*getattr(self, "batches", []), [(int(row.id), row.epoch) for row in rows]]
+        return super().__call__(rows)
+
+    def media_size(self, row):
+        return (0, 0, 0) if self.sizes is None else (0, self.sizes[int(row.id)], 0)
+
+
+def recorded(folder: Path, count: int, batch_size: int, steps: int, sizes=None, seed=0) -> list[list[tuple[int, int]]]:
+    rows = [row(folder, "a.png", answer="cat", id=str(number)) for number in range(count)]
+    media = [NamedMedium(each, {"t": tokens("cat")}) for each in rows]
+    collator = Recording(processor())
+    collator.sizes = sizes
+    options = replace(OPTIONS, steps=steps, image_batch_size=batch_size)
+    align(chat_model(), collator, {"image": media}, options, seed, progress=False)
+    return collator.batches
+
+
+def test_each_pass_shows_every_medium_once_and_has_a_number(folder):
+    batches = recorded(folder, 5, 2, steps=6)
+    for epoch in (0, 1):
+        shown = [medium for batch in batches[3 * epoch : 3 * epoch + 3] for medium in batch]
+        assert sorted(shown) == [(number, epoch) for number in range(5)]
+    assert [n for batch in batches[:3] for n, _ in batch] != [n for batch in batches[3:] for n, _ in batch]
+    assert recorded(folder, 5, 2, steps=2) == batches[:2], "the seed decides"
+    assert recorded(folder, 5, 2, steps=6, seed=1) != batches
+
+
+def test_batches_are_of_like_length_where_it_is_known(folder):
+    sizes = [number // 4 for number in range(8)]
+    for batch in recorded(folder, 8, 4, steps=4, sizes=sizes):
+        assert len({sizes[number] for number, _ in batch}) == 1
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])

@@ -6,10 +6,16 @@ import torch
 from PIL import Image, ImageOps
 
 from modeling_mm.data import ChatRow, media_parts, to_row
-from modeling_mm.training import AudioAugmentation, Augmentation, ImageAugmentation, ModalityDropout, SetEpochCallback
-from modeling_mm.training.audio_augmentation import add_noise, change_speed
-from modeling_mm.training.augmentation import generator_of
-from modeling_mm.training.image_augmentation import random_box
+from modeling_mm.training import (
+    AudioAugmentation,
+    Augmentation,
+    ImageAugmentation,
+    ModalityDropout,
+    SetEpochCallback,
+    audio_augmentation,
+    image_augmentation,
+)
+from modeling_mm.training import augmentation as draws
 
 RATE = 16_000
 GENERATOR = np.random.default_rng
@@ -54,11 +60,14 @@ def test_everything_off_changes_nothing() -> None:
 
 def test_crop_takes_a_part_of_the_size_asked_for() -> None:
     for seed in range(50):
-        left, top, right, bottom = random_box((200, 100), 0.5, GENERATOR(seed))
+        left, top, right, bottom = image_augmentation.random_box((200, 100), 0.5, GENERATOR(seed))
         assert 0 <= left < right <= 200 + 1e-9 and 0 <= top < bottom <= 100 + 1e-9
         assert 0.5 - 1e-9 <= (right - left) * (bottom - top) / 20_000 <= 1 + 1e-9
         assert 3 / 4 - 1e-9 <= (right - left) / (bottom - top) / 2 <= 4 / 3 + 1e-9
-    areas = [np.prod(np.subtract(*np.split(np.array(random_box((9, 9), 0.2, GENERATOR(s))), 2))) for s in range(50)]
+    areas = [
+        np.prod(np.subtract(*np.split(np.array(image_augmentation.random_box((9, 9), 0.2, GENERATOR(s))), 2)))
+        for s in range(50)
+    ]
     assert min(areas) < 0.4 * 81 and max(areas) > 0.8 * 81
     cropped = ImageAugmentation(crop=0.6).apply(gradient(), GENERATOR(1))
     assert cropped.size == (20, 12)
@@ -161,7 +170,7 @@ def test_pictures_change_with_seed_epoch_and_sample_and_with_nothing_else(tmp_pa
 def test_the_place_of_a_folder_does_not_matter_but_the_file_does(tmp_path) -> None:
     def draw(path: str) -> float:
         turns = [{"role": "user", "content": [{"type": "image", "path": path}]}]
-        return generator_of(to_row({"messages": turns}), 0, "media").random()
+        return draws.generator_of(to_row({"messages": turns}), 0, "media").random()
 
     assert draw("/one/noto/cat.png") == draw("/two/noto/cat.png")
     assert len({draw("/one/noto/cat.png"), draw("/one/noto/dog.png"), draw("/one/open/cat.png")}) == 3
@@ -171,7 +180,7 @@ def test_the_place_of_a_folder_does_not_matter_but_the_file_does(tmp_path) -> No
 
 
 def test_speed_changes_length_and_pitch() -> None:
-    fast = change_speed(tone(), RATE, 1.25)
+    fast = audio_augmentation.change_speed(tone(), RATE, 1.25)
     assert abs(len(fast) - 0.5 * RATE / 1.25) <= 1 and fast.dtype == np.float32
     pitch = np.abs(np.fft.rfft(fast)).argmax() * RATE / len(fast)
     assert abs(pitch - 550) < 5
@@ -181,10 +190,10 @@ def test_speed_changes_length_and_pitch() -> None:
 
 
 def test_noise_has_the_ratio_asked_for() -> None:
-    added = add_noise(tone(2), 20.0, GENERATOR(0)) - tone(2)
+    added = audio_augmentation.add_noise(tone(2), 20.0, GENERATOR(0)) - tone(2)
     ratio = 10 * np.log10(np.mean(tone(2) ** 2) / np.mean(added**2))
     assert abs(ratio - 20) < 0.2
-    assert not add_noise(np.zeros(10, np.float32), 20.0, GENERATOR(0)).any()
+    assert not audio_augmentation.add_noise(np.zeros(10, np.float32), 20.0, GENERATOR(0)).any()
     augmentation = AudioAugmentation(noise=0.25, noise_decibels=(0.0, 5.0))
     changed = [augmentation.apply(tone(0.1), GENERATOR(i), RATE) - tone(0.1) for i in range(100)]
     ratios = [10 * np.log10(0.5 / np.mean(noise**2)) for noise in changed if noise.any()]

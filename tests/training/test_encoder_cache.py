@@ -385,7 +385,7 @@ def test_a_killed_append_loses_its_items_alone(whole) -> None:
 
 KILLED = """
 import os, signal, sys
-import modeling_mm.training.state_store as module
+from modeling_mm.training import state_store as module
 from pathlib import Path
 from tests.fakes.media_rows import make_cache, row
 

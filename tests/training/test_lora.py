@@ -8,8 +8,7 @@ import torch
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.training import LoraOptions, add_lora
-from modeling_mm.training.lora import is_fresh
-from tests.fakes.tiny import difference, inputs, joined, open_gates, opened
+from tests.fakes.tiny import difference, inputs, joined, opened
 from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, moved, processor, weights
 
 peft = pytest.importorskip("peft")
@@ -53,6 +52,8 @@ def in_full(model) -> set[str]:
         (opened, {"train": ["connectors", "cross_attention"]}, TEXT, CONNECTORS | BLOCKS),
         (opened, {"train": []}, TEXT | CROSS, GATES),
         (lambda: opened(cross_attention_gated=False), {}, TEXT | CROSS, CONNECTORS),
+        (lambda: joined(cross_attention_gated=False), {}, TEXT, CONNECTORS | BLOCKS),
+        (lambda: joined(vision=None, audio=None), {}, TEXT, set()),
     ],
     ids=[
         "trained",
@@ -63,6 +64,8 @@ def in_full(model) -> set[str]:
         "blocks_in_full",
         "adapters_only",
         "ungated",
+        "fresh_and_ungated",
+        "text_only_model",
     ],
 )
 def test_what_is_adapted_and_what_is_trained_in_full(model, options, adapters, full):
@@ -72,13 +75,6 @@ def test_what_is_adapted_and_what_is_trained_in_full(model, options, adapters, f
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(".lora_" in name or ".modules_to_save." in name for name in trainable)
     assert len([name for name in trainable if ".lora_" in name]) == 2 * len(adapters)
-
-
-@pytest.mark.parametrize("gated", [True, False])
-def test_a_fresh_model_is_told_from_a_trained_one(gated):
-    model = joined(cross_attention_gated=gated)
-    assert is_fresh(model) and not is_fresh(open_gates(model))
-    assert not is_fresh(joined(vision=None, audio=None))
 
 
 def test_rank_alpha_and_dropout():

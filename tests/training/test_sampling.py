@@ -1,10 +1,9 @@
-"""sampling.py: batches of samples that are alike in their media."""
+"""Batches of examples with similar media."""
 
 import pytest
 
 from modeling_mm.data import ChatRow
 from modeling_mm.training import MediaLengthGroupedSampler, media_size
-from modeling_mm.training.sampling import BATCHES_A_POOL
 
 SIZES = [number % 7 for number in range(70)]
 
@@ -15,11 +14,11 @@ def order(epoch: int = 0, seed: int = 0, batch_size: int = 5) -> list[int]:
     return list(sampler)
 
 
-def test_every_sample_comes_once():
+def test_every_example_occurs_once():
     assert sorted(order()) == list(range(70)) and len(MediaLengthGroupedSampler(SIZES, 5, lambda size: size)) == 70
 
 
-def test_batches_hold_samples_of_one_size():
+def test_batches_hold_examples_of_one_size():
     """Ten of each size and batches of five: within one pool each batch can be, and is, of one size."""
     indices = order()
     batches = [indices[start : start + 5] for start in range(0, 70, 5)]
@@ -27,7 +26,7 @@ def test_batches_hold_samples_of_one_size():
     assert [SIZES[batch[0]] for batch in batches] != sorted(SIZES[batch[0]] for batch in batches)
 
 
-def test_the_order_is_of_the_seed_and_the_epoch():
+def test_the_order_depends_on_seed_and_epoch_alone():
     assert order() == order() and order(epoch=1) == order(epoch=1)
     assert order() != order(epoch=1) and order() != order(seed=1) != order(epoch=1, seed=1)
 
@@ -39,7 +38,7 @@ def test_a_batch_that_is_not_full_comes_last():
 
 
 def test_pools_keep_batches_from_being_the_same_in_every_epoch():
-    sizes = list(range(4 * BATCHES_A_POOL * 2))
+    sizes = list(range(256))  # two pools
     sampler = MediaLengthGroupedSampler(sizes, 4, lambda size: size)
     first = {tuple(sorted(batch)) for batch in zip(*[iter(list(sampler))] * 4, strict=True)}
     sampler.set_epoch(1)

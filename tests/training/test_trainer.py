@@ -11,12 +11,12 @@ from modeling_mm.training import (
     LossProgressCallback,
     MediaLengthGroupedSampler,
     MMTrainer,
+    answers,
     encode_conversation,
     media_size,
     parts_of,
+    trainer,
 )
-from modeling_mm.training.answers import AnsweredRow, in_groups, score_answers, share_of
-from modeling_mm.training.trainer import with_answers_only
 from tests.fakes.tiny import joined
 from tests.fakes.tiny_chats import CHATS, arguments, chat, chat_model, mm_trainer, moved, processor, weights
 
@@ -181,25 +181,20 @@ def test_an_optimizer_of_the_users_own_is_left_alone(tmp_path):
 def test_the_shares_of_processes_are_equal_and_together_all(rows, as_stream):
     data = [f"row {i}" for i in range(rows)]
     for processes in (1, 2, 3):
-        shares = [list(share_of(iter(data) if as_stream else data, p, processes)) for p in range(processes)]
+        shares = [list(answers.share_of(iter(data) if as_stream else data, p, processes)) for p in range(processes)]
         assert len({len(share) for share in shares}) == 1, "none waits for another"
         assert dict(item for share in shares for item in share) == dict(enumerate(data))
         assert sum(len(share) for share in shares) - rows < processes
 
 
-def test_groups():
-    assert list(in_groups("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
-    assert list(in_groups([], 2)) == []
-
-
 def test_figures_of_all_and_of_each_task():
-    answers = [
-        AnsweredRow(0, "color", "red", "red"),
-        AnsweredRow(1, "color", "red", "blue"),
-        AnsweredRow(2, "caption/fr", "chat", "chat"),
-        AnsweredRow(3, None, "x", "y"),
+    rows = [
+        answers.AnsweredRow(0, "color", "red", "red"),
+        answers.AnsweredRow(1, "color", "red", "blue"),
+        answers.AnsweredRow(2, "caption/fr", "chat", "chat"),
+        answers.AnsweredRow(3, None, "x", "y"),
     ]
-    assert score_answers(answers, ["exact_match"], "eval") == {
+    assert answers.score_answers(rows, ["exact_match"], "eval") == {
         "eval_exact_match": 0.5,
         "eval_color_exact_match": 0.5,
         "eval_caption/fr_exact_match": 1.0,
@@ -253,8 +248,7 @@ def test_logits_are_made_of_what_is_learned_and_the_weights_are_the_stock_traine
     run = mm_trainer(chat_model(), tmp_path, trainer_class=Recording, **fields)
     more = {"data_collator": ChatCollator(processor())}
     stock = mm_trainer(chat_model(), tmp_path, trainer_class=Trainer, more=more, **fields)
-    for trainer in (run, stock):
-        trainer.train()
+    run.train(), stock.train()
     assert all(made == learned < tokens for made, learned, tokens in run.positions)
     assert run.state.log_history[0]["loss"] == pytest.approx(stock.state.log_history[0]["loss"], rel=1e-6)
     for name, value in weights(stock.model).items():
@@ -275,12 +269,12 @@ def test_logits_are_made_of_what_is_learned_and_the_weights_are_the_stock_traine
     ids=["none", "of rows", "of several kinds", "all ignored"],
 )
 def test_labels_that_are_not_those_of_tokens_are_left_alone(batch):
-    assert with_answers_only(batch) is batch
+    assert trainer.with_answers_only(batch) is batch
 
 
 def test_only_what_predicts_an_answer_is_kept():
     labels = torch.tensor([[-100, -100, -100, 7], [-100, -100, 8, 9]])
-    batch = with_answers_only({"input_ids": torch.zeros_like(labels), "labels": labels})
+    batch = trainer.with_answers_only({"input_ids": torch.zeros_like(labels), "labels": labels})
     assert "labels" not in batch
     assert batch["logits_to_keep"].tolist() == [[False, False, True, False], [False, True, True, False]]
     assert batch["shift_labels"][batch["logits_to_keep"]].tolist() == [7, 8, 9]
@@ -302,8 +296,8 @@ def test_a_collator_that_writes_prompts_is_asked_for_them(tmp_path):
     run = mm_trainer(
         chat_model(), tmp_path, more={"data_collator": Prompting(processor())}, predict_with_generate=True
     )
-    answers = run.answer_dataset(run.eval_dataset)
-    assert Prompting.asked == len(CHATS) and len({answer.answer for answer in answers}) == 1
+    answered = run.answer_dataset(run.eval_dataset)
+    assert Prompting.asked == len(CHATS) and len({row.answer for row in answered}) == 1
     plain = mm_trainer(chat_model(), tmp_path, predict_with_generate=True)
     assert len({answer.answer for answer in plain.answer_dataset(plain.eval_dataset)}) > 4
 

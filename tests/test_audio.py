@@ -1,4 +1,4 @@
-"""Sounds of every kind become windows of mono samples at the encoder's rate, or a ValueError that says why not."""
+"""Audio of every kind becomes windows of mono samples at the encoder's rate, or a ValueError that says why not."""
 
 import base64
 import io

@@ -92,7 +92,7 @@ def test_every_form_of_a_part(processor, tmp_path):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_assistant_mask_is_exact_with_windows(processor, side):
-    """Two rows of different length; before the first answer one sound grows into three tokens."""
+    """Two rows of different length; before the first answer one audio part grows into three tokens."""
     rows = [chat(picture(), sound(2.5)), [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a dog"}]]
     out = processor.apply_chat_template(
         rows,

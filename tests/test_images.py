@@ -1,4 +1,4 @@
-"""Pictures of every kind become the same upright 8-bit RGB, or a ValueError that says what is wrong."""
+"""Images of every kind become the same upright 8-bit RGB, or a ValueError that says what is wrong."""
 
 import base64
 import http.server
@@ -36,7 +36,7 @@ def pixels(image: Image.Image) -> list[tuple[int, ...]]:
 
 @pytest.fixture
 def served_png():
-    """A loopback server: `/ok` answers with a picture, anything else with 404."""
+    """A loopback server: `/ok` answers with an image, anything else with 404."""
     data = encode(two_pixels())
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -242,7 +242,7 @@ def test_postscript_is_refused():
 
 
 def test_floats_just_beyond_one_are_not_taken_for_bytes():
-    """A resize overshoots a little; to read it as 0 to 255 would make the picture black."""
+    """A resize overshoots a little; to read it as 0 to 255 would make the image black."""
     values = np.ones((2, 2, 3), dtype=np.float32)
     values[0, 0, 0] = 1.0001
     with pytest.raises(ValueError, match="clip the array to 1"):

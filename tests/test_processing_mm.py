@@ -43,7 +43,7 @@ def processor() -> MMProcessor:
 
 
 def test_shapes_masks_and_order(processor):
-    """Rows with two images and no sound, none of either, and an image with a sound of 2.5 windows."""
+    """Rows with two images and no audio, none of either, and an image with audio of 2.5 windows."""
     out = processor(
         text=["<|image|> and <|image|>", "hello", "<|audio|>hello<|image|>"],
         images=[[picture("red"), picture("blue", (1, 1))], [], [picture("lime")]],

@@ -14,11 +14,11 @@ from modeling_mm.sources import SourceError, SourcePolicy, is_public, read_bytes
 from tests.fakes.gallery import gallery, red, silent
 
 OPEN = SourcePolicy(private_urls=True)
-NAME = "pictures.example"
+NAME = "images.example"
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     with gallery() as server:
         yield server
 
@@ -42,12 +42,12 @@ def lookups(monkeypatch):
 # ---- What is read ---------------------------------------------------------------------------------------------------
 
 
-def test_data_urls_base64_urls_and_files_are_read(pictures, tmp_path):
+def test_data_urls_base64_urls_and_files_are_read(images, tmp_path):
     (tmp_path / "red.png").write_bytes(red())
     text = base64.b64encode(red()).decode()
     policy = SourcePolicy(private_urls=True, files=tmp_path)
-    sources = [text, f"{text[:9]}\n{text[9:]}", f"data:image/png;base64,{text}", f"{pictures.url}/red.png"]
-    sources += ["red.png", f"file://{tmp_path}/red.png", f"{pictures.url}/to?{pictures.url}/to?/red.png"]
+    sources = [text, f"{text[:9]}\n{text[9:]}", f"data:image/png;base64,{text}", f"{images.url}/red.png"]
+    sources += ["red.png", f"file://{tmp_path}/red.png", f"{images.url}/to?{images.url}/to?/red.png"]
     assert [source for source in sources if read_bytes(source, policy) != red()] == []
 
 
@@ -71,12 +71,12 @@ def test_what_is_none_is_refused_with_the_reason(source, reason):
         read_bytes(source, SourcePolicy())
 
 
-def test_large_sources_are_refused(pictures, tmp_path):
+def test_large_sources_are_refused(images, tmp_path):
     (tmp_path / "red.png").write_bytes(red())
     policy = SourcePolicy(private_urls=True, files=tmp_path)
     for source in (
-        f"{pictures.url}/red.png",
-        f"{pictures.url}/drip-open",
+        f"{images.url}/red.png",
+        f"{images.url}/drip-open",
         "red.png",
         base64.b64encode(red()).decode(),
     ):
@@ -84,9 +84,9 @@ def test_large_sources_are_refused(pictures, tmp_path):
             read_bytes(source, policy, max_bytes=10)
 
 
-def test_a_download_that_ends_early_is_refused(pictures):
+def test_a_download_that_ends_early_is_refused(images):
     with pytest.raises(SourceError, match=rf"ended after 20 of {len(red())} bytes|IncompleteRead\(20 bytes"):
-        read_bytes(f"{pictures.url}/cut", OPEN)
+        read_bytes(f"{images.url}/cut", OPEN)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
@@ -118,38 +118,38 @@ def test_a_users_own_sources_may_be_any_file_and_the_policy_of_servers_allows_no
         read_bytes(Path("gone"))
 
 
-def test_a_failed_download_names_the_url_and_the_status(pictures):
+def test_a_failed_download_names_the_url_and_the_status(images):
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:\d+/none': could not be fetched \(HTTP Error 404"):
-        read_bytes(f"{pictures.url}/none")
+        read_bytes(f"{images.url}/none")
 
 
-def test_a_users_own_urls_go_through_the_proxy_of_the_environment(pictures, monkeypatch):
-    monkeypatch.setenv("http_proxy", pictures.url)
+def test_a_users_own_urls_go_through_the_proxy_of_the_environment(images, monkeypatch):
+    monkeypatch.setenv("http_proxy", images.url)
     monkeypatch.setattr("modeling_mm.sources.is_public", lambda address: address == "127.0.0.1")
-    url = f"http://localhost:{pictures.port}/red.png"
+    url = f"http://localhost:{images.port}/red.png"
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(SourceError, match="HTTP Error 404"):
         read_bytes(url)
-    assert pictures.asked[-1] == url
+    assert images.asked[-1] == url
     assert read_bytes(url.replace("localhost", "127.0.0.1"), SourcePolicy()) == red()
-    assert pictures.asked[-1] == "/red.png"
+    assert images.asked[-1] == "/red.png"
 
 
 # ---- How long it may take -------------------------------------------------------------------------------------------
 
 
-def test_a_redirect_is_followed_without_its_body_which_may_have_no_end(pictures):
+def test_a_redirect_is_followed_without_its_body_which_may_have_no_end(images):
     start = time.monotonic()
-    assert read_bytes(f"{pictures.url}/drip-to?/red.png", OPEN) == red()
+    assert read_bytes(f"{images.url}/drip-to?/red.png", OPEN) == red()
     assert time.monotonic() - start < 3
 
 
 @pytest.mark.parametrize("path", ["drip-head", "drip-body", "drip-open"])
-def test_a_slow_drip_ends_at_the_deadline(pictures, path):
+def test_a_slow_drip_ends_at_the_deadline(images, path):
     """Each byte comes well within the timeout of a socket."""
     start = time.monotonic()
     with pytest.raises(SourceError, match="took longer"):
-        read_bytes(f"{pictures.url}/{path}", OPEN, deadline=start + 0.5)
+        read_bytes(f"{images.url}/{path}", OPEN, deadline=start + 0.5)
     assert 0.4 < time.monotonic() - start < 3
 
 
@@ -161,11 +161,11 @@ def test_a_slow_handshake_ends_at_the_deadline():
         assert 0.4 < time.monotonic() - start < 3
 
 
-def test_nothing_is_fetched_after_the_deadline(pictures):
-    asked = len(pictures.asked)
+def test_nothing_is_fetched_after_the_deadline(images):
+    asked = len(images.asked)
     with pytest.raises(SourceError, match="took longer"):
-        read_bytes(f"{pictures.url}/red.png", OPEN, deadline=time.monotonic() - 1)
-    assert len(pictures.asked) == asked
+        read_bytes(f"{images.url}/red.png", OPEN, deadline=time.monotonic() - 1)
+    assert len(images.asked) == asked
 
 
 # ---- Who is talked to -----------------------------------------------------------------------------------------------
@@ -190,20 +190,20 @@ def test_all_that_a_name_stands_for_must_be_public(monkeypatch):
         read_bytes(f"http://{NAME}/red.png", SourcePolicy())
 
 
-def test_a_redirect_to_a_private_address_is_refused(monkeypatch, pictures):
+def test_a_redirect_to_a_private_address_is_refused(monkeypatch, images):
     """The first address counts as public here, what it leads to does not."""
     monkeypatch.setattr("modeling_mm.sources.is_public", lambda address: address == "127.0.0.1")
-    assert read_bytes(f"{pictures.url}/red.png", SourcePolicy()) == red()
+    assert read_bytes(f"{images.url}/red.png", SourcePolicy()) == red()
     with pytest.raises(SourceError, match="private address"):
-        read_bytes(f"{pictures.url}/to?http://127.0.0.2:1/x", SourcePolicy())
+        read_bytes(f"{images.url}/to?http://127.0.0.2:1/x", SourcePolicy())
     with pytest.raises(SourceError, match="not to an http"):
-        read_bytes(f"{pictures.url}/to?file:///etc/hostname", SourcePolicy())
+        read_bytes(f"{images.url}/to?file:///etc/hostname", SourcePolicy())
     with pytest.raises(SourceError, match="redirects more than 3 times"):
-        url = pictures.url
+        url = images.url
         read_bytes(f"{url}/to?{url}/to?{url}/to?{url}/to?/red.png", SourcePolicy())
 
 
-def test_the_address_that_was_checked_is_the_one_that_is_opened(monkeypatch, pictures):
+def test_the_address_that_was_checked_is_the_one_that_is_opened(monkeypatch, images):
     """A name that stands for this machine when it is asked a second time, as an attacker's would."""
     asked = []
     ask = socket.getaddrinfo
@@ -216,10 +216,10 @@ def test_the_address_that_was_checked_is_the_one_that_is_opened(monkeypatch, pic
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     monkeypatch.setattr("modeling_mm.sources.is_public", lambda address: address == "127.0.0.1")
-    assert read_bytes(f"http://{NAME}:{pictures.port}/red.png", SourcePolicy()) == red()
+    assert read_bytes(f"http://{NAME}:{images.port}/red.png", SourcePolicy()) == red()
     assert asked == [NAME]
     with pytest.raises(SourceError, match="private address"):
-        read_bytes(f"http://{NAME}:{pictures.port}/red.png", SourcePolicy())
+        read_bytes(f"http://{NAME}:{images.port}/red.png", SourcePolicy())
 
 
 @pytest.fixture(scope="module")

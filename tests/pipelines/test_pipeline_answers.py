@@ -1,4 +1,4 @@
-"""pipeline_answers.py: questions about pictures, and translations with media."""
+"""pipeline_answers.py: questions about images, and translations with media."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.fakes.pipeline_parts import COLORS, GREEDY, answer_of, audio, chat, i
 from tests.fakes.processor_parts import RATE, picture
 
 
-def test_questions_about_pictures_are_answered(pipes):
+def test_questions_about_images_are_answered(pipes):
     pipe = pipes("visual-question-answering")
     expected = [[{"answer": answer_of(pipe, chat(image(color), "a cat?"))}] for color in COLORS]
     assert pipe(picture("red"), "a cat?", **GREEDY) == expected[0]
@@ -32,7 +32,7 @@ def test_each_question_is_asked_of_each_picture(pipes):
     assert pipe(picture("red"), questions, **GREEDY) == [said[0], said[2]]
 
 
-def test_one_question_may_be_about_several_pictures(pipes):
+def test_one_question_may_be_about_several_images(pipes):
     pipe = pipes("visual-question-answering")
     said = pipe({"image": [picture("red"), picture("blue")], "question": "which?"}, **GREEDY)
     assert said == [{"answer": answer_of(pipe, chat(image("red"), image("blue"), "which?"))}]
@@ -102,7 +102,7 @@ def test_a_wrong_question_is_a_value_error(pipes, name):
         pipes("visual-question-answering")(inputs, **options)
 
 
-def test_a_stream_of_pictures_takes_one_question(pipes):
+def test_a_stream_of_images_takes_one_question(pipes):
     with pytest.raises(ValueError, match="expected one question for a dataset"):
         pipes("visual-question-answering")((p for p in [picture()]), ["a?", "b?"])
 

@@ -1,4 +1,4 @@
-"""pipeline_speech.py: what is taken, long sounds in chunks, and what is refused."""
+"""pipeline_speech.py: what is taken, long audio in chunks, and what is refused."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_speech_is_transcribed_from_all_that_the_stock_pipeline_takes(pipes, tmp
     assert pipe(noise(), generate_kwargs=dict(GREEDY)) == {"text": expected}
 
 
-def test_sounds_of_another_rate_are_resampled_and_several_channels_mixed(pipes):
+def test_audio_of_another_rate_is_resampled_and_several_channels_mixed(pipes):
     pipe = pipes("automatic-speech-recognition")
     tone = np.sin(np.arange(8000) / 5).astype(np.float32)
     stereo = {"raw": np.stack([tone, tone]), "sampling_rate": 8000}
@@ -62,7 +62,7 @@ def test_the_prompt_of_speech_recognition_is_the_models_own_for_a_language(pipes
         pipe(noise(), language="de", **GREEDY)
 
 
-def test_a_long_sound_without_chunks_goes_whole_into_its_windows(pipes, monkeypatch):
+def test_long_audio_without_chunks_goes_whole_into_its_windows(pipes, monkeypatch):
     pipe, asked = pipes("automatic-speech-recognition"), []
     ask = pipe.ask
     monkeypatch.setattr(pipe, "ask", lambda content: asked.append(ask(content)) or asked[-1])
@@ -70,7 +70,7 @@ def test_a_long_sound_without_chunks_goes_whole_into_its_windows(pipes, monkeypa
     assert len(asked) == 1 and asked[0]["input_features"].shape[1] == 4
 
 
-def test_long_sound_is_cut_into_chunks_by_chunk_length_s(pipes, monkeypatch):
+def test_long_audio_is_cut_into_chunks_by_chunk_length_s(pipes, monkeypatch):
     pipe, asked = pipes("automatic-speech-recognition"), []
     ask = pipe.ask
     monkeypatch.setattr(pipe, "ask", lambda content: asked.append(content[0]["audio"][0]) or ask(content))
@@ -84,7 +84,7 @@ def test_long_sound_is_cut_into_chunks_by_chunk_length_s(pipes, monkeypatch):
     said = [answer_of(pipe, chat({"type": "audio", "audio": (c, RATE)}, DEFAULT_TRANSCRIPTION_PROMPT)) for c in asked]
     assert alone == {"text": merge_transcripts(said, [0.4 * RATE / len(chunk) for chunk in asked])}
     assert pipe(sound, batch_size=3, **options) == alone
-    # Chunks of several sounds share batches and find back to their own.
+    # Chunks of several audio inputs share batches and find back to their own.
     other = pipe(noise(1.5, seed=1), **options)
     assert pipe([sound, noise(1.5, seed=1), sound], batch_size=4, **options) == [alone, other, alone]
 

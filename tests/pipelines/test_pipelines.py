@@ -66,7 +66,7 @@ def test_chats_of_all_kinds_go_into_one_batch(pipes, task):
     assert list(streamed) == alone
 
 
-def test_texts_with_pictures_beside_them_are_answered(pipes):
+def test_texts_with_images_beside_them_are_answered(pipes):
     pipe = pipes("image-text-to-text")
     prompt = "<|image|> What do you see?"
     inputs = pipe.processor(text=prompt, images=[picture()], return_tensors="pt")
@@ -75,7 +75,7 @@ def test_texts_with_pictures_beside_them_are_answered(pipes):
     assert torch.equal(said[0]["generated_token_ids"], expected[0])
 
 
-def test_any_to_any_takes_media_beside_the_text_and_decodes_sounds_itself(pipes, tmp_path):
+def test_any_to_any_takes_media_beside_the_text_and_decodes_audio_itself(pipes, tmp_path):
     """The stock pipeline would ask for torchvision, and for librosa or torchcodec to read the file."""
     pipe, path = pipes("any-to-any"), tmp_path / "sound.wav"
     soundfile.write(path, noise(), RATE, subtype="FLOAT")
@@ -200,7 +200,7 @@ def test_features_of_texts_are_the_base_models(pipes, folders):
         assert difference(one, other[:, -one.shape[1] :]) < 1e-4
 
 
-def test_features_of_pictures_are_the_states_of_their_placeholders(pipes):
+def test_features_of_images_are_the_states_of_their_placeholders(pipes):
     pipe = pipes("image-feature-extraction")
     model, pixels = pipe.model, pipe.image_processor(picture(), return_tensors="pt")["pixel_values"]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""transcripts.py: long sounds in chunks, and their texts merged."""
+"""transcripts.py: long audio in chunks, and their texts merged."""
 
 import random
 

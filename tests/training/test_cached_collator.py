@@ -68,7 +68,7 @@ def test_a_batch_from_the_cache_equals_one_of_raw_media(media, names, side: str)
 
 
 def test_media_matter_in_the_batches_compared(media) -> None:
-    """Two pictures, or two windows, in each other's place are noticed by the test above."""
+    """Two images, or two windows, in each other's place are noticed by the test above."""
     cached = CachedCollator(processor(), filled(media, *ALL))(make_rows(media, ROWS["both, sound first"]))
     expected, _ = logits(cached)
     for name in ("vision_states", "audio_states"):
@@ -159,7 +159,7 @@ VIEWS = {"augmentation": Augmentation(ImageAugmentation(crop=0.5, color=0.5)), "
 
 
 def shown(collator: CachedCollator, each: ChatRow) -> int:
-    """Which view of its only picture a row shows."""
+    """Which view of its only image a row shows."""
     states = collator([each])["vision_states"][0, 0]
     kept = [collator.cache.states(each.messages[0]["content"][0], view)[0] for view in range(3)]
     return [torch.equal(states, view) for view in kept].index(True)

@@ -68,7 +68,7 @@ def audio_part(number: int) -> dict[str, str]:
 
 
 def chats(count: int = 6) -> list[dict]:
-    """Samples with a picture, with a sound, with both and with neither, in turn."""
+    """Samples with an image, with audio, with both and with neither, in turn."""
     samples = []
     for number in range(count):
         parts = [image_part(number)] if number % 4 in (0, 2) else []

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers.generation import GenerationConfig
 
-from .pipeline_base import MMGenerationPipeline, Parameters, check_keys
+from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, take
 from .prompts import language_name, translation_prompt
 from .sources import describe
 
@@ -45,10 +45,8 @@ class MMVisualQuestionAnsweringPipeline(MMAnsweringPipeline):
         if top_k is not None:
             self._forward_params["top_k"] = self._postprocess_params["top_k"] = top_k
 
-    def _sanitize_parameters(
-        self, top_k: int | None = None, generate_kwargs: dict | None = None, **options: Any
-    ) -> Parameters:
-        answers = {} if top_k is None else {"top_k": top_k}
+    def _sanitize_parameters(self, generate_kwargs: dict | None = None, **options: Any) -> Parameters:
+        answers = take(options, "top_k")
         return {}, {**self.options_of_call(generate_kwargs, **options), **answers}, answers
 
     def __call__(self, image: Any, question: str | list[str] | None = None, **kwargs: Any) -> Any:
@@ -134,15 +132,8 @@ class MMTranslationPipeline(MMAnsweringPipeline):
             The question for the model, with `{language}` and `{text}` in it.
     """
 
-    def _sanitize_parameters(
-        self,
-        tgt_lang: str | None = None,
-        prompt: str | None = None,
-        generate_kwargs: dict | None = None,
-        **options: Any,
-    ) -> Parameters:
-        named = {"tgt_lang": tgt_lang, "prompt": prompt}
-        preprocess_params = {name: value for name, value in named.items() if value is not None}
+    def _sanitize_parameters(self, generate_kwargs: dict | None = None, **options: Any) -> Parameters:
+        preprocess_params = take(options, "tgt_lang", "prompt")
         return preprocess_params, self.options_of_call(generate_kwargs, **options), {}
 
     def __call__(self, text: Any = None, image: Any = None, audio: Any = None, **kwargs: Any) -> Any:

@@ -77,6 +77,11 @@ def check_keys(inputs: dict, known: tuple[str, ...]) -> None:
         )
 
 
+def take(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Move options of these names out of `options`; the ones that are None are dropped."""
+    return {name: value for name in names if (value := options.pop(name, None)) is not None}
+
+
 class MMPipeline(Pipeline):
     """
     A pipeline for the models of this package.

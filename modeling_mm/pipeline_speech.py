@@ -10,7 +10,7 @@ from transformers.pipelines.automatic_speech_recognition import AutomaticSpeechR
 from transformers.utils import logging
 
 from .audio import load_audio
-from .pipeline_base import MMGenerationPipeline, Parameters, check_keys
+from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, take
 from .prompts import transcription_prompt
 from .transcripts import chunk_sizes, cut_into_chunks, merge_transcripts
 
@@ -67,26 +67,12 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
                 "join a model with an audio encoder for speech recognition"
             )
 
-    def _sanitize_parameters(
-        self,
-        chunk_length_s: float | None = None,
-        stride_length_s: Any = None,
-        prompt: str | None = None,
-        language: str | None = None,
-        generate_kwargs: dict | None = None,
-        ignore_warning: bool | None = None,
-        **options: Any,
-    ) -> Parameters:
-        for name in ("return_timestamps", "return_language", "decoder_kwargs"):
-            if options.pop(name, None):
+    def _sanitize_parameters(self, generate_kwargs: dict | None = None, **options: Any) -> Parameters:
+        for name, value in take(options, "return_timestamps", "return_language", "decoder_kwargs").items():
+            if value:
                 raise ValueError(f"`{name}` is not possible: the model writes the words alone; leave it out")
-        named = {
-            "chunk_length_s": chunk_length_s,
-            "stride_length_s": stride_length_s,
-            "prompt": prompt,
-            "language": language,
-        }
-        preprocess_params = {name: value for name, value in named.items() if value is not None}
+        options.pop("ignore_warning", None)
+        preprocess_params = take(options, "chunk_length_s", "stride_length_s", "prompt", "language")
         return preprocess_params, self.options_of_call(generate_kwargs, **options), {}
 
     def preprocess(

@@ -19,7 +19,7 @@ from transformers.pipelines.text_classification import TextClassificationPipelin
 from transformers.utils.chat_template_utils import Chat
 
 from .pipeline_answers import MMTranslationPipeline, MMVisualQuestionAnsweringPipeline
-from .pipeline_base import MMGenerationPipeline, MMPipeline, Parameters, as_stream, check_keys, messages_of
+from .pipeline_base import MMGenerationPipeline, MMPipeline, Parameters, as_stream, check_keys, messages_of, take
 from .pipeline_speech import MMSpeechRecognitionPipeline
 from .sources import describe
 
@@ -42,15 +42,10 @@ class MMChatPipeline(MMGenerationPipeline):
 
     stock_chat: type = Chat
 
-    def _sanitize_parameters(
-        self,
-        generate_kwargs: dict | None = None,
-        assistant_model: Any = None,
-        assistant_tokenizer: Any = None,
-        **options: Any,
-    ) -> Parameters:
+    def _sanitize_parameters(self, generate_kwargs: dict | None = None, **options: Any) -> Parameters:
+        assistant = take(options, "assistant_model", "assistant_tokenizer")
         # A copy, because the stock pipeline writes into it; None to keep the preset.
-        generate_kwargs = self.options_of_call(generate_kwargs, assistant_model, assistant_tokenizer) or None
+        generate_kwargs = self.options_of_call(generate_kwargs, **assistant) or None
         return super()._sanitize_parameters(generate_kwargs=generate_kwargs, **options)
 
     def answer_rows(self, rows: Any, **kwargs: Any) -> Any:

@@ -1,12 +1,11 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What a recipe names, made: processor, model, data sets, collator."""
+"""Processor, model, data and collator of a recipe."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -21,7 +20,7 @@ from transformers import (
 
 from ..configuration_mm import MMConfig
 from ..data.cleaning import clean
-from ..data.mixture import mix
+from ..data.mixture import ChatMixture, mix
 from ..data.reading import ChatDataset, ChatRow, ChatStream, load_chats
 from ..joining import fit_to_tokenizer, joint_generation_config, special_token_ids
 from ..modalities import MODALITIES
@@ -34,6 +33,8 @@ from ..training.lora import add_lora
 from ..utils.resources import resource_or_path
 from .schema import DataSource, ModelSection, Recipe
 
+Chats = ChatDataset | ChatStream
+
 MODEL_CLASSES = {"causal_lm": MMForConditionalGeneration, "classification": MMForSequenceClassification}
 AUTO_CLASSES = {"causal_lm": AutoModelForImageTextToText, "classification": AutoModelForSequenceClassification}
 
@@ -42,7 +43,7 @@ AUTO_CLASSES = {"causal_lm": AutoModelForImageTextToText, "classification": Auto
 
 
 def make_processor(section: ModelSection) -> MMProcessor:
-    """The processor that is named, or that of the joint model, or one made from the parts."""
+    """Load the processor of the recipe or of its joint model, or make one from the components."""
     source = section.processor or section.pretrained
     if source is not None:
         return AutoProcessor.from_pretrained(resource_or_path("presets", source))
@@ -52,211 +53,189 @@ def make_processor(section: ModelSection) -> MMProcessor:
 
 def make_model(recipe: Recipe, processor: MMProcessor, seed: int) -> PreTrainedModel:
     """
-    The model to train: joined, loaded or made from a preset, with what is frozen frozen, and with LoRA where the
-    recipe asks for it. New weights are the same for the same seed.
+    Make the model to train, with frozen parts and adapters. New weights depend on the seed alone.
+
+    Raises:
+        ValueError: if the recipe freezes a part that the model lacks.
     """
     set_seed(seed)
-    model = unfrozen_model(recipe, processor)
+    model = load_model(recipe, processor)
     if recipe.lora is not None:
         return add_lora(model, asdict(recipe.lora))
-    parts = parts_of(model)
+    parts = {name: parameters for name, parameters in parts_of(model).items() if parameters}
     for name in recipe.frozen:
-        if not parts.get(name):
-            raise ValueError(
-                f"frozen.{name}: the model has no such part; it has {', '.join(k for k in parts if parts[k])}."
-            )
+        if name not in parts:
+            raise ValueError(f"frozen.{name}: the model has no such part. It has {', '.join(parts)}.")
         for _, parameter in parts[name]:
             parameter.requires_grad_(False)
     return model
 
 
-def unfrozen_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:
-    section = recipe.model
-    model_class = MODEL_CLASSES[recipe.objective]
-    how = {name: getattr(section, name) for name in ("dtype", "attn_implementation") if getattr(section, name)}
-    labels = {"num_labels": len(recipe.labels)} if recipe.labels else {}
+def load_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:
+    """Load a joint model, join components, or make a model with random weights from a preset."""
+    section, model_class = recipe.model, MODEL_CLASSES[recipe.objective]
+    loading = {name: getattr(section, name) for name in ("dtype", "attn_implementation") if getattr(section, name)}
+    options = {**section.config, **({"num_labels": len(recipe.labels)} if recipe.labels else {})}
     if section.preset is not None:
-        model = model_from_preset(recipe, processor, labels, how)
+        config = MMConfig.from_pretrained(
+            resource_or_path("presets", section.preset), **options, **special_token_ids(processor)
+        )
+        fit_to_tokenizer(config, processor)
+        model = AUTO_CLASSES[recipe.objective].from_config(config, **loading)
+        if model.can_generate():
+            model.generation_config = joint_generation_config(model, config, model.generation_config)
     elif section.pretrained is not None:
-        model = model_class.from_pretrained(section.pretrained, **section.config, **labels, **how)
+        model = model_class.from_pretrained(section.pretrained, **options, **loading)
     else:
         if section.trust_remote_code:
-            how["trust_remote_code"] = True
-        parts = (section.text, section.vision, section.audio)
-        options = {**section.config, **labels, **how}
-        model = model_class.from_text_vision_audio_pretrained(*parts, tokenizer=processor, **options)
+            loading["trust_remote_code"] = True
+        components: dict[str, Any] = {"text": section.text, "vision": section.vision, "audio": section.audio}
+        components |= {"tokenizer": processor, **options, **loading}
+        model = model_class.from_text_vision_audio_pretrained(**components)
     if recipe.labels:
         model.config.id2label = dict(enumerate(recipe.labels))
         model.config.label2id = {label: number for number, label in enumerate(recipe.labels)}
     return model
 
 
-def model_from_preset(recipe: Recipe, processor: MMProcessor, labels: dict, how: dict) -> PreTrainedModel:
-    """A model with random weights, whose vocabulary has room for the processor's and whose special tokens are its."""
-    given = {**recipe.model.config, **special_token_ids(processor), **labels}
-    config = MMConfig.from_pretrained(resource_or_path("presets", recipe.model.preset), **given)
-    fit_to_tokenizer(config, processor)
-    model = AUTO_CLASSES[recipe.objective].from_config(config, **how)
-    if model.can_generate():
-        model.generation_config = joint_generation_config(model, config, model.generation_config)
-    return model
-
-
 # ---- Data -----------------------------------------------------------------------------------------------------------
 
 
-def load_source(source: DataSource) -> ChatDataset | ChatStream:
+@dataclass(frozen=True)
+class RecipeData:
+    """Data of a recipe: training sources, evaluation set, test sets by name, alignment sources by modality."""
+
+    train: Sequence[Chats]
+    evaluation: ChatDataset | None
+    test: Mapping[str, ChatDataset]
+    alignment: Mapping[str, Sequence[Chats]] = field(default_factory=dict)
+
+
+def load_data(recipe: Recipe) -> RecipeData:
+    """
+    Load all data of a recipe.
+
+    With `clean`, examples that cannot be learned from are left out, and listed in the output's folder `cleaning`.
+
+    Raises:
+        ValueError: if no example of a source is left.
+    """
+
+    def load_all(sources: Sequence[DataSource], name: str) -> list[Chats]:
+        datasets = [load_source(source) for source in sources]
+        if not recipe.data.clean:
+            return datasets
+        return [cleaned(recipe, d, s, f"{name}-{i}") for i, (d, s) in enumerate(zip(datasets, sources, strict=True))]
+
+    data, alignment = recipe.data, recipe.alignment.sources if recipe.alignment is not None else {}
+    return RecipeData(
+        train=load_all(data.train, "train"),
+        evaluation=concatenated(load_all(data.evaluation, "evaluation")) if data.evaluation else None,
+        test={name: concatenated(load_all(sources, name)) for name, sources in data.test.items()},
+        alignment={kind: load_all(sources, kind) for kind, sources in alignment.items()},
+    )
+
+
+def load_source(source: DataSource) -> Chats:
     return load_chats(
         source.source, split=source.split, streaming=source.streaming, name=source.subset, limit=source.limit
     )
 
 
-@dataclass(frozen=True)
-class RecipeData:
-    """What a recipe names, read: the sources to learn from, what it is measured by, and what it is aligned by."""
-
-    train: list[Any]
-    evaluation: ChatDataset | None
-    test: dict[str, ChatDataset]
-    alignment: dict[str, list[ChatDataset]] = field(default_factory=dict)
-
-    @property
-    def measured(self) -> list[ChatDataset]:
-        return [*([] if self.evaluation is None else [self.evaluation]), *self.test.values()]
-
-
-def load_data(recipe: Recipe) -> RecipeData:
-    """
-    All data of a recipe; with `clean`, what cannot be learned from is left out, and reports of it go to the folder
-    `cleaning` in the output folder.
-    """
-    data = recipe.data
-    reports = Path(recipe.training["output_dir"]) / "cleaning" if data.clean else None
-    alignment = {} if recipe.alignment is None else recipe.alignment.sources
-
-    def load_all(sources: Sequence[DataSource], name: str) -> list[Any]:
-        return [load_part(source, reports, f"{name}-{number}") for number, source in enumerate(sources)]
-
-    return RecipeData(
-        train=load_all(data.train, "train"),
-        evaluation=joined_sources(data.evaluation, reports, "evaluation"),
-        test={name: joined_sources(sources, reports, name) for name, sources in data.test.items()},
-        alignment={kind: load_all(sources, kind) for kind, sources in alignment.items()},
-    )
-
-
-def load_part(source: DataSource, reports: Path | None, name: str) -> Any:
-    """One source, cleaned if there is a folder for the report."""
-    dataset: Any = load_source(source)
-    if reports is None:
-        return dataset
+def cleaned(recipe: Recipe, dataset: Chats, source: DataSource, name: str) -> ChatDataset:
+    """Return the examples that can be learned from, and report on the others."""
     is_main = PartialState().is_main_process
-    rows, report = clean(dataset, progress=is_main)
+    rows, report = clean(cast(Iterable[Any], dataset), progress=is_main)
+    folder = recipe.output_dir / "cleaning" / name.replace("/", "-")
     if is_main:
-        report.save(reports / name.replace("/", "-"))
+        report.save(folder)
         print(f"{source.source}: {str(report).splitlines()[0]}")
     if not rows:
-        raise ValueError(f"{source.source}: no sample is left after cleaning; see {reports / name}.")
+        raise ValueError(f"{source.source}: no example is left after cleaning. See {folder}.")
     return ChatDataset(rows)
 
 
-def joined_sources(sources: Sequence[DataSource], reports: Path | None, name: str) -> ChatDataset | None:
-    """All of the sources, one after the other; None where there are none."""
-    datasets = [load_part(source, reports, f"{name}-{number}") for number, source in enumerate(sources)]
-    if len(datasets) < 2:
-        return datasets[0] if datasets else None
-    rows: Any = ConcatDataset(datasets)
-    return ChatDataset(rows)
+def concatenated(datasets: Sequence[Chats]) -> ChatDataset:
+    if len(datasets) == 1:
+        return cast(ChatDataset, datasets[0])
+    return ChatDataset(cast(Sequence[ChatRow], ConcatDataset(datasets)))
 
 
-def mixture(sources: Sequence[DataSource], datasets: Sequence[Any], seed: int) -> Any:
+def mixture(sources: Sequence[DataSource], datasets: Sequence[Chats], seed: int) -> Chats | ChatMixture:
     """
-    What a recipe learns from: one data set, or several mixed by weights.
+    Return the only dataset, or a mixture of several by their weights.
 
     Raises:
-        ValueError: where some sources have weights and others none, and for streams of unknown length without.
+        ValueError: if some sources have weights and others do not, or if a stream has no weight.
     """
     if len(datasets) == 1:
         return datasets[0]
-    weights = [source.weight for source in sources]
-    if None in weights and any(weight is not None for weight in weights):
-        raise ValueError("data.train: give every source a `weight`, or none, to mix them by their sizes.")
-    if None in weights:
-        if any(source.streaming for source in sources):
-            raise ValueError("data.train: streams have no known size to mix them by; give every source a `weight`.")
-        weights = [len(dataset) for dataset in datasets]
-    return mix(datasets, weights, seed)
+    weights = [source.weight for source in sources if source.weight is not None]
+    if 0 < len(weights) < len(sources):
+        raise ValueError("data.train: some sources have a `weight`. Give every source one, or none to mix by size.")
+    if not weights and any(source.streaming for source in sources):
+        raise ValueError("data.train: streams have no known size to mix by. Give every source a `weight`.")
+    return mix(datasets, weights or [len(cast(ChatDataset, dataset)) for dataset in datasets], seed)
+
+
+def rows_of(dataset: Chats) -> Iterator[ChatRow]:
+    """Yield all rows of a dataset or a stream."""
+    return iter(dataset) if isinstance(dataset, ChatStream) else (dataset[i] for i in range(len(dataset)))
 
 
 # ---- Batches --------------------------------------------------------------------------------------------------------
 
 
-def make_collator(recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel) -> ChatCollator:
+def make_collator(
+    recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel | None
+) -> ChatCollator:
     """
-    What makes batches of chats, for training; `for_evaluation()` of it changes nothing and leaves nothing out.
+    Make the collator for training; its `for_evaluation()` changes and drops nothing.
 
     Args:
-        model: with an encoder cache, what encodes: its encoders must be frozen
+        model: model with frozen encoders, needed with an encoder cache only
     """
-    if recipe.data.encoder_cache is not None:
+    section = recipe.data
+    if section.encoder_cache is not None and model is not None:
         cache = filled_cache(recipe, processor, data, model)
-        return CachedCollator(processor, cache, modality_dropout=recipe.data.modality_dropout)
-    options: dict[str, Any] = {
-        "augmentation": recipe.data.augmentation,
-        "modality_dropout": recipe.data.modality_dropout,
-    }
+        return CachedCollator(processor, cache, modality_dropout=section.modality_dropout)
+    options: dict[str, Any] = {"augmentation": section.augmentation, "modality_dropout": section.modality_dropout}
     if recipe.objective == "classification":
         return ClassificationCollator(processor, recipe.labels, **options)
     return ChatCollator(processor, **options)
 
 
 def filled_cache(recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel) -> EncoderCache:
-    """The encoder cache with all media of the recipe; one process fills it, and the others read what it wrote."""
-    options = recipe.data
+    """Return the encoder cache with all media of the data. The main process fills it, the others read it."""
+    section, base = recipe.data, model.get_base_model() if hasattr(model, "peft_config") else model
 
     def open_cache() -> EncoderCache:
-        return EncoderCache(
-            options.encoder_cache,
-            base_of(model),
-            processor,
-            options.augmentation,
-            {kind: getattr(options, f"{kind}_views") for kind in MODALITIES},
-            dtype=getattr(torch, options.encoder_dtype),
-        )
+        dtype = getattr(torch, section.encoder_dtype)
+        folder = cast(str, section.encoder_cache)
+        return EncoderCache(folder, base, processor, section.augmentation, section.views, dtype=dtype)
 
     state = PartialState()
     if state.is_main_process:
-        with encoders_on(base_of(model), state.device):
+        with encoders_on(base, state.device):
             cache = open_cache()
             for dataset in (*data.train, *chain(*data.alignment.values())):
                 cache.fill(rows_of(dataset))
-            for dataset in data.measured:
-                cache.fill(rows_of(dataset), views=False)
+            for measured in (data.evaluation, *data.test.values()):
+                if measured is not None:
+                    cache.fill(rows_of(measured), views=False)
     state.wait_for_everyone()
     return cache if state.is_main_process else open_cache()
 
 
-def rows_of(dataset: ChatDataset | ChatStream) -> Iterator[ChatRow]:
-    """All rows, one after the other."""
-    if isinstance(dataset, ChatStream):
-        return iter(dataset)
-    return (dataset[number] for number in range(len(dataset)))
-
-
-def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without adapters around it."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
 @contextmanager
 def encoders_on(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
-    """Has the encoders on a device for a while."""
-    towers = [tower for tower in (model.base_model.vision_tower, model.base_model.audio_tower) if tower is not None]
-    homes = [next(tower.parameters()).device for tower in towers]
-    for tower in towers:
+    """Move the encoders to a device, and back at the end."""
+    towers = [getattr(model.base_model, modality.tower_attribute) for modality in MODALITIES.values()]
+    homes = [(tower, next(tower.parameters()).device) for tower in towers if tower is not None]
+    for tower, _ in homes:
         tower.to(device)
     try:
         yield
     finally:
-        for tower, home in zip(towers, homes, strict=True):
+        for tower, home in homes:
             tower.to(home)

@@ -1,13 +1,12 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-A recipe: one YAML file that says what is trained on what, and how. `modeling_mm.recipes.run` follows it.
+Schema of a recipe, a YAML file that says what is trained on what, and how. `modeling_mm.recipes.run` follows it.
 
-`read_recipe(path, ["training.learning_rate=1e-4", "lora.r=8"])` reads one, with values put on top of the file's. Every
-key is checked, in the file and on top; a wrong one is refused with the nearest that is right. Paths are taken from the
-folder in which the command is run, like those of any other command.
+Every key and value is checked, in the file and in overrides; an unknown key is refused with the nearest one. Paths
+start at the working directory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,15 +26,14 @@ from ..training.lora import LoraOptions
 from ..utils.validation import build, check_mapping, check_names, type_hints
 from ..utils.yaml_values import apply_override, parse_yaml
 
-# What a recipe changes of the defaults of transformers, unless it says otherwise: a loss on the bar and in TensorBoard
-# soon, and a run that goes on from where it stopped as if it had not.
+# Defaults of a recipe that differ from those of transformers.
 DEFAULTS = {
     "logging_steps": 10,
     "report_to": "tensorboard",
     "save_total_limit": 2,
-    "restore_callback_states_from_checkpoint": True,
+    "restore_callback_states_from_checkpoint": True,  # so that a resumed run equals an unbroken one
 }
-# With data to evaluate on, the best state is kept rather than the last.
+# With evaluation, the best state is kept rather than the last.
 DEFAULTS_WITH_EVALUATION = {
     "eval_strategy": "epoch",
     "load_best_model_at_end": True,
@@ -46,18 +44,17 @@ DEFAULTS_WITH_EVALUATION = {
 @dataclass(frozen=True)
 class ModelSection:
     """
-    Where the model comes from. One of three: parts to join (`text`, with `vision`, `audio` or both); `pretrained`, a
-    joint model to go on from; `preset`, a whole configuration, for random weights.
+    Source of the model: components to join (`text`, with `vision`, `audio` or both), `pretrained`, or `preset`.
 
     Args:
         text, vision, audio: Hub ids or paths of pretrained models
         pretrained: Hub id or path of a joint model
-        preset: name of a shipped preset, such as `tiny`, or path of an MMConfig in JSON
-        processor: Hub id, path or shipped name of a processor; by default that of `pretrained`, or made from the parts
+        preset: name of a shipped preset, such as `tiny`, or path of an MMConfig in JSON; the weights are random
+        processor: Hub id, path or shipped name; by default that of `pretrained`, or made from the components
         config: fields of MMConfig
-        dtype: the precision of the weights, such as `float32` or `bfloat16`; that of the parts by default
+        dtype: precision of the weights; by default that of the components
         attn_implementation: `sdpa`, `eager`, ...
-        trust_remote_code: whether parts may bring code of their own
+        trust_remote_code: if components may bring their own code
     """
 
     text: str | None = None
@@ -71,22 +68,34 @@ class ModelSection:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        has_encoder = any(getattr(self, modality.tower) for modality in MODALITIES.values())
         ways = {
-            "text (with vision and audio)": self.text or self.vision or self.audio,
+            "text (with vision and audio)": self.text or has_encoder,
             "pretrained": self.pretrained,
             "preset": self.preset,
         }
         given = [name for name, value in ways.items() if value]
         if len(given) != 1:
-            raise ValueError(
-                f"expected exactly one of {'; '.join(ways)}, got {' and '.join(given) or 'none of them'}."
-            )
-        if self.text is None and (self.vision or self.audio):
+            names = " and ".join(given) or "none of them"
+            raise ValueError(f"expected exactly one of {'; '.join(ways)}, got {names}.")
+        if has_encoder and not self.text:
             raise ValueError("`text` is missing: encoders are joined to a decoder.")
         if self.preset and not self.processor:
-            raise ValueError("`processor` is missing: a preset is a model's configuration and has no tokenizer.")
-        check_config(self.config, "model.config", joins=self.text is not None)
+            raise ValueError("`processor` is missing: a preset has no tokenizer.")
+        self._check_config()
+
+    def _check_config(self) -> None:
+        check_mapping(self.config, MMConfig.__annotations__, "model.config")  # not the fields of PreTrainedConfig
+        for name in self.config:
+            if name.startswith("freeze_"):
+                part = name.removeprefix("freeze_")
+                raise ValueError(f"model.config.{name}: write `frozen: {{{part}: always}}` instead.")
+            if self.text and name in MMConfig.sub_configs:
+                raise ValueError(f"model.config.{name}: for presets only, as pretrained components have their own.")
+        text_config = self.config.get("text_config") or {}
+        names = [*(item.name for item in fields(GPT2Config)), *GPT2Config.attribute_map]
+        check_names(text_config, names, "model.config.text_config")
 
     @staticmethod
     def free_keys() -> dict[str, list[str]]:
@@ -96,16 +105,15 @@ class ModelSection:
 @dataclass(frozen=True)
 class DataSource:
     """
-    One set of chat samples.
+    One dataset of chats.
 
     Args:
-        source: a .jsonl file, a folder or the Hub id of a data set, as `load_chats` takes them
-        split, subset: which part of a data set
-        weight: its share of what is learned from, in proportion to the weights of the other sources; by default that
-            of its size
-        limit: how many samples of it are used at most
-        streaming: read while training, for data sets that are larger than the disk
-        note: where it comes from and its licence, a sentence for the model card
+        source: a .jsonl file, a folder or the Hub id of a dataset, as `load_chats` takes them
+        split, subset: part of a dataset
+        weight: share of the training examples, in proportion to the weights of the other sources; by default the size
+        limit: largest number of examples that are used
+        streaming: if examples are read during training, for datasets that are larger than the disk
+        note: a sentence on origin and license for the model card
     """
 
     source: str
@@ -116,29 +124,40 @@ class DataSource:
     streaming: bool = False
     note: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.weight is not None and not self.weight > 0:
-            raise ValueError(f"weight must be above 0, got {self.weight}; leave the source out instead.")
+            raise ValueError(f"weight must be above 0, got {self.weight}. Leave the source out instead.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}.")
+
+
+def check_used_whole(groups: Mapping[str, Sequence[DataSource]]) -> None:
+    """Refuse weights and streams in groups of sources that are used whole."""
+    for name, sources in groups.items():
+        for source in sources:
+            if source.weight is not None or source.streaming:
+                key = "streaming" if source.streaming else "weight"
+                raise ValueError(f"`{key}` in `{name}` has no meaning, as all of it is used. Leave it out.")
 
 
 @dataclass(frozen=True)
 class DataSection:
     """
+    Data of a run.
+
     Args:
-        train: what is learned from, mixed by weight
-        evaluation: what is looked at during training, all of it; the best state is chosen by it
-        test: what the card's figures are from, by name; `evaluation` where there is none
-        clean: leave out samples that cannot be learned from, and list them in the folder `cleaning` of the output; all
-            media are read once for it. Otherwise the first such sample stops the run
-        augmentation: `image` and `audio`, each with fields of its own; in training alone
-        modality_dropout: how often the pictures or sounds of a sample are taken away; in training alone
-        encoder_cache: a folder for the outputs of frozen encoders, so that each picture and sound is encoded once
-        image_views, audio_views: with `encoder_cache` and `augmentation`, in how many ways each file is kept: as it
-            is, and otherwise changed
-        encoder_dtype: what the encoders compute in for the cache; bfloat16 is two to three times as fast where the
-            machine has it
+        train: training data, mixed by weight
+        evaluation: data for evaluation during training, all of it; it chooses the best state
+        test: data for the figures of the model card, by name; by default `evaluation`
+        clean: if examples that cannot be learned from are left out, and listed in the output's folder `cleaning`. All
+            media are read once for it. Without it, the first such example stops the run
+        augmentation: random changes of `image` and `audio` in training
+        modality_dropout: how often images or audio of an example are removed in training
+        encoder_cache: folder for the outputs of frozen encoders, so that each file is encoded once
+        image_views, audio_views: with `encoder_cache` and `augmentation`, number of cached views of each file; the
+            first is the file as it is
+        encoder_dtype: precision of the encoders that fill the cache; bfloat16 is two to three times as fast on
+            hardware that has it
     """
 
     train: list[DataSource]
@@ -152,81 +171,70 @@ class DataSection:
     audio_views: int = 1
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.train:
-            raise ValueError("`train` has no source; name at least one.")
-        for name, sources in (("evaluation", self.evaluation), *((f"test.{n}", s) for n, s in self.test.items())):
-            for source in sources:
-                if source.weight is not None or source.streaming:
-                    key = "streaming" if source.streaming else "weight"
-                    raise ValueError(f"`{key}` in `{name}` has no meaning: all of it is used. Leave it out.")
-        if self.clean and any(source.streaming for source in self.train):
-            raise ValueError("clean: it reads all samples before training, which a stream is too long for.")
-        self._check_cache()
+            raise ValueError("`train` has no source. Name at least one.")
+        check_used_whole({"evaluation": self.evaluation} | {f"test.{name}": s for name, s in self.test.items()})
+        if any(source.streaming for source in self.train):
+            for key, is_set in (("clean", self.clean), ("encoder_cache", self.encoder_cache)):
+                if is_set:
+                    raise ValueError(f"`{key}` reads all examples before training. Leave out it or `streaming`.")
+        self._check_views()
 
-    def _check_cache(self):
+    @property
+    def views(self) -> dict[str, int]:
+        """Return the number of views by modality."""
+        return {kind: getattr(self, f"{kind}_views") for kind in MODALITIES if hasattr(self, f"{kind}_views")}
+
+    def _check_views(self) -> None:
         augmentation = self.augmentation or Augmentation()
-        for name, is_on in (("image", augmentation.image.is_on), ("audio", augmentation.audio.is_on)):
-            views = getattr(self, f"{name}_views")
+        for kind, views in self.views.items():
+            is_on = getattr(augmentation, kind).is_on
             if views < 1 or (views > 1 and not (self.encoder_cache and is_on)):
                 raise ValueError(
-                    f"{name}_views: expected 1, or more with `encoder_cache` and `augmentation.{name}`; got {views}."
+                    f"{kind}_views must be 1, or more with `encoder_cache` and `augmentation.{kind}`, got {views}."
                 )
             if self.encoder_cache and is_on and views == 1:
                 raise ValueError(
-                    f"augmentation.{name} has no effect with an `encoder_cache` that keeps one view of each file: set "
-                    f"{name}_views to the number to keep, or leave one of them out."
+                    f"augmentation.{kind} has no effect with an `encoder_cache` that keeps one view of each file. Set "
+                    f"{kind}_views to the number to keep, or leave one of them out."
                 )
-        if not self.encoder_cache:
-            return
-        for name, value in (
-            ("image.flip", augmentation.image.flip),
-            ("audio.mask_time_prob", augmentation.audio.mask_time_prob),
-            ("audio.mask_feature_prob", augmentation.audio.mask_feature_prob),
-        ):
-            if value > 0:
-                raise ValueError(
-                    f"augmentation.{name} depends on more than the file and cannot be kept in an `encoder_cache`: "
-                    "leave one of them out."
-                )
-        if any(source.streaming for source in self.train):
-            raise ValueError(
-                "encoder_cache: it is filled before training, which a stream is too long for. Leave one out."
-            )
+        # These depend on more than the file.
+        for name in ("image.flip", "audio.mask_time_prob", "audio.mask_feature_prob"):
+            kind, _, change = name.partition(".")
+            if self.encoder_cache and getattr(getattr(augmentation, kind), change) > 0:
+                raise ValueError(f"augmentation.{name} does not work with an `encoder_cache`. Leave one of them out.")
 
 
 @dataclass(frozen=True)
 class Alignment(AlignmentOptions):
     """
-    A stage before training in which the connectors learn the decoder's words; see `modeling_mm.training.alignment`.
+    Stage before training in which the connectors learn the decoder's words; see `modeling_mm.training.align`.
 
     Args:
-        images: samples with one image each, whose answers name what it shows
-        audio: samples with one audio each, whose answers are the words spoken in it
+        images: examples with one image each, whose answers name what it shows
+        audio: examples with one audio each, whose answers are the words spoken in it
     """
 
     images: list[DataSource] = field(default_factory=list)
     audio: list[DataSource] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if not any(self.sources.values()):
-            raise ValueError("expected `images`, `audio` or both, got none of them.")
-        for name, sources in self.sources.items():
-            for source in sources:
-                if source.weight is not None or source.streaming:
-                    key = "streaming" if source.streaming else "weight"
-                    raise ValueError(f"`{key}` in `{name}` has no meaning: all of it is used. Leave it out.")
+        groups = {modality.plural: self.sources[kind] for kind, modality in MODALITIES.items() if kind in self.sources}
+        if not any(groups.values()):
+            raise ValueError(f"expected {' or '.join(f'`{name}`' for name in groups)}, or all of them, got none.")
+        check_used_whole(groups)
 
     @property
     def sources(self) -> dict[str, list[DataSource]]:
         """Return the sources by modality."""
-        return {kind: getattr(self, modality.plural) for kind, modality in MODALITIES.items()}
+        return {kind: getattr(self, m.plural) for kind, m in MODALITIES.items() if hasattr(self, m.plural)}
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when `patience` evaluations in a row were not better than the best by more than `threshold`."""
+    """Stop if `patience` evaluations in a row are not better than the best by more than `threshold`."""
 
     patience: int = 3
     threshold: float = 0.0
@@ -235,13 +243,12 @@ class EarlyStopping:
 @dataclass(frozen=True)
 class Search:
     """
-    What `--search N` tries.
+    Hyperparameter search, which `--search N` runs.
 
     Args:
-        space: for each dotted key its values: a list of choices, or `low` and `high` with `log: true` (a scale by
-            factors) or `step`
-        method: `tpe` (Optuna's, learns from the trials before), `random`, or `grid` (every combination, in any order)
-        metric: what is compared, such as `eval_loss` or `eval_exact_match`
+        space: values of each dotted key: a list, or `low` and `high` with `log: true` or `step`
+        method: `tpe` (Optuna's, learns from earlier trials), `random`, or `grid` (every combination, in any order)
+        metric: metric to compare, such as `eval_loss` or `eval_exact_match`
         direction: `minimize` or `maximize` it
     """
 
@@ -261,7 +268,7 @@ class Card:
         repo_id: repository that the example loads; by default the name
         summary, limits: one paragraph each
         license, languages: the Hub's name of the license, and codes of the languages
-        task_types: the Hub's names of tasks, by their kind (what stands before the "/")
+        task_types: the Hub's names of tasks, by their kind (the part before the "/")
         metric_types: the Hub's names of metrics, if they differ
     """
 
@@ -278,18 +285,23 @@ class Card:
 @dataclass(frozen=True)
 class Recipe:
     """
+    Recipe of a training run.
+
     Args:
-        objective: `causal_lm` (it learns the answers) or `classification` (it learns which of `labels` the answer is)
-        labels: the answers of a classification
-        frozen: for each part that does not learn from the start (text, cross_attention, connectors, vision, audio)
-            `always`, or the step at which it begins to
-        lora: low-rank adapters instead of whole matrices, such as `{r: 8}`; see LoraOptions. All parts but what these
-            name are frozen. The trained model is saved with the adapters merged, and these beside it
-        training: fields of MMTrainingArguments, which are those of transformers' TrainingArguments and a few more
-        alignment: a stage before training in which the connectors learn the decoder's words
-        task_metrics: for `modeling-mm evaluate`, metrics beside `exact_match` by the part of a task's name before "/"
-        overwrite: start anew in an output folder that holds a run, instead of going on (or, where that run has ended,
-            of refusing)
+        objective: `causal_lm` (the model learns the answers) or `classification` (it learns which of `labels` the
+            answer is)
+        labels: answers of a classification
+        frozen: parts that do not learn from the start (text, cross_attention, connectors, vision, audio), each with
+            `always` or the step at which it starts to learn
+        lora: low-rank adapters instead of whole matrices, such as `{r: 8}`; see `modeling_mm.training.LoraOptions`.
+            They freeze all other parts. The model is saved with the adapters merged, and the adapters beside it
+        training: fields of MMTrainingArguments, which extend transformers' TrainingArguments
+        task_metrics: metrics beside `exact_match` for `modeling-mm evaluate`, by the part of a task's name before "/"
+        overwrite: if a run in the output folder is replaced, instead of resumed or, if it is finished, refused
+
+    Example:
+        >>> recipe = read_recipe(find_resource("recipes", "tiny-sample"), ["training.max_steps=3"])
+        >>> result = run(recipe)
     """
 
     model: ModelSection
@@ -306,103 +318,86 @@ class Recipe:
     card: Card = field(default_factory=Card)
     overwrite: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        check_mapping(self.training, type_hints(MMTrainingArguments), "training")
         check_metrics(name for names in self.task_metrics.values() for name in names)
         check_names(self.frozen, PARTS, "frozen")
         for part, step in self.frozen.items():
             if step != "always" and step < 1:
                 raise ValueError(f"frozen.{part}: expected `always` or a step of at least 1, got {step}.")
-        check_mapping(self.training, type_hints(MMTrainingArguments), "training")
         if (self.objective == "classification") != bool(self.labels):
-            raise ValueError("`labels` and `objective: classification` belong together: give both or none.")
+            raise ValueError("`labels` and `objective: classification` belong together. Give both or none.")
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels: expected distinct texts, got {self.labels}.")
+            raise ValueError(f"labels must be distinct, got {self.labels}.")
         needs_evaluation = {
             "early_stopping": self.early_stopping is not None,
             "training.load_best_model_at_end": self.training.get("load_best_model_at_end", False),
         }
-        for key, is_wanted in needs_evaluation.items():
-            if is_wanted and not self.evaluates:
-                raise ValueError(f"{key}: it looks at evaluations; give `data.evaluation` and an `eval_strategy`.")
-        if self.lora is not None and self.frozen:
-            raise ValueError("lora: it freezes every part by itself; leave out `frozen`.")
-        if self.alignment is not None:
-            for key, is_given in (("lora", self.lora is not None), ("labels", bool(self.labels))):
-                if is_given:
-                    raise ValueError(f"alignment: it is for a whole model that writes; leave it or `{key}` out.")
-        if self.data.encoder_cache:
-            self._check_cache()
+        for key, is_set in needs_evaluation.items():
+            if is_set and not self.evaluates:
+                raise ValueError(f"{key}: it needs evaluations. Give `data.evaluation` and an `eval_strategy`.")
+        self._check_exclusive()
 
-    def _check_cache(self):
-        if self.objective == "classification":
-            raise ValueError("data.encoder_cache: it is for `objective: causal_lm`; leave it out.")
-        for part in ("vision", "audio"):
-            has_part = self.model.text is None or getattr(self.model, part) is not None
-            if has_part and self.lora is None and self.frozen.get(part, "always") != "always":
+    def _check_exclusive(self) -> None:
+        """Refuse keys that do not work together."""
+        if self.lora is not None and self.frozen:
+            raise ValueError("lora: it freezes all other parts. Leave out `frozen`.")
+        for key, is_set in (("lora", self.lora is not None), ("labels", bool(self.labels))):
+            if self.alignment is not None and is_set:
+                raise ValueError(f"alignment: it needs a whole model that generates. Leave out it or `{key}`.")
+        if not self.data.encoder_cache:
+            return
+        if self.labels:
+            raise ValueError("data.encoder_cache: it needs `objective: causal_lm`. Leave it out.")
+        for tower in (modality.tower for modality in MODALITIES.values()):
+            has_tower = self.model.text is None or getattr(self.model, tower) is not None
+            if has_tower and self.lora is None and self.frozen.get(tower, "always") != "always":
                 raise ValueError(
-                    f"frozen.{part}: it thaws at step {self.frozen[part]}, and `data.encoder_cache` keeps what it "
-                    "made before. Leave one of them out."
+                    f"frozen.{tower}: it starts to learn at step {self.frozen[tower]}, but `data.encoder_cache` keeps "
+                    "its outputs. Leave one of them out."
                 )
 
     @staticmethod
     def free_keys() -> dict[str, list[str]]:
-        return {"training": [f.name for f in fields(MMTrainingArguments) if f.init]}
+        return {"training": list(type_hints(MMTrainingArguments))}
 
     @property
     def evaluates(self) -> bool:
-        """Whether it is looked at `data.evaluation` during training."""
+        """Return if the run evaluates during training."""
         return bool(self.data.evaluation) and self.training.get("eval_strategy") != "no"
 
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.training["output_dir"])
+
     def training_arguments(self) -> MMTrainingArguments:
-        """The recipe's TrainingArguments: its own, on top of the defaults of this module."""
+        """Return the training arguments: those of the recipe, on top of the defaults of this module."""
         given: dict[str, Any] = DEFAULTS | {"dataloader_pin_memory": torch.cuda.is_available()}
         given |= (DEFAULTS_WITH_EVALUATION if self.evaluates else {}) | self.training
         if given.get("load_best_model_at_end"):
-            # The best state can only be kept if there is one saved for each evaluation.
+            # Keeping the best state needs a checkpoint of each evaluation.
             given.setdefault("save_strategy", given["eval_strategy"])
             if "eval_steps" in given:
                 given.setdefault("save_steps", given["eval_steps"])
         return MMTrainingArguments(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, without what is as by default, and `overwrite`, which is for one time."""
-        return without_defaults(replace(self, overwrite=False))
+        """Return the recipe as plain values, without defaults, and without `overwrite`, which is for one run."""
+        return _plain(replace(self, overwrite=False))
 
 
-def without_defaults(section: Any) -> dict[str, Any]:
-    values = {}
-    for item in fields(section):
-        value = getattr(section, item.name)
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
-        if value != default:
-            values[item.name] = plain(value)
-    return values
-
-
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Return lists and mappings in place of tuples and dataclasses, without the fields that have their defaults."""
     if hasattr(value, "__dataclass_fields__"):
-        return without_defaults(value)
+        given = {}
+        for item in fields(value):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            if getattr(value, item.name) != default:
+                given[item.name] = _plain(getattr(value, item.name))
+        return given
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def check_config(config: dict[str, Any], where: str, joins: bool) -> None:
-    """
-    Raises:
-        ValueError: for what is no field of MMConfig or of GPT-2's config, and for what has another place in a recipe.
-    """
-    check_mapping(config, MMConfig.__annotations__, where)  # not the fields of PreTrainedConfig
-    for name in config:
-        if name.startswith("freeze_"):
-            raise ValueError(f"{where}.{name}: write `frozen: {{{name.removeprefix('freeze_')}: always}}` instead.")
-        if joins and name in ("text_config", "vision_config", "audio_config"):
-            raise ValueError(f"{where}.{name}: the pretrained parts bring theirs; it is for a preset.")
-    if isinstance(config.get("text_config"), dict):
-        names = [item.name for item in fields(GPT2Config)]
-        check_names(config["text_config"], [*names, *GPT2Config.attribute_map], f"{where}.text_config")
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 # ---- Reading and writing --------------------------------------------------------------------------------------------
@@ -410,31 +405,29 @@ def check_config(config: dict[str, Any], where: str, joins: bool) -> None:
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
+    Read a recipe.
+
     Args:
         path: the YAML file
-        overrides: `key=value` each, the key dotted (`data.train.0.limit=100`), the value in YAML
+        overrides: `key=value` each, with a dotted key (`data.train.0.limit=100`) and a value in YAML
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: for unknown keys and wrong values, with the key, what was expected and what came.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for an unknown key or a wrong value, with the key and what was expected.
     """
     path = Path(path)
     if not path.is_file():
-        shipped = ", ".join(str(other) for other in sorted(path.parent.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(f"There is no recipe {path}. Recipes beside it: {shipped}.")
+        others = ", ".join(str(other) for other in sorted(path.parent.glob("*.yaml"))) or "none"
+        raise FileNotFoundError(f"There is no recipe {path}. Recipes beside it: {others}.")
     values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     for override in overrides:
         values = apply_override(values, override)
-    return build(Recipe, with_output_folder(values, path.stem))
-
-
-def with_output_folder(values: Any, name: str) -> Any:
-    """The output folder and the card's name are the recipe's name, unless it says otherwise."""
-    if not isinstance(values, dict) or not isinstance(values.get("training", {}), dict):
-        return values
-    return {**values, "training": {"output_dir": f"outputs/{name}", **values.get("training", {})}}
+    # The output folder is named after the recipe, unless the recipe names another.
+    if isinstance(values, dict) and isinstance(values.get("training", {}), dict):
+        values = {**values, "training": {"output_dir": f"outputs/{path.stem}", **values.get("training", {})}}
+    return build(Recipe, values)
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """A recipe as a file that `read_recipe` takes."""
+    """Return a recipe as text that `read_recipe` reads."""
     return yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True, width=110)

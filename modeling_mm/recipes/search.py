@@ -2,12 +2,12 @@
 """
 Hyperparameter search over a recipe, by Optuna through `Trainer.hyperparameter_search`.
 
-The folder `search` in the recipe's output folder holds the study, so that a search that was interrupted goes on; and
-in the end `trials.json` and `trials.csv`, `search.png`, and `best.yaml`, the recipe with the best values in it. Trials
-leave no checkpoints: train by `best.yaml` for the model.
+The folder `search` in the output folder holds the study, so that an interrupted search resumes, and at the end
+`trials.json`, `trials.csv`, `search.png`, and `best.yaml`, the recipe with the best values. Trials leave no
+checkpoints: train `best.yaml` to get the model.
 """
 
-import itertools
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,105 +16,70 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel
 
-from ..utils.validation import build
-from ..utils.yaml_values import parse_yaml, replace_value
 from .build import load_data, make_model, make_processor
-from .run import RECIPE_FILE, changed_keys, make_trainer, write_text
-from .schema import Recipe, to_yaml
+from .run import make_trainer, write_recipe
+from .schema import Recipe, Search
 from .search_report import write_report
-from .search_space import check_space, grid_of, suggest
+from .search_space import check_space, grid_of, suggest, with_values
 
 if TYPE_CHECKING:
     import optuna
 
 STUDY_FILE, STUDY_NAME = "study.db", "search"
-REPEATED = "repeated"  # the study's attribute with the numbers of trials that were queued again
+REPEATED = "repeated"  # attribute of the study: numbers of the trials that were queued again
 
 
 def search(recipe: Recipe, trials: int) -> dict[str, Any] | None:
     """
-    Tries values of the recipe's `search.space` until `trials` trials have been made, those of earlier calls included.
+    Try values of the recipe's `search.space` until there are `trials` trials, with those of earlier calls.
 
     Returns:
-        the best values by key, on the main process; None on others.
+        the best values by key, in the main process; None in others.
 
     Raises:
-        ValueError: where the recipe has nothing to search or to compare by, and where the folder holds the search of
-            another recipe.
-        ImportError: where Optuna is not installed.
+        ValueError: if the recipe has no search or no evaluation, or the folder holds the search of another recipe.
+        ImportError: if Optuna is not installed.
     """
-    check_searchable(recipe, trials)
-    recipe.training_arguments()  # they say on which devices the processes are, and must be made before these meet
-    folder = Path(recipe.training["output_dir"]) / "search"
-    open_folder(folder, recipe)
-    study = open_study(folder, recipe) if PartialState().is_main_process else None
-    todo = [None if study is None else trials_to_go(study, recipe, trials)]
-    broadcast_object_list(todo)
-    if todo[0] > 0:
-        run_trials(recipe, folder, todo[0], study)
-    if study is None:
-        return None
-    return write_report(folder, study, recipe)
+    section = check_searchable(recipe, trials)
+    recipe.training_arguments()  # they set up the devices, before the processes communicate
+    folder = recipe.output_dir / "search"
+
+    def clear(folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    write_recipe(folder, recipe, "a search", clear, keys=("search",))
+    study = open_study(folder, recipe, section) if PartialState().is_main_process else None
+    to_run = [0 if study is None else trials_to_run(study, section, trials)]
+    broadcast_object_list(to_run)
+    if to_run[0] > 0:
+        run_trials(recipe, section, folder, to_run[0], study)
+    return None if study is None else write_report(folder, study, recipe, section)
 
 
-def check_searchable(recipe: Recipe, trials: int) -> None:
+def check_searchable(recipe: Recipe, trials: int) -> Search:
     if recipe.search is None:
-        raise ValueError("The recipe has no section `search`; it says in its `space` which values are tried.")
+        raise ValueError("The recipe has no section `search`. Its `space` says which values are tried.")
     if not recipe.evaluates:
-        raise ValueError("A search compares by evaluation: give `data.evaluation` and an `eval_strategy`.")
+        raise ValueError("A search compares evaluations. Give `data.evaluation` and an `eval_strategy`.")
     if recipe.alignment is not None:
-        raise ValueError("A search does not align its models: align one, and search from it (`model.pretrained`).")
+        raise ValueError("A search cannot align models. Align one first and search from it (`model.pretrained`).")
     if trials < 1:
         raise ValueError(f"--search: expected at least 1 trial, got {trials}.")
-    for values in check_space(recipe.search):
-        with_values(recipe, values)
-
-
-def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """
-    The recipe with other values under dotted keys.
-
-    Raises:
-        ValueError: for keys that there are none of, and values of another type.
-    """
-    plain: Any = recipe.to_dict()
-    for key, value in values.items():
-        plain = replace_value(plain, key, value)
-    return build(Recipe, plain)
+    check_space(recipe, recipe.search)
+    return recipe.search
 
 
 # ---- The study ------------------------------------------------------------------------------------------------------
 
 
-def open_folder(folder: Path, recipe: Recipe) -> None:
+def study_options(folder: Path, recipe: Recipe, section: Search, made: int) -> dict[str, Any]:
     """
-    Raises:
-        ValueError: where the folder holds the search of another recipe.
-    """
-    started = folder / RECIPE_FILE
-    if started.is_file() and not recipe.overwrite:
-        before, after = parse_yaml(started.read_text(encoding="utf-8"), str(started)), recipe.to_dict()
-        changed = changed_keys(before, after) + ["search"] * (before.get("search") != after.get("search"))
-        if changed:
-            raise ValueError(
-                f"{folder} holds a search by another recipe; it differs in {', '.join(changed)}. To go on with it, "
-                "give the recipe as it was. Set overwrite=true to start anew, or give another training.output_dir."
-            )
-    PartialState().wait_for_everyone()  # all processes have looked before one of them writes
-    if PartialState().is_main_process:
-        if recipe.overwrite and started.is_file():
-            shutil.rmtree(folder)
-        write_text(started, to_yaml(recipe))
-    PartialState().wait_for_everyone()
-
-
-def study_options(folder: Path, recipe: Recipe, made: int) -> dict[str, Any]:
-    """
-    How Optuna makes the study, or opens it again.
+    Return arguments of Optuna that create or open the study.
 
     Args:
-        made: the trials that there are already; a sampler that goes on must not draw what it drew at first
+        made: number of existing trials. It changes the seed, as a resumed sampler must not repeat its draws
     """
     import optuna
 
@@ -122,24 +87,24 @@ def study_options(folder: Path, recipe: Recipe, made: int) -> dict[str, Any]:
     samplers = {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "grid": lambda: optuna.samplers.GridSampler(grid_of(recipe.search), seed=seed),
+        "grid": lambda: optuna.samplers.GridSampler(grid_of(section), seed=seed),
     }
     return {
         "storage": f"sqlite:///{folder / STUDY_FILE}",
         "study_name": STUDY_NAME,
         "load_if_exists": True,
-        "sampler": samplers[recipe.search.method](),
+        "sampler": samplers[section.method](),
         # Trials are compared by their best evaluation, and short ones look bad early on.
         "pruner": optuna.pruners.NopPruner(),
     }
 
 
-def open_study(folder: Path, recipe: Recipe) -> "optuna.Study":
-    """The study; trials that were interrupted are queued to be made again."""
+def open_study(folder: Path, recipe: Recipe, section: Search) -> "optuna.Study":
+    """Create or open the study, and queue interrupted trials again."""
     import optuna
     from optuna.trial import TrialState
 
-    study = optuna.create_study(direction=recipe.search.direction, **study_options(folder, recipe, 0))
+    study = optuna.create_study(direction=section.direction, **study_options(folder, recipe, section, 0))
     repeated = list(study.user_attrs.get(REPEATED, []))
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.RUNNING:
@@ -151,27 +116,23 @@ def open_study(folder: Path, recipe: Recipe) -> "optuna.Study":
     return study
 
 
-def trials_to_go(study: "optuna.Study", recipe: Recipe, trials: int) -> int:
-    """How many trials are still to be made; a grid has no more than its combinations."""
-    if recipe.search.method == "grid":
-        trials = min(trials, len(list(itertools.product(*grid_of(recipe.search).values()))))
-    return max(0, trials - len(completed(study)))
-
-
-def completed(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+def trials_to_run(study: "optuna.Study", section: Search, trials: int) -> int:
+    """Return the number of missing trials; a grid has as many as it has combinations at most."""
     from optuna.trial import TrialState
 
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if section.method == "grid":
+        trials = min(trials, math.prod(len(values) for values in grid_of(section).values()))
+    return max(0, trials - len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))))
 
 
 # ---- Trials ---------------------------------------------------------------------------------------------------------
 
 
 class BestSoFar:
-    """What a trial is compared by: the best of its evaluations, as a run keeps its best state."""
+    """Objective of a trial: the best of its evaluations, as a run keeps its best state."""
 
-    def __init__(self, metric: str, direction: str):
-        self.metric, self.better = metric, min if direction == "minimize" else max
+    def __init__(self, section: Search):
+        self.metric, self.better = section.metric, min if section.direction == "minimize" else max
         self.best: float | None = None
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
@@ -182,30 +143,31 @@ class BestSoFar:
         return self.best
 
 
-def run_trials(recipe: Recipe, folder: Path, trials: int, study: Any) -> None:
-    """Trains once for each trial, by every process together."""
-    of_trials = {"output_dir": str(folder / "trials"), "save_strategy": "no", "load_best_model_at_end": False}
-    arguments = replace(recipe, training=recipe.training | of_trials).training_arguments()
+def run_trials(recipe: Recipe, section: Search, folder: Path, trials: int, study: "optuna.Study | None") -> None:
+    """Train once for each trial, in all processes together."""
+    overrides = {"output_dir": str(folder / "trials"), "save_strategy": "no", "load_best_model_at_end": False}
+    arguments = replace(recipe, training=recipe.training | overrides).training_arguments()
     processor, data = make_processor(recipe.model), load_data(recipe)
-    objective = BestSoFar(recipe.search.metric, recipe.search.direction)
+    objective = BestSoFar(section)
 
-    def model_init(trial: Any):
+    def model_init(trial: Any) -> PreTrainedModel:
         objective.best = None
-        # Asked for here, as the Trainer makes the model before it asks for the space; the answer stays the same.
-        chosen = recipe if trial is None else with_values(recipe, suggest(trial, recipe.search))
-        return make_model(chosen, processor, chosen.training.get("seed", arguments.seed))
+        # `Trainer` makes the model before it asks for the space; a trial repeats its answers.
+        chosen = recipe if trial is None else with_values(recipe, suggest(trial, section))
+        return make_model(chosen, processor, {"seed": arguments.seed, **chosen.training}["seed"])
 
-    def hp_space(trial: Any) -> dict[str, Any]:
-        values = suggest(trial, recipe.search)
+    def hp_space(trial: "optuna.Trial") -> dict[str, Any]:
         prefix = "training."
+        values = suggest(trial, section)
         return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
 
     trainer = make_trainer(recipe, arguments, processor, data, model_init=model_init)
+    made = 0 if study is None else len(study.get_trials(deepcopy=False))
     trainer.hyperparameter_search(
         hp_space=hp_space,
         compute_objective=objective,
         n_trials=trials,
-        direction=recipe.search.direction,
+        direction=section.direction,
         backend="optuna",
-        **({} if study is None else study_options(folder, recipe, len(study.get_trials(deepcopy=False)))),
+        **({} if study is None else study_options(folder, recipe, section, made)),
     )

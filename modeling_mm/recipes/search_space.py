@@ -1,25 +1,30 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""The space of a hyperparameter search: for each dotted key of a recipe a list of choices, or a range."""
+"""Space of a hyperparameter search: a list of choices or a range for each dotted key of a recipe."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..utils.validation import build
-from .schema import Search
+from ..utils.yaml_values import replace_value
+from .schema import Recipe, Search
 
-# What a trial can change: the rest (data, processor) is made once for all trials.
+if TYPE_CHECKING:
+    import optuna
+
+# Sections that a trial can change. Data and processor are the same for all trials.
 SECTIONS = ("training.", "model.config.", "lora.")
 
 
 @dataclass(frozen=True)
 class Range:
     """
-    Numbers from `low` to `high`, both included; whole ones where both are.
+    Numbers from `low` to `high`, both included; integers if both are.
 
     Args:
-        log: whether factors count rather than differences
-        step: only `low`, `low + step`, ...
+        log: if the scale is logarithmic
+        step: distance of the numbers from each other
     """
 
     low: int | float
@@ -27,34 +32,39 @@ class Range:
     log: bool = False
     step: int | float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.low < self.high:
             raise ValueError(f"`low` must be below `high`, got {self.low} and {self.high}.")
         if self.log and self.low <= 0:
             raise ValueError(f"with `log`, `low` must be above 0, got {self.low}.")
         if self.step is not None and (self.log or self.step <= 0):
-            raise ValueError(f"`step` must be above 0 and goes without `log`, got {self.step}.")
+            raise ValueError(f"`step` must be above 0 and excludes `log`, got {self.step}.")
 
     @property
     def is_whole(self) -> bool:
         return all(isinstance(value, int) for value in (self.low, self.high, self.step or 1))
 
     def values(self) -> list[int | float]:
-        """All values of a range with a step, or of whole numbers."""
+        """Return all numbers of a range that can be counted."""
         step = self.step or 1
         return [self.low + step * i for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
 
+    def suggest(self, trial: "optuna.Trial", key: str) -> int | float:
+        if self.is_whole:
+            return trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
-def choices_of(search: Search, key: str) -> list | Range:
+
+def choices_of(search: Search, key: str) -> list[Any] | Range:
     """
-    What is tried for a key.
+    Return the values of a key.
 
     Raises:
-        ValueError: for what is neither a list of plain values nor a range, and for keys that no trial can change.
+        ValueError: if they are neither plain values nor a range, or if no trial can change the key.
     """
     where, space = f"search.space.{key}", search.space[key]
     if not key.startswith(SECTIONS):
-        raise ValueError(f"{where}: a trial can change keys that start with {', '.join(SECTIONS)}; this one cannot.")
+        raise ValueError(f"{where}: a trial can only change keys that start with {', '.join(SECTIONS)}.")
     if isinstance(space, dict):
         return build(Range, space, where)
     if not isinstance(space, list) or not space:
@@ -65,28 +75,39 @@ def choices_of(search: Search, key: str) -> list | Range:
     return space
 
 
-def check_space(search: Search) -> list[dict[str, Any]]:
+def check_space(recipe: Recipe, search: Search) -> None:
     """
-    Returns:
-        sets of values that reach each end of the space, for a check that a recipe takes them.
+    Check that the recipe takes both ends of each range and each choice.
 
     Raises:
-        ValueError: for an empty space, for what `choices_of` refuses, and for a range that a grid cannot count.
+        ValueError: if it does not, if the space is empty, or if a grid has a range that cannot be counted.
     """
     if not search.space:
         raise ValueError("search.space: expected at least one key with its values, got none.")
-    ends = []
     for key in search.space:
         choices = choices_of(search, key)
-        ends += [{key: value} for value in ((choices.low, choices.high) if isinstance(choices, Range) else choices)]
+        for value in (choices.low, choices.high) if isinstance(choices, Range) else choices:
+            with_values(recipe, {key: value})
     if search.method == "grid":
         grid_of(search)
-    return ends
 
 
-def grid_of(search: Search) -> dict[str, list]:
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """
-    Every value of every key.
+    Return the recipe with other values under dotted keys.
+
+    Raises:
+        ValueError: for unknown keys and values of another type.
+    """
+    plain: Any = recipe.to_dict()
+    for key, value in values.items():
+        plain = replace_value(plain, key, value)
+    return build(Recipe, plain)
+
+
+def grid_of(search: Search) -> dict[str, list[Any]]:
+    """
+    Return every value of every key.
 
     Raises:
         ValueError: for a range of fractions without a step.
@@ -102,15 +123,10 @@ def grid_of(search: Search) -> dict[str, list]:
     return grid
 
 
-def suggest(trial: Any, search: Search) -> dict[str, Any]:
-    """The values of a trial of Optuna, by key."""
-    values = {}
-    for key in search.space:
-        choices = choices_of(search, key)
-        if not isinstance(choices, Range):
-            values[key] = trial.suggest_categorical(key, choices)
-        elif choices.is_whole:
-            values[key] = trial.suggest_int(key, choices.low, choices.high, step=choices.step or 1, log=choices.log)
-        else:
-            values[key] = trial.suggest_float(key, choices.low, choices.high, step=choices.step, log=choices.log)
-    return values
+def suggest(trial: "optuna.Trial", search: Search) -> dict[str, Any]:
+    """Return the values of a trial by key."""
+    spaces = {key: choices_of(search, key) for key in search.space}
+    return {
+        key: space.suggest(trial, key) if isinstance(space, Range) else trial.suggest_categorical(key, space)
+        for key, space in spaces.items()
+    }

@@ -42,7 +42,7 @@ def test_a_recipe_is_followed_on_one_device(tmp_path, capsys):
     assert "evaluation │ loss" in printed and "1 steps in" in printed
     assert json.loads((tmp_path / "out" / "run.json").read_text())["steps"] == 1
     assert main(["train", str(path)]) == 2
-    assert "holds a run that is finished" in capsys.readouterr().err
+    assert "holds a finished run" in capsys.readouterr().err
 
 
 def test_wrong_keys_are_refused_in_one_line(tmp_path, capsys):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import IntervalStrategy
 
-from modeling_mm.recipes.schema import PARTS, Recipe, read_recipe, to_yaml
+from modeling_mm.recipes import Recipe, read_recipe, to_yaml
+from modeling_mm.training import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configuration" / "recipes").glob("*.yaml"))
@@ -71,15 +72,15 @@ REFUSED = {
     "model.preset=null": "got none of them",
     "model.processor=null": "`processor` is missing",
     "labels=[a]": "`labels` and `objective: classification` belong together",
-    "early_stopping={}": "early_stopping: it looks at evaluations",
-    "training.load_best_model_at_end=true": "training.load_best_model_at_end: it looks at evaluations",
+    "early_stopping={}": "early_stopping: it needs evaluations",
+    "training.load_best_model_at_end=true": "training.load_best_model_at_end: it needs evaluations",
     "data.train=[]": "`train` has no source",
     "data.train.0.weight=0": "weight must be above 0, got 0.0",
     "data.train.0.limit=0": "limit must be at least 1, got 0",
     "data.evaluation=[{source: a, weight: 2}]": "`weight` in `evaluation` has no meaning",
     "data.evaluation=[{source: a, streaming: true}]": "`streaming` in `evaluation` has no meaning",
     "data.modality_dropout.image=2": "data.modality_dropout: `image` of ModalityDropout must lie in [0, 1], got 2",
-    "data.audio_views=2": "audio_views: expected 1, or more with `encoder_cache`",
+    "data.audio_views=2": "audio_views must be 1, or more with `encoder_cache`",
     "no equals sign": "'no equals sign': expected key=value",
     "training=[": "training: while parsing",
     "model.preset.deeper=1": "model.preset: 'p.json' is not a section and has no key 'deeper'.",
@@ -111,22 +112,25 @@ ALIGNED = ("alignment={steps: 1, images: [{source: a}]}",)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((*CACHE, "frozen={vision: 5}"), "frozen.vision: it thaws at step 5"),
+        ((*CACHE, "frozen={vision: 5}"), "frozen.vision: it starts to learn at step 5"),
         ((*CACHE, "data.augmentation.image.crop=0.1"), "augmentation.image has no effect"),
-        ((*CACHE, "data.augmentation.image={flip: 0.5, crop: 0.1}", "data.image_views=2"), "image.flip depends"),
-        ((*CACHE, "data.augmentation.audio={mask_time_prob: 0.5}"), "audio.mask_time_prob depends"),
-        ((*CACHE, "data.train.0.streaming=true"), "encoder_cache: it is filled before training"),
-        ((*CACHE, "objective=classification", "labels=[a, b]"), "it is for `objective: causal_lm`"),
-        ((*ALIGNED, "lora={}"), "alignment: it is for a whole model that writes; leave it or `lora` out"),
-        ((*ALIGNED, "objective=classification", "labels=[a, b]"), "leave it or `labels` out"),
-        (("alignment={steps: 1}",), "expected `images`, `audio` or both"),
+        (
+            (*CACHE, "data.augmentation.image={flip: 0.5, crop: 0.1}", "data.image_views=2"),
+            "image.flip does not work",
+        ),
+        ((*CACHE, "data.augmentation.audio={mask_time_prob: 0.5}"), "augmentation.audio.mask_time_prob does not work"),
+        ((*CACHE, "data.train.0.streaming=true"), "data: `encoder_cache` reads all examples before training"),
+        ((*CACHE, "objective=classification", "labels=[a, b]"), "data.encoder_cache: it needs `objective: causal_lm`"),
+        ((*ALIGNED, "lora={}"), "alignment: it needs a whole model that generates. Leave out it or `lora`."),
+        ((*ALIGNED, "objective=classification", "labels=[a, b]"), "Leave out it or `labels`."),
+        (("alignment={steps: 1}",), "expected `images` or `audio`"),
         (("alignment={steps: 1, audio: [{source: a, weight: 2}]}",), "`weight` in `audio` has no meaning"),
         (("alignment={steps: 0, audio: [{source: a}]}",), "steps must be above 0, got 0"),
         (("alignment={steps: 1, images: [], image: []}",), "Did you mean 'images'?"),
-        (("lora={}", "frozen={text: always}"), "leave out `frozen`"),
-        (("objective=classification", "labels=[a, a]"), "expected distinct texts"),
-        (("data.clean=true", "data.train.0.streaming=true"), "clean: it reads all samples"),
-        (("model={text: gpt2, config: {vision_config: {}}}",), "the pretrained parts bring theirs"),
+        (("lora={}", "frozen={text: always}"), "Leave out `frozen`"),
+        (("objective=classification", "labels=[a, a]"), "labels must be distinct"),
+        (("data.clean=true", "data.train.0.streaming=true"), "`clean` reads all examples"),
+        (("model={text: gpt2, config: {vision_config: {}}}",), "model.config.vision_config: for presets only"),
         (("model={vision: vit}",), "`text` is missing"),
     ],
 )

@@ -117,8 +117,8 @@ def interrupted(tmp_path, monkeypatch):
     """A run that was stopped after 3 of its 4 steps, one after its checkpoint; and its recipe."""
     found = recipe(tmp_path / "mine", {"frozen": {"vision": 1, "audio": 3}, "early_stopping": {"patience": 9}})
     with monkeypatch.context() as patch:
-        callbacks = running.callbacks
-        patch.setattr(running, "callbacks", lambda recipe: [*callbacks(recipe), Interrupt()])
+        callbacks = running.make_callbacks
+        patch.setattr(running, "make_callbacks", lambda recipe: [*callbacks(recipe), Interrupt()])
         with pytest.raises(KeyboardInterrupt):
             run(found)
     return found
@@ -138,7 +138,7 @@ def test_a_finished_run_is_left_alone_unless_it_is_to_be_overwritten(tmp_path):
     found = recipe(tmp_path / "mine", max_steps=2)
     first = run(found)
     (tmp_path / "mine" / "notes.txt").write_text("kept")
-    with pytest.raises(ValueError, match=r"holds a run that is finished. Set overwrite=true"):
+    with pytest.raises(ValueError, match=r"holds a finished run. Set overwrite=true"):
         run(found)
     again = run(replace(found, overwrite=True, training=found.training | {"max_steps": 1, "eval_steps": 1}))
     assert (first["steps"], again["steps"]) == (2, 1)
@@ -148,7 +148,7 @@ def test_a_finished_run_is_left_alone_unless_it_is_to_be_overwritten(tmp_path):
 
 def test_another_recipe_does_not_go_on_with_a_run(interrupted):
     changed = replace(interrupted, frozen={"vision": 1}, training=interrupted.training | {"learning_rate": 1.0})
-    with pytest.raises(ValueError, match=r"differs in frozen.audio, training.learning_rate\. To go on"):
+    with pytest.raises(ValueError, match=r"differs in frozen.audio, training.learning_rate\. To resume"):
         run(changed)
     longer = replace(interrupted, training=interrupted.training | {"max_steps": 6})
     assert run(longer)["steps"] == 6
@@ -164,7 +164,7 @@ def test_what_may_change_when_a_run_goes_on():
 
 def test_a_model_that_no_run_has_written_is_not_overwritten(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds config.json that no run has written there"):
+    with pytest.raises(ValueError, match=r"holds config.json, but no run"):
         run(recipe(tmp_path))
 
 
@@ -223,7 +223,7 @@ def test_a_part_that_is_not_there_cannot_be_frozen(tmp_path):
     parts = save_parts(tmp_path)
     model = {"text": parts["openai-community/gpt2"], "vision": parts["google/vit-base-patch16-224"]}
     found = recipe(tmp_path, {"model": model, "frozen": {"audio": "always"}})
-    with pytest.raises(ValueError, match=r"frozen.audio: the model has no such part; it has text, cross_attention"):
+    with pytest.raises(ValueError, match=r"frozen.audio: the model has no such part. It has text, cross_attention"):
         make_model(found, make_processor(found.model), 0)
 
 
@@ -304,7 +304,7 @@ def test_sources_are_mixed_by_weights_or_else_by_their_sizes():
     assert sorted(row.answer for row in weighted) == ["a", "b", "b", "b"]
     assert sorted(row.answer for row in mixture([DataSource("a"), DataSource("b")], two, 0)) == ["a", "a", "a", "b"]
     assert mixture([DataSource("a", weight=9)], two[:1], 0) is two[0]
-    with pytest.raises(ValueError, match="give every source a `weight`, or none"):
+    with pytest.raises(ValueError, match="Give every source one, or none to mix by size"):
         mixture([DataSource("a", weight=1), DataSource("b")], two, 0)
     with pytest.raises(ValueError, match="streams have no known size"):
         mixture([DataSource("a", streaming=True), DataSource("b", streaming=True)], two, 0)
@@ -402,5 +402,5 @@ def test_a_run_that_goes_on_is_not_aligned_again(interrupted, monkeypatch):
 def test_a_search_does_not_align(tmp_path):
     section = {"steps": 1, "images": [{"source": "a"}]}
     space = {"training.learning_rate": [1e-3, 1e-2]}
-    with pytest.raises(ValueError, match=r"A search does not align its models.*model\.pretrained"):
+    with pytest.raises(ValueError, match=r"A search cannot align models.*model\.pretrained"):
         search(recipe(tmp_path, {"alignment": section, "search": {"space": space}}), 1)

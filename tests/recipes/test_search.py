@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from modeling_mm.recipes import Search, read_recipe, search
-from modeling_mm.recipes.search_space import Range, check_space, choices_of, grid_of
 from tests.fakes.recipe_runs import recipe
 
 searching = importlib.import_module("modeling_mm.recipes.search")  # the face has the function of this name
+spaces = importlib.import_module("modeling_mm.recipes.search_space")
 
 RATES = [1e-4, 3e-3]
 DECAYS = {"low": 0, "high": 0.2, "step": 0.1}
@@ -27,20 +27,19 @@ def searched(folder, space, values=None, **fields):
 
 def test_a_space_is_lists_and_ranges():
     space = Search({"training.seed": {"low": 1, "high": 5, "step": 2}, "training.weight_decay": DECAYS, "lora.r": [2]})
-    assert choices_of(space, "training.weight_decay") == Range(0.0, 0.2, step=0.1)
-    assert grid_of(space) == {
+    assert spaces.choices_of(space, "training.weight_decay") == spaces.Range(0.0, 0.2, step=0.1)
+    assert spaces.grid_of(space) == {
         "training.seed": [1, 3, 5],
         "training.weight_decay": [0.0, 0.1, 0.2],
         "lora.r": [2],
     }
-    assert check_space(space)[:2] == [{"training.seed": 1}, {"training.seed": 5}]
 
 
 @pytest.mark.parametrize(
     ("space", "message"),
     [
         ({}, "search.space: expected at least one key"),
-        ({"data.clean": [True]}, "a trial can change keys that start with training., model.config., lora."),
+        ({"data.clean": [True]}, "a trial can only change keys that start with training., model.config., lora."),
         ({"training.seed": 3}, "search.space.training.seed: expected a list of values, or `low` and `high`, got 3."),
         ({"training.seed": []}, "expected a list of values"),
         ({"training.seed": [[1]]}, "expected texts, numbers, true, false or null, got [1]"),
@@ -51,7 +50,7 @@ def test_a_space_is_lists_and_ranges():
         ({"training.seed": {"low": 1}}, "`high` is missing"),
         ({"training.seed": {"low": 2, "high": 2}}, "`low` must be below `high`, got 2 and 2"),
         ({"training.seed": {"low": 0, "high": 2, "log": True}}, "with `log`, `low` must be above 0"),
-        ({"training.seed": {"low": 1, "high": 2, "log": True, "step": 1}}, "goes without `log`"),
+        ({"training.seed": {"low": 1, "high": 2, "log": True, "step": 1}}, "excludes `log`"),
         ({"training.learning_rat": [1.0]}, "Did you mean 'learning_rate'?"),
         ({"training.learning_rate": ["fast"]}, 'training.learning_rate: expected a valid number, got "fast".'),
         ({"lora.rr": [1]}, "lora.rr: unknown key 'rr'."),
@@ -73,7 +72,7 @@ def test_a_search_needs_a_section_evaluation_and_trials(tmp_path):
     found = searched(tmp_path, {"training.seed": [1]})
     with pytest.raises(ValueError, match="no section `search`"):
         search(replace(found, search=None), 1)
-    with pytest.raises(ValueError, match="A search compares by evaluation"):
+    with pytest.raises(ValueError, match="A search compares evaluations"):
         search(replace(found, data=replace(found.data, evaluation=[])), 1)
     with pytest.raises(ValueError, match="at least 1 trial, got 0"):
         search(found, 0)
@@ -82,7 +81,7 @@ def test_a_search_needs_a_section_evaluation_and_trials(tmp_path):
 
 
 def test_a_trial_is_compared_by_its_best_evaluation():
-    low, high = searching.BestSoFar("a", "minimize"), searching.BestSoFar("a", "maximize")
+    low, high = (searching.BestSoFar(Search({}, metric="a", direction=d)) for d in ("minimize", "maximize"))
     assert [low({"a": value}) for value in (3, 1, 2)] == [3, 1, 1]
     assert [high({"a": value}) for value in (1, 3, 2)] == [1, 3, 3]
 
@@ -116,7 +115,7 @@ def test_table_plot_and_best_recipe(grid):
         rows = list(csv.DictReader(file))
     losses = [row["eval_loss"] for row in json.loads((folder / "trials.json").read_text())]
     assert [float(row["eval_loss"]) for row in rows] == losses
-    assert Image.open(folder / "search.png").size[0] > 1000
+    assert Image.open(folder / "search.png").size[0] > 900
     written = read_recipe(folder / "best.yaml")
     assert written.training == found.training | {
         "learning_rate": best["training.learning_rate"],
@@ -136,7 +135,7 @@ def test_a_finished_search_only_reports_again(grid, capsys, monkeypatch):
 def test_another_recipe_does_not_go_on_with_a_search(grid):
     _, found, _ = grid
     other = replace(found, search=replace(found.search, method="random"))
-    with pytest.raises(ValueError, match="holds a search by another recipe; it differs in search"):
+    with pytest.raises(ValueError, match="holds a search of another recipe, which differs in search"):
         search(other, 9)
     with pytest.raises(ValueError, match=r"differs in training.seed"):
         search(searching.with_values(found, {"training.seed": 3}), 9)

@@ -211,8 +211,8 @@ def filled_cache(recipe: Recipe, processor: MMProcessor, data: RecipeData, model
 
     def open_cache() -> EncoderCache:
         dtype = getattr(torch, section.encoder_dtype)
-        folder = cast(str, section.encoder_cache)
-        return EncoderCache(folder, base, processor, section.augmentation, section.views, dtype=dtype)
+        assert section.encoder_cache is not None
+        return EncoderCache(section.encoder_cache, base, processor, section.augmentation, section.views, dtype=dtype)
 
     state = PartialState()
     if state.is_main_process:

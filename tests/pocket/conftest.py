@@ -6,6 +6,11 @@ import pytest
 
 from tests.pocket.tiny_packages import build_all, write_packages
 
+REAL_CORPORA = Path(__file__).resolve().parents[2] / "outputs/corpora"
+has_corpora = pytest.mark.skipif(
+    not (REAL_CORPORA / "chat/.built.json").is_file(), reason="needs the corpora in outputs/corpora"
+)
+
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory) -> Path:
@@ -14,5 +19,11 @@ def packages(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(packages, tmp_path_factory) -> Path:
-    """The folder of all corpora."""
+    """Return the folder of all corpora."""
     return build_all(packages, tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="module", params=["tiny", pytest.param("real", marks=[pytest.mark.slow, has_corpora])])
+def corpora(request) -> Path:
+    """Return the corpora that are built from tiny packages, and the ones of the released checkpoint."""
+    return request.getfixturevalue("built") if request.param == "tiny" else REAL_CORPORA

@@ -1,22 +1,28 @@
 """Find what a held-out split shares with training, in the files of built corpora."""
 
 import hashlib
-import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.pocket.concepts import normalize_name
-from scripts.pocket.corpus import read_description, read_rows
+from scripts.pocket.corpus import read_description, read_lines, read_rows
 
 BY_CONCEPT = ("images", "animal-audio", "spoken-captions")
 BY_TRANSCRIPT = ("prompts", "sentences")
+CORPORA = (*BY_CONCEPT, *BY_TRANSCRIPT)
 OTHER_CONCEPTS = ("validation", "test_concepts")
 
 
-def rows_of(folder: Path, corpus: str, split: str) -> list[dict]:
-    return read_rows(folder / corpus, split) if split in read_description(corpus).splits else []
+def rows_of(folder: Path, corpus: str, *splits: str) -> list[dict]:
+    """Return the rows of some splits, by default of all; a split that a corpus does not have is empty."""
+    known = read_description(corpus).splits
+    return [row for split in splits or known if split in known for row in read_rows(folder / corpus, split)]
+
+
+def values(folder: Path, corpus: str, column: str, *splits: str) -> set[str]:
+    return {row[column] for row in rows_of(folder, corpus, *splits)}
 
 
 def texts_of(row: dict) -> set[tuple[str, str]]:
@@ -34,33 +40,26 @@ def letters(text: str) -> str:
 def shared_concepts(folder: Path) -> set[str]:
     """Return concepts that are both in train and held out, in any corpora."""
     train = {row["concept"] for corpus in BY_CONCEPT for row in rows_of(folder, corpus, "train")}
-    splits = [(corpus, split) for corpus in BY_CONCEPT for split in OTHER_CONCEPTS]
-    return train & {row["concept"] for corpus, split in splits for row in rows_of(folder, corpus, split)}
+    return train & {row["concept"] for corpus in BY_CONCEPT for row in rows_of(folder, corpus, *OTHER_CONCEPTS)}
 
 
 def shared_texts(folder: Path, train_corpora: tuple[str, ...], held_out_corpora: tuple[str, ...]) -> set:
     """Return held-out names and transcripts that occur in train."""
     train = {text for corpus in train_corpora for row in rows_of(folder, corpus, "train") for text in texts_of(row)}
-    held_out: set = set()
-    for corpus in held_out_corpora:
-        for split in (*OTHER_CONCEPTS, "test_prompts"):
-            held_out |= {text for row in rows_of(folder, corpus, split) for text in texts_of(row)}
-    return train & held_out
+    splits = (*OTHER_CONCEPTS, "test_prompts")
+    return train & {
+        text for corpus in held_out_corpora for row in rows_of(folder, corpus, *splits) for text in texts_of(row)
+    }
 
 
 def shared_files(folder: Path) -> list[list[str]]:
     """Return files of the same content that are in several splits of any corpora."""
     by_digest: dict[str, list[str]] = defaultdict(list)
-    for corpus in (*BY_CONCEPT, *BY_TRANSCRIPT):
-        for split in read_description(corpus).splits:
-            for row in read_rows(folder / corpus, split):
-                data = (folder / corpus / row["file_name"]).read_bytes()
-                by_digest[hashlib.sha256(data).hexdigest()].append(f"{corpus}/{row['file_name']}")
+    for corpus in CORPORA:
+        for row in rows_of(folder, corpus):
+            data = (folder / corpus / row["file_name"]).read_bytes()
+            by_digest[hashlib.sha256(data).hexdigest()].append(f"{corpus}/{row['file_name']}")
     return [names for names in by_digest.values() if len({name.split("/")[1] for name in names}) > 1]
-
-
-def values(folder: Path, corpus: str, split: str, column: str) -> set[str]:
-    return {row[column] for row in rows_of(folder, corpus, split)}
 
 
 # ---- Chat examples --------------------------------------------------------------------------------------------------
@@ -69,8 +68,8 @@ def values(folder: Path, corpus: str, split: str, column: str) -> set[str]:
 def chats(folder: Path, split: str) -> Iterator[tuple[str, dict]]:
     """Yield the examples of a split, with the names of their files."""
     for path in sorted((folder / "chat" / split).glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield path.stem, json.loads(line)
+        for example in read_lines(path):
+            yield path.stem, example
 
 
 def media(example: dict) -> list[str]:

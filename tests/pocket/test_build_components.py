@@ -1,4 +1,4 @@
-"""scripts/pocket/build_components.py: which texts the tokenizer and the decoder learn, and the decoder's shape."""
+"""Texts that the tokenizer and the decoder learn, and the decoder's shape."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def write_chats(folder: Path, name: str, *pairs: tuple[str, str]) -> None:
     (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def test_texts_are_those_of_the_training_samples_alone(tmp_path):
+def test_texts_are_those_of_the_training_examples(tmp_path):
     write_chats(tmp_path / "train", "caption", ("What is it?", "a cat"), ("¿Qué es?", "un gato"))
     write_chats(tmp_path / "train", "verify_name", ("Is it a cat?", "yes"))
     write_chats(tmp_path / "test_hand", "caption", ("What is it?", "a dog"))
@@ -32,7 +32,7 @@ def test_texts_are_those_of_the_training_samples_alone(tmp_path):
     ]
 
 
-def test_the_decoder_has_the_shape_that_was_asked_for_and_is_the_same_each_time():
+def test_the_decoder_has_the_requested_shape_and_is_reproducible():
     asked = argparse.Namespace(
         vocabulary=50, positions=16, width=8, layers=3, heads=2, dropout=0.25, initializer_range=0.05
     )

@@ -1,4 +1,4 @@
-"""The comparison: that all systems are treated alike, that figures are what they say, that it goes on where it was."""
+"""The comparison: equal treatment of all systems, correct figures, and runs that resume."""
 
 import json
 import math
@@ -78,7 +78,7 @@ def pad() -> int:
 # ---- Data -----------------------------------------------------------------------------------------------------------
 
 
-def test_captions_stand_between_the_same_tokens_for_all_systems(captions, corpus):
+def test_captions_have_the_same_tokens_around_them_for_all_systems(captions, corpus):
     tokenizer = components().processor.tokenizer
     assert [tokenizer.decode(c.input_ids) for c in captions] == [f"<|image|><|assistant|>{n}<|end|>" for n in NAMES]
     assert [c.path for c in captions] == [str(corpus / "train" / f"{i}.png") for i in range(4)]
@@ -93,7 +93,7 @@ def test_longer_captions_are_left_out_and_counted(corpus):
         read_captions(corpus, "train", "name_en", components(), longest=1)
 
 
-def test_a_batch_learns_the_caption_and_its_end_alone(captions, filled):
+def test_the_labels_of_a_batch_cover_the_caption_and_its_end_only(captions, filled):
     states, input_ids, attention_mask, labels = batch_of(captions, filled, pad())
     assert states.shape == (4, 5, 24) and torch.equal(states[1], filled.states(captions[1].part)[0])
     for row, caption in enumerate(captions):
@@ -103,7 +103,7 @@ def test_a_batch_learns_the_caption_and_its_end_alone(captions, filled):
         assert labels[row].tolist() == [-100, -100, *caption.input_ids[2:], *[-100] * (input_ids.shape[1] - length)]
 
 
-def test_the_cache_is_filled_once_with_each_picture_as_it_is(captions, filled, monkeypatch):
+def test_the_cache_is_filled_once_with_each_unchanged_image(captions, filled, monkeypatch):
     assert len(filled.stores["image"].entries) == 4
     monkeypatch.setattr(filled, "encode", None)
     fill_cache(filled, captions)
@@ -117,7 +117,7 @@ def test_the_loss_is_the_mean_over_the_captions_tokens():
     assert caption_loss(logits, labels).item() == pytest.approx(expected.item() / 3, rel=1e-5)
 
 
-def test_every_pass_over_the_data_shows_every_row_once_and_seeds_differ():
+def test_every_pass_over_the_data_has_every_row_once_and_seeds_differ():
     settings = Settings(steps=6, batch_size=5, evaluations=1)
     order = order_of(10, settings, seed=3)
     assert order == order_of(10, settings, seed=3) != order_of(10, settings, seed=4)
@@ -146,7 +146,7 @@ def build(name: str):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_system_starts_from_the_same_decoder_and_leaves_it_alone(name):
+def test_every_system_starts_from_a_copy_of_the_decoder(name):
     before = {key: tensor.clone() for key, tensor in components().decoder.state_dict().items()}
     system = build(name)
     theirs = {p for n, p in system.named_parameters() if system.part_of(n) == "text"}
@@ -160,28 +160,28 @@ def test_every_system_starts_from_the_same_decoder_and_leaves_it_alone(name):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_the_encoder_alone_is_frozen(name):
+def test_only_the_encoder_is_frozen(name):
     system = build(name)
     assert all(p.requires_grad == (system.part_of(n) != "vision") for n, p in system.named_parameters())
-    assert all(p.requires_grad for p in components().vision.parameters())  # the part itself is not touched
+    assert all(p.requires_grad for p in components().vision.parameters())  # the component itself is unchanged
 
 
 NEW_PARTS = {"prefix (LLaVA)": {"connectors"}}
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_a_picture_reaches_the_caption_through_new_parts(name, captions, filled):
+def test_an_image_reaches_the_caption_through_new_weights(name, captions, filled):
     system = build(name)
     new = {system.part_of(n) for n, _ in system.named_parameters()} - {"text", "vision"}
     assert new == NEW_PARTS.get(name, {"connectors", "cross_attention"})
     figures = run_system(SYSTEMS[name], components(), filled, captions, captions, QUICK, seed=0)
-    assert figures["curve"][-1][2] < 0.5 * figures["curve"][0][1], "it learned nothing"
-    # Four captions that differ in their colours alone: blind, no system names more than one of them.
+    assert figures["curve"][-1][2] < 0.5 * figures["curve"][0][1], "the loss did not fall"
+    # The captions differ in their colors only, so that a system without the image names at most one of four.
     assert figures["exact_match"] >= 0.75
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_a_token_sees_the_picture_and_what_is_before_it(name, captions, filled):
+def test_a_token_sees_the_image_and_earlier_tokens(name, captions, filled):
     system = moved(build(name))
     states, input_ids, attention_mask, _ = batch_of(captions[:1], filled, pad())
     logits = system.logits(states, input_ids, attention_mask)
@@ -195,7 +195,7 @@ def test_a_token_sees_the_picture_and_what_is_before_it(name, captions, filled):
 
 
 def moved(system):
-    """As after training: everything fresh is drawn wide."""
+    """Return a system as after training: new weights are far from their start."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in system.named_parameters():
         if system.part_of(name) not in ("text", "vision"):
@@ -229,7 +229,7 @@ def linear() -> dict:
     return {"linear": ours(vision_connector="linear", cross_attention_layers=[0])}
 
 
-def test_a_run_reports_what_it_measured(captions, filled):
+def test_the_figures_of_a_run(captions, filled):
     settings = Settings(steps=4, batch_size=2, evaluations=2)
     figures = run_system(linear()["linear"], components(), filled, captions[:3], captions, settings, seed=1)
     assert [point[0] for point in figures["curve"]] == [2, 4]
@@ -260,7 +260,7 @@ def test_every_setting_changes_the_training(field, captions, filled):
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
-def test_answers_are_no_longer_than_asked_for(captions, filled):
+def test_captions_are_at_most_as_long_as_requested(captions, filled):
     system = moved(build("prefix (LLaVA)"))
     short, long = (comparison.generate_captions(system, filled, captions, components(), length) for length in (1, 6))
     assert all(len(a) <= len(b) for a, b in zip(short, long, strict=True)) and short != long
@@ -275,12 +275,12 @@ def test_the_held_out_loss_does_not_depend_on_batches(captions, filled):
     assert held_out_loss(system, filled, captions * 20, pad()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_comparison_goes_on_where_it_was(captions, filled, tmp_path):
+def test_an_interrupted_comparison_resumes(captions, filled, tmp_path):
     settings = Settings(steps=2, batch_size=2, evaluations=1)
     arguments = (components(), filled, captions, captions, settings, tmp_path / "out" / "runs.jsonl")
     first = compare(linear(), [0], *arguments)
     with open(tmp_path / "out" / "runs.jsonl", "a") as lines:
-        lines.write('{"system": "linear", "se')  # cut off
+        lines.write('{"system": "linear", "se')  # truncated
     both = compare(linear(), [0, 1], *arguments)
     assert [(run["system"], run["seed"]) for run in both] == [("linear", 0), ("linear", 1)]
     assert both[0] == json.loads(json.dumps(first[0]))
@@ -310,7 +310,7 @@ def test_the_decoder_is_pretrained_once(tmp_path):
     assert difference(again(rows).logits, made(rows).logits) == 0
 
 
-def test_blocks_hold_the_texts_one_behind_the_other():
+def test_blocks_hold_the_concatenated_texts():
     tokenizer = make(audio=False).tokenizer
     rows = text_blocks(["a cat"] * 5, tokenizer, 4)
     whole = tokenizer("<|assistant|>a cat<|end|>" * 5, add_special_tokens=False)["input_ids"]
@@ -347,7 +347,7 @@ def test_a_table_has_means_and_spreads_with_the_best_first():
     assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(math.sqrt(2)))
 
 
-def test_the_plot_is_a_picture_that_differs_with_the_runs(tmp_path):
+def test_the_plot_depends_on_the_runs(tmp_path):
     plot(RUNS, tmp_path / "a.png")
     plot(RUNS[:2], tmp_path / "b.png")
     assert Image.open(tmp_path / "a.png").size[0] > 1000
@@ -357,7 +357,7 @@ def test_the_plot_is_a_picture_that_differs_with_the_runs(tmp_path):
 # ---- The script -----------------------------------------------------------------------------------------------------
 
 
-def test_the_script_runs_from_parts_to_plot(tmp_path, corpus, capsys, monkeypatch):
+def test_the_script_runs_from_components_to_plot(tmp_path, corpus, capsys, monkeypatch):
     write_corpus(corpus, "test_hand", NAMES[:2])
     components().processor.save_pretrained(tmp_path / "components" / "processor")
     components().vision.save_pretrained(tmp_path / "components" / "vision")
@@ -383,6 +383,6 @@ def test_the_script_runs_from_parts_to_plot(tmp_path, corpus, capsys, monkeypatc
     assert len(list((tmp_path / "cache").glob("image-*/states.bin"))) == 1
 
 
-def test_an_unknown_system_is_refused_with_those_there_are(capsys):
+def test_an_unknown_system_is_refused_with_the_known_ones(capsys):
     assert script.main(["--systems", "flamingo"]) == 2
     assert "prefix (LLaVA)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Real encoders out of packages: what is read is what was written, and the models compute what they should."""
+"""Real encoders from packages: tensors are read as written, and the models compute the expected outputs."""
 
 import copy
 import io
@@ -36,7 +36,7 @@ def text_bytes(text: str) -> bytes:
 
 
 def ctranslate2(tensors: dict[str, np.ndarray], version: int = 6) -> bytes:
-    """A model in CTranslate2's format, as its own writer lays it out; with one alias at the end."""
+    """Return a model in the format that CTranslate2's writer produces, with one alias at the end."""
     data = struct.pack("<I", version) + text_bytes("WhisperSpec") + struct.pack("<II", 3, len(tensors))
     for name, tensor in tensors.items():
         data += text_bytes(name) + struct.pack("<B", tensor.ndim)
@@ -54,10 +54,10 @@ TENSORS = {
 }
 
 
-def test_named_tensors_are_read_as_they_were_written(tmp_path) -> None:
+def test_float_tensors_are_read_as_written(tmp_path) -> None:
     (tmp_path / "model.bin").write_bytes(ctranslate2(TENSORS))
     read = dict(read_ctranslate2(tmp_path / "model.bin"))
-    assert list(read) == ["encoder/a", "encoder/half", "encoder/number", "last"]  # those of floats
+    assert list(read) == ["encoder/a", "encoder/half", "encoder/number", "last"]
     for name, tensor in read.items():
         assert tensor.dtype == TENSORS[name].dtype
         np.testing.assert_array_equal(tensor, TENSORS[name])
@@ -70,7 +70,7 @@ def test_another_version_is_refused(tmp_path, version: int) -> None:
         list(read_ctranslate2(tmp_path / "model.bin"))
 
 
-def test_a_file_that_is_cut_anywhere_is_refused(tmp_path) -> None:
+def test_a_truncated_file_is_refused(tmp_path) -> None:
     data = ctranslate2(TENSORS)
     end = data.index(text_bytes("alias")) - 4  # what follows the tensors is not read
     for size in range(end):
@@ -104,7 +104,7 @@ def whisper_config(width: int, positions: int) -> WhisperConfig:
 
 @cache
 def whisper_state(width: int) -> dict[str, torch.Tensor]:
-    """Of the published encoder's window; every tensor is random, so that each must come to its place."""
+    """Return random tensors for the published window, so that an exchange of two tensors shows."""
     generator = torch.Generator().manual_seed(0)
     state = WhisperModel(whisper_config(width, FULL_WINDOW)).encoder.state_dict()
     for name, tensor in state.items():
@@ -114,7 +114,7 @@ def whisper_state(width: int) -> dict[str, torch.Tensor]:
 
 
 def written(state: dict[str, torch.Tensor], kind=np.float32) -> dict[str, np.ndarray]:
-    """The state of a `WhisperEncoder` under CTranslate2's names, its projections joined."""
+    """Return the state of a `WhisperEncoder` under CTranslate2's names, with joined projections."""
     state = {name: tensor.numpy().astype(kind) for name, tensor in state.items()}
     tensors = {"encoder/position_encodings/encodings": state["embed_positions.weight"]}
     for name in ("conv1", "conv2"):
@@ -145,7 +145,7 @@ def test_a_shorter_window_has_the_first_positions_and_all_layers(seconds: int) -
     assert torch.equal(state["embed_positions.weight"], given["embed_positions.weight"][:positions])
     for name in set(given) - {"embed_positions.weight"}:
         assert torch.equal(state[name], given[name]), name
-    WhisperModel(whisper_config(16, positions)).encoder.load_state_dict(state)  # whose names and shapes they are
+    WhisperModel(whisper_config(16, positions)).encoder.load_state_dict(state)  # names and shapes fit
 
 
 @torch.no_grad()
@@ -179,7 +179,7 @@ def test_a_model_without_the_tensors_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 31, -1])
-def test_windows_beyond_what_whisper_knows_are_refused(seconds: int) -> None:
+def test_windows_beyond_whispers_are_refused(seconds: int) -> None:
     with pytest.raises(ValueError, match=f"window_seconds must be 1 to 30, got {seconds}"):
         whisper_tiny_encoder(Path("model.bin"), seconds)
 
@@ -189,7 +189,7 @@ def test_windows_beyond_what_whisper_knows_are_refused(seconds: int) -> None:
 
 @cache
 def efficientnet() -> EfficientNetModel:
-    """Random weights and statistics, squeeze-excite replaced by nothing: what the Lite models are."""
+    """Return a Lite model with random weights and statistics: squeeze-excite is an identity."""
     config = EfficientNetConfig(
         hidden_act="relu6",
         hidden_dim=1280,
@@ -217,7 +217,7 @@ def efficientnet() -> EfficientNetModel:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """The same without squeeze-excite under other names in the same order, with a classifier."""
+    """Save its tensors under other names in the same order, with a classifier."""
     state = {f"layer{n}": tensor for n, tensor in enumerate(efficientnet().state_dict().values())}
     path = tmp_path_factory.mktemp("lite0") / "model.pth"
     torch.save({**state, "_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}, path)
@@ -231,7 +231,7 @@ def converted(weights) -> EfficientNetModel:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_squeeze_excite_lets_all_pass(converted, dtype: torch.dtype) -> None:
+def test_squeeze_excite_changes_nothing(converted, dtype: torch.dtype) -> None:
     assert not converted.training
     model = copy.deepcopy(converted).to(dtype)
     assert any(SQUEEZE_EXCITE in name for name in model.state_dict())
@@ -250,7 +250,7 @@ def test_squeeze_excite_lets_all_pass(converted, dtype: torch.dtype) -> None:
         assert torch.equal(output, expected)
 
 
-def test_a_reload_keeps_it(converted, tmp_path) -> None:
+def test_it_reloads(converted, tmp_path) -> None:
     converted.save_pretrained(tmp_path)
     again = EfficientNetModel.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in converted.state_dict().items())
@@ -270,7 +270,7 @@ def test_other_tensors_are_refused(weights, tmp_path, broken: str) -> None:
         efficientnet_lite0(tmp_path / "model.pth")
 
 
-def test_pictures_come_as_the_model_was_trained() -> None:
+def test_images_are_scaled_as_in_training() -> None:
     pixels = efficientnet_processor()(Image.new("RGB", (9, 5), (255, 0, 127)), return_tensors="pt").pixel_values
     assert pixels.shape == (1, 3, 224, 224)
     np.testing.assert_allclose(pixels[0, :, 0, 0], [1.0, -1.0, 0.0], atol=0.005)
@@ -294,8 +294,8 @@ STAMPS = PACKAGES / "debian-tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
 @pytest.mark.slow
 @pytest.mark.skipif(not (LITE0.is_dir() and STAMPS.is_dir()), reason="needs the packages of weights and pictures")
 @torch.no_grad()
-def test_the_real_weights_know_what_pictures_show() -> None:
-    """With the classifier that is left out: a wrong order of tensors, padding or scaling of colours would not."""
+def test_the_real_weights_recognize_images() -> None:
+    """With the classifier that is left out; a wrong order of tensors, padding or scaling of colors would fail."""
     file = next(LITE0.rglob("*.pth"))
     classifier = torch.load(file, weights_only=True)
     model, processor = efficientnet_lite0(file), efficientnet_processor()

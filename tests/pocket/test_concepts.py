@@ -1,4 +1,4 @@
-"""Names, concepts and splits: what is the same thing, and where it belongs."""
+"""Names, concepts and splits."""
 
 import pytest
 
@@ -29,7 +29,7 @@ EXPECTED = ["test", "test", "test", "test", "train", "test", "train", "train"]
         ("anthill", "anthill"),  # an article is a word
     ],
 )
-def test_names_without_case_articles_and_marks(name: str, expected: str) -> None:
+def test_names_are_normalized(name: str, expected: str) -> None:
     assert normalize_name(name) == expected
     assert normalize_name(expected) == expected
 
@@ -75,7 +75,7 @@ def test_splits_are_of_the_sizes_asked_for() -> None:
 
 
 def test_a_split_is_that_of_its_key_and_seed_alone() -> None:
-    """Figures that were measured stay comparable: the splits never change."""
+    """The splits never change, so that figures stay comparable."""
     shares = {"test": 0.5}
     assert [split_of(key, shares) for key in "abcdefgh"] == [split_of(key, shares) for key in "abcdefgh"]
     assert [split_of(key, shares, "concepts") for key in "abcdefgh"] == EXPECTED

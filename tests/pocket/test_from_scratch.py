@@ -1,4 +1,4 @@
-"""from_scratch.py: a small decoder that learns text before it is joined."""
+"""Pretraining of a small decoder on text."""
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel

@@ -1,4 +1,4 @@
-"""Pictures and sounds in one form, and what cannot be used; the plumbing of synthetic speech, with a stand-in."""
+"""Images and audio in one form, unusable files, and synthetic speech by a stand-in for the programs."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,6 @@ from scripts.pocket.media_files import (
     UnusableError,
     audio_to_flac,
     image_to_png,
-    render_svg,
     samples_to_flac,
 )
 from tests.pocket.tiny_packages import HAS_SVG, write_synthesizers
@@ -33,10 +32,10 @@ def opened(data: bytes) -> Image.Image:
         return image
 
 
-# ---- Pictures -------------------------------------------------------------------------------------------------------
+# ---- Images ---------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_square_on_white(tmp_path) -> None:
+def test_images_are_square_on_white(tmp_path) -> None:
     image = Image.new("RGBA", (4, 2), (*RED, 255))
     image.putpixel((0, 0), (0, 0, 0, 0))
     image.save(tmp_path / "a.png")
@@ -55,31 +54,24 @@ def test_any_format_is_read(tmp_path, suffix: str) -> None:
     assert np.abs(made[:, :3] - WHITE).max() < 30 and np.abs(made[:, 6:] - RED).max() < 30
 
 
-def test_large_pictures_are_made_smaller_and_small_ones_left(tmp_path) -> None:
-    for size, expected in (((500, 300), MAX_SIDE), ((224, 10), 224), ((9, 20), 20)):
-        image = Image.new("RGB", size, RED)
-        image.putpixel((0, 0), WHITE)
-        image.save(tmp_path / "a.png")
-        assert opened(image_to_png(tmp_path / "a.png")).size == (expected, expected)
-
-
-@pytest.mark.parametrize(
-    ("image", "reason"),
-    [
-        (Image.new("RGB", (8, 8), RED), "one color only"),
-        (Image.new("RGBA", (8, 8), (*RED, 0)), "one color only"),
-        (Image.new("RGBA", (8, 8), (255, 255, 255, 90)), "one color only"),
-    ],
-)
-def test_pictures_of_nothing_cannot_be_used(tmp_path, image: Image.Image, reason: str) -> None:
+@pytest.mark.parametrize(("size", "expected"), [((500, 300), MAX_SIDE), ((224, 10), 224), ((9, 20), 20)])
+def test_only_large_images_are_resized(tmp_path, size, expected: int) -> None:
+    image = Image.new("RGB", size, RED)
+    image.putpixel((0, 0), WHITE)
     image.save(tmp_path / "a.png")
-    with pytest.raises(UnusableError, match=reason):
+    assert opened(image_to_png(tmp_path / "a.png")).size == (expected, expected)
+
+
+@pytest.mark.parametrize("color", [RED, (*RED, 0), (255, 255, 255, 90)], ids=["red", "clear", "white"])
+def test_images_of_one_color_are_unusable(tmp_path, color) -> None:
+    Image.new("RGB" if len(color) == 3 else "RGBA", (8, 8), color).save(tmp_path / "a.png")
+    with pytest.raises(UnusableError, match="one color only"):
         image_to_png(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
-def test_pictures_cut_anywhere_cannot_be_used_or_are_read(tmp_path, suffix: str) -> None:
-    """No error of another kind ends a build: a broken file is left out."""
+def test_truncated_images_are_unusable_or_read(tmp_path, suffix: str) -> None:
+    """Another error would end the build of a corpus."""
     Image.effect_noise((16, 16), 90).convert("RGB").save(tmp_path / f"whole{suffix}")
     data = (tmp_path / f"whole{suffix}").read_bytes()
     refused = 0
@@ -93,19 +85,16 @@ def test_pictures_cut_anywhere_cannot_be_used_or_are_read(tmp_path, suffix: str)
     assert refused > 5
 
 
-def test_a_png_with_broken_pieces_cannot_be_used(tmp_path) -> None:
-    """Pillow tells of these by a SyntaxError."""
+def test_a_png_with_broken_chunks_is_unusable(tmp_path) -> None:
+    """Pillow raises a SyntaxError for it."""
     Image.effect_noise((16, 16), 90).save(tmp_path / "a.png")
-    data = bytearray((tmp_path / "a.png").read_bytes())
-    start = data.index(b"IDAT")
-    data[start : start + 4] = b"\x01\x02\x03\x04"
-    (tmp_path / "a.png").write_bytes(data)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes().replace(b"IDAT", b"\x01\x02\x03\x04", 1))
     with pytest.raises(UnusableError, match="unreadable image"):
         image_to_png(tmp_path / "a.png")
 
 
 @pytest.mark.skipif(not HAS_SVG, reason="needs resvg_py")
-def test_drawings_are_drawn_at_full_size(tmp_path) -> None:
+def test_drawings_are_rendered_at_full_size(tmp_path) -> None:
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2">'
     (tmp_path / "a.svg").write_text(f'{head}<rect width="1" height="2" fill="#f00"/></svg>')
     made = opened(image_to_png(tmp_path / "a.svg"))
@@ -113,34 +102,31 @@ def test_drawings_are_drawn_at_full_size(tmp_path) -> None:
     assert made.getpixel((10, 100)) == RED and made.getpixel((200, 100)) == WHITE
     (tmp_path / "b.svg").write_text("<svg")
     with pytest.raises(UnusableError, match="unreadable drawing"):
-        render_svg(tmp_path / "b.svg")
+        image_to_png(tmp_path / "b.svg")
 
 
-# ---- Sounds ---------------------------------------------------------------------------------------------------------
+# ---- Audio ----------------------------------------------------------------------------------------------------------
 
 
-def tone(seconds: float, rate: int, volume: float = 0.5) -> np.ndarray:
+def tone(seconds: float, rate: int = RATE, volume: float = 0.5) -> np.ndarray:
     return volume * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
 
 
-@pytest.mark.parametrize(("suffix", "rate"), [(".wav", 8000), (".ogg", 44_100), (".flac", 16_000)])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_sounds_are_16_khz_mono(tmp_path, suffix: str, rate: int, channels: int) -> None:
-    soundfile.write(tmp_path / f"a{suffix}", np.stack([tone(0.5, rate)] * channels, axis=1), rate)
-    data = audio_to_flac(tmp_path / f"a{suffix}")
+def decoded(data: bytes) -> np.ndarray:
     info = soundfile.info(io.BytesIO(data))
     assert (info.samplerate, info.channels, info.format, info.subtype) == (RATE, 1, "FLAC", "PCM_16")
-    samples, _ = soundfile.read(io.BytesIO(data))
+    return soundfile.read(io.BytesIO(data))[0]
+
+
+@pytest.mark.parametrize(("suffix", "rate"), [(".wav", 8000), (".ogg", 44_100), (".flac", 16_000)])
+@pytest.mark.parametrize("volumes", [(1.0,), (1.0, 0.5)], ids=["mono", "stereo"])
+def test_audio_is_resampled_and_averaged_over_channels(tmp_path, suffix: str, rate: int, volumes) -> None:
+    channels = [volume * tone(0.5, rate) for volume in volumes]
+    soundfile.write(tmp_path / f"a{suffix}", np.stack(channels, axis=1), rate)
+    samples = decoded(audio_to_flac(tmp_path / f"a{suffix}"))
     assert len(samples) == pytest.approx(RATE / 2, abs=2)
     middle = slice(2000, 6000)
-    np.testing.assert_allclose(samples[middle], tone(0.5, RATE)[middle], atol=0.02)
-
-
-def test_channels_are_averaged(tmp_path) -> None:
-    left = tone(0.2, RATE)
-    soundfile.write(tmp_path / "a.wav", np.stack([left, left * 0.5], axis=1), RATE)
-    samples, _ = soundfile.read(io.BytesIO(audio_to_flac(tmp_path / "a.wav")))
-    np.testing.assert_allclose(samples, 0.75 * left, atol=1e-3)
+    np.testing.assert_allclose(samples[middle], np.mean(volumes) * tone(0.5)[middle], atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -148,26 +134,26 @@ def test_channels_are_averaged(tmp_path) -> None:
     [
         (MIN_SECONDS - 0.01, 0.5, "0.14 s long; corpora take 0.15 to 18.0 s"),
         (MAX_SECONDS + 0.1, 0.5, "18.10 s long"),
+        (0.0, 0.5, "0.00 s long"),
         (1.0, 0.0, "silent audio"),
         (1.0, 9e-4, "silent audio"),
-        (0.0, 0.5, "0.00 s long"),
     ],
 )
-def test_sounds_too_short_too_long_or_silent_cannot_be_used(seconds: float, volume: float, reason: str) -> None:
+def test_audio_too_short_too_long_or_silent_is_unusable(seconds: float, volume: float, reason: str) -> None:
     with pytest.raises(UnusableError, match=reason):
-        samples_to_flac(tone(seconds, RATE, volume), RATE)
-    samples_to_flac(tone(MIN_SECONDS, RATE), RATE)
+        samples_to_flac(tone(seconds, volume=volume), RATE)
+    samples_to_flac(tone(MIN_SECONDS), RATE)
 
 
-@pytest.mark.parametrize("content", [b"", b"no sound", b"RIFF\0\0\0\0WAVE"])
-def test_files_that_are_no_sound_cannot_be_used(tmp_path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"no audio", b"RIFF\0\0\0\0WAVE"])
+def test_other_files_are_unusable_as_audio(tmp_path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(UnusableError, match="unreadable audio"):
         audio_to_flac(tmp_path / "a.wav")
 
 
-def test_what_is_too_loud_is_clipped() -> None:
-    samples, _ = soundfile.read(io.BytesIO(samples_to_flac(2 * tone(0.2, RATE, 0.9), RATE)))
+def test_loud_samples_are_clipped() -> None:
+    samples = decoded(samples_to_flac(2 * tone(0.2, volume=0.9), RATE))
     assert samples.max() == pytest.approx(1.0, abs=1e-3) and samples.min() == pytest.approx(-1.0, abs=1e-3)
 
 
@@ -183,27 +169,23 @@ def stand_in(tmp_path_factory) -> Synthesizer:
 
 @pytest.mark.parametrize("text", ["a cat", "一只猫", 'it\'s; $HOME `ls` "quoted"', "-o evil.wav"])
 @pytest.mark.parametrize("voice", ["flite/slt", "espeak-ng/cmn+f2"])
-def test_a_stand_in_is_told_the_text_and_the_voice(stand_in, voice: str, text: str) -> None:
+def test_the_program_gets_text_and_voice_unchanged(stand_in, voice: str, text: str) -> None:
     data = stand_in.speak(text, voice)
     samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")
     assert rate == RATE and len(samples) == 4000
     assert samples.tobytes().startswith(f"{voice.partition('/')[2]} {text}\n".encode())
-    assert stand_in.speak(text, voice) == data
-    assert stand_in.speak(f"{text}.", voice) != data
+    assert stand_in.speak(text, voice) == data != stand_in.speak(f"{text}.", voice)
 
 
-def test_unknown_voices_are_refused(stand_in) -> None:
+def test_unknown_voices_and_missing_programs_are_refused(stand_in, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"Unknown voice 'festival/x'; expected flite/NAME or espeak-ng/NAME"):
         stand_in.speak("a cat", "festival/x")
-
-
-def test_a_missing_synthesizer_is_named(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"packages have no usr/bin/flite"):
         Synthesizer([tmp_path]).speak("a cat", "flite/slt")
 
 
 @pytest.mark.parametrize("script", ["echo no such voice >&2; exit 1", "echo no such voice >&2"])
-def test_what_cannot_be_said_tells_what_the_program_said(tmp_path, script: str) -> None:
+def test_a_failure_repeats_the_message_of_the_program(tmp_path, script: str) -> None:
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "usr/bin/flite").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "usr/bin/flite").chmod(0o755)

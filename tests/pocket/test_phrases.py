@@ -1,4 +1,4 @@
-"""The words of the chat samples: none is missing in any language, and answers are told apart."""
+"""Wordings of the chat corpus: complete in every language, and distinct."""
 
 import pytest
 
@@ -12,7 +12,7 @@ PAIRS = ("YES_NO", "FIRST_SECOND")
 
 
 @pytest.mark.parametrize("name", [*QUESTIONS, *FORMS, *PAIRS, "LANGUAGE_NAMES"])
-def test_every_language_has_its_words(name: str) -> None:
+def test_every_language_has_wordings(name: str) -> None:
     extra = {"ca", "ro", "bg"} if name == "TRANSCRIBE" else set()
     assert set(getattr(phrases, name)) == {*LANGUAGES, *extra}
 
@@ -24,7 +24,7 @@ def test_wordings_differ(name: str) -> None:
 
 
 def test_questions_of_different_tasks_differ() -> None:
-    """What is asked must be told by the question."""
+    """The question alone must determine the task."""
     texts = [wording for name in QUESTIONS for each in getattr(phrases, name).values() for wording in each]
     texts += [form for name in FORMS for form in getattr(phrases, name).values()]
     texts += [phrases.VERIFY_AUDIO, phrases.TRANSLATE]
@@ -32,7 +32,7 @@ def test_questions_of_different_tasks_differ() -> None:
 
 
 @pytest.mark.parametrize("name", ["VERIFY_NAME", "CHOOSE_IMAGE"])
-def test_names_stand_in_questions_as_they_are(name: str) -> None:
+def test_names_are_unchanged_in_questions(name: str) -> None:
     for form in getattr(phrases, name).values():
         assert "a cat: {x}" in form.format(name="a cat: {x}")
 
@@ -47,12 +47,12 @@ def test_the_two_answers_differ(name: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_kinds_are_told_apart_in_every_language(language: str) -> None:
+def test_kinds_differ_in_every_language(language: str) -> None:
     names = [kind[language] for kind in phrases.KINDS.values()]
     assert all(names) and len(set(names)) == len(names) == 9
 
 
 @pytest.mark.parametrize("name", ["CAPTION", "CATEGORY"])
-def test_questions_alone_do_not_keep_pictures_from_being_mirrored(name: str) -> None:
-    """A question of every sample with such a word would turn the augmentation off, silently."""
+def test_questions_do_not_prevent_mirroring(name: str) -> None:
+    """Such a word in the question of every example would turn the augmentation off silently."""
     assert not [w for each in getattr(phrases, name).values() for w in each if CANNOT_BE_MIRRORED.search(w)]

@@ -1,4 +1,4 @@
-"""Readers of unpacked packages: exact rows from tiny trees, and what is left aside."""
+"""Readers of unpacked packages: exact rows from tiny trees, and the rows that they skip."""
 
 import gzip
 import json
@@ -38,7 +38,7 @@ def write(path: Path, content: str | bytes) -> Path:
 # ---- Tux Paint ------------------------------------------------------------------------------------------------------
 
 
-def test_stamps_come_with_names_recordings_and_sounds(tmp_path) -> None:
+def test_stamps_have_names_recordings_and_noises(tmp_path) -> None:
     root = tmp_path / "usr/share/tuxpaint/stamps"
     cat, apple = root / "animals/cats/cat", root / "food/apple"
     write(cat.with_suffix(".txt"), "A cat.\nfr.utf8=Un chat.\nzh_CN.utf8=猫。\nde.utf8=Katze\nes.utf8=\n\nbroken line")
@@ -59,7 +59,7 @@ def test_stamps_come_with_names_recordings_and_sounds(tmp_path) -> None:
     ]
 
 
-def test_stamps_without_a_picture_a_name_or_a_kind_are_left_aside(tmp_path) -> None:
+def test_stamps_without_an_image_a_name_or_a_kind_are_skipped(tmp_path) -> None:
     root = tmp_path / "usr/share/tuxpaint/stamps"
     write(root / "animals/lost.txt", "A cat.")
     write(root / "animals/nameless.txt", "\nfr.utf8=Un chat.")
@@ -69,7 +69,7 @@ def test_stamps_without_a_picture_a_name_or_a_kind_are_left_aside(tmp_path) -> N
     assert list(read_stamps(tmp_path)) == []
 
 
-def test_names_that_are_no_utf8_are_left_aside(tmp_path) -> None:
+def test_names_in_other_encodings_are_skipped(tmp_path) -> None:
     path = write(tmp_path / "a.txt", b"A cat.\nes.utf8=Un ni\xf1o.\nfr.utf8=Un chat.")
     assert stamp_names(path) == {"en": "A cat.", "fr": "Un chat."}
 
@@ -78,7 +78,7 @@ def test_names_that_are_no_utf8_are_left_aside(tmp_path) -> None:
 
 
 def annotations(folder: Path, names: dict[str, dict[str, str]]) -> None:
-    """character -> language -> name"""
+    """Write names: character -> language -> name."""
     for language in LANGUAGES:
         entries = {
             character: {"default": ["x"], "tts": [each[language]]} if language in each else {"default": ["x"]}
@@ -91,7 +91,7 @@ def annotations(folder: Path, names: dict[str, dict[str, str]]) -> None:
 FIVE = {"en": "heart", "fr": "cœur", "es": "corazón", "ru": "сердце", "zh": "心"}
 
 
-def test_names_are_by_character_without_variation_selectors(tmp_path) -> None:
+def test_names_belong_to_characters_without_variation_selectors(tmp_path) -> None:
     annotations(tmp_path, {"\u2764\ufe0f": FIVE, "x": {"en": "ex"}})
     assert read_cldr_names(tmp_path) == {"\u2764": FIVE, "x": {"en": "ex"}}
 
@@ -129,7 +129,7 @@ def test_every_kind_has_a_name_in_every_language() -> None:
 # ---- Prompts and sentences ------------------------------------------------------------------------------------------
 
 
-def test_prompts_come_with_their_transcripts(tmp_path) -> None:
+def test_prompts_have_transcripts(tmp_path) -> None:
     lines = (
         "; a comment: not spoken\ndigits/1: one\nno transcript\nlost: no file\nhello:  hello:   world \nbeep: [tone]\n"
     )

@@ -1,7 +1,7 @@
-"""Unpacked packages as the builders of corpora find them, a few small files each, and corpora built from them.
+"""
+Unpacked packages of a few small files each, and corpora built from them.
 
-The two synthesizers are shell scripts that write a wave of their text's bytes: they stand in for speech where only the
-plumbing is tested.
+The two synthesizers are shell scripts that write the bytes of their text as a wave.
 """
 
 import gzip
@@ -45,7 +45,7 @@ SETTINGS = {
     "sentences": {"count": 16, "held_out": {"validation": 0.3}},
 }
 SPEAK = """#!/bin/sh
-# What is said, in which voice, over and over, as the samples of a wave.
+# Write the voice and the text, again and again, as the samples of a wave.
 while [ $# -gt 0 ]; do
   case "$1" in
     -voice | -v) voice="$2"; shift 2 ;;
@@ -68,7 +68,7 @@ def save(image: Image.Image, path: Path) -> None:
 
 
 def write_audio(path: Path, seconds: float = 0.2, rate: int = 8000, **options) -> None:
-    """Noise of the file's own."""
+    """Write noise that depends on the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(list("/".join(path.parts[-3:]).encode()))
     soundfile.write(path, generator.uniform(-0.5, 0.5, round(seconds * rate)), rate, **options)
@@ -80,7 +80,7 @@ def text(path: Path, content: str) -> None:
 
 
 def write_packages(root: Path) -> Path:
-    """All packages of the descriptions, below `root`."""
+    """Write all packages of the descriptions below `root`."""
     for name in BUILDERS:
         for package in read_description(name).packages.values():
             folder_of(root, package).mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def write_packages(root: Path) -> Path:
 
 
 def folder_of(root: Path, package: str) -> Path:
-    """Where a package lies, as `fetch_package` looks for it: nothing is fetched, as it is made first."""
+    """Make the folder of a package, so that `fetch_package` downloads nothing."""
     registry, _, name = package.partition(":")
     folder = root / f"{registry}-{name.replace('/', '-').replace('@', '-').strip('-')}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def write_emoji(root: Path) -> None:
     google, twitter = folder_of(root, packages["noto"]), folder_of(root, packages["twemoji"])
     fluent, openmoji = folder_of(root, packages["fluent"]), folder_of(root, packages["openmoji"])
     entries = [{"unified": code, "category": CATEGORIES[n % 3]} for n, code in enumerate(codes)]
-    entries += [{"unified": "1F5FF", "category": "Component"}]  # of no kind that is named
+    entries += [{"unified": "1F5FF", "category": "Component"}]  # of an unknown kind
     text(google / "package/emoji.json", json.dumps(entries))
     for number, code in enumerate(codes):
         save(noise_image(f"noto {code}"), google / f"package/img/google/64/{code.lower()}.png")
@@ -131,8 +131,9 @@ def write_emoji(root: Path) -> None:
 
 def write_stamps(folder: Path) -> None:
     """
-    Of every even number: one that bears the emoji's English name, or only its Russian one, spoken in two languages,
-    with a sound; and one thing that no emoji shows.
+    Write a stamp for every even number, with recordings in two languages and a noise.
+
+    It shares the English name of an emoji, or only its Russian one. Another stamp is of an unknown kind.
     """
     root = folder / "usr/share/tuxpaint/stamps"
     for number in range(0, NUMBER, 2):
@@ -146,12 +147,12 @@ def write_stamps(folder: Path) -> None:
         write_audio(path.with_name(f"{path.name}_desc_fr.ogg"))
         write_audio(path.with_name(f"{path.name}_desc_ca.ogg"))
         write_audio(path.with_suffix(".wav"))
-    text(root / "symbols/letter.txt", "The letter A.\n")  # of no kind that is named
+    text(root / "symbols/letter.txt", "The letter A.\n")  # of an unknown kind
     save(noise_image("letter"), root / "symbols/letter.png")
 
 
 def write_prompts(root: Path) -> None:
-    """A dozen prompts a language; one transcript that all share, a signal, one without a sound, one of silence."""
+    """Write a dozen prompts for each language; one transcript in all, a signal, a missing and a silent recording."""
     for language in ("en", "es", "fr", "ru"):
         lines = [f"; a comment: in {language}"]
         lines += [f"digits/{number}: prompt {number} in {language}" for number in range(12)]
@@ -187,7 +188,7 @@ def write_synthesizers(root: Path) -> None:
 
 
 def tiny_description(name: str) -> Description:
-    """That of a corpus, with settings that suit the tiny packages."""
+    """Read a description, with settings for the tiny packages."""
     description = read_description(name)
     return replace(description, settings={**description.settings, **SETTINGS.get(name, {})})
 
@@ -202,7 +203,7 @@ def build_tiny(name: str, builder: CorpusBuilder, folder: Path, workers: int = 2
 
 
 def build_all(packages: Path, folder: Path, workers: int = 2) -> Path:
-    """All corpora below `folder`, the chat samples too."""
+    """Build all corpora below `folder`, chats included."""
     builder = make_builder(packages)
     for name in BUILDERS:
         build_tiny(name, builder, folder, workers)
@@ -211,15 +212,15 @@ def build_all(packages: Path, folder: Path, workers: int = 2) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path."""
+    """Return every file below a folder by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def killed(build, call: int, before: bool) -> None:
-    """Runs `build` in a process that is killed when the file number `call` gets its name, before or after that."""
+    """Run `build` in a process that is killed before or after file number `call` gets its name."""
 
     def run():
-        tqdm.set_lock(threading.RLock())  # its own is shared with this process, and would be held for ever
+        tqdm.set_lock(threading.RLock())  # the default lock is shared with this process and would never be released
         replace_file, calls = os.replace, []
 
         def replace_or_die(source, target):

@@ -144,7 +144,9 @@ def endless(model, seconds=0.0):
 
 def settled(steps: list[float]) -> int:
     """Return the number of steps, once a second has passed without one."""
+    deadline = time.monotonic() + START_SECONDS
     while not steps or time.monotonic() - steps[-1] < 1:
+        assert time.monotonic() < deadline, f"{len(steps)} steps and no end"
         time.sleep(0.1)
     return len(steps)
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers.generation import GenerationConfig
 
+from .modalities import MODALITIES
 from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, take
 from .prompts import language_name, translation_prompt
 from .sources import describe
@@ -150,12 +151,12 @@ class MMTranslationPipeline(MMAnsweringPipeline):
             A list of `{"translation_text": ...}`, one unless `num_return_sequences` is larger; a list of such lists
             for a list, an iterator over them for a dataset or a generator.
         """
+        media = dict(zip(MODALITIES, (image, audio), strict=False))
         if text is None or isinstance(text, str):
-            return super().__call__({"text": text, "image": image, "audio": audio}, **kwargs)
+            return super().__call__({"text": text, **media}, **kwargs)
         if image is None and audio is None and not (isinstance(text, list) and text and isinstance(text[0], str)):
             return super().__call__(text, **kwargs)
-        columns = {"text": text, "image": image, "audio": audio}
-        columns = {name: column for name, column in columns.items() if column is not None}
+        columns = {"text": text} | {name: column for name, column in media.items() if column is not None}
         if any(not isinstance(column, list) or len(column) != len(text) for column in columns.values()):
             sizes = {name: len(c) if isinstance(c, list) else describe(c) for name, c in columns.items()}
             raise ValueError(
@@ -174,7 +175,7 @@ class MMTranslationPipeline(MMAnsweringPipeline):
                 "expected a dict to translate, with a string as `text`, or with `audio` that says it, and optionally "
                 f"an `image`; got {describe(inputs)}"
             )
-        check_keys(inputs, ("text", "image", "audio", "tgt_lang"))
+        check_keys(inputs, ("text", *MODALITIES, "tgt_lang"))
         language = language_name(inputs.get("tgt_lang", tgt_lang))
         prompt = translation_prompt(self.model) if prompt is None else prompt
         try:
@@ -183,7 +184,7 @@ class MMTranslationPipeline(MMAnsweringPipeline):
             raise ValueError(
                 f"expected a prompt with {{language}} and {{text}} in it, got {prompt!r}; write other braces twice"
             ) from error
-        parts = [{"type": kind, kind: inputs[kind]} for kind in ("image", "audio") if inputs.get(kind) is not None]
+        parts = [{"type": kind, kind: inputs[kind]} for kind in MODALITIES if inputs.get(kind) is not None]
         return self.ask([*parts, {"type": "text", "text": question}])
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.pipelines.text_classification import TextClassificationPipeline
 from transformers.utils.chat_template_utils import Chat
 
+from .modalities import MODALITIES
 from .pipeline_answers import MMTranslationPipeline, MMVisualQuestionAnsweringPipeline
 from .pipeline_base import MMGenerationPipeline, MMPipeline, Parameters, as_stream, check_keys, messages_of, take
 from .pipeline_speech import MMSpeechRecognitionPipeline
@@ -59,7 +60,7 @@ class MMChatPipeline(MMGenerationPipeline):
             inputs = self.stock_chat(messages)
         if not isinstance(inputs, dict):
             return super().preprocess(inputs, timeout, continue_final_message, **options)
-        check_keys(inputs, ("text", "images", "videos", "audio"))
+        check_keys(inputs, ("text", "videos", *(modality.plural for modality in MODALITIES.values())))
         if timeout is not None:
             raise ValueError(
                 "`timeout` is not for this processor, which has a limit of its own; fetch the media before"
@@ -142,7 +143,8 @@ class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
             raise ValueError(
                 f"expected a text, a dict with `text`, `images` and `audio`, or a chat; got {describe(inputs)}"
             )
-        check_keys(inputs, ("text", "text_pair", "images", "image", "audio"))
+        plurals = [modality.plural for modality in MODALITIES.values()]
+        check_keys(inputs, ("text", "text_pair", *dict.fromkeys((*MODALITIES, *plurals))))
         text, images, audio = inputs.get("text"), inputs.get("images", inputs.get("image")), inputs.get("audio")
         if inputs.get("text_pair") is None:
             return self.encode_text(text, images, audio, **options)

@@ -106,7 +106,7 @@ class MMProcessor(ProcessorMixin):
             raise ValueError("MMProcessor needs a `tokenizer`; `image_processor` and `feature_extractor` are optional")
         if not audio_window_seconds >= FRAME_SECONDS:
             raise ValueError(f"`audio_window_seconds` must be at least {FRAME_SECONDS}, got {audio_window_seconds}")
-        parts = {"image_processor": image_processor, "feature_extractor": feature_extractor, "tokenizer": tokenizer}
+        parts = dict(zip(AUTO_CLASSES, (image_processor, feature_extractor, tokenizer), strict=True))
         for name, part in parts.items():
             setattr(self, name, part)
         self.audio_window_seconds = audio_window_seconds
@@ -139,7 +139,7 @@ class MMProcessor(ProcessorMixin):
             kwargs: `chat_template` and `audio_window_seconds` of the processor; options of loading (`revision`, ...).
         """
         own = {key: kwargs.pop(key) for key in ("chat_template", "audio_window_seconds") if key in kwargs}
-        sources = {"image_processor": vision, "feature_extractor": audio, "tokenizer": text}
+        sources = dict(zip(AUTO_CLASSES, (vision, audio, text), strict=True))
         parts = {
             name: AUTO_CLASSES[name].from_pretrained(source, **kwargs)
             if isinstance(source, (str, os.PathLike))
@@ -220,7 +220,7 @@ class MMProcessor(ProcessorMixin):
                 f"`{cuts[0]}` in `audio_kwargs` would cut audio silently; cut it before, or set the window "
                 "(`audio_window_seconds`), whose pieces are all kept"
             )
-        media = {"image": images, "audio": audio}
+        media = dict(zip(MODALITIES, (images, audio), strict=False))
         media |= {name: given.pop(each.plural) for name, each in MODALITIES.items() if each.plural in given}
         is_item: Mapping[str, Callable[[Any], bool]] = IS_ITEM
         if (media_tokens := given.pop("media_tokens", None)) is not None:

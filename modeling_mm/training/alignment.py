@@ -50,7 +50,8 @@ class AlignmentOptions:
     max_choices: int = 8192
 
     def __post_init__(self) -> None:
-        for name in ("steps", "image_batch_size", "audio_batch_size", "learning_rate", "max_grad_norm"):
+        sizes = (f"{kind}_batch_size" for kind in MODALITIES if hasattr(self, f"{kind}_batch_size"))
+        for name in ("steps", "learning_rate", "max_grad_norm", *sizes):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.max_choices < 2:

@@ -7,18 +7,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..audio import load_audio
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import encode
-from ..images import load_image
 from ..modalities import MODALITIES
 from .augmentation import Augmentation
 from .state_store import StateStore
@@ -134,15 +131,14 @@ class EncoderCache:
         return iter([(key, [next(windows) for _ in range(n)]) for (key, _), n in zip(batch, counts, strict=True)])
 
     def load(self, kind: str, path: str, view: int, key: str) -> Any:
-        """Return an image, or samples with their rate; changed unless it is the first view."""
-        seed = hashlib.sha256(f"{self.seed}/{key}".encode()).hexdigest()[:16]
-        generator = np.random.default_rng(int(seed, 16))
-        if kind == "image":
-            image = cast(Image.Image, load_image(path))
-            return self.augmentation.image.apply(image, generator) if view else image
-        rate = self.processor.feature_extractor.sampling_rate
-        samples = load_audio(path, rate)
-        return (self.augmentation.audio.apply(samples, generator, rate) if view else samples), rate
+        """Return media for the processor: the file as it is, or changed unless it is the first view."""
+        part: dict[str, Any] = {"type": kind, "path": path}
+        if view:
+            seed = hashlib.sha256(f"{self.seed}/{key}".encode()).hexdigest()[:16]
+            rate = getattr(self.processor.feature_extractor, "sampling_rate", None)
+            part = getattr(self.augmentation, kind).change(part, np.random.default_rng(int(seed, 16)), False, rate)
+        source = media_source(part)
+        return (source, part["sampling_rate"]) if "sampling_rate" in part else source
 
     def states(self, part: dict[str, Any], view: int = 0) -> list[torch.Tensor]:
         """Return the windows (L, W) of a media part, or raise a KeyError if its file is not in the cache."""

@@ -9,10 +9,11 @@ start at the working directory.
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
+from pydantic import PositiveFloat, PositiveInt
 from transformers import GPT2Config
 
 from ..configuration_mm import MMConfig
@@ -23,8 +24,19 @@ from ..training.arguments import MMTrainingArguments
 from ..training.augmentation import Augmentation, ModalityDropout
 from ..training.freezing import PARTS
 from ..training.lora import LoraOptions
-from ..utils.validation import build, check_mapping, check_names, type_hints
+from ..utils.validation import build, mapping_of, type_hints
 from ..utils.yaml_values import apply_override, parse_yaml
+
+if TYPE_CHECKING:
+    ConfigFields = dict[str, Any]
+    TrainingFields = dict[str, Any]
+    Part = str
+else:
+    # The fields of MMConfig itself, without those of PreTrainedConfig, and those of GPT-2's config in it.
+    text_fields = mapping_of(dict.fromkeys([*(f.name for f in fields(GPT2Config)), *GPT2Config.attribute_map], Any))
+    ConfigFields = mapping_of({**MMConfig.__annotations__, "text_config": text_fields})
+    TrainingFields = mapping_of(type_hints(MMTrainingArguments))
+    Part = Literal[PARTS]
 
 # Defaults of a recipe that differ from those of transformers.
 DEFAULTS = {
@@ -63,7 +75,7 @@ class ModelSection:
     pretrained: str | None = None
     preset: str | None = None
     processor: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+    config: ConfigFields = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     attn_implementation: str | None = None
     trust_remote_code: bool = False
@@ -83,23 +95,12 @@ class ModelSection:
             raise ValueError("`text` is missing: encoders are joined to a decoder.")
         if self.preset and not self.processor:
             raise ValueError("`processor` is missing: a preset has no tokenizer.")
-        self._check_config()
-
-    def _check_config(self) -> None:
-        check_mapping(self.config, MMConfig.__annotations__, "model.config")  # not the fields of PreTrainedConfig
         for name in self.config:
             if name.startswith("freeze_"):
                 part = name.removeprefix("freeze_")
                 raise ValueError(f"model.config.{name}: write `frozen: {{{part}: always}}` instead.")
             if self.text and name in MMConfig.sub_configs:
                 raise ValueError(f"model.config.{name}: for presets only, as pretrained components have their own.")
-        text_config = self.config.get("text_config") or {}
-        names = [*(item.name for item in fields(GPT2Config)), *GPT2Config.attribute_map]
-        check_names(text_config, names, "model.config.text_config")
-
-    @staticmethod
-    def free_keys() -> dict[str, list[str]]:
-        return {"config": list(MMConfig.__annotations__)}
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,10 @@ class DataSource:
     source: str
     split: str = "train"
     subset: str | None = None
-    weight: float | None = None
-    limit: int | None = None
+    weight: PositiveFloat | None = None
+    limit: PositiveInt | None = None
     streaming: bool = False
     note: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.weight is not None and not self.weight > 0:
-            raise ValueError(f"weight must be above 0, got {self.weight}. Leave the source out instead.")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}.")
 
 
 def check_used_whole(groups: Mapping[str, Sequence[DataSource]]) -> None:
@@ -167,8 +162,8 @@ class DataSection:
     augmentation: Augmentation | None = None
     modality_dropout: ModalityDropout | None = None
     encoder_cache: str | None = None
-    image_views: int = 1
-    audio_views: int = 1
+    image_views: PositiveInt = 1
+    audio_views: PositiveInt = 1
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -189,15 +184,10 @@ class DataSection:
     def _check_views(self) -> None:
         augmentation = self.augmentation or Augmentation()
         for kind, views in self.views.items():
-            is_on = getattr(augmentation, kind).is_on
-            if views < 1 or (views > 1 and not (self.encoder_cache and is_on)):
+            if (views > 1) != bool(self.encoder_cache and getattr(augmentation, kind).is_on):
                 raise ValueError(
-                    f"{kind}_views must be 1, or more with `encoder_cache` and `augmentation.{kind}`, got {views}."
-                )
-            if self.encoder_cache and is_on and views == 1:
-                raise ValueError(
-                    f"augmentation.{kind} has no effect with an `encoder_cache` that keeps one view of each file. Set "
-                    f"{kind}_views to the number to keep, or leave one of them out."
+                    f"`{kind}_views` must be above 1 if the `encoder_cache` keeps media changed by "
+                    f"`augmentation.{kind}`, and 1 otherwise, got {views}."
                 )
         # These depend on more than the file.
         for name in ("image.flip", "audio.mask_time_prob", "audio.mask_feature_prob"):
@@ -308,9 +298,9 @@ class Recipe:
     data: DataSection
     objective: Literal["causal_lm", "classification"] = "causal_lm"
     labels: list[str] = field(default_factory=list)
-    frozen: dict[str, int | Literal["always"]] = field(default_factory=dict)
+    frozen: dict[Part, PositiveInt | Literal["always"]] = field(default_factory=dict)
     lora: LoraOptions | None = None
-    training: dict[str, Any] = field(default_factory=dict)
+    training: TrainingFields = field(default_factory=dict)
     alignment: Alignment | None = None
     task_metrics: dict[str, list[str]] = field(default_factory=dict)
     early_stopping: EarlyStopping | None = None
@@ -319,47 +309,29 @@ class Recipe:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        check_mapping(self.training, type_hints(MMTrainingArguments), "training")
         check_metrics(name for names in self.task_metrics.values() for name in names)
-        check_names(self.frozen, PARTS, "frozen")
-        for part, step in self.frozen.items():
-            if step != "always" and step < 1:
-                raise ValueError(f"frozen.{part}: expected `always` or a step of at least 1, got {step}.")
-        if (self.objective == "classification") != bool(self.labels):
-            raise ValueError("`labels` and `objective: classification` belong together. Give both or none.")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels must be distinct, got {self.labels}.")
-        needs_evaluation = {
-            "early_stopping": self.early_stopping is not None,
-            "training.load_best_model_at_end": self.training.get("load_best_model_at_end", False),
-        }
-        for key, is_set in needs_evaluation.items():
+        if (self.objective == "classification") != bool(self.labels):
+            raise ValueError("`labels` and `objective: classification` belong together. Give both or none.")
+        keeps_best, cache = self.training.get("load_best_model_at_end"), self.data.encoder_cache
+        for key, is_set in (("early_stopping", self.early_stopping), ("training.load_best_model_at_end", keeps_best)):
             if is_set and not self.evaluates:
                 raise ValueError(f"{key}: it needs evaluations. Give `data.evaluation` and an `eval_strategy`.")
-        self._check_exclusive()
-
-    def _check_exclusive(self) -> None:
-        """Refuse keys that do not work together."""
-        if self.lora is not None and self.frozen:
-            raise ValueError("lora: it freezes all other parts. Leave out `frozen`.")
-        for key, is_set in (("lora", self.lora is not None), ("labels", bool(self.labels))):
-            if self.alignment is not None and is_set:
+        for key, is_set in (("lora", self.lora), ("labels", self.labels)):
+            if self.alignment and is_set:
                 raise ValueError(f"alignment: it needs a whole model that generates. Leave out it or `{key}`.")
-        if not self.data.encoder_cache:
-            return
-        if self.labels:
+        if self.lora and self.frozen:
+            raise ValueError("lora: it freezes all other parts. Leave out `frozen`.")
+        if cache and self.labels:
             raise ValueError("data.encoder_cache: it needs `objective: causal_lm`. Leave it out.")
         for tower in (modality.tower for modality in MODALITIES.values()):
             has_tower = self.model.text is None or getattr(self.model, tower) is not None
-            if has_tower and self.lora is None and self.frozen.get(tower, "always") != "always":
+            if cache and has_tower and self.frozen.get(tower, "always") != "always":
                 raise ValueError(
                     f"frozen.{tower}: it starts to learn at step {self.frozen[tower]}, but `data.encoder_cache` keeps "
                     "its outputs. Leave one of them out."
                 )
-
-    @staticmethod
-    def free_keys() -> dict[str, list[str]]:
-        return {"training": list(type_hints(MMTrainingArguments))}
 
     @property
     def evaluates(self) -> bool:

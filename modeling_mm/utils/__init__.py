@@ -6,7 +6,7 @@ from .files import HALF_FILE, remove_half_files, write_bytes, write_lines, write
 from .resources import find_resource, list_resources, resource_or_path
 from .spelling import nearest, suggestion
 from .tables import format_table, markdown_table
-from .validation import build, check_mapping
+from .validation import build, mapping_of
 from .yaml_values import apply_override, parse_yaml, replace_value
 
 __all__ = [
@@ -14,10 +14,10 @@ __all__ = [
     "IncrementalDecoder",
     "apply_override",
     "build",
-    "check_mapping",
     "find_resource",
     "format_table",
     "list_resources",
+    "mapping_of",
     "markdown_table",
     "nearest",
     "parse_yaml",

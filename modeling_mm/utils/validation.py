@@ -12,17 +12,18 @@ import json
 import re
 import types
 import typing
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from .spelling import nearest, suggestion
 
 if typing.TYPE_CHECKING:
     from pydantic import ValidationError
-    from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
-PLAIN_TYPES = (int, float, bool, str, list, dict, types.NoneType)
+# Parts of a place that pydantic adds: types of a union, and the mark of a mapping's key.
+ADDED = re.compile(r"(constrained-)?(int|float|str|bool)|\[key\]|[a-z-]+\[.*\]")
+WORDS = {"a valid array": "a list", "a valid dictionary": "a mapping", "an object": "a mapping"}
 
 
 def build(kind: type[T], values: Any, where: str = "") -> T:
@@ -30,7 +31,7 @@ def build(kind: type[T], values: Any, where: str = "") -> T:
     Build a dataclass, with the dataclasses in it, from a mapping.
 
     Args:
-        kind: the dataclass. Its classmethod `free_keys`, if any, names the keys of fields that it checks itself
+        kind: the dataclass
         values: a mapping of its fields; missing fields keep their defaults
         where: key of the mapping, for messages
 
@@ -46,127 +47,82 @@ def build(kind: type[T], values: Any, where: str = "") -> T:
         Traceback (most recent call last):
         ValueError: section.siz: unknown key 'siz'. Did you mean 'size'?
     """
-    return _validate(kind, values, where)
-
-
-def check_mapping(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
-    """
-    Check a mapping by the type hints of another class, without building that class.
-
-    Raises:
-        ValueError: for an unknown key, with the nearest one, and for a value of another type.
-    """
-    check_names(values, hints, where)
-    for name, value in values.items():
-        _validate(_plain_hint(hints[name]), value, f"{where}.{name}")
-
-
-def check_names(given: Iterable[str], known: Collection[str], where: str, deeper: Collection[str] = ()) -> None:
-    """
-    Check that names are known.
-
-    Raises:
-        ValueError: for an unknown name, with the nearest of `known`, or of the dotted names in `deeper` by its end.
-    """
-    for name in given:
-        if name not in known:
-            ends = {key.split(".")[-1]: key for key in reversed(list(deeper))}
-            near = ends.get(name) or nearest(name, known) or ends.get(nearest(name, ends, cutoff=0.75) or "")
-            hint = f"Did you mean {near!r}?" if near else f"Valid keys: {', '.join(sorted(known))}."
-            raise ValueError(f"{_join(where, name)}: unknown key {name!r}. {hint}")
-
-
-def type_hints(kind: type) -> dict[str, Any]:
-    """Return the types of the fields that the constructor of a dataclass takes."""
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
-
-
-def _validate(kind: Any, values: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        # From JSON, pydantic takes lists as tuples and texts as enumerations; `strict` refuses all other conversions.
+        # From JSON, pydantic takes lists as tuples; `strict` refuses all other conversions.
         return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise ValueError(_message(error, kind, values, where)) from error
+        raise ValueError(_message(error, kind, where)) from error
 
 
-def _message(error: "ValidationError", kind: Any, values: Any, where: str) -> str:
+def mapping_of(hints: Mapping[str, Any]) -> Any:
+    """Return the type of mappings with optional keys of the given types, for fields of another class."""
+    import typing_extensions
+
+    typed_dict: Any = typing_extensions.TypedDict
+    return typed_dict("Mapping", {name: _plain_hint(hint) for name, hint in hints.items()}, total=False)
+
+
+def type_hints(kind: Any) -> dict[str, Any]:
+    """Return the types of the fields that the constructor of a dataclass takes."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+
+
+def _message(error: "ValidationError", kind: Any, where: str) -> str:
     """Return the first error in one line: where it is, what was expected and what was given."""
     details = error.errors(include_url=False)
-    detail = next((d for d in details if d["type"] == "unexpected_keyword_argument"), details[0])
-    path = _path(detail, values)
-    place = _join(where, ".".join(path))
-    if detail["type"] == "unexpected_keyword_argument":
-        section = _section(kind, path[:-1])
-        try:
-            check_names(path[-1:], type_hints(section), _join(where, ".".join(path[:-1])), list(_dotted_keys(section)))
-        except ValueError as unknown:
-            return str(unknown)
+    paths = [[str(part) for part in detail["loc"] if not ADDED.fullmatch(str(part))] for detail in details]
+    unknown = [i for i, d in enumerate(details) if d["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
+    first = unknown[0] if unknown else 0
+    detail, path = details[first], paths[first]
+    place = ".".join([where] * bool(where) + path)
+    if unknown:
+        return f"{place}: unknown key {path[-1]!r}. {_hint(path, list(_keys(kind)))}"
     if detail["type"] == "value_error":  # of a `__post_init__`
         text = str(detail["ctx"]["error"])
         return text if not place or text.startswith(place) else f"{place}: {text}"
     if detail["type"] == "missing":
-        return f"{_join(where, '.'.join(path[:-1])) or 'The recipe'}: `{path[-1]}` is missing."
-    same_place = [d["msg"] for d in details if _path(d, values) == path]  # a message for each type of a union
+        return f"{place.rpartition('.')[0] or 'The recipe'}: `{path[-1]}` is missing."
+    # A union gives a message for each of its types.
+    same_place = [detail["msg"] for detail, other in zip(details, paths, strict=True) if other == path]
     expected = " or ".join(dict.fromkeys(text.removeprefix("Input should be ") for text in same_place))
-    expected = expected.replace("a valid array", "a list").replace("an object", "a mapping")  # not JSON's words
     hint = suggestion(str(detail["input"]), re.findall(r"'([^']+)'", expected))
     given = json.dumps(detail["input"], ensure_ascii=False)
-    return f"{place or 'The recipe'}: expected {expected}, got {given}.{hint}"
+    return f"{place or 'The recipe'}: expected {WORDS.get(expected, expected)}, got {given}.{hint}"
 
 
-def _path(detail: "ErrorDetails", values: Any) -> list[str]:
-    """Return the keys that lead to an error, without the names that pydantic gives to the types of a union."""
-    path: list[str] = []
-    for key in detail["loc"]:
-        try:
-            values = values[key]
-        except (KeyError, IndexError, TypeError):
-            if not (detail["type"] == "missing" and key == detail["loc"][-1]):
-                continue
-        path.append(str(key))
-    return path
+def _hint(path: list[str], keys: list[list[str]]) -> str:
+    """Return the key that is spelled most like the last one of `path`, or else all keys of its section."""
+    section, name = path[:-1], path[-1]
+    here = [
+        k[-1] for k in keys if len(k) == len(path) and all(a in ("*", b) for a, b in zip(k, section, strict=False))
+    ]
+    elsewhere = {key[-1]: ".".join(key) for key in reversed(keys) if "*" not in key}
+    near = nearest(name, here, cutoff=0.8) or elsewhere.get(name) or nearest(name, here)
+    near = near or elsewhere.get(nearest(name, elsewhere, cutoff=0.75) or "")
+    return f"Did you mean {near!r}?" if near else f"Valid keys: {', '.join(sorted(here))}."
 
 
-def _section(kind: Any, path: Sequence[str]) -> Any:
-    """Return the dataclass that the keys of `path` lead to."""
-    for key in [*path, None]:
-        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-            kind = next(part for part in get_args(kind) if part is not types.NoneType)
-        if key is not None:
-            kind = type_hints(kind)[key] if dataclasses.is_dataclass(kind) else get_args(kind)[-1]  # type: ignore[arg-type]
-    return kind
-
-
-def _dotted_keys(kind: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the keys in the sections of a dataclass, such as `training.learning_rate` and `model.text`."""
-    for name, keys in getattr(kind, "free_keys", dict)().items():
-        yield from (_join(prefix, f"{name}.{key}") for key in keys)
-    for name, hint in type_hints(kind).items():
-        if prefix:
-            yield _join(prefix, name)
-        inner = _section(hint, [])
-        if dataclasses.is_dataclass(inner):
-            yield from _dotted_keys(inner, _join(prefix, name))
+def _keys(kind: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
+    """Yield the keys of a dataclass or typed mapping and of all in it, with `*` for items of lists and mappings."""
+    if dataclasses.is_dataclass(kind) or hasattr(kind, "__total__"):  # a dataclass, a TypedDict
+        hints = type_hints(kind) if dataclasses.is_dataclass(kind) else typing.get_type_hints(kind)
+        for name, hint in hints.items():
+            yield [*path, name]
+            yield from _keys(hint, (*path, name))
+    elif arguments := [argument for argument in get_args(kind) if argument is not types.NoneType]:
+        yield from _keys(arguments[-1], (*path, "*") if get_origin(kind) in (list, dict, tuple) else path)
 
 
 def _plain_hint(hint: Any) -> Any:
-    """Return a type hint without the types that no plain value has, and without `str` beside an enumeration."""
-    kinds = get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    is_enum = [isinstance(kind, type) and issubclass(kind, enum.Enum) for kind in kinds]
-    kept = [
-        kind
-        for kind, is_choice in zip(kinds, is_enum, strict=True)
-        if is_choice
-        or (
-            not (kind is str and any(is_enum))
-            and (kind in PLAIN_TYPES or not isinstance(kind, type) or typing.get_origin(kind))
-        )
-    ]
-    return typing.Union[tuple(kept)] if kept else Any  # noqa: UP007
-
-
-def _join(where: str, name: str) -> str:
-    return f"{where}.{name}" if where and name else where or name
+    """Return the type of plain values for a type hint: choices for an enumeration, nothing for other classes."""
+    is_union = isinstance(hint, types.UnionType) or get_origin(hint) is typing.Union
+    kinds = list(get_args(hint)) if is_union else [hint]
+    if choices := [kind for kind in kinds if isinstance(kind, enum.EnumMeta)]:
+        members: Mapping[str, enum.Enum] = choices[0].__members__
+        values = tuple(member.value for member in members.values())
+        kinds = [Literal[values], *(kind for kind in kinds if kind is types.NoneType)]
+    plain = [k for k in kinds if not isinstance(k, type) or k.__module__ == "builtins" or hasattr(k, "__total__")]
+    return typing.Union[tuple(plain)] if plain else Any  # noqa: UP007

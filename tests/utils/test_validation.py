@@ -1,12 +1,12 @@
 """Plain values are built into dataclasses; unknown keys and other types are refused with their place."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal
 
 import pytest
 from transformers import IntervalStrategy
 
-from modeling_mm.utils import build, check_mapping
+from modeling_mm.utils import build, mapping_of
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,18 @@ def test_other_values_are_refused_with_key_expected_and_given(values, message):
     assert message in str(caught.value)
 
 
-def test_a_mapping_is_checked_by_hints_alone():
-    hints = {"eval": IntervalStrategy | str, "rate": float, "config": dict | Inner | None}
-    check_mapping({"eval": "steps", "rate": 1, "config": {"a": 1}}, hints, "here")
-    with pytest.raises(
-        ValueError, match=r"here.eval: expected 'no', 'steps' or 'epoch', got .step.\. Did you mean 'steps'"
+def test_a_typed_mapping_takes_the_fields_of_another_class_alone():
+    hints = {"eval": IntervalStrategy | str, "rate": float, "config": dict | Inner | None, "nested": Inner}
+    fields = make_dataclass("Fields", [("given", mapping_of(hints))])
+    values = {"eval": "steps", "rate": 1, "config": {"a": 1}}
+    assert build(fields, {"given": values}).given == values
+    for wrong, message in (
+        ({"eval": "step"}, "here.given.eval: expected 'no', 'steps' or 'epoch', got \"step\". Did you mean 'steps'?"),
+        ({"config": 3}, "here.given.config: expected a mapping, got 3."),
+        ({"rat": 3}, "here.given.rat: unknown key 'rat'. Did you mean 'rate'?"),
     ):
-        check_mapping({"eval": "step"}, hints, "here")
-    with pytest.raises(ValueError, match=r"here.config: expected a mapping, got 3\."):
-        check_mapping({"config": 3}, hints, "here")
+        with pytest.raises(ValueError) as caught:
+            build(fields, {"given": wrong}, "here")
+        assert str(caught.value) == message
+    with pytest.raises(ValueError, match=r"rate: unknown key 'rate'. Did you mean 'given.rate'\?"):
+        build(fields, {"given": {}, "rate": 1})

@@ -62,7 +62,7 @@ def only(sample: dict, folder: Path, **options) -> Rejected:
     return row
 
 
-def test_good_samples_are_kept_in_order(folder: Path) -> None:
+def test_good_examples_are_kept_in_order(folder: Path) -> None:
     kept, report = clean(GOOD, folder, progress=False)
     assert report.left_out == [] and report.counts == {}
     assert report.kept == len(kept) == len(GOOD)
@@ -90,7 +90,7 @@ def test_media_that_nothing_can_be_learned_from(folder: Path, media, reason: str
     assert detail in row.detail
 
 
-def test_a_picture_of_no_pixels_and_a_part_of_nothing() -> None:
+def test_an_image_without_pixels_and_an_empty_part() -> None:
     empty = {"type": "image", "image": np.zeros((0, 4, 3), np.uint8)}
     row = only({"messages": [{"role": "user", "content": [empty]}, *chat()["messages"][1:]]}, None)
     assert (row.reason, row.file) == ("unreadable", None) and "no pixels" in row.detail
@@ -99,7 +99,7 @@ def test_a_picture_of_no_pixels_and_a_part_of_nothing() -> None:
     assert (row.reason, row.detail) == ("no medium", "its image part holds no image")
 
 
-def test_the_limit_of_silence_can_be_moved(folder: Path) -> None:
+def test_the_limit_of_silence_can_be_set(folder: Path) -> None:
     row = only(chat(audio="quiet.wav"), folder, silence_peak=0.02)
     assert row.reason == "silent"
     assert "the loudest of 1600 samples is 0.0100098" in row.detail
@@ -167,7 +167,7 @@ def test_duplicates_are_the_same_bytes_and_words_under_any_name(folder: Path) ->
     assert [row.number for row in clean(in_memory, progress=False)[1].left_out] == [2]
 
 
-def test_data_sets_and_streams_are_cleaned_too(folder: Path) -> None:
+def test_datasets_and_streams_are_cleaned_too(folder: Path) -> None:
     samples = [GOOD[0], chat(image="cut.png"), {"messages": []}, GOOD[4], GOOD[0]]
     _, report = clean(ChatDataset(samples, folder), progress=False)
     assert [(row.number, row.reason) for row in report.left_out] == [
@@ -182,7 +182,7 @@ def test_data_sets_and_streams_are_cleaned_too(folder: Path) -> None:
         assert len(kept) == 2 and [row.number for row in report.left_out] == [1]
 
 
-def test_a_file_is_looked_at_once(folder: Path, monkeypatch) -> None:
+def test_a_file_is_read_once(folder: Path, monkeypatch) -> None:
     from modeling_mm.data import cleaning
 
     looked = []
@@ -213,6 +213,6 @@ def test_the_report_is_written_for_programs_and_readers(folder: Path) -> None:
     assert str(CleaningReport(3)) == "3 examples kept, 0 left out\n"
 
 
-def test_a_bar_is_shown(folder: Path, capsys) -> None:
+def test_a_progress_bar_is_shown(folder: Path, capsys) -> None:
     clean(GOOD, folder)
     assert "cleaning: 100%" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_streams_are_interleaved_until_each_was_read_once(tmp_path) -> None:
 
 
 def test_streams_of_any_origin_mix(tmp_path) -> None:
-    """One is JSONL with contents as text, the other a saved data set with pictures."""
+    """One is JSONL with contents as text, the other a saved dataset with images."""
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples("a", 4)))
     Image.new("RGB", (4, 3), "red").save(tmp_path / "red.png")
     columns = {

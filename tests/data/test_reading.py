@@ -1,4 +1,4 @@
-"""Chat samples from files, folders, saved data sets and streams: the same rows whatever form they came in."""
+"""Chat examples from files, folders, saved datasets and streams: the same rows in any form."""
 
 import json
 import zipfile
@@ -37,7 +37,7 @@ def own_cache(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-# ---- One sample -----------------------------------------------------------------------------------------------------
+# ---- One example ----------------------------------------------------------------------------------------------------
 
 
 def test_prompt_and_answer_of_a_row() -> None:
@@ -71,7 +71,7 @@ def test_prompt_and_completion_as_text_and_as_messages() -> None:
     assert to_row(messages).messages == expected
 
 
-def test_trl_samples_keep_media_in_columns() -> None:
+def test_trl_examples_keep_media_in_columns() -> None:
     parts = [{"type": "image", "text": None}, {"type": "audio"}, {"type": "image"}, {"type": "text", "text": "?"}]
     answer = {"role": "assistant", "content": [{"type": "text", "text": "!"}]}
     sample = {"messages": [{"role": "user", "content": parts}, answer], "images": ["a.png", "b.png"], "audio": "c.wav"}
@@ -127,7 +127,7 @@ def test_paths_start_at_the_folder_and_addresses_do_not(tmp_path: Path) -> None:
         assert media_parts(to_row({"messages": turns}, tmp_path).messages) == [{"type": "image", **expected}]
 
 
-def test_a_sample_with_writing_marks_its_pictures() -> None:
+def test_an_example_with_writing_marks_its_images() -> None:
     assert media_parts(to_row({**chat(), "has_text": True}).messages)[0]["has_text"] is True
     assert "has_text" not in media_parts(to_row(chat()).messages)[0]
 
@@ -146,12 +146,12 @@ def test_a_sample_with_writing_marks_its_pictures() -> None:
         ),
     ],
 )
-def test_what_is_no_chat_is_refused(sample, message: str) -> None:
+def test_examples_that_are_not_chats_are_refused(sample, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         to_row(sample)
 
 
-# ---- Data sets ------------------------------------------------------------------------------------------------------
+# ---- Datasets -------------------------------------------------------------------------------------------------------
 
 
 def test_a_jsonl_file_and_its_folder_give_the_same_rows(folder: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_broken_line_is_named(folder: Path, line: str) -> None:
     assert len(load_chats(folder, limit=5)) == 5, "what lies behind the limit is not read"
 
 
-def test_a_sample_that_is_no_chat_is_named(folder: Path) -> None:
+def test_an_example_that_is_not_a_chat_is_named(folder: Path) -> None:
     rows = ChatDataset([chat(), {"messages": []}])
     with pytest.raises(ValueError, match="Example 1: expected a list with at least one message"):
         rows[1]
@@ -234,13 +234,13 @@ def test_missing_files_splits_and_wrong_options_are_refused(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("as_stream", [False, True])
-def test_a_folder_of_pictures_with_metadata(tmp_path: Path, as_stream: bool) -> None:
+def test_a_folder_of_images_with_metadata(tmp_path: Path, as_stream: bool) -> None:
     colors = ["red", "green", "blue"]
     for kind in ("train", "test"):
         (tmp_path / kind).mkdir()
         for color in colors:
             Image.new("RGB", (2, 2), color).save(tmp_path / kind / f"{color}.png")
-        question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Colour?"}]}
+        question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Color?"}]}
         lines = [
             {
                 "file_name": f"{color}.png",
@@ -261,7 +261,7 @@ def test_a_folder_of_pictures_with_metadata(tmp_path: Path, as_stream: bool) -> 
 
 
 @pytest.mark.parametrize("as_stream", [False, True])
-def test_a_saved_data_set_with_pictures_and_splits(tmp_path: Path, folder: Path, as_stream: bool) -> None:
+def test_a_saved_dataset_with_images_and_splits(tmp_path: Path, folder: Path, as_stream: bool) -> None:
     messages = [
         {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
@@ -296,7 +296,7 @@ def test_a_hub_id_goes_to_datasets_with_all_options(monkeypatch) -> None:
     ]
 
 
-def test_a_stream_fetches_pictures_from_archives(folder: Path) -> None:
+def test_a_stream_fetches_images_from_archives(folder: Path) -> None:
     with zipfile.ZipFile(folder / "all.zip", "w") as archive:
         archive.write(folder / RED, RED)
     path = f"zip://{RED}::{folder / 'all.zip'}"
@@ -305,7 +305,7 @@ def test_a_stream_fetches_pictures_from_archives(folder: Path) -> None:
     assert media_parts(row.messages)[0]["image"]["bytes"] == (folder / RED).read_bytes()
 
 
-def test_a_sample_of_a_streamed_data_set_that_is_no_chat_is_named() -> None:
+def test_an_example_of_a_stream_that_is_not_a_chat_is_named() -> None:
     rows = datasets.Dataset.from_dict({"prompt": ["?", None], "completion": ["a", "b"]}).to_iterable_dataset()
     with pytest.raises(
         ValueError, match="Example 1 of the dataset: expected `messages`, or `prompt` and `completion`"

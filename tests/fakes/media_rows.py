@@ -22,7 +22,7 @@ def frozen_model():
 
 
 def write_media(folder: Path) -> Path:
-    """Three pictures of noise, `a.png` to `c.png`, and two sounds, `short.wav` and `long.wav`."""
+    """Write three images of noise, `a.png` to `c.png`, and two audio files, `short.wav` and `long.wav`."""
     generator = np.random.default_rng(0)
     for name in ("a", "b", "c"):
         Image.fromarray(generator.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(folder / f"{name}.png")

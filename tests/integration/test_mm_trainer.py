@@ -359,7 +359,7 @@ def test_tensorboard_shows_losses_and_figures_of_answers(tmp_path):
 
 THAW = {"callbacks": [ThawCallback({"vision": 1, "text": 2})], "max_steps": 4}
 ODD = CHATS[:5]  # not to be divided by two
-# Chats that are told apart, with figures that a chat counted twice would change.
+# Different chats, so that counting one twice would change the figures.
 FIELDS = {"predict_with_generate": True, "metrics": ["exact_match"]}
 
 

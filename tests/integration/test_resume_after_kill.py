@@ -42,7 +42,7 @@ STEPS = 6
 SAVES = "checkpoint-4"  # the save in whose middle it is killed
 FIELDS = {
     "max_steps": STEPS,
-    "per_device_train_batch_size": 3,  # an epoch is no whole number of saves
+    "per_device_train_batch_size": 3,  # saves do not divide an epoch
     "save_strategy": "steps",
     "save_steps": 2,
     "optim": "adamw_torch",
@@ -179,7 +179,7 @@ CASES += [(name, "before_the_second_is_done") for name in ("stock_of_two", "mm_o
 
 
 def in_forks(ranks: int, *work) -> set[int]:
-    """How processes of their own that do the work together ended: 0, 1 for an error, or minus a signal."""
+    """Return how processes that share the work ended: 0, 1 for an error, or minus a signal."""
     port, children = free_port(), []
     for rank in range(ranks):
         child = os.fork()
@@ -212,7 +212,7 @@ def program(folder: Path, *chosen: str) -> None:
 
 def needs(trainer: str) -> None:
     if trainer not in CHOSEN:
-        pytest.skip("several processes on the CPU go on from a checkpoint from transformers 5.18 on")
+        pytest.skip("several processes on the CPU resume from a checkpoint since transformers 5.18")
 
 
 @pytest.fixture(scope="module")

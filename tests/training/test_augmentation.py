@@ -47,7 +47,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return np.array_equal(np.asarray(one), np.asarray(other))
 
 
-# ---- Pictures -------------------------------------------------------------------------------------------------------
+# ---- Images ---------------------------------------------------------------------------------------------------------
 
 
 def test_everything_off_changes_nothing() -> None:
@@ -176,7 +176,7 @@ def test_the_place_of_a_folder_does_not_matter_but_the_file_does(tmp_path) -> No
     assert len({draw("/one/noto/cat.png"), draw("/one/noto/dog.png"), draw("/one/open/cat.png")}) == 3
 
 
-# ---- Sounds ---------------------------------------------------------------------------------------------------------
+# ---- Audio ----------------------------------------------------------------------------------------------------------
 
 
 def test_speed_changes_length_and_pitch() -> None:

@@ -392,7 +392,7 @@ from tests.fakes.media_rows import make_cache, row
 folder, whole, calls = Path(sys.argv[1]), module.to_stored, []
 def to_stored(window):
     calls.append(window)
-    if len(calls) == 4:  # the long sound's second window
+    if len(calls) == 4:  # the second window of the long audio
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(window)
 module.to_stored = to_stored

@@ -329,7 +329,7 @@ def test_the_bar_shows_the_loss_and_a_line_for_each_evaluation(tmp_path, capsys)
 
 
 def test_samples_of_a_batch_are_alike_in_their_media_if_asked_for(tmp_path):
-    """Eight chats: three with one picture, one with a sound, one with both, three with text alone."""
+    """Eight chats: three with one image, one with audio, one with both, three with text alone."""
     trainer = mm_trainer(chat_model(), tmp_path / "grouped", group_by_media=True, per_device_train_batch_size=2)
     sampler = trainer._get_train_sampler()
     assert isinstance(sampler, MediaLengthGroupedSampler) and sampler.batch_size == 2

@@ -358,24 +358,25 @@ def test_the_encoder_cache_gives_the_same_figures(tmp_path):
 # ---- Alignment ------------------------------------------------------------------------------------------------------
 
 
-def write_chats(folder: Path, kind: str) -> str:
-    """The sample's pictures with their captions, or its sounds with what is said, as a file of chats."""
+TEXTS = {"images": ("image", "caption"), "audio": ("audio", "transcript")}
+
+
+def write_chats(folder: Path, name: str) -> str:
+    """Write the sample's images with their captions, or its audio with the transcripts, as a file of chats."""
+    kind, text = TEXTS[name]
     lines = []
-    for line in (Path(SAMPLE) / f"{kind}s.jsonl").read_text().splitlines()[:6]:
+    for line in (Path(SAMPLE) / f"{name}.jsonl").read_text().splitlines()[:6]:
         about = json.loads(line)
-        part = {"type": {"picture": "image", "sound": "audio"}[kind], "path": f"{SAMPLE}/{about['file']}"}
-        answer = [{"type": "text", "text": about["caption" if kind == "picture" else "transcript"]}]
-        lines.append({"messages": [{"role": "user", "content": [part]}, {"role": "assistant", "content": answer}]})
-    path = folder / f"{kind}s.jsonl"
+        user = {"role": "user", "content": [{"type": kind, "path": f"{SAMPLE}/{about['file']}"}]}
+        lines.append({"messages": [user, {"role": "assistant", "content": about[text]}]})
+    path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["raw", "cached"])
 def test_connectors_are_aligned_before_training_begins(tmp_path, capsys, cached):
-    sources = {
-        name: [{"source": write_chats(tmp_path, kind)}] for name, kind in (("images", "picture"), ("audio", "sound"))
-    }
+    sources = {name: [{"source": write_chats(tmp_path, name)}] for name in TEXTS}
     values = {"alignment": {"steps": 3, "image_batch_size": 4, "audio_batch_size": 4, **sources}}
     values |= {"frozen": {"vision": "always", "audio": "always"}}
     values |= {"data.encoder_cache": str(tmp_path / "cache")} if cached else {}

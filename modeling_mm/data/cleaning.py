@@ -6,7 +6,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -263,12 +264,13 @@ def is_missing(path: str) -> bool:
 
 def other_modality(kind: str, data: bytes) -> str | None:
     """Return the modality of a file that is not of the expected kind, or None."""
-    other, decode = ("audio", decode_audio) if kind == "image" else ("image", load_image)
-    try:
-        decode(data)  # type: ignore[operator]
-    except ValueError:
-        return None
-    return other
+    decoders: dict[str, Callable[[bytes], object]] = {"image": load_image, "audio": decode_audio}
+    for other, decode in decoders.items():
+        with suppress(ValueError):
+            if other != kind:
+                decode(data)
+                return other
+    return None
 
 
 def file_name(source: Any) -> str | None:

@@ -4,7 +4,7 @@
 from .build import RecipeData, load_data, load_source, make_collator, make_model, make_processor, mixture
 from .card_content import card_content
 from .run import RECIPE_FILE, RESULT_FILE, report, run
-from .schema import Alignment, Card, DataSource, Recipe, Search, read_recipe, to_yaml
+from .schema import Alignment, Card, DataSource, Range, Recipe, Search, read_recipe, to_yaml
 from .search import search
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Alignment",
     "Card",
     "DataSource",
+    "Range",
     "Recipe",
     "RecipeData",
     "Search",

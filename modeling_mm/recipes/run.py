@@ -24,7 +24,6 @@ from accelerate.utils import DistributedType
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..data.reading import ChatDataset
 from ..hub.card import write_card
 from ..processing_mm import MMProcessor
 from ..training.alignment import AlignmentOptions, align, named_media
@@ -98,8 +97,18 @@ def make_trainer(
     model: PreTrainedModel | None = None,
     model_init: Callable[..., PreTrainedModel] | None = None,
 ) -> MMTrainer:
-    """Make a trainer with the recipe's data and callbacks, for a model or for a function that makes one."""
-    check_lora(recipe)
+    """
+    Make a trainer with the recipe's data and callbacks, for a model or for a function that makes one.
+
+    Raises:
+        ValueError: if adapters are trained with sharded weights, as they could not be merged at the end.
+    """
+    is_sharded = PartialState().distributed_type == DistributedType.FSDP or is_deepspeed_zero3_enabled()
+    if recipe.lora is not None and is_sharded:
+        raise ValueError(
+            "lora: the adapter is merged into the model at the end, but the weights are sharded over processes. Use "
+            "configuration/accelerate/ddp.yaml: with LoRA, only the adapter has gradients anyway."
+        )
     # The encoder cache needs a model of its own if the trainer makes one for each trial.
     encodes = model_init(None) if model_init is not None and recipe.data.encoder_cache else model
     trainer = MMTrainer(
@@ -143,21 +152,6 @@ def align_model(
     losses = align(trainer.model, trainer.data_collator, media, options, arguments.seed, dtype)
     if PartialState().is_main_process:
         print("aligned: " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()))
-
-
-def check_lora(recipe: Recipe) -> None:
-    """
-    Check that adapters can be merged at the end.
-
-    Raises:
-        ValueError: if the weights are sharded over processes.
-    """
-    is_sharded = PartialState().distributed_type == DistributedType.FSDP or is_deepspeed_zero3_enabled()
-    if recipe.lora is not None and is_sharded:
-        raise ValueError(
-            "lora: the adapter is merged into the model at the end, but the weights are sharded over processes. Use "
-            "configuration/accelerate/ddp.yaml: with LoRA, only the adapter has gradients anyway."
-        )
 
 
 # ---- The output folder ----------------------------------------------------------------------------------------------
@@ -248,18 +242,14 @@ def clear_run(folder: Path) -> None:
 
 def measure(trainer: MMTrainer, data: RecipeData) -> dict[str, dict[str, float]]:
     """Evaluate the test sets, or the evaluation set if there are none, and return their figures by name."""
-    sets = data.test or ({} if data.evaluation is None else {"evaluation": data.evaluation})
-    return {name: measure_one(trainer, name, dataset) for name, dataset in sets.items()}
-
-
-def measure_one(trainer: MMTrainer, name: str, dataset: ChatDataset) -> dict[str, float]:
-    metrics = trainer.evaluate(dataset, metric_key_prefix=name)
-    figures = {
-        key.removeprefix(f"{name}_"): value
-        for key, value in metrics.items()
-        if key.startswith(f"{name}_") and not key.endswith(SPEED)
-    }
-    return {"samples": len(dataset), **figures}
+    figures = {}
+    for name, dataset in (data.test or {"evaluation": data.evaluation}).items():
+        if dataset is not None:
+            prefix = f"{name}_"
+            metrics = trainer.evaluate(dataset, metric_key_prefix=name)
+            kept = [key for key in metrics if key.startswith(prefix) and not key.endswith(SPEED)]
+            figures[name] = {"samples": len(dataset), **{key.removeprefix(prefix): metrics[key] for key in kept}}
+    return figures
 
 
 def save(trainer: MMTrainer, recipe: Recipe, processor: MMProcessor, result: dict[str, Any]) -> None:

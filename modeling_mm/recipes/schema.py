@@ -231,6 +231,28 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included, integers if both are; on a `log` scale or with a `step`."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"`low` must be below `high`, got {self.low} and {self.high}.")
+        if self.log and self.low <= 0:
+            raise ValueError(f"with `log`, `low` must be above 0, got {self.low}.")
+        if self.step is not None and (self.log or self.step <= 0):
+            raise ValueError(f"`step` must be above 0 and excludes `log`, got {self.step}.")
+
+    @property
+    def is_whole(self) -> bool:
+        return all(isinstance(value, int) for value in (self.low, self.high, self.step or 1))
+
+
+@dataclass(frozen=True)
 class Search:
     """
     Hyperparameter search, which `--search N` runs.
@@ -242,10 +264,20 @@ class Search:
         direction: `minimize` or `maximize` it
     """
 
-    space: dict[str, Any]
+    space: dict[str, list[str | int | float | bool | None] | Range]
     method: Literal["tpe", "random", "grid"] = "tpe"
     metric: str = "eval_loss"
     direction: Literal["minimize", "maximize"] = "minimize"
+
+    def __post_init__(self) -> None:
+        if not self.space:
+            raise ValueError("search.space: expected at least one key with its values, got none.")
+        for key, values in self.space.items():
+            # Data and processor are the same for all trials.
+            if not key.startswith(("training.", "model.config.", "lora.")):
+                raise ValueError(f"search.space.{key}: trials only change keys of training, model.config and lora.")
+            if not values:
+                raise ValueError(f"search.space.{key}: expected a list of values, or `low` and `high`, got [].")
 
 
 @dataclass(frozen=True)

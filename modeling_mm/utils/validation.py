@@ -19,10 +19,11 @@ from .spelling import nearest, suggestion
 
 if typing.TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
-# Parts of a place that pydantic adds: types of a union, and the mark of a mapping's key.
-ADDED = re.compile(r"(constrained-)?(int|float|str|bool)|\[key\]|[a-z-]+\[.*\]")
+# Errors by how much they tell, as a union gives those of all its types; others come last.
+TELLING = ("unexpected_keyword_argument", "extra_forbidden", "value_error", "missing")
 WORDS = {"a valid array": "a list", "a valid dictionary": "a mapping", "an object": "a mapping"}
 
 
@@ -53,7 +54,7 @@ def build(kind: type[T], values: Any, where: str = "") -> T:
         # From JSON, pydantic takes lists as tuples; `strict` refuses all other conversions.
         return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise ValueError(_message(error, kind, where)) from error
+        raise ValueError(_message(error, kind, values, where)) from error
 
 
 def mapping_of(hints: Mapping[str, Any]) -> Any:
@@ -70,27 +71,37 @@ def type_hints(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
-def _message(error: "ValidationError", kind: Any, where: str) -> str:
+def _message(error: "ValidationError", kind: Any, values: Any, where: str) -> str:
     """Return the first error in one line: where it is, what was expected and what was given."""
     details = error.errors(include_url=False)
-    paths = [[str(part) for part in detail["loc"] if not ADDED.fullmatch(str(part))] for detail in details]
-    unknown = [i for i, d in enumerate(details) if d["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
-    first = unknown[0] if unknown else 0
-    detail, path = details[first], paths[first]
+    detail = min(details, key=lambda d: TELLING.index(d["type"]) if d["type"] in TELLING else len(TELLING))
+    path = _path(detail, values)
     place = ".".join([where] * bool(where) + path)
-    if unknown:
+    if detail["type"] in TELLING[:2]:
         return f"{place}: unknown key {path[-1]!r}. {_hint(path, list(_keys(kind)))}"
     if detail["type"] == "value_error":  # of a `__post_init__`
         text = str(detail["ctx"]["error"])
         return text if not place or text.startswith(place) else f"{place}: {text}"
     if detail["type"] == "missing":
         return f"{place.rpartition('.')[0] or 'The recipe'}: `{path[-1]}` is missing."
-    # A union gives a message for each of its types.
-    same_place = [detail["msg"] for detail, other in zip(details, paths, strict=True) if other == path]
-    expected = " or ".join(dict.fromkeys(text.removeprefix("Input should be ") for text in same_place))
+    same_place = [d["msg"].removeprefix("Input should be ") for d in details if _path(d, values) == path]
+    expected = " or ".join(dict.fromkeys(WORDS.get(text, text) for text in same_place))
     hint = suggestion(str(detail["input"]), re.findall(r"'([^']+)'", expected))
     given = json.dumps(detail["input"], ensure_ascii=False)
-    return f"{place or 'The recipe'}: expected {WORDS.get(expected, expected)}, got {given}.{hint}"
+    return f"{place or 'The recipe'}: expected {expected}, got {given}.{hint}"
+
+
+def _path(detail: "ErrorDetails", values: Any) -> list[str]:
+    """Return the keys that lead to an error, without the names that pydantic gives to the types of a union."""
+    path: list[str] = []
+    for key in detail["loc"]:
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):
+            if not (detail["type"] == "missing" and key == detail["loc"][-1]):
+                continue
+        path.append(str(key))
+    return path
 
 
 def _hint(path: list[str], keys: list[list[str]]) -> str:

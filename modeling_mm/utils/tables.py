@@ -32,18 +32,13 @@ def format_table(
     for number, row in enumerate(cells):
         if len(row) != len(header):
             raise ValueError(f"Row {number} of the table has {len(row)} cells, the header {len(header)}.")
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in cells
-    ]
-    head, *body = ["│ " + " │ ".join(line) + " │" for line in lines]
-    top, middle, bottom = (
-        left + cross.join("─" * (width + 2) for width in widths) + end for left, cross, end in ("╭┬╮", "├┼┤", "╰┴╯")
-    )
+    columns = []
+    for i, column in enumerate(zip(*cells, strict=True)):
+        width = max(map(len, column))
+        columns.append([cell.rjust(width) if i in right else cell.ljust(width) for cell in column])
+    head, *body = [f"│ {' │ '.join(row)} │" for row in zip(*columns, strict=True)]
+    lines = ["─" * (len(column[0]) + 2) for column in columns]
+    top, middle, bottom = (left + cross.join(lines) + end for left, cross, end in ("╭┬╮", "├┼┤", "╰┴╯"))
     return "\n".join([top, head, middle, *body, bottom])
 
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from modeling_mm.recipes.schema import Recipe
-from modeling_mm.utils.validation import build
-from modeling_mm.utils.yaml_values import replace_value
+from modeling_mm.recipes import Recipe
+from modeling_mm.utils import build, replace_value
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = str(ROOT / "processing" / "corpora" / "sample")

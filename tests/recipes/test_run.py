@@ -358,25 +358,18 @@ def test_the_encoder_cache_gives_the_same_figures(tmp_path):
 # ---- Alignment ------------------------------------------------------------------------------------------------------
 
 
-TEXTS = {"images": ("image", "caption"), "audio": ("audio", "transcript")}
-
-
-def write_chats(folder: Path, name: str) -> str:
-    """Write the sample's images with their captions, or its audio with the transcripts, as a file of chats."""
-    kind, text = TEXTS[name]
-    lines = []
-    for line in (Path(SAMPLE) / f"{name}.jsonl").read_text().splitlines()[:6]:
-        about = json.loads(line)
-        user = {"role": "user", "content": [{"type": kind, "path": f"{SAMPLE}/{about['file']}"}]}
-        lines.append({"messages": [user, {"role": "assistant", "content": about[text]}]})
-    path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def write_chats(folder: Path, task: str) -> str:
+    """Write the sample's first questions of a task as a file of chats."""
+    lines = [line for line in (Path(SAMPLE) / "train.jsonl").read_text().splitlines() if f'"task": "{task}"' in line]
+    path = folder / f"{task.replace('/', '-')}.jsonl"
+    path.write_text("\n".join(lines[:6]).replace('"path": "', f'"path": "{SAMPLE}/'))
     return str(path)
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["raw", "cached"])
 def test_connectors_are_aligned_before_training_begins(tmp_path, capsys, cached):
-    sources = {name: [{"source": write_chats(tmp_path, name)}] for name in TEXTS}
+    tasks = {"images": "image/name", "audio": "audio/words"}
+    sources = {name: [{"source": write_chats(tmp_path, task)}] for name, task in tasks.items()}
     values = {"alignment": {"steps": 3, "image_batch_size": 4, "audio_batch_size": 4, **sources}}
     values |= {"frozen": {"vision": "always", "audio": "always"}}
     values |= {"data.encoder_cache": str(tmp_path / "cache")} if cached else {}

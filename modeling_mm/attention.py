@@ -1,10 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """One attention class, for text attending to text and for text (or latents) attending to media."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.pytorch_utils import Conv1D
@@ -26,7 +25,7 @@ class Attention(nn.Module):
     Args:
         config: the decoder's config; widths, heads, dropout, scaling and the attention implementation come from it.
         layer_idx: index of the decoder block; it selects the cache slot and scales the scores where GPT-2 does so.
-        is_cross_attention: which of the two this is.
+        is_cross_attention: whether queries come from the text, and keys and values from media.
         zero_init: whether the output projection starts at zero.
     """
 
@@ -42,6 +41,7 @@ class Attention(nn.Module):
         self.layer_idx = layer_idx
         self.head_dim = config.n_embd // config.n_head
         self.is_causal = not is_cross_attention
+        self.upcast = config.reorder_and_upcast_attn
         self.scaling = self.head_dim**-0.5 if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scaling /= layer_idx + 1
@@ -54,20 +54,21 @@ class Attention(nn.Module):
         self.attn_dropout = config.attn_pdrop
         self.resid_dropout = config.resid_pdrop
 
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, L, D) -> (B, H, L, d)"""
-        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+    def split_heads(self, states: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+        """(B, L, parts * D) -> (B, H, L, d) for each part"""
+        split = states.view(*states.shape[:-1], parts, -1, self.head_dim)  # (B, L, parts, H, d)
+        return split.permute(2, 0, 3, 1, 4).unbind()
 
     def keys_and_values(self, media_states: torch.Tensor) -> KeysAndValues:
-        """Projects media (B, S, D) to keys and values, (B, H, S, d) each. Cross-attention only."""
-        keys, values = self.c_attn(media_states).chunk(2, dim=-1)  # (B, S, D) each
-        return self.split_heads(keys), self.split_heads(values)
+        """Project media (B, S, D) to keys and values, (B, H, S, d) each. Cross-attention only."""
+        keys, values = self.split_heads(self.c_attn(media_states), 2)
+        return keys, values
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values=None,
+        past_key_values: Cache | None = None,
         media: KeysAndValues | None = None,
         implementation: str | None = None,
         **kwargs,
@@ -77,52 +78,35 @@ class Attention(nn.Module):
             hidden_states: (B, L, D)
             attention_mask: what the attention implementation takes; for sdpa and eager (B, 1, L, K).
             past_key_values: the text's cache; self-attention only.
-            media: keys and values from `keys_and_values`; cross-attention only.
+            media: keys and values from `keys_and_values`, of B rows or of one row for all; cross-attention only.
             implementation: overrides the config's attention implementation.
 
         Returns:
-            the output (B, L, D), and the weights (B, H, L, K) where the implementation gives them.
+            the output (B, L, D), and the weights (B, H, L, K) if the implementation returns them.
         """
         if media is None:
-            query, keys, values = map(self.split_heads, self.c_attn(hidden_states).chunk(3, dim=-1))
+            query, keys, values = self.split_heads(self.c_attn(hidden_states), 3)
             if past_key_values is not None:
                 keys, values = past_key_values.update(keys, values, self.layer_idx)
         else:
-            query = self.split_heads(self.q_attn(hidden_states))  # (B, H, L, d)
+            (query,) = self.split_heads(self.q_attn(hidden_states), 1)  # (B, H, L, d)
             keys, values = media
+            # `shape[0]`, as `len` would fix the number of rows of an exported graph.
+            if keys.shape[0] != query.shape[0]:
+                keys, values = keys.expand(query.shape[0], -1, -1, -1), values.expand(query.shape[0], -1, -1, -1)
         implementation = implementation or self.config._attn_implementation
-        if implementation == "sdpa" and attention_mask is None and is_one_query_on_cpu(query):
-            attention_function: Callable = weightless_eager_attention
+        arguments = {"dropout": self.attn_dropout if self.training else 0.0, "scaling": self.scaling, **kwargs}
+        if implementation == "sdpa" and attention_mask is None and query.shape[2] == 1 and query.device.type == "cpu":
+            # The fused CPU kernel is made for many queries: for the one of a decoding step it is two to four times
+            # slower than two products in bfloat16, and no faster in float32 (torch 2.13; 12 heads, 197 keys).
+            output, weights = eager_attention(self, query, keys, values, None, **arguments)[0], None
         else:
             attention_function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
-        output, weights = attention_function(
-            self,
-            query,
-            keys,
-            values,
-            attention_mask,
-            dropout=self.attn_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )  # (B, L, H, d)
-        output = output.reshape(*output.shape[:-2], -1).contiguous()  # (B, L, D)
-        output = self.c_proj(output)
+            output, weights = attention_function(self, query, keys, values, attention_mask, **arguments)
+        output = self.c_proj(output.flatten(-2).contiguous())  # (B, L, H, d) -> (B, L, D)
         if self.training:
             output = nn.functional.dropout(output, self.resid_dropout)
         return output, weights
-
-
-def is_one_query_on_cpu(query: torch.Tensor) -> bool:
-    """
-    Decoding asks one query (B, H, 1, d) at a time. The fused CPU kernel is made for many: for one it is two to four
-    times slower than two plain products in bfloat16, and no faster in float32 (torch 2.13; 12 heads, 197 keys).
-    """
-    return query.shape[2] == 1 and query.device.type == "cpu"
-
-
-def weightless_eager_attention(*args, **kwargs) -> tuple[torch.Tensor, None]:
-    """`eager_attention` in place of a fused kernel: it gives no weights either."""
-    return eager_attention(*args, **kwargs)[0], None
 
 
 def eager_attention(
@@ -136,12 +120,12 @@ def eager_attention(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Plain attention that returns its weights; the reference for the fused kernels.
+    Compute attention in single operations and return its weights; the reference for the fused kernels.
 
     With `reorder_and_upcast_attn` scores and softmax are computed in float32 whatever the model's precision, as
     Mistral's GPT-2 checkpoints were trained.
     """
-    if module.config.reorder_and_upcast_attn:
+    if module.upcast:
         with torch.autocast(query.device.type, enabled=False):
             scores = (query.float() @ keys.float().transpose(-1, -2)) * scaling
     else:
@@ -149,5 +133,6 @@ def eager_attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1).to(values.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    if dropout:
+        weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ values).transpose(1, 2), weights  # (B, L, H, d)

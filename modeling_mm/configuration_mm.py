@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
-from .modalities import MODALITIES
+from .modalities import MODALITIES, Modality
 
 logger = logging.get_logger(__name__)
 
@@ -28,12 +28,13 @@ PAD_TOKEN = "<|pad|>"
 
 # The order in which a processor adds them to a tokenizer and a model appends rows for them to its embedding.
 # Padding comes last because a tokenizer that has a padding token of its own goes without this one.
-SPECIAL_TOKENS = (IMAGE_TOKEN, AUDIO_TOKEN, SYSTEM_TOKEN, USER_TOKEN, ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN)
+PLACEHOLDERS = tuple(modality.token for modality in MODALITIES.values())
+SPECIAL_TOKENS = (*PLACEHOLDERS, SYSTEM_TOKEN, USER_TOKEN, ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN)
 
 # The config fields that hold the ids of the special tokens, in the same order; padding belongs to the text config.
+PLACEHOLDER_FIELDS = tuple(modality.token_id_field for modality in MODALITIES.values())
 SPECIAL_TOKEN_FIELDS = (
-    "image_token_id",
-    "audio_token_id",
+    *PLACEHOLDER_FIELDS,
     "system_token_id",
     "user_token_id",
     "assistant_token_id",
@@ -168,8 +169,12 @@ class MMConfig(PreTrainedConfig):
         if not IS_REMOTE_CODE:
             import_module(".registration", __package__).register_classes()
         self.text_config = text_sub_config(self.text_config)
-        self.vision_config = encoder_sub_config("vision_config", self.vision_config)
-        self.audio_config = encoder_sub_config("audio_config", self.audio_config)
+        for modality in MODALITIES.values():
+            for field, default in modality.config_defaults.items():
+                if not hasattr(self, field):  # a registered modality; only its encoder's config need be declared
+                    setattr(self, field, kwargs.pop(field, default))
+            config = encoder_sub_config(modality.config_field, getattr(self, modality.config_field))
+            setattr(self, modality.config_field, config)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = self.text_config.tie_word_embeddings
         self.text_config.tie_word_embeddings = self.tie_word_embeddings
@@ -234,21 +239,30 @@ class MMConfig(PreTrainedConfig):
             )
             return None
 
-    def validate_fields(self):
-        """Checks every field against its choices; run at construction and again when the config is saved."""
-        check_choice("vision_connector", self.vision_connector, CONNECTORS)
-        check_choice("audio_connector", self.audio_connector, CONNECTORS)
+    @property
+    def modalities(self) -> list[Modality]:
+        """The modalities that this model has an encoder for."""
+        return [each for each in MODALITIES.values() if getattr(self, each.config_field) is not None]
+
+    @property
+    def placeholder_ids(self) -> list[int]:
+        """The ids of all placeholders that are set."""
+        ids = [getattr(self, modality.token_id_field) for modality in MODALITIES.values()]
+        return [token_id for token_id in ids if token_id is not None]
+
+    def validate_fields(self) -> None:
+        """Check every field against its choices, at construction and again when the config is saved."""
         check_choice("media_position_encoding", self.media_position_encoding, MEDIA_POSITION_ENCODINGS)
         check_choice("text_position_encoding", self.text_position_encoding, TEXT_POSITION_ENCODINGS)
         check_positive("cross_attention_interval", self.cross_attention_interval)
         check_positive("max_media_positions", self.max_media_positions)
         if not 0 <= self.connector_dropout < 1:
             raise ValueError(f"connector_dropout must be from 0 to below 1, got {self.connector_dropout}.")
-        for modality in ("vision", "audio"):
-            check_positive(f"{modality}_connector_layers", getattr(self, f"{modality}_connector_layers"))
-            check_positive(f"{modality}_latents", getattr(self, f"{modality}_latents"))
-            if (size := getattr(self, f"{modality}_connector_size")) is not None:
-                check_positive(f"{modality}_connector_size", size)
+        for tower in (modality.tower for modality in MODALITIES.values()):
+            check_choice(f"{tower}_connector", getattr(self, f"{tower}_connector"), CONNECTORS)
+            for field in (f"{tower}_connector_layers", f"{tower}_latents", f"{tower}_connector_size"):
+                if (value := getattr(self, field)) is not None:
+                    check_positive(field, value)
         self._check_cross_attention_layers()
         self._check_token_ids()
 
@@ -259,28 +273,30 @@ class MMConfig(PreTrainedConfig):
                 f"cross_attention_layers must be ascending, distinct indices of decoder blocks from 0 to "
                 f"{num_layers - 1}, got {layers}."
             )
-        if not layers and (self.vision_config is not None or self.audio_config is not None):
+        if not layers and self.modalities:
+            fields = " and ".join(modality.config_field for modality in self.modalities)
             raise ValueError(
-                "cross_attention_layers is empty, so the decoder could not see any media: name at least one block, "
-                "or leave out vision_config and audio_config."
+                "cross_attention_layers is empty, so the decoder could not see any media. Name at least one block, or "
+                f"leave out {fields}."
             )
 
     def _check_token_ids(self):
-        for field, sub_config in (("image_token_id", self.vision_config), ("audio_token_id", self.audio_config)):
-            if sub_config is not None and getattr(self, field) is None:
+        for modality in self.modalities:
+            if getattr(self, modality.token_id_field) is None:
+                encoder = type(getattr(self, modality.config_field)).__name__
                 raise ValueError(
-                    f"{field} must be set when the model has a {type(sub_config).__name__} encoder. "
+                    f"{modality.token_id_field} must be set when the model has a {encoder} encoder. "
                     "MMConfig.from_text_vision_audio_configs appends the special tokens to the vocabulary and sets it."
                 )
-        ids = {field: getattr(self, field) for field in SPECIAL_TOKEN_FIELDS if getattr(self, field) is not None}
         owner: dict[int, str] = {}
-        for field, token_id in ids.items():
+        for field in dict.fromkeys((*SPECIAL_TOKEN_FIELDS, *(each.token_id_field for each in MODALITIES.values()))):
+            token_id = getattr(self, field)
+            if token_id is None:
+                continue
             if token_id < 0:
                 raise ValueError(f"{field} must not be negative, got {token_id}.")
             if token_id in owner:
-                raise ValueError(
-                    f"{field} and {owner[token_id]} are both {token_id}: each special token needs its own."
-                )
+                raise ValueError(f"{field} and {owner[token_id]} are both {token_id}. Each special token needs an id.")
             owner[token_id] = field
 
     @classmethod
@@ -303,12 +319,16 @@ class MMConfig(PreTrainedConfig):
             **kwargs: fields of [`MMConfig`].
         """
         text = text_sub_config(copy.deepcopy(text))
-        if kwargs.get("image_token_id") is None and kwargs.get("audio_token_id") is None:
+        if all(kwargs.get(field) is None for field in PLACEHOLDER_FIELDS):
             first = text.vocab_size
-            kwargs = {**{field: first + i for i, field in enumerate(SPECIAL_TOKEN_FIELDS)}, **kwargs}
-            text.vocab_size = first + len(SPECIAL_TOKENS)
+            registered = [each.token_id_field for each in MODALITIES.values() if kwargs.get(each.config_field)]
+            fields = (*SPECIAL_TOKEN_FIELDS, "pad_token_id", *registered)
+            ids = {field: first + i for i, field in enumerate(fields)}
+            text.vocab_size = first + len(fields)
             if text.pad_token_id is None:
-                text.pad_token_id = first + SPECIAL_TOKENS.index(PAD_TOKEN)
+                text.pad_token_id = ids["pad_token_id"]
+            del ids["pad_token_id"]
+            kwargs = {**ids, **kwargs}
         return cls(text_config=text, vision_config=copy.deepcopy(vision), audio_config=copy.deepcopy(audio), **kwargs)
 
 

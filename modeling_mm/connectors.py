@@ -57,25 +57,20 @@ class Connector(nn.Module):
             states = nn.functional.dropout1d(states.transpose(1, 2), self.dropout).transpose(1, 2)
         states = states.masked_fill(~mask[..., None], 0.0)
         states, mask = self.projector(states, mask)
-        states = states + self.embed_positions(states)
+        positions = torch.arange(states.shape[1], device=states.device)  # (M,), of the media tokens within their item
+        if self.position_encoding == "sinusoidal":
+            states = states + sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
+        elif self.positions is not None:
+            if len(positions) > self.positions.num_embeddings:
+                raise ValueError(
+                    f"An item has {len(positions)} media tokens, but max_media_positions is "
+                    f"{self.positions.num_embeddings}. Raise it, use a connector that gives fewer tokens ('conv', "
+                    "'perceiver'), or sinusoidal positions."
+                )
+            states = states + self.positions(positions)
         if self.modality is not None:
             states = states + self.modality(torch.zeros(1, dtype=torch.long, device=states.device))
         return states.masked_fill(~mask[..., None], 0.0), mask
-
-    def embed_positions(self, states: torch.Tensor) -> torch.Tensor | float:
-        """Position of each media token within its item, (M, D)."""
-        length = states.shape[1]
-        if self.position_encoding == "none":
-            return 0.0
-        positions = torch.arange(length, device=states.device)
-        if self.positions is None:
-            return sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
-        if length > self.positions.num_embeddings:
-            raise ValueError(
-                f"An item has {length} media tokens, but max_media_positions is {self.positions.num_embeddings}. "
-                "Raise it, use a connector that gives fewer tokens ('conv', 'perceiver'), or sinusoidal positions."
-            )
-        return self.positions(positions)
 
 
 class LinearProjector(nn.Module):

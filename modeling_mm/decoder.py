@@ -1,5 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""GPT-2's blocks, and the gated cross-attention blocks between them through which the decoder sees and hears."""
+"""GPT-2's blocks, and the gated cross-attention blocks between them that read media."""
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +16,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import Attention
 from .configuration_mm import MMConfig
+from .device_reads import read_once
 from .layers import MLP, TanhGate, init_weights, sinusoidal_positions
-from .masks import check_positions, text_positions
+from .masks import check_not_packed, check_positions, cross_attention_mask, mask_tokens_without_media, text_positions
 from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
 
@@ -50,8 +53,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
     `x + tanh(gate)·CrossAttention(norm(x), media)`, then `x + tanh(gate)·FFN(norm(x))`, as in
     [Flamingo](https://arxiv.org/abs/2204.14198).
 
-    Both branches are silent for a token that sees no media, so that its value does not move at all. The block starts
-    by adding nothing: its gates are zero, or, without gates, its output projections are.
+    Both branches add zero to a token that sees no media. The block starts by adding nothing: its gates are zero, or,
+    without gates, its output projections are.
     """
 
     def __init__(self, config: MMConfig, layer_idx: int):
@@ -72,41 +75,35 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         media_states: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        sees: torch.Tensor | None,
-        past_key_values: CrossAttentionCache | None = None,
+        has_media: torch.Tensor | None,
+        media_cache: CrossAttentionCache | None = None,
         implementation: str | None = None,
     ) -> torch.Tensor:
         """
         Args:
             hidden_states: (B, L, D)
-            media_states: (B, S, D), the media that are new in this step; `None` where `past_key_values` has all
-            attention_mask: (B, 1, L, S), or `None` where every token sees all
-            sees: (B, L, 1) bool, which tokens see any media, or `None` where all do
-            past_key_values: remembers keys and values between steps; `None` in training
+            media_states: (B, S, D), media that are new in this step; `None` if `media_cache` holds all
+            attention_mask: (B, 1, L, S), or `None` if every token sees all media
+            has_media: (B, L, 1) bool, which tokens see any media, or `None` if all do
+            media_cache: keeps keys and values between steps; `None` in training
             implementation: the attention implementation to use
 
         Returns:
             (B, L, D)
         """
         if media_states is None:
-            media = past_key_values.layers[self.layer_idx]
+            media = media_cache.layers[self.layer_idx]
         else:
             media = self.cross_attn.keys_and_values(media_states)
-            if past_key_values is not None:
-                media = past_key_values.update(self.layer_idx, media)
-        attended, _ = self.cross_attn(
-            self.norm_attn(hidden_states), attention_mask, media=media, implementation=implementation
-        )
-        hidden_states = hidden_states + silence(self.gate_attn(attended), sees)
+            if media_cache is not None:
+                media = media_cache.update(self.layer_idx, media)
+        normed = self.norm_attn(hidden_states)
+        attended, _ = self.cross_attn(normed, attention_mask, media=media, implementation=implementation)
+        hidden_states = hidden_states + mask_tokens_without_media(self.gate_attn(attended), has_media)
         if self.feed_forward:
             fed = self.mlp(self.norm_mlp(hidden_states))
-            hidden_states = hidden_states + silence(self.gate_mlp(fed), sees)
+            hidden_states = hidden_states + mask_tokens_without_media(self.gate_mlp(fed), has_media)
         return hidden_states
-
-
-def silence(branch: torch.Tensor, sees: torch.Tensor | None) -> torch.Tensor:
-    """Exactly zero, (B, L, D), where a token sees nothing."""
-    return branch if sees is None else torch.where(sees, branch, 0.0)
 
 
 class MMDecoder(PreTrainedModel):
@@ -141,8 +138,8 @@ class MMDecoder(PreTrainedModel):
         self.wpe = nn.Embedding(text.n_positions, text.n_embd) if config.text_position_encoding == "learned" else None
         self.drop = nn.Dropout(text.embd_pdrop)
         self.h = nn.ModuleList(DecoderBlock(text, i) for i in range(text.n_layer))
-        # Keyed by the index of the decoder block that each one stands before.
-        layers = config.cross_attention_layers if has_media(config) else []
+        # By the index of the decoder block that each one precedes.
+        layers = config.cross_attention_layers if config.modalities else []
         self.cross_blocks = nn.ModuleDict({str(i): GatedCrossAttentionBlock(config, i) for i in layers})
         self.ln_f = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
         self.gradient_checkpointing = False
@@ -178,15 +175,15 @@ class MMDecoder(PreTrainedModel):
             attention_mask: (B, past + L), or a prepared 4-D mask
             position_ids: (B, L); by default they count the real tokens of the mask
             past_key_values: the text before this step, and the media shown with it
-            media_states: (B, S, D), media that are new in this step
-            media_mask: (B, S) bool, which of them are real
+            media_states: (B, S, D), or (1, S, D) for all rows: media that are new in this step
+            media_mask: (B, S) or (1, S) bool, which of them are real
             media_index: (B, S), index in this step's tokens of each one's placeholder
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.wte(input_ids)
-        length, device = inputs_embeds.shape[1], inputs_embeds.device
+        will_decode = past_key_values is not None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         # A static cache counts in a tensor that the layers below advance in place: take its value now.
@@ -194,105 +191,107 @@ class MMDecoder(PreTrainedModel):
         if isinstance(past_length, torch.Tensor):
             past_length = past_length.clone()
 
+        positions = self.embed_positions(position_ids, attention_mask, inputs_embeds, past_length)
+        hidden_states = self.drop(inputs_embeds + positions)
+        causal_mask = self.causal_mask(position_ids, attention_mask, inputs_embeds, past_key_values)
+        if media_states is not None:
+            media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
+            if position_ids is not None and attention_mask is None and not is_torchdynamo_compiling():
+                check_not_packed(position_ids)
+        cross_inputs = self.cross_attention_inputs(
+            hidden_states, media_mask, media_index, past_key_values, past_length, will_decode
+        )
+        kwargs = {**kwargs, "implementation": self.config._attn_implementation, "past_key_values": past_key_values}
+        for i, block in enumerate(self.h):
+            if cross_inputs and str(i) in self.cross_blocks:
+                # Media are positional, so that re-entrant checkpointing carries their gradient.
+                hidden_states = self.cross_blocks[str(i)](hidden_states, media_states, **cross_inputs)
+            hidden_states = block(hidden_states, causal_mask, **kwargs)
+        return MMModelOutput(
+            last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
+        )
+
+    def embed_positions(
+        self,
+        position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        past_length: int | torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the encoding of given positions, or of those that count the real tokens, (B, L, D) or (1, L, D)."""
+        length, is_given = inputs_embeds.shape[1], position_ids is not None
         if position_ids is None:
-            position_ids = text_positions(attention_mask, length, past_length, device)
-        elif not is_torchdynamo_compiling() and isinstance(past_length, int) and past_length == 0:
-            check_given_positions(position_ids, attention_mask, media_states is not None, self.wpe)
-        hidden_states = self.drop(inputs_embeds + self.embed_positions(position_ids, past_length).to(inputs_embeds))
-        causal_mask = create_causal_mask(
+            position_ids = text_positions(attention_mask, length, past_length, inputs_embeds.device)
+        if self.wpe is None:
+            return sinusoidal_positions(position_ids, inputs_embeds.shape[2]).to(inputs_embeds)
+        if not is_torchdynamo_compiling():
+            starts = isinstance(past_length, int) and past_length == 0
+            # Padding only makes positions smaller: those that we counted are read only if a row might be too long.
+            if (is_given and starts) or past_length + length > self.wpe.num_embeddings:
+                check_positions(position_ids, self.wpe.num_embeddings)
+        return self.wpe(position_ids).to(inputs_embeds)
+
+    def causal_mask(
+        self,
+        position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor | None:
+        """Return the mask of self-attention; position ids that restart separate samples packed into one row."""
+        is_padded = attention_mask is not None and attention_mask.ndim == 2 and not is_torchdynamo_compiling()
+        if is_padded and read_once("full", attention_mask.all(), attention_mask):
+            attention_mask = position_ids = None
+            is_padded = False
+        return create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
-        )
-        if media_states is not None:
-            media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
-        memory, cross_kwargs = self.prepare_media(
-            media_states, media_mask, media_index, past_key_values, past_length, hidden_states
-        )
-        for i, block in enumerate(self.h):
-            if memory is not None and str(i) in self.cross_blocks:
-                hidden_states = self.cross_blocks[str(i)](
-                    hidden_states,
-                    media_states,  # a positional argument, so that re-entrant checkpointing carries its gradient
-                    past_key_values=memory if past_key_values is not None else None,
-                    **cross_kwargs,
-                )
-            hidden_states = block(hidden_states, causal_mask, past_key_values=past_key_values, **kwargs)
-        return MMModelOutput(
-            last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
+            allow_is_causal_skip=not is_padded,  # known to be padded: transformers need not read the mask again
         )
 
-    def embed_positions(self, position_ids: torch.Tensor, past_length) -> torch.Tensor:
-        """(B, L) -> (B, L, D)"""
-        if self.wpe is None:
-            return sinusoidal_positions(position_ids, self.config.n_embd)
-        # Padding only makes positions smaller, so the device is asked for them only when the row might be too long.
-        if not is_torchdynamo_compiling() and past_length + position_ids.shape[1] > self.config.n_positions:
-            check_positions(position_ids, self.config.n_positions)
-        return self.wpe(position_ids)
-
-    def prepare_media(
+    def cross_attention_inputs(
         self,
-        media_states: torch.Tensor | None,
+        hidden_states: torch.Tensor,
         media_mask: torch.Tensor | None,
         media_index: torch.Tensor | None,
         past_key_values: Cache | None,
         past_length: int | torch.Tensor,
-        hidden_states: torch.Tensor,
-    ) -> tuple[CrossAttentionCache | None, dict]:
-        """The media in sight, old and new, and what every cross-attention block is told about them."""
-        memory = CrossAttentionCache.of(past_key_values, past_length)
-        if media_states is not None:
-            device = hidden_states.device
-            media_mask, index = media_mask.to(device), media_index.to(device) + past_length
-            memory = memory.extend(media_mask, index) if memory is not None else CrossAttentionCache(media_mask, index)
-            if past_key_values is not None and not is_torchdynamo_compiling():
-                memory.mark_all_visible(past_length + hidden_states.shape[1])
-        if past_key_values is not None and memory is not None:
-            memory.attach_to(past_key_values)
-        if memory is None or not self.cross_blocks:
-            return None, {}
-        implementation = cross_attention_implementation(self.config._attn_implementation)
-        attention_mask, sees = memory.attention_mask(
-            query_index=torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length,
-            dtype=hidden_states.dtype,
-            boolean=implementation == "sdpa",
-            decoding=media_states is None,
-        )
-        return memory, {"attention_mask": attention_mask, "sees": sees, "implementation": implementation}
-
-
-def check_given_positions(
-    position_ids: torch.Tensor, attention_mask: torch.Tensor | None, with_media: bool, table: nn.Embedding | None
-) -> None:
-    """
-    Checks position ids that the caller chose, (B, L).
-
-    Raises:
-        ValueError: for ids beyond the table of positions; and for rows of several packed samples together with media,
-            which every later sample of the row would see.
-    """
-    if table is not None:
-        check_positions(position_ids, table.num_embeddings)
-    if with_media and attention_mask is None:
-        restarts = (position_ids.diff(dim=-1) != 1).any(-1).nonzero().flatten().tolist()
-        if restarts:
-            raise ValueError(
-                f"Row {restarts[0]}: position_ids start again within the row, as packed samples do, but media are not "
-                "bounded by samples. Give each sample with media a row of its own; where they skip padding, "
-                "pass the attention_mask."
-            )
-
-
-def has_media(config: MMConfig) -> bool:
-    return config.vision_config is not None or config.audio_config is not None
-
-
-def cross_attention_implementation(implementation: str | None) -> str | None:
-    """
-    Flash kernels take no mask of their own choosing, so under them cross-attention, which needs one and is short, runs
-    on sdpa. The other implementations serve both kinds of attention.
-    """
-    return "sdpa" if implementation is not None and "flash" in implementation else implementation
+        will_decode: bool,
+    ) -> dict[str, Any]:
+        """Return what all cross-attention blocks need beside the media, new and cached; nothing without media."""
+        media_cache = CrossAttentionCache.of(past_key_values, past_length)
+        length, device = hidden_states.shape[1], hidden_states.device
+        is_new = media_mask is not None and media_index is not None
+        if is_new:
+            mask, index = media_mask.to(device), media_index.to(device) + past_length
+            media_cache = CrossAttentionCache(mask, index) if media_cache is None else media_cache.extend(mask, index)
+        if media_cache is None:
+            return {}
+        if past_key_values is not None:
+            past_key_values.cross_attention_cache = media_cache
+        implementation = self.config._attn_implementation
+        if implementation is not None and "flash" in implementation:
+            implementation = "sdpa"  # flash kernels take no mask as cross-attention needs; it is short anyway
+        how = {"dtype": hidden_states.dtype, "boolean": implementation == "sdpa"}
+        if is_new:
+            query_index = torch.arange(length, device=device) + past_length
+            visible = media_cache.mask[:, None] & (media_cache.index[:, None] <= query_index[:, None])  # (B, L, S)
+            attention_mask, has_media = cross_attention_mask(visible, **how)
+            if will_decode and not is_torchdynamo_compiling():
+                media_cache.later_masks(past_length + length, **how)  # now, so that compiled steps need not make them
+        else:
+            attention_mask, has_media = media_cache.later_masks(past_length, **how)
+            if attention_mask is not None:
+                attention_mask = attention_mask.expand(-1, -1, length, -1)
+        # Checkpointing runs a block twice, and a second run must not append keys and values again. transformers drops
+        # `past_key_values` from the arguments of a checkpointed layer for that reason; ours has another name.
+        keeps = past_key_values is not None and not (self.gradient_checkpointing and self.training)
+        return {
+            "attention_mask": attention_mask,
+            "has_media": has_media,
+            "media_cache": media_cache if keeps else None,
+            "implementation": implementation,
+        }

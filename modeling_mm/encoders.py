@@ -2,8 +2,9 @@
 """Any vision or audio encoder of transformers: how it is built, fed, and read as tokens with a mask."""
 
 import inspect
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import is_torchdynamo_compiling
 
 from .compat import auto_model_class, downsampled_lengths, rename_published_weights, supports_attention
+from .modalities import MODALITIES
 
 # Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
 
@@ -25,7 +27,6 @@ POOLING_HEADS = ("siglip_vision_model", "siglip2_vision_model")
 # shorter than one), and drop layers. Parameters used by chance break distributed training, and augmentation belongs to
 # the data, where it can be seen.
 RANDOM_IN_TRAINING = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
-INPUT_NAMES = {"vision_config": ("pixel_values",), "audio_config": ("input_features", "input_values")}
 WIDTH_FIELDS = ("hidden_size", "d_model", "hidden_sizes", "hidden_dim", "embed_dim", "num_features")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 SPECTROGRAM_ENCODERS = ("audio-spectrogram-transformer",)
@@ -45,10 +46,11 @@ def build_encoder(field: str, config: PreTrainedConfig | None) -> PreTrainedMode
     if config is None:
         return None
     encoder_class = encoder_class_of(config)
-    if encoder_class.main_input_name not in INPUT_NAMES[field]:
+    names = next(modality.inputs for modality in MODALITIES.values() if modality.config_field == field)
+    if encoder_class.main_input_name not in names:
         raise ValueError(
             f"{field} is a {type(config).__name__}, whose {encoder_class.__name__} reads "
-            f"{encoder_class.main_input_name}; expected an encoder of {' or '.join(INPUT_NAMES[field])}."
+            f"{encoder_class.main_input_name}; expected an encoder of {' or '.join(names)}."
         )
     turn_off_unused(config)
     config._attn_implementation = supported_attention(encoder_class, config._attn_implementation)
@@ -136,10 +138,13 @@ def encoder_width(config: PreTrainedConfig) -> int:
 
 
 def item_dimensions(encoder: PreTrainedModel) -> int:
-    """Dimensions of one item without its batch: 3 for a picture, 2 for a spectrogram, 1 for a raw wave."""
-    if encoder.main_input_name == "pixel_values":
-        return 3
-    return 1 if is_raw_wave(encoder) else 2
+    """Return the dimensions of one item without its batch: 3 for an image, 2 for a spectrogram, 1 for a raw wave."""
+    if encoder.config.model_type in SPECTROGRAM_ENCODERS:
+        return 2
+    for modality in MODALITIES.values():
+        if encoder.main_input_name in modality.inputs:
+            return modality.dimensions[modality.inputs.index(encoder.main_input_name)]
+    raise ValueError(f"No modality has an input named {encoder.main_input_name}, as {type(encoder).__name__} reads.")
 
 
 def is_raw_wave(encoder: PreTrainedModel) -> bool:
@@ -163,10 +168,11 @@ def dummy_item(encoder: PreTrainedModel, device: torch.device) -> torch.Tensor:
 
 
 def parameters_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """A module's parameters, also those of a `DataParallel` replica, which `parameters()` does not list."""
-    for child in module.modules():
-        yield from (p for p in child._parameters.values() if p is not None)
-        yield from getattr(child, "_former_parameters", {}).values()
+    """Yield a module's parameters, also those of a `DataParallel` replica, which `parameters()` does not list."""
+    yield from module.parameters()
+    if getattr(module, "_is_replica", False):
+        for child in module.modules():
+            yield from getattr(child, "_former_parameters", {}).values()
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -192,34 +198,76 @@ def encode(
     encoder: PreTrainedModel, items: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
 ) -> tuple[BaseModelOutput, torch.Tensor, torch.Tensor]:
     """
-    Runs an encoder over real items and reads its output as tokens.
+    Run an encoder over real items and read its output as tokens.
 
     Args:
         items: (N, 3, H, W), (N, n_mels, T), (N, T, n_mels) or (N, T), in any floating dtype
-        frame_mask: (N, T) bool, which frames or samples are real; sounds only, padded on the right
+        frame_mask: (N, T) bool, which frames or samples are real; audio only, padded on the right
         **kwargs: `output_hidden_states`, `output_attentions`
 
     Returns:
-        the encoder's output, with `last_hidden_state` as tokens (N, L, W); the tokens; and which of them stand for
+        the encoder's output, with `last_hidden_state` as tokens (N, L, W); the tokens; and which of them belong to
         real frames, (N, L) bool.
+    """
+    call, arguments, needs_grad = prepare_call(encoder, items, frame_mask)
+    with torch.set_grad_enabled(needs_grad):
+        output = call(**arguments, **kwargs)
+    output.last_hidden_state, mask = read_tokens(encoder, output, frame_mask)
+    return output, output.last_hidden_state, mask
+
+
+def prepare_call(
+    encoder: PreTrainedModel, items: torch.Tensor, frame_mask: torch.Tensor | None = None
+) -> tuple[Callable[..., BaseModelOutput], dict[str, Any], bool]:
+    """
+    Return what to call for real items, its arguments, and whether to record gradients: frozen encoders need none.
+
+    It is the encoder, so that the caller calls it directly, or `encode_by_length` for raw-wave encoders whose outputs
+    would change with the padding. Those with layer norm take a mask. Those with group norm normalize over the whole
+    padded length, before a mask has any effect: waves of equal length go together there, without padding.
+
+    Args:
+        items, frame_mask: see [`encode`]
 
     Raises:
-        ValueError: for windows that do not fit, and for a compiled encoder that learns from the statistics of a batch.
+        ValueError: for windows that are not as long as an encoder with a fixed window, Whisper's, demands, and for a
+            compiled encoder that learns from the statistics of a batch.
     """
-    check_window(encoder, items)
+    name, config = encoder.main_input_name, encoder.config
+    positions = getattr(config, "max_source_positions", None)
+    if name == "input_features" and positions is not None and hasattr(encoder, "conv2"):
+        expected = positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
+        if items.shape[-1] != expected:
+            raise ValueError(
+                f"Every window of input_features must have {expected} frames for {type(encoder).__name__}, got "
+                f"{items.shape[-1]}. Cut longer audio into several windows, each with its placeholder, and pad "
+                "shorter ones; MMProcessor does both when its feature extractor's chunk_length fits the encoder."
+            )
     if is_torchdynamo_compiling() and learns_statistics(encoder):
         refuse_statistics(type(encoder).__name__)
-    items = items.to(dtype_of(encoder))
-    # Frozen encoders run without autograd: nothing of theirs needs to be kept for a backward pass.
-    trainable = torch.is_grad_enabled() and any(p.requires_grad for p in parameters_of(encoder))
-    with torch.set_grad_enabled(trainable):
-        if is_raw_wave(encoder):
-            output = encode_waves(encoder, items, frame_mask, **kwargs)
-        else:
-            output = encoder(**{encoder.main_input_name: items}, return_dict=True, **kwargs)
-    tokens = as_tokens(output, encoder)
-    output.last_hidden_state = tokens
-    return output, tokens, token_mask(encoder, frame_mask, tokens)
+    dtype, learns = None, False
+    for parameter in parameters_of(encoder):
+        dtype = parameter.dtype if dtype is None and parameter.is_floating_point() else dtype
+        learns = learns or parameter.requires_grad
+        if learns and dtype is not None:
+            break
+    needs_grad = learns and torch.is_grad_enabled()
+    arguments: dict[str, Any] = {name: items.to(dtype), "return_dict": True}
+    if item_dimensions(encoder) > 1:
+        return encoder, arguments, needs_grad
+    missing = minimum_samples(config) - items.shape[1]
+    if missing > 0:
+        arguments[name] = nn.functional.pad(arguments[name], (0, missing))
+        frame_mask = None if frame_mask is None else nn.functional.pad(frame_mask, (0, missing))
+    if frame_mask is None:
+        return encoder, arguments, needs_grad
+    sample_mask = at_least(encoder, frame_mask)
+    if getattr(config, "feat_extract_norm", "layer") == "layer":
+        return encoder, {**arguments, "attention_mask": sample_mask.long()}, needs_grad
+    lengths = sample_mask.sum(-1).tolist()
+    if min(lengths) == sample_mask.shape[1]:
+        return encoder, arguments, needs_grad
+    return partial(encode_by_length, encoder, lengths=lengths), arguments, needs_grad
 
 
 def learns_statistics(encoder: PreTrainedModel) -> bool:
@@ -243,59 +291,17 @@ def refuse_statistics(name: str) -> None:
     )
 
 
-def check_window(encoder: PreTrainedModel, items: torch.Tensor) -> None:
-    """
-    Raises:
-        ValueError: where windows (N, n_mels, T) are not as long as an encoder with a fixed window, Whisper's, demands.
-    """
-    positions = getattr(encoder.config, "max_source_positions", None)
-    if encoder.main_input_name == "input_features" and positions is not None and hasattr(encoder, "conv2"):
-        expected = positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
-        if items.shape[-1] != expected:
-            raise ValueError(
-                f"Every window of input_features must have {expected} frames for {type(encoder).__name__}, got "
-                f"{items.shape[-1]}. Cut longer sounds into several windows, each with its placeholder, and pad "
-                "shorter ones; MMProcessor does both when its feature extractor's chunk_length fits the encoder."
-            )
-
-
-def encode_waves(
-    encoder: PreTrainedModel, waves: torch.Tensor, sample_mask: torch.Tensor | None, **kwargs
-) -> BaseModelOutput:
-    """
-    Raw-wave encoders, (N, T) -> output, each wave unmoved by the padding behind it.
-
-    Encoders with layer norm take a mask. Those with group norm take statistics over the whole padded length, so that
-    a mask comes too late for them: waves of equal length go together there, without their padding.
-    """
-    missing = minimum_samples(encoder.config) - waves.shape[1]
-    if missing > 0:
-        waves = nn.functional.pad(waves, (0, missing))
-        sample_mask = None if sample_mask is None else nn.functional.pad(sample_mask, (0, missing))
-    if sample_mask is None:
-        return encoder(waves, return_dict=True, **kwargs)
-    if getattr(encoder.config, "feat_extract_norm", "layer") == "layer":
-        return encoder(waves, attention_mask=at_least(encoder, sample_mask).long(), return_dict=True, **kwargs)
-    lengths = at_least(encoder, sample_mask).sum(-1)
-    if bool((lengths == waves.shape[1]).all()):
-        return encoder(waves, return_dict=True, **kwargs)
-    return encode_by_length(encoder, waves, lengths, **kwargs)
-
-
 def encode_by_length(
-    encoder: PreTrainedModel, waves: torch.Tensor, lengths: torch.Tensor, **kwargs
+    encoder: PreTrainedModel, input_values: torch.Tensor, lengths: list[int], **kwargs
 ) -> BaseModelOutput:
-    """Waves (N, T) of equal length together, without padding; the tokens are padded with zeros again, (N, L, W)."""
-    tokens: list[torch.Tensor] = [waves] * len(waves)
-    longest = 0
-    for length in lengths.unique().tolist():
-        rows = (lengths == length).nonzero().flatten()
-        part = encoder(waves[rows, :length], return_dict=True, **kwargs).last_hidden_state
-        longest = max(longest, part.shape[1])
-        for row, states in zip(rows.tolist(), part, strict=True):
-            tokens[row] = states
-    padded = [nn.functional.pad(states, (0, 0, 0, longest - states.shape[0])) for states in tokens]
-    return BaseModelOutput(last_hidden_state=torch.stack(padded))
+    """Encode waves (N, T) of equal length together, without padding; pad the tokens with zeros, (N, L, W)."""
+    tokens: list[torch.Tensor] = [input_values] * len(lengths)
+    for length in set(lengths):
+        rows = [row for row, own_length in enumerate(lengths) if own_length == length]
+        states = encoder(input_values[rows, :length], **kwargs).last_hidden_state
+        for row, state in zip(rows, states, strict=True):
+            tokens[row] = state
+    return BaseModelOutput(last_hidden_state=nn.utils.rnn.pad_sequence(tokens, batch_first=True))
 
 
 def at_least(encoder: PreTrainedModel, sample_mask: torch.Tensor) -> torch.Tensor:
@@ -305,12 +311,15 @@ def at_least(encoder: PreTrainedModel, sample_mask: torch.Tensor) -> torch.Tenso
     return sample_mask | (real & (index < minimum_samples(encoder.config)))
 
 
-def as_tokens(output: BaseModelOutput, encoder: PreTrainedModel) -> torch.Tensor:
+def read_tokens(
+    encoder: PreTrainedModel, output: BaseModelOutput, frame_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The encoder's `last_hidden_state` as (N, L, W); feature maps (N, W, h, w) are read row by row.
+    Return the encoder's `last_hidden_state` as tokens (N, L, W), and which of them belong to real frames, (N, L) bool.
+    Feature maps (N, W, h, w) are read row by row.
 
     Raises:
-        ValueError: where there is no such state, or one of another shape.
+        ValueError: if there is no such state, or one of another shape.
     """
     states = getattr(output, "last_hidden_state", None)
     name = type(encoder).__name__
@@ -320,12 +329,12 @@ def as_tokens(output: BaseModelOutput, encoder: PreTrainedModel) -> torch.Tensor
             "states (N, L, W) or feature maps (N, W, h, w) under that name; use the encoder's base model."
         )
     if states.ndim == 4:
-        return states.flatten(2).transpose(1, 2)  # (N, W, h, w) -> (N, h * w, W)
+        states = states.flatten(2).transpose(1, 2)  # (N, W, h, w) -> (N, h * w, W)
     if states.ndim != 3:
         raise ValueError(
             f"{name} returned a last_hidden_state of shape {tuple(states.shape)}; expected (N, L, W) or (N, W, h, w)."
         )
-    return states
+    return states, token_mask(encoder, frame_mask, states)
 
 
 def token_mask(encoder: PreTrainedModel, frame_mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:

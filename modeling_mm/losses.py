@@ -90,12 +90,12 @@ def classification_loss(
         a scalar, float32; zero without any label
     """
     logits, labels = logits.float(), labels.to(logits.device)
+    count: torch.Tensor | int = labels.numel()
     if problem == "regression":
         total = nn.functional.mse_loss(logits.view(labels.shape), labels.float(), reduction="sum")
     elif problem == "multi_label_classification":
         total = nn.functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
     else:
-        labels = labels.view(-1)
-        total = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        labels = labels[labels != -100]
-    return total / at_least_one(labels.numel() if num_items_in_batch is None else num_items_in_batch, total.device)
+        total = nn.functional.cross_entropy(logits, labels.view(-1), reduction="sum")
+        count = (labels != -100).sum()
+    return total / at_least_one(count if num_items_in_batch is None else num_items_in_batch, total.device)

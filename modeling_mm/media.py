@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""From raw media to media tokens: gathering what is real, encoding it, laying it out in rows."""
+"""From raw media to media tokens: gather what is real, encode it, connect it to the decoder's width, scatter it."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from transformers.cache_utils import Cache
@@ -11,35 +11,62 @@ from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
 from .configuration_mm import MMConfig
 from .connectors import Connector
-from .encoders import dtype_of, dummy_item, encode, encoder_width, is_sharded, item_dimensions
-from .outputs import AUDIO, IMAGE, MMMediaOutput
+from .device_reads import read_once
+from .encoders import (
+    dtype_of,
+    dummy_item,
+    encode,
+    encoder_width,
+    is_sharded,
+    item_dimensions,
+    prepare_call,
+    read_tokens,
+)
+from .modalities import MODALITIES, Modality
+from .outputs import MMMediaOutput
 
-# Shape legend: B rows, I images a row, A audio windows a row, N items that are real, L encoder tokens, W the encoder's
-# width, M media tokens an item, S media tokens a row, D the decoder's width.
+# Shape legend: B rows, I items (images or audio windows) a row, N items that are real, T frames, L encoder tokens, W
+# the encoder's width, M media tokens an item, S media tokens a row, D the decoder's width.
+
+
+@dataclass
+class MediaBatch:
+    """
+    The items of one modality in a batch.
+
+    Args:
+        modality: of all items
+        is_encoded: whether the items are states of the encoder, or raw
+        items: (B, I, ...); (B, I, L, W) if they are encoded
+        present: which items are real, (B, I) bool; `None` if all are
+        frames: which frames or states are real, (B, I, T) bool; `None` if all are, or items have none
+        counts: number of real items in each row, read from the device; in a compiled graph that of all items
+    """
+
+    modality: Modality
+    is_encoded: bool
+    items: torch.Tensor
+    present: torch.Tensor | None
+    frames: torch.Tensor | None
+    counts: list[int]
 
 
 class MediaEncodingMixin:
-    """`get_image_features`, `get_audio_features` and `encode_media` for an `nn.Module` with towers and connectors."""
+    """`get_image_features`, `get_audio_features` and `encode_media` for a model with towers and connectors."""
 
     config: MMConfig
-    vision_tower: PreTrainedModel | None
-    audio_tower: PreTrainedModel | None
-    vision_connector: Connector | None
-    audio_connector: Connector | None
     training: bool
 
     @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """
         Args:
-            pixel_values: (N, 3, H, W), or (B, I, 3, H, W) where every image is real
+            pixel_values: (N, 3, H, W), or (B, I, 3, H, W) if every image is real
 
         Returns:
-            `last_hidden_state` (N, L, W) is the encoder's; `pooler_output` (N, M, D) holds the media tokens.
+            `last_hidden_state` (N, L, W) of the encoder, and the media tokens as `pooler_output` (N, M, D).
         """
-        self.require(self.vision_tower, "images", "vision_config")
-        items = pixel_values.flatten(0, -4)
-        return self._features(self.vision_tower, self.vision_connector, items, None, **kwargs)[0]
+        return self.get_media_features("image", pixel_values, **kwargs)
 
     @can_return_tuple
     def get_audio_features(
@@ -51,323 +78,255 @@ class MediaEncodingMixin:
     ) -> BaseModelOutputWithPooling:
         """
         Args:
-            input_features: (N, n_mels, T), or (B, A, n_mels, T) where every window is real
+            input_features: (N, n_mels, T), or (B, A, n_mels, T) if every window is real
             input_values: (N, T) for raw-wave encoders, (N, T, n_mels) for AST; or with (B, A, ...)
             feature_attention_mask: (N, T) or (B, A, T), which frames are real
 
         Returns:
-            `last_hidden_state` (N, L, W) is the encoder's; `pooler_output` (N, M, D) holds the media tokens, zeros
-            where they stand for no real frame.
+            `last_hidden_state` (N, L, W) of the encoder, and the media tokens as `pooler_output` (N, M, D), zeros for
+            tokens without a real frame.
         """
-        self.require(self.audio_tower, "audio", "audio_config")
-        sounds = input_features if input_features is not None else input_values
-        items = sounds.flatten(0, -item_dimensions(self.audio_tower) - 1)
-        frames = None if feature_attention_mask is None else feature_attention_mask.flatten(0, -2).bool()
-        return self._features(self.audio_tower, self.audio_connector, items, frames, **kwargs)[0]
+        windows = input_features if input_features is not None else input_values
+        return self.get_media_features("audio", windows, feature_attention_mask, **kwargs)
 
-    def _features(
-        self, tower: PreTrainedModel, connector: Connector, items: torch.Tensor, frames: torch.Tensor | None, **kwargs
-    ) -> tuple[BaseModelOutputWithPooling, torch.Tensor]:
-        """Runs one encoder and its connector over real items; the second result is the media tokens' mask (N, M)."""
-        kwargs = {name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs}
-        encoded, tokens, mask = encode(tower, items, frames, **kwargs)
-        states, mask = connector(tokens, mask)
-        output = BaseModelOutputWithPooling(
+    def get_media_features(
+        self, name: str, items: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """Run the encoder and the connector of a modality over real items; see [`~MMModel.get_audio_features`]."""
+        tower, connector = self.parts_of(MODALITIES[name])
+        items = items.flatten(0, -item_dimensions(tower) - 1)
+        frame_mask = None if frame_mask is None else frame_mask.flatten(0, -2).bool()
+        options = {key: kwargs[key] for key in ("output_attentions", "output_hidden_states") if key in kwargs}
+        encoded, tokens, mask = encode(tower, items, frame_mask, **options)
+        return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
-            pooler_output=states,
+            pooler_output=connector(tokens, mask)[0],
             hidden_states=encoded.get("hidden_states"),
             attentions=encoded.get("attentions"),
         )
-        return output, mask
 
-    def encode_media(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        image_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        feature_attention_mask: torch.Tensor | None = None,
-        vision_states: torch.Tensor | None = None,
-        audio_states: torch.Tensor | None = None,
-        audio_states_mask: torch.Tensor | None = None,
-    ) -> MMMediaOutput:
+    def encode_media(self, **inputs: torch.Tensor | None) -> MMMediaOutput:
         """
-        Encodes media once, to be passed as `media=` with any number of prompts.
+        Encode media once, to be passed as `media=` with any number of prompts.
 
         Args:
             pixel_values: (B, I, 3, H, W), or (B, 3, H, W) for one image a row
             image_mask: (B, I) bool, which images are real; all of them by default
             input_features: (B, A, n_mels, T), or (B, n_mels, T) for one window a row
             input_values: (B, A, T) or (B, A, T, n_mels); without A one window a row
-            feature_attention_mask: (B, A, T), which frames are real; a window without any is absent
-            vision_states: (B, I, L, W), what the vision encoder made of the images before, instead of `pixel_values`;
-                `image_mask` says which are real. Frozen encoders need to run only once over data that is seen often.
+            feature_attention_mask: (B, A, T), which frames are real; a window without real frames is absent
+            vision_states: (B, I, L, W), the vision encoder's states of the images, instead of `pixel_values`, with the
+                same `image_mask`. Frozen encoders need to run only once over data that is used often.
             audio_states: (B, A, L, W), likewise of the audio encoder, instead of its inputs
-            audio_states_mask: (B, A, L), which of them stand for real frames; a window without any is absent
+            audio_states_mask: (B, A, L), which states are of real frames; a window without any is absent
 
         Raises:
             ValueError: for a modality that the model has no encoder for, for one that is given twice, and for masks
                 that do not fit.
         """
-        media = self._encode(
-            pixel_values,
-            image_mask,
-            input_features,
-            input_values,
-            feature_attention_mask,
-            vision_states,
-            audio_states,
-            audio_states_mask,
-        )
+        media = self._encode(self.read_media(inputs))
+        if inputs:
+            raise TypeError(f"encode_media got unexpected arguments: {', '.join(inputs)}.")
         if media is None:
-            raise ValueError(
-                "encode_media was given neither pixel_values nor input_features nor input_values, nor what the "
-                "encoders made of them (vision_states, audio_states)."
-            )
+            sources = [name for modality in MODALITIES.values() for name in modality.sources]
+            raise ValueError(f"encode_media was given no media. Pass one of {', '.join(sources)}.")
         return media
 
+    def read_media(self, inputs: dict) -> dict[str, MediaBatch]:
+        """
+        Take the media inputs out of `inputs` and return their items by modality.
+
+        Masks are read here, before anything is launched, so that Python waits once for the device, or not at all if it
+        has read these masks before.
+        """
+        batches = {}
+        for modality in MODALITIES.values():
+            given = {name: inputs.pop(name) for name in modality.model_inputs if name in inputs}
+            given = {name: value for name, value in given.items() if value is not None}
+            sources = [name for name in modality.sources if name in given]
+            if len(sources) > 1:
+                names = ", ".join(modality.sources)
+                raise ValueError(f"Pass one of {names} for the {modality.plural}, not {' and '.join(sources)}.")
+            if sources:
+                tower, _ = self.parts_of(modality)
+                batches[modality.name] = make_batch(modality, tower, sources[0], given)
+        rows = [batch.items.shape[0] for batch in batches.values()]
+        if len(set(rows)) > 1:
+            raise ValueError(
+                f"Media are given for {' and '.join(map(str, rows))} rows. Media are batch-first: give each row its "
+                "items, padded to the same number, and mask those that are not real."
+            )
+        return batches
+
     def _encode(
-        self,
-        pixel_values: torch.Tensor | None,
-        image_mask: torch.Tensor | None,
-        input_features: torch.Tensor | None,
-        input_values: torch.Tensor | None,
-        feature_attention_mask: torch.Tensor | None,
-        vision_states: torch.Tensor | None = None,
-        audio_states: torch.Tensor | None = None,
-        audio_states_mask: torch.Tensor | None = None,
-        absent: tuple[int, torch.device] | None = None,
+        self, batches: dict[str, MediaBatch], absent: tuple[int, torch.device] | None = None
     ) -> MMMediaOutput | None:
         """
-        Images first, then sounds, in every process alike, whatever is there: where weights are sharded, all of them
-        gather the same weights at the same time.
+        Encode modality after modality, in every process in the same order, whatever is given: processes that share
+        sharded weights gather the same ones at the same time.
 
         Args:
-            absent: number of rows and device of the empty part that stands in for a modality that is not given, where
-                other processes wait for it; `None` where nothing stands in
+            absent: number of rows and device of the padding that replaces a modality that is not given, if other
+                processes wait for it
         """
-        check_given_once("image", pixel_values=pixel_values, vision_states=vision_states)
-        check_given_once("sound", input_features=input_features, input_values=input_values, audio_states=audio_states)
-        sounds = input_features if input_features is not None else input_values
         parts = []
-        if vision_states is not None:
-            self.require(self.vision_tower, "images", "vision_config")
-            states = with_items(vision_states, 2)  # (B, I, L, W)
-            parts.append(self._connect_items(IMAGE, states, as_mask("image_mask", image_mask, states.shape[:2])))
-        elif pixel_values is not None:
-            self.require(self.vision_tower, "images", "vision_config")
-            images = with_items(pixel_values, 3)  # (B, I, 3, H, W)
-            parts.append(self._encode_items(IMAGE, images, as_mask("image_mask", image_mask, images.shape[:2])))
-        elif absent is not None and self.vision_tower is not None:
-            parts.append(self._dummy_media(IMAGE, *absent))
-        if audio_states is not None:
-            self.require(self.audio_tower, "audio", "audio_config")
-            states = with_items(audio_states, 2)  # (B, A, L, W)
-            tokens = as_mask("audio_states_mask", audio_states_mask, states.shape[:3])
-            present = None if tokens is None else tokens.any(-1)  # (B, A)
-            parts.append(self._connect_items(AUDIO, states, present, tokens))
-        elif sounds is not None:
-            self.require(self.audio_tower, "audio", "audio_config")
-            windows = with_items(sounds, item_dimensions(self.audio_tower))  # (B, A, ...)
-            frames = frames_mask(feature_attention_mask, windows, self.audio_tower.main_input_name)
-            present = None if frames is None else frames.any(-1)  # (B, A)
-            parts.append(self._encode_items(AUDIO, windows, present, frames))
-        elif absent is not None and self.audio_tower is not None:
-            parts.append(self._dummy_media(AUDIO, *absent))
-        return join_media(parts) if parts else None
+        for modality in MODALITIES.values():
+            batch = batches.get(modality.name)
+            if batch is None or not any(batch.counts):
+                padding = absent if batch is None else (batch.items.shape[0], batch.items.device)
+                if padding is not None and getattr(self, modality.tower_attribute) is not None:
+                    parts.append(self._dummy_media(modality, *padding))
+                continue
+            tower, connector = self.parts_of(modality)
+            items, frames, index = gather(batch)  # (N, ...), (N, T), (N,)
+            if batch.is_encoded:
+                tokens = items.to(dtype_of(connector))  # (N, L, W)
+                mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if frames is None else frames
+            else:
+                # The encoder is called here instead of in `encode`, so that a traceback into it is short.
+                call, arguments, needs_grad = prepare_call(tower, items, frames)
+                with torch.set_grad_enabled(needs_grad):
+                    output = call(**arguments)
+                tokens, mask = read_tokens(tower, output, frames)  # (N, L, W), (N, L)
+            states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
+            parts.append(scatter(batch, index, states, mask))  # (B, S, D), (B, S), ...
+        if len(parts) < 2:
+            return MMMediaOutput(*parts[0]) if parts else None
+        return MMMediaOutput(*[torch.cat(same, dim=1) for same in zip(*parts, strict=True)])
 
-    def _encode_items(
-        self, modality: int, items: torch.Tensor, present: torch.Tensor | None, frames: torch.Tensor | None = None
-    ) -> MMMediaOutput:
+    def _dummy_media(self, modality: Modality, rows: int, device: torch.device) -> tuple[torch.Tensor, ...]:
         """
-        Gathers the real items of a batch, encodes them, and lays their tokens out in rows again.
-
-        Args:
-            items: (B, I, ...)
-            present: (B, I) bool, or `None` where all are real
-            frames: (B, I, T) bool
+        Return the padding of a batch without a modality: one masked token a row. If other processes wait for this one,
+        it is computed by the connector from an empty item, and by the encoder if that is trained or sharded.
         """
-        tower, connector = self.tower_and_connector(modality)
-
-        def encode_and_connect(real: torch.Tensor, real_frames: torch.Tensor | None):
-            output, mask = self._features(tower, connector, real, real_frames)
-            return output.pooler_output, mask
-
-        return self._in_rows(modality, items, present, frames, encode_and_connect)
-
-    def _connect_items(
-        self, modality: int, states: torch.Tensor, present: torch.Tensor | None, tokens: torch.Tensor | None = None
-    ) -> MMMediaOutput:
-        """
-        As `_encode_items`, of what the encoder has made before.
-
-        Args:
-            states: (B, I, L, W)
-            present: (B, I) bool, or `None` where all are real
-            tokens: (B, I, L) bool
-        """
-        tower, connector = self.tower_and_connector(modality)
-        width = encoder_width(tower.config)
-        if states.shape[-1] != width:
-            name = "vision_states" if modality == IMAGE else "audio_states"
-            raise ValueError(
-                f"{name} have {states.shape[-1]} features, but {type(tower).__name__} makes {width}. Pass the "
-                "`last_hidden_state` of this model's own encoder (get_image_features, get_audio_features)."
-            )
-
-        def connect(real: torch.Tensor, real_tokens: torch.Tensor | None):
-            if real_tokens is None:
-                real_tokens = torch.ones(real.shape[:2], dtype=torch.bool, device=real.device)
-            return connector(real.to(dtype_of(connector)), real_tokens)
-
-        return self._in_rows(modality, states, present, tokens, connect)
-
-    def _in_rows(
-        self,
-        modality: int,
-        items: torch.Tensor,
-        present: torch.Tensor | None,
-        frames: torch.Tensor | None,
-        to_media_tokens: Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]],
-    ) -> MMMediaOutput:
-        """
-        Runs `to_media_tokens` over real items, (N, ...) and their frames (N, T) -> (N, M, D) and mask (N, M), and lays
-        the tokens out in rows.
-
-        A compiled graph cannot have shapes that hang on values: it runs over absent items too, and masks their tokens.
-        """
-        rows, slots = items.shape[:2]
-        encodes_all = present is None or is_torchdynamo_compiling()
-        if present is None:
-            present = torch.ones(rows, slots, dtype=torch.bool, device=items.device)
-        if encodes_all:
-            real, real_frames = items.flatten(0, 1), None if frames is None else frames.flatten(0, 1)
-        else:
-            real, real_frames = items[present], None if frames is None else frames[present]  # (N, ...), (N, T)
-        if real.shape[0] == 0:
-            return self._dummy_media(modality, rows, items.device)
-        tokens, mask = to_media_tokens(real, real_frames)  # (N, M, D), (N, M)
-        present = present.to(tokens.device)
-        if real.shape[0] == rows * slots:
-            states, mask = tokens.view(rows, slots, *tokens.shape[1:]), mask.view(rows, slots, -1)
-            if is_torchdynamo_compiling():
-                mask = mask & present[..., None]
-                states = states.masked_fill(~mask[..., None], 0.0)
-        else:
-            states = tokens.new_zeros(rows, slots, *tokens.shape[1:])  # (B, I, M, D)
-            states = states.index_put((present,), tokens)
-            mask = mask.new_zeros(rows, slots, mask.shape[1]).index_put((present,), mask)  # (B, I, M)
-        number = (present.cumsum(-1) - 1)[..., None].expand_as(mask).masked_fill(~mask, -1)  # (B, I, M)
-        return MMMediaOutput(
-            states.flatten(1, 2), mask.flatten(1), number.flatten(1), torch.full_like(number.flatten(1), modality)
-        )
-
-    def _dummy_media(self, modality: int, rows: int, device: torch.device) -> MMMediaOutput:
-        """
-        The media of a batch that has none: one masked token a row keeps shapes whole. Where other processes wait for
-        this one to take part, it comes from the connector, run over one empty item, and from the encoder where that
-        learns too or has its weights gathered.
-        """
-        tower, connector = self.tower_and_connector(modality)
+        tower, connector = self.parts_of(modality)
         states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=dtype_of(tower), device=device)
         if self._must_run_all_encoders():
             states = states + 0.0 * self._empty_item(tower, connector, device).sum().to(states)
-        nothing = torch.zeros(rows, 1, dtype=torch.bool, device=states.device)
-        number = torch.full((rows, 1), -1, device=states.device)
-        return MMMediaOutput(states, nothing, number, torch.full_like(number, modality))
+        mask = torch.zeros(rows, 1, dtype=torch.bool, device=device)
+        position = torch.full((rows, 1), -1, device=device)
+        return states, mask, position, torch.full_like(position, list(MODALITIES).index(modality.name))
 
     def _empty_item(self, tower: PreTrainedModel, connector: Connector, device: torch.device) -> torch.Tensor:
-        """Media tokens (1, M, D) of an item of zeros; a frozen encoder is spared, as its outputs are of no use."""
+        """Return media tokens (1, M, D) of an item of zeros; a frozen encoder need not run for them."""
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         if not learns and not is_sharded(self):  # type: ignore[arg-type]
             tokens = torch.zeros(1, 1, encoder_width(tower.config), dtype=dtype_of(connector), device=device)
             return connector(tokens, torch.ones(1, 1, dtype=torch.bool, device=device))[0]
         training = tower.training
         tower.eval()  # batch statistics must not learn from an empty item
-        output, _ = self._features(tower, connector, dummy_item(tower, device), None)
+        _, tokens, mask = encode(tower, dummy_item(tower, device))
         tower.train(training)
-        return output.pooler_output
+        return connector(tokens, mask)[0]
 
-    def tower_and_connector(self, modality: int) -> tuple[PreTrainedModel | None, Connector | None]:
-        if modality == IMAGE:
-            return self.vision_tower, self.vision_connector
-        return self.audio_tower, self.audio_connector
+    def parts_of(self, modality: Modality) -> tuple[PreTrainedModel, Connector]:
+        """
+        Return the encoder and the connector of a modality.
+
+        Raises:
+            ValueError: if this model has none.
+        """
+        tower = getattr(self, modality.tower_attribute)
+        if tower is None:
+            raise ValueError(
+                f"This model was given {modality.plural}, but it has no encoder for them ({modality.config_field} is "
+                f"None). Join it with one, or leave the {modality.plural} out."
+            )
+        return tower, getattr(self, modality.connector_attribute)
 
     def _must_run_all_encoders(self) -> bool:
         """
-        Whether a batch without media must use the encoders' and connectors' parameters all the same: with several
-        processes, in training, where gradients are averaged over all of them, and wherever weights are sharded.
+        Return whether a batch without media must use the parameters of all encoders and connectors all the same: with
+        several processes, in training, because gradients are averaged over all of them, and if weights are sharded.
         """
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not distributed or torch.distributed.get_world_size() == 1:
             return False
         return self.training or is_sharded(self)  # type: ignore[arg-type]
 
-    def require(self, tower: PreTrainedModel | None, what: str, field: str) -> None:
-        if tower is None:
-            raise ValueError(
-                f"This model was given {what}, but it has no encoder for them ({field} is None). Join it with one, or "
-                f"leave the {what} out."
-            )
 
-
-def join_media(parts: list[MMMediaOutput]) -> MMMediaOutput:
-    """Media of the same rows, one behind the other: (B, S_1), (B, S_2), ... -> (B, S_1 + S_2 + ...)."""
-    rows = [len(part.mask) for part in parts]
-    if len(set(rows)) > 1:
-        raise ValueError(
-            f"Images are given for {rows[0]} rows and sounds for {rows[1]}. Media are batch-first: give each row its "
-            "images and windows, and say by image_mask and feature_attention_mask which are real."
-        )
-    # Towers may lie on different devices.
-    device = parts[0].states.device
-    tuples = (part.map(lambda tensor: tensor.to(device)).to_tuple() for part in parts)
-    return MMMediaOutput(*(torch.cat(same, dim=1) for same in zip(*tuples, strict=True)))
-
-
-def check_given_once(what: str, **inputs: torch.Tensor | None) -> None:
+def make_batch(modality: Modality, tower: PreTrainedModel, source: str, inputs: dict[str, torch.Tensor]) -> MediaBatch:
     """
+    Return the items of one input, with their mask.
+
     Raises:
-        ValueError: where one modality comes by more than one input.
+        ValueError: for items, states or a mask of the wrong shape.
     """
-    given = [name for name, values in inputs.items() if values is not None]
-    if len(given) > 1:
-        raise ValueError(f"Pass one of {', '.join(inputs)} for the {what}s, not {' and '.join(given)}.")
-
-
-def with_items(values: torch.Tensor, item_dimensions: int) -> torch.Tensor:
-    """(B, ...) with one item a row -> (B, 1, ...); (B, I, ...) stays."""
-    if values.ndim == item_dimensions + 1:
-        return values[:, None]
-    if values.ndim != item_dimensions + 2:
+    items, is_encoded = inputs[source], source == modality.states
+    dimensions = 2 if is_encoded else item_dimensions(tower)
+    if items.ndim == dimensions + 1:  # one item a row
+        items = items[:, None]
+    if items.ndim != dimensions + 2:
         raise ValueError(
-            f"Media must have {item_dimensions + 2} dimensions (rows, items, ...) or {item_dimensions + 1} with one "
-            f"item a row, got shape {tuple(values.shape)}."
+            f"{source} must have {dimensions + 2} dimensions (rows, items, ...) or {dimensions + 1} with one item a "
+            f"row, got shape {tuple(items.shape)}."
         )
-    return values
+    if is_encoded and items.shape[-1] != encoder_width(tower.config):
+        raise ValueError(
+            f"{source} have {items.shape[-1]} features, but {type(tower).__name__} makes "
+            f"{encoder_width(tower.config)}. Pass the `last_hidden_state` of this model's own encoder."
+        )
+    rows, slots = items.shape[:2]
+    mask_name = modality.states_mask if is_encoded else modality.mask
+    given = inputs.get(mask_name)
+    if given is None:
+        return MediaBatch(modality, is_encoded, items, None, None, [slots] * rows)
+    shape: tuple[int, ...] = (rows, slots)
+    if modality.frame_axes:
+        shape += (items.shape[2 if is_encoded else modality.frame_axes[modality.inputs.index(source)]],)
+    mask = given[:, None] if modality.frame_axes and given.ndim == 2 else given  # one item a row
+    if mask.shape != shape:
+        raise ValueError(f"{mask_name} must have shape {shape} as the media have, got {tuple(mask.shape)}.")
+    frames = mask.bool() if modality.frame_axes else None
+    present = mask.bool() if frames is None else frames.any(-1)
+    if is_torchdynamo_compiling():
+        return MediaBatch(modality, is_encoded, items, present, frames, [slots] * rows)
+    counts = read_once(mask_name, present.sum(-1), given)
+    return MediaBatch(modality, is_encoded, items, None if min(counts) == slots else present, frames, counts)
 
 
-def as_mask(name: str, mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """A mask as bool, with its shape checked against the media's."""
-    if mask is not None and mask.shape != shape:
-        raise ValueError(f"{name} must have shape {tuple(shape)} as the media have, got {tuple(mask.shape)}.")
-    return None if mask is None else mask.bool()
-
-
-def frames_mask(mask: torch.Tensor | None, windows: torch.Tensor, input_name: str) -> torch.Tensor | None:
+def gather(batch: MediaBatch) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """
-    The frame mask as (B, A, T) bool.
+    Return the real items (N, ...), their frames (N, T), and their indices among all items of the batch, (N,).
+
+    The shapes of a compiled graph cannot depend on values: it takes absent items too, and `scatter` masks them.
+    """
+    items, frames = batch.items.flatten(0, 1), None if batch.frames is None else batch.frames.flatten(0, 1)
+    if batch.present is None or is_torchdynamo_compiling():
+        return items, frames, None
+    # Sorted, as `nonzero` would wait for the device to report a number that is known already.
+    index = batch.present.flatten().int().argsort(descending=True, stable=True)[: sum(batch.counts)]
+    return items[index], None if frames is None else frames[index], index
+
+
+def scatter(
+    batch: MediaBatch, index: torch.Tensor | None, states: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """
+    Lay out media tokens in rows.
 
     Args:
-        mask: (B, A, T), or (B, T) with one window a row
-        windows: (B, A, ...); time is the last dimension, but of an AST spectrogram (B, A, T, n_mels) it is the third
+        index: of the real items, as `gather` returns it
+        states: (N, M, D)
+        mask: (N, M) bool
+
+    Returns:
+        the tensors of a [`MMMediaOutput`], with S = I * M, on the items' device
     """
-    if mask is None:
-        return None
-    time = windows.shape[2] if input_name == "input_values" else windows.shape[-1]
-    if mask.ndim == 2:
-        mask = mask[:, None]
-    return as_mask("feature_attention_mask", mask, torch.Size([*windows.shape[:2], time]))
+    rows, slots = batch.items.shape[:2]
+    device, present = batch.items.device, batch.present
+    states, mask = states.to(device), mask.to(device)
+    if index is not None:
+        states = states.new_zeros(rows * slots, *states.shape[1:]).index_copy(0, index, states)
+        mask = mask.new_zeros(rows * slots, mask.shape[1]).index_copy(0, index, mask)
+    elif present is not None:
+        mask = mask & present.flatten()[:, None]
+        states = states.masked_fill(~mask[..., None], 0.0)
+    number = torch.arange(slots, device=device) if present is None else present.cumsum(-1) - 1  # (I,) or (B, I)
+    mask = mask.view(rows, slots, -1)  # (B, I, M)
+    position = number[..., None].expand_as(mask).masked_fill(~mask, -1)
+    modality = torch.full_like(position, list(MODALITIES).index(batch.modality.name))
+    return states.reshape(rows, -1, states.shape[-1]), mask.flatten(1), position.flatten(1), modality.flatten(1)
 
 
 def is_empty(past_key_values: Cache | None) -> bool:
@@ -379,8 +338,8 @@ def check_media_alone(
 ) -> None:
     """
     Raises:
-        ValueError: for what belongs to a text, where media are given without one: their placeholders, which stand in
-            for it, begin a row and bring a mask and positions of their own.
+        ValueError: for arguments of a text, if media are given without one: their placeholders start a row, with a
+            mask and positions that follow from them.
     """
     given = {
         "attention_mask": attention_mask is not None,
@@ -389,26 +348,28 @@ def check_media_alone(
     }
     if any(given.values()):
         raise ValueError(
-            f"Media alone start a row from their placeholders, but {' and '.join(n for n in given if given[n])} came "
-            "with them, of a text that is not there. Pass input_ids with a placeholder for each image and each window "
-            "of sound (MMProcessor makes them), or the media without anything else."
+            f"Media alone start a row from their placeholders, but {' and '.join(n for n in given if given[n])} of a "
+            "text came with them. Pass input_ids with a placeholder for each item (MMProcessor makes them), or the "
+            "media without anything else."
         )
 
 
 def placeholder_prompt(media: MMMediaOutput, config: MMConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The prompt of media without text: their placeholders, images first, padded on the left.
+    Return the prompt of media without text: their placeholders, in the order of the modalities, padded on the left.
 
     Returns:
         input_ids and attention_mask, (B, L) each
     """
-    counts = torch.stack([media.count(IMAGE), media.count(AUDIO)], dim=1).tolist()  # (B, 2)
-    rows = [[config.image_token_id] * images + [config.audio_token_id] * sounds for images, sounds in counts]
-    longest = max(map(len, rows))
+    device = media.states.device
+    rows: list[list[int]] = [[] for _ in media.mask]
+    for name, numbers in media.item_counts().items():
+        token_id = getattr(config, MODALITIES[name].token_id_field)
+        rows = [row + [token_id] * number for row, number in zip(rows, numbers, strict=True)]
     if [] in rows:
         raise ValueError(f"Row {rows.index([])} has neither text nor media to start from.")
+    longest = max(map(len, rows))
     padding = config.text_config.pad_token_id or 0  # masked, so any id serves
-    device = media.states.device
     input_ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)
     attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     return input_ids, attention_mask

@@ -1,7 +1,11 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """The modalities beside text: one row each, with every name that a modality has in configs, inputs and chats."""
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -13,50 +17,67 @@ class Modality:
         name: in chats (part type), in messages and of `<name>_token_id`: `"image"`.
         tower: prefix of `<tower>_config`, `<tower>_tower`, `<tower>_connector` and `freeze_<tower>`: `"vision"`.
         inputs: raw inputs, of which a batch has at most one.
+        dimensions: of one item of each raw input, without rows and items: 3 for an image (channels, height, width).
         mask: which items of a raw input are real, (B, I); with `has_frames`, which frames of them, (B, I, T).
         states: encoder outputs computed before, in place of a raw input, (B, I, L, W).
         states_mask: which of these are real, (B, I); with `has_frames`, which of their tokens, (B, I, L).
         token: placeholder in the text, one for each item.
         plural: the items in messages, and the processor's argument: `"images"`.
         processor: attribute of the processor that makes the raw input.
-        has_frames: whether an item has a length of its own, so that masks go by frames.
+        frame_axes: axis of the frames in each raw input, (B, I, ...), for items with a length: masks go by frames.
     """
 
     name: str
     tower: str
     inputs: tuple[str, ...]
+    dimensions: tuple[int, ...]
     mask: str
     states: str
     states_mask: str
     token: str
     plural: str
     processor: str
-    has_frames: bool = False
+    frame_axes: tuple[int, ...] = ()
+
+    # Names that follow.
+    config_field: str = field(init=False)
+    tower_attribute: str = field(init=False)
+    connector_attribute: str = field(init=False)
+    freeze_field: str = field(init=False)
+    token_id_field: str = field(init=False)
+    sources: tuple[str, ...] = field(init=False)  # raw and encoded, of which a batch has at most one
+    model_inputs: tuple[str, ...] = field(init=False)  # every argument of the model, each once
+
+    def __post_init__(self) -> None:
+        inputs = (*self.inputs, self.mask, self.states, self.states_mask)
+        names = {
+            "config_field": f"{self.tower}_config",
+            "tower_attribute": f"{self.tower}_tower",
+            "connector_attribute": f"{self.tower}_connector",
+            "freeze_field": f"freeze_{self.tower}",
+            "token_id_field": f"{self.name}_token_id",
+            "sources": (*self.inputs, self.states),
+            "model_inputs": tuple(dict.fromkeys(inputs)),
+        }
+        for name, value in names.items():
+            object.__setattr__(self, name, value)
 
     @property
-    def config_field(self) -> str:
-        return f"{self.tower}_config"
+    def has_frames(self) -> bool:
+        return bool(self.frame_axes)
 
     @property
-    def tower_attribute(self) -> str:
-        return f"{self.tower}_tower"
-
-    @property
-    def connector_attribute(self) -> str:
-        return f"{self.tower}_connector"
-
-    @property
-    def freeze_field(self) -> str:
-        return f"freeze_{self.tower}"
-
-    @property
-    def token_id_field(self) -> str:
-        return f"{self.name}_token_id"
-
-    @property
-    def model_inputs(self) -> tuple[str, ...]:
-        """Every argument of the model that belongs to this modality, each once."""
-        return tuple(dict.fromkeys((*self.inputs, self.mask, self.states, self.states_mask)))
+    def config_defaults(self) -> dict[str, Any]:
+        """Every config field of this modality with its default; `MMConfig` declares those of images and audio."""
+        return {
+            self.config_field: None,
+            f"{self.tower}_connector": "mlp",
+            f"{self.tower}_connector_size": None,
+            f"{self.tower}_connector_layers": 1,
+            f"{self.tower}_latents": 64,
+            self.token_id_field: None,
+            self.freeze_field: False,
+        }
 
 
 # The order is that of `MMMediaOutput.modality`: 0 for images, 1 for audio. Every process encodes in this order.
@@ -67,6 +88,7 @@ MODALITIES: dict[str, Modality] = {
             name="image",
             tower="vision",
             inputs=("pixel_values",),
+            dimensions=(3,),
             mask="image_mask",
             states="vision_states",
             states_mask="image_mask",
@@ -78,18 +100,72 @@ MODALITIES: dict[str, Modality] = {
             name="audio",
             tower="audio",
             inputs=("input_features", "input_values"),
+            dimensions=(2, 1),
             mask="feature_attention_mask",
             states="audio_states",
             states_mask="audio_states_mask",
             token="<|audio|>",
             plural="audio",
             processor="feature_extractor",
-            has_frames=True,
+            frame_axes=(3, 2),
         ),
     )
 }
 
 
+Forward = TypeVar("Forward", bound=Callable[..., object])
+# Forwards decorated with `show_media_inputs`, each with its other parameters.
+_FORWARDS: list[tuple[Callable[..., object], list[inspect.Parameter]]] = []
+
+
+@cache
 def media_inputs() -> tuple[str, ...]:
-    """Every media argument of the model, over all modalities."""
+    """Return every media argument of the model, over all modalities."""
     return tuple(name for modality in MODALITIES.values() for name in modality.model_inputs)
+
+
+def register_modality(modality: Modality) -> None:
+    """
+    Add a modality; models made from now on have it if their config sets `<tower>_config`.
+
+    Raises:
+        ValueError: if another modality has the name or one of the inputs.
+    """
+    taken = {modality.name} & set(MODALITIES) | set(modality.model_inputs) & set(media_inputs())
+    if taken:
+        raise ValueError(f"Modality {modality.name!r} cannot be registered: {', '.join(sorted(taken))} is taken.")
+    MODALITIES[modality.name] = modality
+    _refresh_signatures()
+
+
+def unregister_modality(name: str) -> None:
+    """Remove a modality that `register_modality` has added."""
+    del MODALITIES[name]
+    _refresh_signatures()
+
+
+def show_media_inputs(base: Callable[..., object] | None = None) -> Callable[[Forward], Forward]:
+    """
+    Show in the signature of a `forward` the media inputs that it takes as keywords, and the parameters of the forward
+    `base` that it hands its arguments to. By signatures `generate` refuses keywords and `Trainer` drops columns.
+    """
+
+    def decorate(forward: Forward) -> Forward:
+        shown = [inspect.signature(function).parameters.values() for function in (base, forward) if function]
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        own = [parameter for parameters in shown for parameter in parameters if parameter.kind in kinds]
+        own.append(inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD))
+        _FORWARDS.append((forward, own))
+        _refresh_signatures()
+        return forward
+
+    return decorate
+
+
+def _refresh_signatures() -> None:
+    media_inputs.cache_clear()
+    media = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in media_inputs()]
+    for forward, own in _FORWARDS:
+        parameters = {parameter.name: parameter for parameter in (*own, *media)}
+        ordered = sorted(parameters.values(), key=lambda parameter: parameter.kind)
+        forward.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]

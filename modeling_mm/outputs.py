@@ -1,7 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What the models return."""
+"""Outputs of the models, and media that are encoded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import (
@@ -11,21 +13,35 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import ModelOutput
 
+from .device_reads import read_once
+from .modalities import MODALITIES
+
 IMAGE, AUDIO = 0, 1  # values of `MMMediaOutput.modality`
 
 
 @dataclass
 class MMMediaOutput(ModelOutput):
     """
-    Media encoded once; pass it as `media=` to as many prompts as you like.
+    Media encoded once; pass it as `media=` to as many prompts as you like. One row serves any number of prompts.
 
     Args:
-        states (`torch.Tensor` of shape `(B, S, D)`): media tokens at the decoder's width; zeros where there is none.
+        states (`torch.Tensor` of shape `(B, S, D)`): media tokens at the decoder's width; zeros for padding.
         mask (`torch.Tensor` of shape `(B, S)`): bool, which media tokens are real.
         position (`torch.Tensor` of shape `(B, S)`):
-            Which item of its row and modality a media token belongs to, counted from 0: its item's placeholder is the
-            one of that number in the text. -1 for padding.
-        modality (`torch.Tensor` of shape `(B, S)`): 0 for images, 1 for audio windows.
+            Number of the item that a media token belongs to, within its row and modality, from 0: the item of number k
+            belongs to the row's k-th placeholder of that modality. -1 for padding.
+        modality (`torch.Tensor` of shape `(B, S)`): index in `MODALITIES`: 0 for images, 1 for audio windows.
+
+    Example:
+
+        ```python
+        media = model.encode_media(pixel_values=pixel_values)  # of several rows
+        model.generate(input_ids=prompts, media=media[0])  # the first row's media for every prompt
+        model.generate(input_ids=prompts, media=media.repeat_interleave(2))  # each row's media for two prompts
+        ```
+
+    As in every `ModelOutput` a string selects a tensor (`media["mask"]`) and `to_tuple()` gives all four. Anything
+    else selects rows. (In other outputs an integer selects a tensor, but media are used by rows.)
     """
 
     states: torch.Tensor | None = None
@@ -33,14 +49,31 @@ class MMMediaOutput(ModelOutput):
     position: torch.Tensor | None = None
     modality: torch.Tensor | None = None
 
-    def map(self, function) -> "MMMediaOutput":
-        """A copy with `function` applied to each of the four tensors."""
-        return MMMediaOutput(*(function(tensor) for tensor in self.to_tuple()))
+    def __getitem__(self, key: Any) -> Any:
+        """Return a tensor by its name, or the media of rows: an integer, a slice, a list or a tensor of indices."""
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        rows = torch.arange(len(self.states))[key.cpu() if isinstance(key, torch.Tensor) else key].reshape(-1)
+        return self.map(lambda tensor: tensor[rows.to(tensor.device)])
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MMMediaOutput":
+        """Return a copy with `function` applied to each of the four tensors."""
+        return MMMediaOutput(*map(function, self.to_tuple()))
+
+    def repeat_interleave(self, repeats: int) -> "MMMediaOutput":
+        """Return the media with each row `repeats` times, as `generate` lays out beams and samples."""
+        return self.map(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
     def count(self, modality: int) -> torch.Tensor:
-        """The number of real items of a modality in each row, (B,)."""
+        """Return the number of real items of a modality in each row, (B,)."""
         real = self.mask & (self.modality == modality)
         return (self.position + 1).masked_fill(~real, 0).amax(-1)
+
+    def item_counts(self) -> dict[str, list[int]]:
+        """Return the numbers of real items by modality and row, read from the device once."""
+        counts = torch.stack([self.count(number) for number in range(len(MODALITIES))])
+        counts = read_once("counts", counts, self.mask, self.position, self.modality)
+        return dict(zip(MODALITIES, counts, strict=True))
 
 
 @dataclass
@@ -48,14 +81,14 @@ class MMModelOutput(BaseModelOutputWithPastAndCrossAttentions):
     """
     Args:
         last_hidden_state (`torch.Tensor` of shape `(B, L, D)`): after the last layer norm.
-        past_key_values (`Cache`): keys and values of the text; it remembers those of the media too.
+        past_key_values (`Cache`): keys and values of the text, and those of the media.
         hidden_states (`tuple` of `(B, L, D)`): the embedding and each decoder block's output.
         attentions (`tuple` of `(B, H, L, K)`): text to text, one for each decoder block.
         cross_attentions (`tuple` of `(B, H, L, S)`):
-            Text to media, one for each cross-attention block. Tokens that see no media have even weights here, which
-            mean nothing: what they attend to is dropped.
+            Text to media, one for each cross-attention block. Ignore the weights of tokens that see no media: the
+            result of their attention is dropped.
         pooler_output (`torch.Tensor` of shape `(B, D)`):
-            Of media without text: the state of a row's last placeholder, which has seen all of the row's media.
+            Only for media without text: the state of a row's last placeholder, which sees all of the row's media.
     """
 
     pooler_output: torch.Tensor | None = None

@@ -17,7 +17,7 @@ BASE = {"compat", "configuration_mm", "modalities"}
 # A module may import from a lower floor, or from its own where that makes no circle.
 FLOORS = (
     BASE,
-    {"layers", "attention", "masks", "outputs"},
+    {"device_reads", "layers", "attention", "masks", "outputs"},
     {"media_cache", "decoder", "encoders", "connectors", "losses"},
     {"media", "joining", "generation"},
     {"modeling_mm"},

@@ -121,7 +121,7 @@ WRONG = [
     ("cross_attention_layers", [-1], "from 0 to 3"),
     ("cross_attention_layers", [1, 1], "distinct"),
     ("cross_attention_layers", [3, 1], "ascending"),
-    ("cross_attention_layers", [], "name at least one block"),
+    ("cross_attention_layers", [], "Name at least one block"),
     ("image_token_id", -1, "must not be negative"),
     ("end_token_id", -5, "must not be negative"),
 ]

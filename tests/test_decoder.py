@@ -9,14 +9,7 @@ from transformers import DynamicCache, GPT2Model, StaticCache
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from modeling_mm.configuration_mm import MMConfig
-from modeling_mm.decoder import (
-    DecoderBlock,
-    GatedCrossAttentionBlock,
-    MMDecoder,
-    cross_attention_implementation,
-    has_media,
-    silence,
-)
+from modeling_mm.decoder import DecoderBlock, GatedCrossAttentionBlock, MMDecoder
 from modeling_mm.layers import sinusoidal_positions
 from tests.fakes.tiny import POSITIONS, WIDTH, difference, gpt2_config, open_gates, vit_config
 
@@ -125,19 +118,13 @@ def test_the_fields_choose_the_parameters_of_a_cross_block():
     }
 
 
-def test_both_branches_are_exactly_silent_for_a_token_that_sees_nothing():
+def test_both_branches_add_exactly_zero_to_a_token_that_sees_no_media():
     block, x, states = block_and_inputs()
-    sees = torch.tensor([[False, True, True, False], [True, False, True, True]])[..., None]
-    got = block(x, states, None, sees)
+    has_media = torch.tensor([[False, True, True, False], [True, False, True, True]])[..., None]
+    got = block(x, states, None, has_media)
     moved = (got != x).any(-1)
-    assert moved.tolist() == sees[..., 0].tolist()
-    assert difference(got[sees[..., 0]], block(x, states, None, None)[sees[..., 0]]) == 0
-
-
-def test_silence_also_holds_back_what_is_not_a_number():
-    branch = torch.tensor([[[float("nan")], [2.0]]])
-    assert silence(branch, torch.tensor([[[False], [True]]])).flatten().tolist() == [0.0, 2.0]
-    assert silence(branch, None) is branch
+    assert moved.tolist() == has_media[..., 0].tolist()
+    assert difference(got[has_media[..., 0]], block(x, states, None, None)[has_media[..., 0]]) == 0
 
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
@@ -170,8 +157,7 @@ def test_parameter_names_are_gpt2s_and_those_of_the_cross_blocks():
 
 def test_without_encoders_there_are_no_cross_blocks():
     joint = MMConfig(text_config=gpt2_config())
-    assert not has_media(joint) and len(MMDecoder(joint).cross_blocks) == 0
-    assert has_media(config())
+    assert len(MMDecoder(joint).cross_blocks) == 0
 
 
 def test_cross_blocks_stand_right_before_the_blocks_they_are_named_after():
@@ -328,11 +314,19 @@ def test_a_cache_comes_back_only_when_asked_for():
     assert model(IDS, use_cache=True).past_key_values.get_seq_length() == 6
 
 
-def test_flash_attention_leaves_cross_attention_to_sdpa():
-    assert cross_attention_implementation("flash_attention_2") == "sdpa"
-    assert cross_attention_implementation("kernels-community/flash-attn") == "sdpa"
-    for implementation in ("sdpa", "eager", "flex_attention", None):
-        assert cross_attention_implementation(implementation) == implementation
+@pytest.mark.parametrize(
+    ("implementation", "used"),
+    [("flash_attention_2", "sdpa"), ("kernels-community/flash-attn", "sdpa"), ("sdpa", "sdpa"), ("eager", "eager")],
+)
+def test_flash_attention_leaves_cross_attention_to_sdpa(implementation, used):
+    model = decoder()
+    model.config._attn_implementation_internal = implementation  # of which no kernel is here
+    shown = media()
+    given = model.cross_attention_inputs(
+        torch.randn(2, 6, WIDTH), shown["media_mask"], shown["media_index"], None, 0, False
+    )
+    assert given["implementation"] == used
+    assert (given["attention_mask"].dtype == torch.bool) == (used == "sdpa")
 
 
 def test_media_is_a_positional_argument_of_the_cross_block():

@@ -28,7 +28,6 @@ from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.encoders import (
-    as_tokens,
     build_encoder,
     dummy_item,
     encode,
@@ -38,8 +37,10 @@ from modeling_mm.encoders import (
     is_sharded,
     item_dimensions,
     minimum_samples,
+    read_tokens,
     token_mask,
 )
+from modeling_mm.modalities import MODALITIES
 from tests.fakes.tiny import (
     AUDIO,
     FRAMES,
@@ -298,11 +299,10 @@ def test_half_precision_models_take_float32_media(name, dtype):
 @pytest.mark.parametrize("name", LISTED)
 def test_a_dummy_item_passes_the_encoder(name):
     """A rank without media runs the encoder over it, in training."""
-    model = joint(name).train()
-    tower = model.model.vision_tower if name in VISION else model.model.audio_tower
-    connector = model.model.vision_connector if name in VISION else model.model.audio_connector
-    output, _ = model.model._features(tower, connector, dummy_item(tower, torch.device("cpu")), None)
-    assert len(output.pooler_output) == 1 and torch.isfinite(output.pooler_output).all()
+    model = joint(name).train().model
+    tower, connector = model.parts_of(MODALITIES["image" if name in VISION else "audio"])
+    states = model._empty_item(tower, connector, torch.device("cpu"))
+    assert len(states) == 1 and torch.isfinite(states).all() and tower.training
 
 
 # ---- Frame masks ----------------------------------------------------------------------------------------------------
@@ -612,8 +612,8 @@ def test_an_encoder_that_automodel_does_not_know_is_a_clear_error():
 
 def test_feature_maps_are_read_row_by_row():
     maps = torch.arange(2 * 3 * 2 * 4).view(2, 3, 2, 4).float()
-    tokens = as_tokens(BaseModelOutput(last_hidden_state=maps), nn.Identity())
-    assert tokens.shape == (2, 8, 3)
+    tokens, mask = read_tokens(nn.Identity(), BaseModelOutput(last_hidden_state=maps), None)
+    assert tokens.shape == (2, 8, 3) and mask.all()
     assert torch.equal(tokens[1, 5], maps[1, :, 1, 1])
 
 

@@ -7,8 +7,6 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, GenerationConfig, StaticCache
 
-from modeling_mm.outputs import AUDIO as AUDIO_MODALITY
-from modeling_mm.outputs import IMAGE as IMAGE_MODALITY
 from modeling_mm.outputs import MMMediaOutput
 from tests.fakes.tiny import (
     AUDIO,
@@ -231,7 +229,7 @@ def test_media_alone_go_with_nothing_of_a_text(model, name, encoded):
     cache = model(torch.tensor([[5, 6]]), use_cache=True).past_key_values
     media = pad_images([[image(0)]])
     media = {"media": model.encode_media(**media)} if encoded else media
-    message = rf"from their placeholders, but {name} came.*Pass input_ids with a placeholder"
+    message = rf"from their placeholders, but {name} of a text came.*Pass input_ids with a placeholder"
     for call in (model, model.model, lambda **kwargs: model.generate(**kwargs, **GREEDY)):
         with pytest.raises(ValueError, match=message):
             call(**media, **OF_A_TEXT[name](cache))
@@ -328,44 +326,43 @@ def test_a_later_turn_may_leave_out_media_that_the_cache_remembers(model):
 
 
 def media_of(position, modality=None) -> MMMediaOutput:
+    """Media tokens of items, images by default; an audio window is of modality 1."""
     position = torch.tensor(position)
-    modality = torch.full_like(position, IMAGE_MODALITY) if modality is None else torch.tensor(modality)
+    modality = torch.zeros_like(position) if modality is None else torch.tensor(modality)
     return MMMediaOutput(torch.randn(*position.shape, 4), position >= 0, position, modality)
 
 
 def test_unseen_media_are_those_whose_placeholder_is_among_the_new_tokens(model):
     media = media_of([[0, 0, 1, 1], [0, 0, -1, -1]])
     ids = torch.tensor([[IMAGE, 5, 6, IMAGE, 7], [5, 5, 6, IMAGE, 7]])
-    unseen = model.unseen_media(media, 2, ids)
+    unseen = model.unseen_media(media, ids, 2)
     assert unseen.mask.tolist() == [[False, False, True, True], [True, True, False, False]]
     assert unseen.position.tolist() == [[-1, -1, 0, 0], [0, 0, -1, -1]]
-    assert unseen.states is media.states and media.position[0].tolist() == [0, 0, 1, 1]
+    assert torch.equal(unseen.states, media.states) and media.position[0].tolist() == [0, 0, 1, 1]
 
 
 def test_unseen_media_count_each_modality_by_itself(model):
-    media = media_of([[0, 1, 0, 1]], [[IMAGE_MODALITY, IMAGE_MODALITY, AUDIO_MODALITY, AUDIO_MODALITY]])
-    unseen = model.unseen_media(media, 1, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]))
+    media = media_of([[0, 1, 0, 1]], [[0, 0, 1, 1]])
+    unseen = model.unseen_media(media, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]), 1)
     assert unseen.mask.tolist() == [[False, True, False, False]]
-    unseen = model.unseen_media(media, 2, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]))
+    unseen = model.unseen_media(media, torch.tensor([[IMAGE, AUDIO, AUDIO, IMAGE]]), 2)
     assert unseen.mask.tolist() == [[False, True, False, True]] and unseen.position.tolist() == [[-1, 0, -1, 0]]
 
 
 def test_all_media_are_unseen_at_the_start_and_none_once_all_placeholders_are_past(model):
     media, ids = media_of([[0, 0]]), torch.tensor([[5, IMAGE, 6]])
-    assert model.unseen_media(media, 3, ids) is media
-    assert model.unseen_media(media, 1, ids) is None
-    embeds = model.get_input_embeddings()(ids)
-    assert model.unseen_media(media, 3, None, embeds) is media
-    assert model.unseen_media(media, 1, None, embeds) is None
+    for text in (ids, model.get_input_embeddings()(ids)):
+        assert model.unseen_media(media, text, 3) is media
+        assert model.unseen_media(media, text, 1) is None
 
 
 def test_media_given_alone_to_an_older_conversation_are_the_new_ones(model):
     ids = torch.tensor([[5, IMAGE, 6, IMAGE, 7]])
     media = media_of([[0, 0]])
-    unseen = model.unseen_media(media, 2, ids)
+    unseen = model.unseen_media(media, ids, 2)
     assert unseen.mask.tolist() == [[True, True]] and unseen.position.tolist() == [[0, 0]]
     with pytest.raises(ValueError, match=r"Row 0: 2 image placeholder token\(s\) .* for 3 image"):
-        model.unseen_media(media_of([[0, 1, 2]]), 2, ids)
+        model.unseen_media(media_of([[0, 1, 2]]), ids, 2)
 
 
 @pytest.mark.parametrize("empty", [lambda cache: cache.reset(), lambda cache: cache.crop(-cache.get_seq_length())])

@@ -1,10 +1,10 @@
-"""media_encoding.py: gathering what is real, encoding it once, laying it out in rows."""
+"""media.py: gather what is real, encode it once, lay it out in rows."""
 
 import pytest
 import torch
 
-from modeling_mm.media import as_mask, frames_mask, with_items
-from modeling_mm.outputs import AUDIO, IMAGE, MMMediaOutput
+from modeling_mm.outputs import MMMediaOutput
+from tests.fakes.tiny import AUDIO as AUDIO_TOKEN
 from tests.fakes.tiny import (
     FRAMES,
     MELS,
@@ -16,10 +16,13 @@ from tests.fakes.tiny import (
     opened,
     pad_audio,
     pad_images,
+    pad_text,
     sound,
     wave,
 )
+from tests.fakes.tiny import IMAGE as IMAGE_TOKEN
 
+IMAGE, AUDIO = 0, 1  # indices in MODALITIES
 IMAGE_TOKENS = 5  # 4 patches and the class token
 AUDIO_TOKENS = FRAMES // 2
 
@@ -146,17 +149,49 @@ def test_raw_waves():
     assert difference(media.states[0, length : length + tokens[0][1]], alone.states[0]) < 1e-5
 
 
-def test_media_output_maps_and_counts():
-    media = MMMediaOutput(
-        torch.randn(2, 3, 4),
-        torch.tensor([[True, True, True], [True, False, False]]),
-        torch.tensor([[0, 1, 0], [0, -1, -1]]),
-        torch.tensor([[IMAGE, IMAGE, AUDIO], [AUDIO, IMAGE, IMAGE]]),
+def some_media() -> MMMediaOutput:
+    return MMMediaOutput(
+        torch.randn(3, 3, 4),
+        torch.tensor([[True, True, True], [True, False, False], [True, True, False]]),
+        torch.tensor([[0, 1, 0], [0, -1, -1], [0, 0, -1]]),
+        torch.tensor([[IMAGE, IMAGE, AUDIO], [AUDIO, IMAGE, IMAGE], [IMAGE, IMAGE, AUDIO]]),
     )
-    assert media.count(IMAGE).tolist() == [2, 0] and media.count(AUDIO).tolist() == [1, 1]
-    twice = media.map(lambda tensor: tensor.repeat_interleave(2, dim=0))
-    assert twice.states.shape == (4, 3, 4) and twice.count(IMAGE).tolist() == [2, 2, 0, 0]
-    assert media.states.shape == (2, 3, 4)
+
+
+def test_media_output_maps_counts_and_repeats():
+    media = some_media()
+    assert media.count(IMAGE).tolist() == [2, 0, 1] and media.count(AUDIO).tolist() == [1, 1, 0]
+    assert media.item_counts() == {"image": [2, 0, 1], "audio": [1, 1, 0]}
+    twice = media.repeat_interleave(2)
+    assert twice.states.shape == (6, 3, 4) and twice.count(IMAGE).tolist() == [2, 2, 0, 0, 1, 1]
+    assert media.states.shape == (3, 3, 4) and media.map(lambda tensor: tensor[1:]).count(AUDIO).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("key", "rows"),
+    [
+        (0, [0]),
+        (-1, [2]),
+        (slice(1, None), [1, 2]),
+        ([2, 0], [2, 0]),
+        (torch.tensor([1, 1]), [1, 1]),
+        (torch.tensor(1), [1]),
+        (torch.tensor([True, False, True]), [0, 2]),
+    ],
+    ids=str,
+)
+def test_indices_select_rows_of_media(key, rows):
+    media = some_media()
+    for name, tensor in media[key].items():
+        assert torch.equal(tensor, media[name][rows])
+
+
+def test_strings_and_tuples_of_media_are_those_of_every_model_output():
+    media = some_media()
+    assert media["mask"] is media.mask and list(media) == ["states", "mask", "position", "modality"]
+    assert all(ours is field for ours, field in zip(media.to_tuple(), media.values(), strict=True))
+    with pytest.raises(IndexError):
+        media[3]
 
 
 # ---- get_*_features -------------------------------------------------------------------------------------------------
@@ -225,8 +260,13 @@ def test_media_without_an_encoder_are_refused(missing, inputs, message):
         method(**inputs)
 
 
+def test_unknown_arguments_are_refused(model):
+    with pytest.raises(TypeError, match="unexpected arguments: pixels"):
+        model.encode_media(pixels=torch.zeros(1, 3, 16, 16))
+
+
 def test_nothing_to_encode_is_refused(model):
-    with pytest.raises(ValueError, match="neither pixel_values nor input_features nor input_values"):
+    with pytest.raises(ValueError, match=r"no media\. Pass one of pixel_values, vision_states, input_f"):
         model.encode_media()
 
 
@@ -249,29 +289,6 @@ def test_nothing_to_encode_is_refused(model):
 def test_shapes_that_do_not_fit_are_refused(model, inputs, message):
     with pytest.raises(ValueError, match=message):
         model.encode_media(**inputs)
-
-
-# ---- Pure functions -------------------------------------------------------------------------------------------------
-
-
-def test_with_items_adds_the_dimension_of_items_only_where_it_is_missing():
-    assert with_items(torch.zeros(2, 3, 4, 4), 3).shape == (2, 1, 3, 4, 4)
-    assert with_items(torch.zeros(2, 5, 3, 4, 4), 3).shape == (2, 5, 3, 4, 4)
-    assert with_items(torch.zeros(2, 9), 1).shape == (2, 1, 9)
-
-
-def test_as_mask_makes_bool_and_checks_the_shape():
-    assert as_mask("image_mask", None, torch.Size([1, 2])) is None
-    assert as_mask("image_mask", torch.tensor([[1, 0]]), torch.Size([1, 2])).tolist() == [[True, False]]
-
-
-def test_frames_mask_knows_where_time_is():
-    mel = frames_mask(torch.ones(2, 3, 40), torch.zeros(2, 3, 8, 40), "input_features")
-    ast = frames_mask(torch.ones(2, 3, 40), torch.zeros(2, 3, 40, 8), "input_values")
-    waves = frames_mask(torch.ones(2, 40), torch.zeros(2, 1, 40), "input_values")
-    assert mel.shape == ast.shape == (2, 3, 40) and waves.shape == (2, 1, 40)
-    assert mel.dtype == torch.bool
-    assert frames_mask(None, torch.zeros(2, 3, 8, 40), "input_features") is None
 
 
 # ---- What the encoders made before ----------------------------------------------------------------------------------
@@ -325,3 +342,52 @@ def test_a_modality_is_given_once(model):
 def test_states_of_another_encoder_are_refused(model):
     with pytest.raises(ValueError, match=r"vision_states have 7 features, but \w+ makes \d+"):
         model.encode_media(vision_states=torch.zeros(1, 1, 5, 7))
+
+
+# ---- Media of one row for any number of prompts ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    """Rows whose placeholders stand at different places, one of them padded."""
+    rows = [[5, IMAGE_TOKEN, 6, AUDIO_TOKEN, 7], [AUDIO_TOKEN, 8, IMAGE_TOKEN], [IMAGE_TOKEN, 9, 10, 11, AUDIO_TOKEN]]
+    return pad_text(rows, side="left")
+
+
+def one_row(model, **how) -> tuple[MMMediaOutput, MMMediaOutput]:
+    """Media of one row, and the same three times; an image and a short audio window."""
+    media = model.encode_media(**pad_images([[image(0)]]), **pad_audio([[sound(0, frames=9)]]))
+    return media, media.repeat_interleave(3)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_one_row_of_media_serves_every_row_of_text(model, prompts, implementation):
+    model = opened(attn_implementation=implementation)
+    shared, separate = (model(**prompts, media=one_row(model)[i]) for i in range(2))
+    assert difference(shared.logits, separate.logits) < 1e-5
+    keys, _ = shared.past_key_values.cross_attention_cache.layers[1]
+    assert len(keys) == 1, "keys and values are computed once, not for each row"
+    gradients = []
+    for output in (shared, separate):
+        model.zero_grad()
+        output.logits.square().mean().backward()
+        gradients.append(model.model.vision_connector.norm.weight.grad.clone())
+    assert difference(*gradients) < 1e-5 and gradients[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3, "num_return_sequences": 2}, {"use_cache": False}], ids=str)
+def test_generate_with_one_row_of_media(model, prompts, how):
+    media, repeated = one_row(model)
+    how = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0, **how}
+    assert torch.equal(model.generate(**prompts, media=media, **how), model.generate(**prompts, media=repeated, **how))
+
+
+def test_a_cache_of_one_row_of_media_takes_more_media(model, prompts):
+    media, repeated = one_row(model)
+    new = {**pad_text([[IMAGE_TOKEN, 5]] * 3), **pad_images([[image(i)] for i in range(3)])}
+    new["attention_mask"] = torch.cat([prompts["attention_mask"], new["attention_mask"]], dim=1)
+    logits = []
+    for given in (media, repeated):
+        cache = model(**prompts, media=given).past_key_values
+        logits.append(model(**new, past_key_values=cache).logits)
+    assert difference(*logits) < 1e-5

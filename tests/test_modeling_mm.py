@@ -1,12 +1,16 @@
 """modeling_mm.py: what the classes return, and their heads against GPT-2's with the same weights."""
 
 import copy
+import inspect
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2ForSequenceClassification
 
+import modeling_mm
 from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from modeling_mm.configuration_mm import SPECIAL_TOKEN_FIELDS
 from modeling_mm.modeling_mm import last_real_token
@@ -449,3 +453,38 @@ def test_a_fresh_model_is_gpt2_with_and_without_media():
         batch = inputs([[5, IMAGE, 6, AUDIO]])
         assert difference(model(**batch).logits, grown(batch["input_ids"]).logits) < 1e-5
         assert difference(open_gates(model)(**batch).logits, grown(batch["input_ids"]).logits) > 1e-2
+
+
+# ---- The road from the call to the encoders -------------------------------------------------------------------------
+
+PACKAGE = str(Path(modeling_mm.__file__).parent)
+COMPREHENSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>"}  # functions up to Python 3.11 only
+
+
+def is_ours(frame) -> bool:
+    return frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_name not in COMPREHENSIONS
+
+
+def test_the_road_to_an_encoder_is_short():
+    """At most 3 functions of ours above an encoder (8 before), and at most 40 different ones in a forward (65)."""
+    model = joined(text=gpt2(n_layer=2), cross_attention_layers=[0, 1])
+    batch = inputs([[5, IMAGE, 6, AUDIO, 7], [AUDIO, 8, 9, IMAGE, 10]])
+    base = model.model
+    encoders = {inspect.unwrap(type(tower).forward).__code__ for tower in (base.vision_tower, base.audio_tower)}
+    above, functions = [], set()
+
+    def profile(frame, event, _):
+        if event == "call" and is_ours(frame):
+            functions.add(frame.f_code)
+        if event == "call" and frame.f_code in encoders:
+            above.append([])
+            while frame := frame.f_back:
+                above[-1] += [frame.f_code.co_name] if is_ours(frame) else []
+
+    sys.setprofile(profile)
+    try:
+        model(**batch)
+    finally:
+        sys.setprofile(None)
+    assert above == [["_encode", "forward", "forward"]] * 2
+    assert len(functions) <= 40, sorted(code.co_name for code in functions)

@@ -46,10 +46,8 @@ class MediaEncoder(nn.Module):
         if modality not in MODALITIES:
             raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, got {modality!r}.")
         self.model = model
-        names = MODALITIES[modality]
-        tower = getattr(model.model, names.tower_attribute)
-        model.model.require(tower, names.plural, names.config_field)
-        self.names = (tower.main_input_name, names.mask)
+        tower, _ = model.model.parts_of(MODALITIES[modality])
+        self.names = (tower.main_input_name, MODALITIES[modality].mask)
         self.eval()
 
     def forward(self, items: torch.Tensor, mask: torch.Tensor) -> Tensors:
@@ -140,7 +138,7 @@ class DecoderStep(nn.Module):
         media = CrossAttentionCache(media_mask, torch.zeros_like(media_mask, dtype=torch.long))
         pairs = zip(media_keys.unbind(), media_values.unbind(), strict=True)
         media.layers = dict(zip(self.blocks, pairs, strict=True))
-        media.attach_to(cache)
+        cache.cross_attention_cache = media
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True)
         layers = output.past_key_values.layers
         keys, values = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))

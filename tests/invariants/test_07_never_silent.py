@@ -201,10 +201,14 @@ def test_ids_and_embeddings_together_are_refused(model):
         model(input_ids=ids, inputs_embeds=model.get_input_embeddings()(ids))
 
 
-def test_media_of_fewer_rows_than_the_text_are_refused(model):
-    media = model.encode_media(**pad_images([[image()]]))
-    with pytest.raises(ValueError):
-        model(input_ids=torch.tensor([[1, IMAGE], [IMAGE, 2]]), media=media)
+def test_media_of_other_rows_than_the_text_are_refused(model):
+    """Media that are encoded may be of one row for all; raw inputs must not, as a batch may have lost rows."""
+    ids, images = torch.tensor([[1, IMAGE], [IMAGE, 2], [3, IMAGE]]), pad_images([[image()], [image(1)]])
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match=r"text has 3 rows, the media have 2"):
+            call(input_ids=ids, media=model.encode_media(**images))
+        with pytest.raises(ValueError, match=r"text has 3 rows, the media have 1"):
+            call(input_ids=ids, **{name: tensor[:1] for name, tensor in images.items()})
 
 
 BAD_FIELDS = {

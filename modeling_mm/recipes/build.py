@@ -52,12 +52,7 @@ def make_processor(section: ModelSection) -> MMProcessor:
 
 
 def make_model(recipe: Recipe, processor: MMProcessor, seed: int) -> PreTrainedModel:
-    """
-    Make the model to train, with frozen parts and adapters. New weights depend on the seed alone.
-
-    Raises:
-        ValueError: if the recipe freezes a part that the model lacks.
-    """
+    """Make the model to train, with frozen parts and adapters. New weights depend on the seed alone."""
     set_seed(seed)
     model = load_model(recipe, processor)
     if recipe.lora is not None:
@@ -112,14 +107,7 @@ class RecipeData:
 
 
 def load_data(recipe: Recipe) -> RecipeData:
-    """
-    Load all data of a recipe.
-
-    With `clean`, examples that cannot be learned from are left out, and listed in the output's folder `cleaning`.
-
-    Raises:
-        ValueError: if no example of a source is left.
-    """
+    """Load all data of a recipe, cleaned if the recipe says so."""
 
     def load_all(sources: Sequence[DataSource], name: str) -> list[Chats]:
         datasets = [load_source(source) for source in sources]
@@ -162,12 +150,7 @@ def concatenated(datasets: Sequence[Chats]) -> ChatDataset:
 
 
 def mixture(sources: Sequence[DataSource], datasets: Sequence[Chats], seed: int) -> Chats | ChatMixture:
-    """
-    Return the only dataset, or a mixture of several by their weights.
-
-    Raises:
-        ValueError: if some sources have weights and others do not, or if a stream has no weight.
-    """
+    """Return the only dataset, or a mixture of several by their weights or sizes."""
     if len(datasets) == 1:
         return datasets[0]
     weights = [source.weight for source in sources if source.weight is not None]
@@ -189,12 +172,7 @@ def rows_of(dataset: Chats) -> Iterator[ChatRow]:
 def make_collator(
     recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel | None
 ) -> ChatCollator:
-    """
-    Make the collator for training; its `for_evaluation()` changes and drops nothing.
-
-    Args:
-        model: model with frozen encoders, needed with an encoder cache only
-    """
+    """Make the collator for training. An encoder cache needs the model, with frozen encoders."""
     section = recipe.data
     if section.encoder_cache is not None and model is not None:
         cache = filled_cache(recipe, processor, data, model)

@@ -97,12 +97,7 @@ def make_trainer(
     model: PreTrainedModel | None = None,
     model_init: Callable[..., PreTrainedModel] | None = None,
 ) -> MMTrainer:
-    """
-    Make a trainer with the recipe's data and callbacks, for a model or for a function that makes one.
-
-    Raises:
-        ValueError: if adapters are trained with sharded weights, as they could not be merged at the end.
-    """
+    """Make a trainer with the recipe's data and callbacks, for a model or for a function that makes one."""
     is_sharded = PartialState().distributed_type == DistributedType.FSDP or is_deepspeed_zero3_enabled()
     if recipe.lora is not None and is_sharded:
         raise ValueError(
@@ -158,12 +153,7 @@ def align_model(
 
 
 def open_output(recipe: Recipe, arguments: MMTrainingArguments) -> str | None:
-    """
-    Prepare the output folder, and return the checkpoint to resume from, if any.
-
-    Raises:
-        ValueError: if the folder holds a finished run, a run of another recipe, or a model from elsewhere.
-    """
+    """Prepare the output folder, unless it holds something else, and return the checkpoint to resume from, if any."""
     folder = Path(arguments.output_dir)
     if not recipe.overwrite:
         if (folder / RESULT_FILE).is_file():
@@ -179,15 +169,11 @@ def write_recipe(
     folder: Path, recipe: Recipe, what: str, clear: Callable[[Path], object], keys: tuple[str, ...] = ()
 ) -> None:
     """
-    Write the recipe into a folder, and with `overwrite` clear the folder before.
+    Write the recipe into a folder, unless it holds another one. With `overwrite`, clear the folder before.
 
     Args:
         what: content of the folder, for the message
-        clear: removes the content
-        keys: keys that must not change, although they may in a resumed run
-
-    Raises:
-        ValueError: if the folder holds another recipe.
+        keys: keys that must not change, although those of a resumed run may
     """
     path = folder / RECIPE_FILE
     if path.is_file() and not recipe.overwrite:
@@ -243,12 +229,12 @@ def clear_run(folder: Path) -> None:
 def measure(trainer: MMTrainer, data: RecipeData) -> dict[str, dict[str, float]]:
     """Evaluate the test sets, or the evaluation set if there are none, and return their figures by name."""
     figures = {}
-    for name, dataset in (data.test or {"evaluation": data.evaluation}).items():
-        if dataset is not None:
-            prefix = f"{name}_"
-            metrics = trainer.evaluate(dataset, metric_key_prefix=name)
-            kept = [key for key in metrics if key.startswith(prefix) and not key.endswith(SPEED)]
-            figures[name] = {"samples": len(dataset), **{key.removeprefix(prefix): metrics[key] for key in kept}}
+    sets = data.test or ({} if data.evaluation is None else {"evaluation": data.evaluation})
+    for name, dataset in sets.items():
+        prefix = f"{name}_"
+        metrics = trainer.evaluate(dataset, metric_key_prefix=name)
+        kept = [key for key in metrics if key.startswith(prefix) and not key.endswith(SPEED)]
+        figures[name] = {"samples": len(dataset), **{key.removeprefix(prefix): metrics[key] for key in kept}}
     return figures
 
 

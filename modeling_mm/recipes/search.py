@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,6 @@ from .search_space import check_space, grid_of, suggest, with_values
 if TYPE_CHECKING:
     import optuna
 
-STUDY_FILE, STUDY_NAME = "study.db", "search"
 REPEATED = "repeated"  # attribute of the study: numbers of the trials that were queued again
 
 
@@ -45,11 +45,7 @@ def search(recipe: Recipe, trials: int) -> dict[str, Any] | None:
     section = check_searchable(recipe, trials)
     recipe.training_arguments()  # they set up the devices, before the processes communicate
     folder = recipe.output_dir / "search"
-
-    def clear(folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-    write_recipe(folder, recipe, "a search", clear, keys=("search",))
+    write_recipe(folder, recipe, "a search", partial(shutil.rmtree, ignore_errors=True), keys=("search",))
     study = open_study(folder, recipe, section) if PartialState().is_main_process else None
     to_run = [0 if study is None else trials_to_run(study, section, trials)]
     broadcast_object_list(to_run)
@@ -75,28 +71,18 @@ def check_searchable(recipe: Recipe, trials: int) -> Search:
 
 
 def study_options(folder: Path, recipe: Recipe, section: Search, made: int) -> dict[str, Any]:
-    """
-    Return arguments of Optuna that create or open the study.
-
-    Args:
-        made: number of existing trials. It changes the seed, as a resumed sampler must not repeat its draws
-    """
+    """Return arguments of Optuna that create or open the study, in which `made` trials exist."""
     import optuna
 
-    seed = recipe.training_arguments().seed + made
-    samplers = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "grid": lambda: optuna.samplers.GridSampler(grid_of(section), seed=seed),
-    }
-    return {
-        "storage": f"sqlite:///{folder / STUDY_FILE}",
-        "study_name": STUDY_NAME,
-        "load_if_exists": True,
-        "sampler": samplers[section.method](),
-        # Trials are compared by their best evaluation, and short ones look bad early on.
-        "pruner": optuna.pruners.NopPruner(),
-    }
+    seed = recipe.training_arguments().seed + made  # a resumed sampler must not repeat its draws
+    if section.method == "grid":
+        sampler: optuna.samplers.BaseSampler = optuna.samplers.GridSampler(grid_of(section), seed=seed)
+    else:
+        samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+        sampler = samplers[section.method](seed=seed)
+    # No pruner: trials are compared by their best evaluation, and short ones look bad early on.
+    study = {"storage": f"sqlite:///{folder / 'study.db'}", "study_name": "search", "load_if_exists": True}
+    return {**study, "sampler": sampler, "pruner": optuna.pruners.NopPruner()}
 
 
 def open_study(folder: Path, recipe: Recipe, section: Search) -> "optuna.Study":
@@ -128,38 +114,29 @@ def trials_to_run(study: "optuna.Study", section: Search, trials: int) -> int:
 # ---- Trials ---------------------------------------------------------------------------------------------------------
 
 
-class BestSoFar:
-    """Objective of a trial: the best of its evaluations, as a run keeps its best state."""
-
-    def __init__(self, section: Search):
-        self.metric, self.better = section.metric, min if section.direction == "minimize" else max
-        self.best: float | None = None
-
-    def __call__(self, metrics: Mapping[str, float]) -> float:
-        if self.metric not in metrics:
-            raise ValueError(f"search.metric: evaluation gives no {self.metric!r}, only {', '.join(metrics)}.")
-        value = metrics[self.metric]
-        self.best = value if self.best is None else self.better(value, self.best)
-        return self.best
-
-
 def run_trials(recipe: Recipe, section: Search, folder: Path, trials: int, study: "optuna.Study | None") -> None:
     """Train once for each trial, in all processes together."""
     overrides = {"output_dir": str(folder / "trials"), "save_strategy": "no", "load_best_model_at_end": False}
     arguments = replace(recipe, training=recipe.training | overrides).training_arguments()
     processor, data = make_processor(recipe.model), load_data(recipe)
-    objective = BestSoFar(section)
+    values: list[float] = []  # of the current trial
+
+    def objective(metrics: Mapping[str, float]) -> float:
+        """Return the best evaluation so far, as a run keeps its best state."""
+        if section.metric not in metrics:
+            raise ValueError(f"search.metric: evaluation gives no {section.metric!r}, only {', '.join(metrics)}.")
+        values.append(metrics[section.metric])
+        return (min if section.direction == "minimize" else max)(values)
 
     def model_init(trial: Any) -> PreTrainedModel:
-        objective.best = None
+        values.clear()
         # `Trainer` makes the model before it asks for the space; a trial repeats its answers.
         chosen = recipe if trial is None else with_values(recipe, suggest(trial, section))
         return make_model(chosen, processor, {"seed": arguments.seed, **chosen.training}["seed"])
 
     def hp_space(trial: "optuna.Trial") -> dict[str, Any]:
-        prefix = "training."
-        values = suggest(trial, section)
-        return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+        chosen = suggest(trial, section).items()
+        return {key.removeprefix("training."): value for key, value in chosen if key.startswith("training.")}
 
     trainer = make_trainer(recipe, arguments, processor, data, model_init=model_init)
     made = 0 if study is None else len(study.get_trials(deepcopy=False))

@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_space(recipe: Recipe, search: Search) -> None:
-    """
-    Check that the recipe takes both ends of each range and each choice.
-
-    Raises:
-        ValueError: if it does not, or if a grid has a range that cannot be counted.
-    """
+    """Check that the recipe takes both ends of each range and each choice, and that a grid can be counted."""
     for key, choices in search.space.items():
         for value in (choices.low, choices.high) if isinstance(choices, Range) else choices:
             with_values(recipe, {key: value})
@@ -28,12 +23,7 @@ def check_space(recipe: Recipe, search: Search) -> None:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """
-    Return the recipe with other values under dotted keys.
-
-    Raises:
-        ValueError: for unknown keys and values of another type.
-    """
+    """Return the recipe with other values under dotted keys; they are checked as in a file."""
     plain: Any = recipe.to_dict()
     for key, value in values.items():
         plain = replace_value(plain, key, value)
@@ -41,12 +31,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def grid_of(search: Search) -> dict[str, Sequence[Any]]:
-    """
-    Return every value of every key.
-
-    Raises:
-        ValueError: for a range of fractions without a step.
-    """
+    """Return every value of every key; refuse a range of fractions without a step."""
     grid: dict[str, Sequence[Any]] = {}
     for key, choices in search.space.items():
         if isinstance(choices, Range):

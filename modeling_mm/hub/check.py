@@ -47,15 +47,11 @@ SAVE_INTO_EMPTY = "Save the model again into an empty folder."
 
 def check_folder(folder: str | os.PathLike, repo_id: str | None = None) -> list[str]:
     """
-    List everything that is wrong with a folder.
+    List all problems of a folder, each with its file and the fix. An empty list means that it can be pushed.
 
     Args:
         folder: as `save_pretrained` of a model and a processor leave it, with its card
         repo_id: repository that the folder goes to, which the example in the card must load
-
-    Returns:
-        one sentence for each problem, which begins with a file and ends with the fix. An empty list means that the
-        folder can be pushed.
 
     Example:
         >>> check_folder("/nowhere")
@@ -152,8 +148,6 @@ def check_weights(folder: Path, names: Sequence[str]) -> Iterator[str]:
 def check_code(folder: Path, names: Sequence[str]) -> Iterator[str]:
     """Check that the folder holds the files that `auto_map` names, which `trust_remote_code=True` loads."""
     for name in ("config.json", "processor_config.json"):
-        if name not in names:
-            continue
         try:
             auto_map = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map")
         except (ValueError, AttributeError, OSError):
@@ -200,15 +194,15 @@ def load(folder: Path, out: Path, arguments: list[str], scratch: Path) -> subpro
 
 
 def loading_problems(folder: Path, how: str, info: dict[str, list[str]]) -> list[str]:
-    what = {
-        "missing_keys": "are missing from the weights and would be random",
-        "unexpected_keys": "are in the weights but not in the model",
-        "mismatched_keys": "have another shape than in the model",
+    problems = {
+        "are missing from the weights and would be random": info["missing_keys"],
+        "are in the weights but not in the model": info["unexpected_keys"],
+        "have another shape than in the model": info["mismatched_keys"],
     }
     return [
-        f"{folder}: {how}, {len(info[key])} parameters {text}, the first {info[key][0]}. {SAVE_INTO_EMPTY}"
-        for key, text in what.items()
-        if info[key]
+        f"{folder}: {how}, {len(names)} parameters {problem}, the first {names[0]}. {SAVE_INTO_EMPTY}"
+        for problem, names in problems.items()
+        if names
     ]
 
 

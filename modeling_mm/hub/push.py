@@ -40,13 +40,11 @@ def push(
     message: str = "Upload model",
 ) -> CommitInfo:
     """
-    Push the files of a folder, links as the files that they lead to.
-
-    The repository is created if it does not exist. Weights and code in it that the folder lacks are deleted.
+    Push a folder, links as their files. Weights and code that the repository has and the folder lacks are deleted.
 
     Args:
         folder: a folder that passed `check_folder`
-        repo_id: such as `me/mm-pocket`
+        repo_id: repository such as `me/mm-pocket`; it is created if it does not exist
         api: client for another endpoint or token than those of the environment
         private: if a new repository is private; by default as the account's settings say
         message: commit message

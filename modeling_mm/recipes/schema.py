@@ -38,19 +38,11 @@ else:
     TrainingFields = mapping_of(type_hints(MMTrainingArguments))
     Part = Literal[PARTS]
 
-# Defaults of a recipe that differ from those of transformers.
-DEFAULTS = {
-    "logging_steps": 10,
-    "report_to": "tensorboard",
-    "save_total_limit": 2,
-    "restore_callback_states_from_checkpoint": True,  # so that a resumed run equals an unbroken one
-}
+# Defaults that differ from those of transformers. Restored callbacks make a resumed run equal an unbroken one.
+DEFAULTS = {"logging_steps": 10, "report_to": "tensorboard", "save_total_limit": 2}
+DEFAULTS |= {"restore_callback_states_from_checkpoint": True}
 # With evaluation, the best state is kept rather than the last.
-DEFAULTS_WITH_EVALUATION = {
-    "eval_strategy": "epoch",
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "loss",
-}
+WITH_EVALUATION = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "loss"}
 
 
 @dataclass(frozen=True)
@@ -81,24 +73,16 @@ class ModelSection:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        has_encoder = any(getattr(self, modality.tower) for modality in MODALITIES.values())
-        ways = {
-            "text (with vision and audio)": self.text or has_encoder,
-            "pretrained": self.pretrained,
-            "preset": self.preset,
-        }
-        given = [name for name, value in ways.items() if value]
-        if len(given) != 1:
-            names = " and ".join(given) or "none of them"
-            raise ValueError(f"expected exactly one of {'; '.join(ways)}, got {names}.")
-        if has_encoder and not self.text:
-            raise ValueError("`text` is missing: encoders are joined to a decoder.")
+        encoders = [modality.tower for modality in MODALITIES.values() if getattr(self, modality.tower)]
+        given = [name for name in ("text", "pretrained", "preset") if getattr(self, name)]
+        if len(given) != 1 or (encoders and given != ["text"]):
+            names = " and ".join([*given, *encoders]) or "none of them"
+            raise ValueError(f"expected `text` with encoders, `pretrained` or `preset`; got {names}.")
         if self.preset and not self.processor:
             raise ValueError("`processor` is missing: a preset has no tokenizer.")
         for name in self.config:
             if name.startswith("freeze_"):
-                part = name.removeprefix("freeze_")
-                raise ValueError(f"model.config.{name}: write `frozen: {{{part}: always}}` instead.")
+                raise ValueError(f"model.config.{name}: write `frozen: {{{name[7:]}: always}}` instead.")
             if self.text and name in MMConfig.sub_configs:
                 raise ValueError(f"model.config.{name}: for presets only, as pretrained components have their own.")
 
@@ -255,7 +239,7 @@ class Range:
 @dataclass(frozen=True)
 class Search:
     """
-    Hyperparameter search, which `--search N` runs.
+    Hyperparameter search of `--search N`.
 
     Args:
         space: values of each dotted key: a list, or `low` and `high` with `log: true` or `step`
@@ -377,7 +361,7 @@ class Recipe:
     def training_arguments(self) -> MMTrainingArguments:
         """Return the training arguments: those of the recipe, on top of the defaults of this module."""
         given: dict[str, Any] = DEFAULTS | {"dataloader_pin_memory": torch.cuda.is_available()}
-        given |= (DEFAULTS_WITH_EVALUATION if self.evaluates else {}) | self.training
+        given |= (WITH_EVALUATION if self.evaluates else {}) | self.training
         if given.get("load_best_model_at_end"):
             # Keeping the best state needs a checkpoint of each evaluation.
             given.setdefault("save_strategy", given["eval_strategy"])

@@ -68,7 +68,7 @@ REFUSED = {
     "model.config.vision_connector=3": "model.config.vision_connector: expected a valid string, got 3.",
     "model.config.freeze_vision=true": "write `frozen: {vision: always}` instead.",
     "objective=lm": "objective: expected 'causal_lm' or 'classification', got \"lm\".",
-    "model.pretrained=a": "expected exactly one of",
+    "model.pretrained=a": "expected `text` with encoders, `pretrained` or `preset`; got pretrained and",
     "model.preset=null": "got none of them",
     "model.processor=null": "`processor` is missing",
     "labels=[a]": "`labels` and `objective: classification` belong together",
@@ -134,7 +134,7 @@ ALIGNED = ("alignment={steps: 1, images: [{source: a}]}",)
         (("objective=classification", "labels=[a, a]"), "labels must be distinct"),
         (("data.clean=true", "data.train.0.streaming=true"), "`clean` reads all examples"),
         (("model={text: gpt2, config: {vision_config: {}}}",), "model.config.vision_config: for presets only"),
-        (("model={vision: vit}",), "`text` is missing"),
+        (("model={vision: vit}",), "`pretrained` or `preset`; got vision."),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(tmp_path, overrides, message):

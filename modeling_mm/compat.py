@@ -25,13 +25,13 @@ def name_in_mapping(auto_class: Any, model_type: str, class_name: str) -> None:
     auto_class._model_mapping._model_mapping[model_type] = class_name
 
 
-def supports_attention(model_class: type[PreTrainedModel], implementation: str | None) -> bool:
-    """Return whether a class has an attention implementation; the flags are private, and no built model is at hand."""
-    if implementation is None:
-        return True
-    flags = {"sdpa": "_supports_sdpa", "flex_attention": "_supports_flex_attn"}
-    flag = "_supports_flash_attn" if "flash" in implementation else flags.get(implementation)
-    return flag is None or getattr(model_class, flag)
+def nearest_attention(model_class: type[PreTrainedModel], implementation: str | None) -> str | None:
+    """Return an attention implementation, or the nearest that a class has: its flags are private."""
+    has_flash, has_sdpa = model_class._supports_flash_attn, model_class._supports_sdpa
+    known: dict[str | None, bool] = {"sdpa": has_sdpa, "flex_attention": model_class._supports_flex_attn}
+    if has_flash if "flash" in (implementation or "") else known.get(implementation, True):
+        return implementation
+    return "sdpa" if has_sdpa else "eager"
 
 
 def downsampled_lengths(encoder: PreTrainedModel, lengths: torch.Tensor) -> torch.Tensor | None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""From encoder tokens to media tokens: five connectors, then position within the item and modality."""
+"""Connectors: from encoder tokens to media tokens, with their position in the item and their modality."""
 
 from itertools import pairwise
 
@@ -10,12 +10,20 @@ from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
 from .attention import Attention
 from .configuration_mm import MMConfig
+from .encoders import encoder_width
 from .layers import MLP, activation, sinusoidal_positions
 from .masks import cross_attention_mask
+from .modalities import Modality
 
 # Shape legend: N items, L encoder tokens, M media tokens an item, W the encoder's width, D the decoder's width.
 
 StatesAndMask = tuple[torch.Tensor, torch.Tensor]
+
+
+def build_connector(modality: Modality, config: MMConfig) -> "Connector | None":
+    """Build the connector of a modality; `None` if the model has no encoder for it."""
+    encoder_config = getattr(config, modality.config_field)
+    return None if encoder_config is None else Connector(config, modality.tower, encoder_width(encoder_config))
 
 
 class Connector(nn.Module):
@@ -27,21 +35,20 @@ class Connector(nn.Module):
 
     Args:
         config: the joint config
-        modality: `"vision"` or `"audio"`, which chooses the fields of the config
+        tower: prefix of the config's fields for this connector, such as `"vision"`
         width: W
     """
 
-    def __init__(self, config: MMConfig, modality: str, width: int):
+    def __init__(self, config: MMConfig, tower: str, width: int):
         super().__init__()
         text = config.text_config
-        kind = getattr(config, f"{modality}_connector")
         self.norm = nn.LayerNorm(width, eps=text.layer_norm_epsilon)
-        self.projector = PROJECTORS[kind](
+        self.projector = PROJECTORS[getattr(config, f"{tower}_connector")](
             config=text,
             width=width,
-            size=getattr(config, f"{modality}_connector_size") or text.n_embd,
-            num_layers=getattr(config, f"{modality}_connector_layers"),
-            num_latents=getattr(config, f"{modality}_latents"),
+            size=getattr(config, f"{tower}_connector_size") or text.n_embd,
+            num_layers=getattr(config, f"{tower}_connector_layers"),
+            num_latents=getattr(config, f"{tower}_latents"),
         )
         self.dropout = config.connector_dropout
         self.position_encoding = config.media_position_encoding
@@ -52,8 +59,7 @@ class Connector(nn.Module):
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
         states = self.norm(states)
-        if self.training and self.dropout > 0:
-            # A feature is there in all tokens of an item or in none, (N, W, L).
+        if self.training and self.dropout > 0:  # drops a feature in all tokens of an item, (N, W, L)
             states = nn.functional.dropout1d(states.transpose(1, 2), self.dropout).transpose(1, 2)
         states = states.masked_fill(~mask[..., None], 0.0)
         states, mask = self.projector(states, mask)
@@ -64,8 +70,8 @@ class Connector(nn.Module):
             if len(positions) > self.positions.num_embeddings:
                 raise ValueError(
                     f"An item has {len(positions)} media tokens, but max_media_positions is "
-                    f"{self.positions.num_embeddings}. Raise it, use a connector that gives fewer tokens ('conv', "
-                    "'perceiver'), or sinusoidal positions."
+                    f"{self.positions.num_embeddings}. Raise it, or use a connector that gives fewer tokens ('conv', "
+                    "'perceiver') or sinusoidal positions."
                 )
             states = states + self.positions(positions)
         if self.modality is not None:
@@ -73,25 +79,14 @@ class Connector(nn.Module):
         return states.masked_fill(~mask[..., None], 0.0), mask
 
 
-class LinearProjector(nn.Module):
-    """One linear layer, token by token."""
-
-    def __init__(self, config: GPT2Config, width: int, **kwargs):
-        super().__init__()
-        self.linear = nn.Linear(width, config.n_embd)
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
-        return self.linear(states), mask
-
-
 class MLPProjector(nn.Module):
     """Linear layers with the decoder's activation between them, token by token."""
 
-    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs):
+    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs: object):
         super().__init__()
         widths = [width] + [size] * num_layers
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.linear = nn.Linear(size, config.n_embd)
+        self.linear = nn.Linear(widths[-1], config.n_embd)
         self.act = activation(config.activation_function)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
@@ -100,10 +95,17 @@ class MLPProjector(nn.Module):
         return self.linear(states), mask
 
 
+class LinearProjector(MLPProjector):
+    """One linear layer, token by token."""
+
+    def __init__(self, config: GPT2Config, width: int, **kwargs: object):
+        super().__init__(config, width, size=width, num_layers=0)
+
+
 class ConvProjector(nn.Module):
     """Convolutions of stride 2 over the token sequence; each halves its length."""
 
-    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs):
+    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs: object):
         super().__init__()
         widths = [width] + [size] * num_layers
         self.convolutions = nn.ModuleList(
@@ -117,16 +119,16 @@ class ConvProjector(nn.Module):
             if states.shape[1] == 1:  # oneDNN leaves the bfloat16 gradient of a tap that sees padding alone unset
                 states = nn.functional.pad(states, (0, 0, 0, 1))
             states = self.act(convolution(states.transpose(1, 2))).transpose(1, 2)  # (N, L / 2, size)
-            # Output j is centred on input 2j; what is masked must be as silent as the padding outside.
+            # Output j is centered on input 2j. Masked tokens must be zero like the padding outside.
             mask = mask[:, ::2]
             states = states.masked_fill(~mask[..., None], 0.0)
         return self.linear(states), mask
 
 
 class GRUProjector(nn.Module):
-    """A recurrent network over the token sequence, forward in time: what is padded behind an item cannot reach it."""
+    """A recurrent network over the token sequence, forward in time: padding behind an item cannot reach it."""
 
-    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs):
+    def __init__(self, config: GPT2Config, width: int, size: int, num_layers: int, **kwargs: object):
         super().__init__()
         self.gru = nn.GRU(width, size, num_layers=num_layers, batch_first=True)
         self.linear = nn.Linear(size, config.n_embd)
@@ -137,12 +139,9 @@ class GRUProjector(nn.Module):
 
 
 class PerceiverProjector(nn.Module):
-    """
-    A resampler: a fixed number of learned latents read the encoder tokens, as in
-    [Flamingo](https://arxiv.org/abs/2204.14198). All its media tokens are real.
-    """
+    """Learned latents that read the encoder tokens, as in Flamingo (arxiv.org/abs/2204.14198); all are real."""
 
-    def __init__(self, config: GPT2Config, width: int, num_layers: int, num_latents: int, **kwargs):
+    def __init__(self, config: GPT2Config, width: int, num_layers: int, num_latents: int, **kwargs: object):
         super().__init__()
         self.linear = nn.Linear(width, config.n_embd)
         self.latents = nn.Embedding(num_latents, config.n_embd)
@@ -151,7 +150,7 @@ class PerceiverProjector(nn.Module):
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
         states = self.linear(states)  # (N, L, D)
-        # Order is lost on latents that attend, so the tokens carry their position into the resampler.
+        # Attention ignores order, so the tokens carry their position.
         positions = torch.arange(states.shape[1], device=states.device)
         states = states + sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
         numbers = torch.arange(self.latents.num_embeddings, device=states.device)
@@ -163,7 +162,7 @@ class PerceiverProjector(nn.Module):
 
 
 class ResamplerLayer(GradientCheckpointingLayer):
-    """Latents attend to the encoder's tokens and to themselves, then pass a feed-forward."""
+    """Attention of latents to the encoder's tokens and to themselves, then a feed-forward network."""
 
     def __init__(self, config: GPT2Config):
         super().__init__()
@@ -174,12 +173,12 @@ class ResamplerLayer(GradientCheckpointingLayer):
         self.mlp = MLP(config)
 
     def forward(self, latents: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(N, M, D), (N, L, D), (N, L) -> (N, M, D)"""
+        """Update latents (N, M, D) from states (N, L, D) with their mask (N, L)."""
         queries = self.norm_latents(latents)
         keys = torch.cat([self.norm_states(states), queries], dim=1)  # (N, L + M, D)
         visible = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)[:, None]  # (N, 1, L + M)
         attention_mask, _ = cross_attention_mask(visible.expand(-1, latents.shape[1], -1), queries.dtype, boolean=True)
-        # sdpa whatever the decoder uses: the latents are few, and flash kernels take no such mask.
+        # Always sdpa: the latents are few, and flash kernels take no such mask.
         attended, _ = self.resampler_attn(
             queries, attention_mask, media=self.resampler_attn.keys_and_values(keys), implementation="sdpa"
         )

@@ -10,11 +10,12 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
+from .compat import nearest_attention
 from .configuration_mm import AUTO_MAP, SPECIAL_TOKEN_FIELDS, MMConfig
-from .connectors import Connector
+from .connectors import build_connector
 from .decoder import MMDecoder
 from .device_reads import read_once
-from .encoders import build_encoder, encoder_width, supported_attention
+from .encoders import build_encoder
 from .generation import MMGenerationMixin
 from .joining import join_pretrained
 from .layers import init_weights
@@ -102,7 +103,7 @@ class MMPreTrainedModel(PreTrainedModel):
             by_config = {"": attn_implementation, "text_config": attn_implementation}
             for modality in self.config.modalities:
                 tower = getattr(self.base_model, modality.tower_attribute)
-                by_config[modality.config_field] = supported_attention(type(tower), attn_implementation)
+                by_config[modality.config_field] = nearest_attention(type(tower), attn_implementation)
             attn_implementation = by_config
         super().set_attn_implementation(attn_implementation, **kwargs)
 
@@ -148,10 +149,10 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         super().__init__(config)
         check_vocabulary(config)
         for modality in MODALITIES.values():
-            encoder_config = getattr(config, modality.config_field)
-            setattr(self, modality.tower_attribute, build_encoder(modality.config_field, encoder_config))
+            encoder = build_encoder(modality, getattr(config, modality.config_field))
+            setattr(self, modality.tower_attribute, encoder)
         for modality in MODALITIES.values():
-            setattr(self, modality.connector_attribute, build_connector(config, modality.tower))
+            setattr(self, modality.connector_attribute, build_connector(modality, config))
         self.language_model = MMDecoder(config)
         self.post_init()
         self.freeze()
@@ -417,11 +418,6 @@ class MMForSequenceClassification(MMPreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
-
-
-def build_connector(config: MMConfig, tower: str) -> Connector | None:
-    encoder_config = getattr(config, f"{tower}_config")
-    return None if encoder_config is None else Connector(config, tower, encoder_width(encoder_config))
 
 
 def check_vocabulary(config: MMConfig) -> None:

@@ -1,6 +1,7 @@
 """encoders.py: each encoder of the list by its real class at a tiny random size, in a joint model and by itself."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,7 +34,6 @@ from modeling_mm.encoders import (
     encode,
     encoder_class_of,
     encoder_width,
-    is_raw_wave,
     is_sharded,
     item_dimensions,
     minimum_samples,
@@ -348,7 +348,7 @@ def test_a_padded_wave_gives_the_states_of_the_wave_alone(name):
 
 def test_minimum_samples_is_the_least_that_gives_a_token():
     config = wav2vec2_config()
-    tower = build_encoder("audio_config", config)
+    tower = build_encoder(MODALITIES["audio"], config)
     least = minimum_samples(config)
     assert tower._get_feat_extract_output_lengths(torch.tensor(least)).item() == 1
     assert tower._get_feat_extract_output_lengths(torch.tensor(least - 1)).item() < 1
@@ -368,7 +368,7 @@ def test_minimum_samples_is_the_least_that_gives_a_token():
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_wave_shorter_than_one_token_is_padded_with_silence(norm, masked):
-    tower = build_encoder("audio_config", wav2vec2_config(norm)).eval()
+    tower = build_encoder(MODALITIES["audio"], wav2vec2_config(norm)).eval()
     waves = draw(2, 7, seed=0)
     mask = torch.tensor([[True] * 7, [True] * 3 + [False] * 4]) if masked else None
     _, tokens, real = encode(tower, waves, mask)
@@ -389,7 +389,7 @@ def with_published_regularisation(name: str) -> PreTrainedConfig:
 @pytest.mark.parametrize("name", RAW_WAVE)
 def test_short_waves_train_with_the_encoders_default_regularisation(name):
     """SpecAugment blanks spans of 10 tokens, 0.2 s of sound; a shorter sound must not stop the training."""
-    tower = build_encoder("audio_config", with_published_regularisation(name)).train()
+    tower = build_encoder(MODALITIES["audio"], with_published_regularisation(name)).train()
     mask = torch.arange(400) < torch.tensor([[400], [130]])
     _, tokens, _ = encode(tower, draw(2, 400, seed=0), mask)
     assert torch.isfinite(tokens).all()
@@ -398,7 +398,7 @@ def test_short_waves_train_with_the_encoders_default_regularisation(name):
 @pytest.mark.parametrize("name", RAW_WAVE)
 def test_the_dummy_item_trains_with_the_encoders_default_regularisation(name):
     """It is as short as can be, and what a rank without sounds runs in training."""
-    tower = build_encoder("audio_config", with_published_regularisation(name)).train()
+    tower = build_encoder(MODALITIES["audio"], with_published_regularisation(name)).train()
     _, tokens, _ = encode(tower, dummy_item(tower, torch.device("cpu")))
     assert torch.isfinite(tokens).all()
 
@@ -448,7 +448,7 @@ def test_an_encoder_without_arithmetic_of_its_own_shares_frames_out_evenly():
 @pytest.mark.parametrize("name", VISION)
 def test_encoders_are_built_without_what_only_pooling_uses(name):
     """Each parameter has a part in the tokens: it would never get a gradient otherwise."""
-    tower = build_encoder("vision_config", VISION[name][0]()).train()
+    tower = build_encoder(MODALITIES["image"], VISION[name][0]()).train()
     _, tokens, _ = encode(tower, items(name, 2))
     (tokens * torch.randn_like(tokens)).sum().backward()
     assert [key for key, p in tower.named_parameters() if p.grad is None] == []
@@ -466,18 +466,11 @@ def test_of_an_encoder_decoder_the_encoder_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("name", "dimensions", "raw"),
-    [
-        ("vit", 3, False),
-        ("whisper", 2, False),
-        ("ast", 2, False),
-        ("wav2vec2-group", 1, True),
-        ("wavlm-layer", 1, True),
-    ],
+    ("name", "dimensions"), [("vit", 3), ("whisper", 2), ("ast", 2), ("wav2vec2-group", 1), ("wavlm-layer", 1)]
 )
-def test_item_dimensions(name, dimensions, raw):
+def test_item_dimensions(name, dimensions):
     tower = tower_of(name)
-    assert item_dimensions(tower) == dimensions and is_raw_wave(tower) is raw
+    assert item_dimensions(tower) == dimensions
     assert dummy_item(tower, torch.device("cpu")).ndim == dimensions + 1
 
 
@@ -559,6 +552,20 @@ class OwnEncoder(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.patches(pixel_values).flatten(2).transpose(1, 2))
 
 
+class Readings(OwnEncoder):
+    """An encoder of a modality of one's own, whose tokens change with the padding behind an item."""
+
+    main_input_name = "readings"
+
+    @property
+    def dummy_inputs(self):
+        return {"readings": torch.zeros(1, 8)}
+
+    def forward(self, readings, return_dict=True, **kwargs):
+        centered = readings - readings.mean(1, keepdim=True)
+        return BaseModelOutput(last_hidden_state=centered.unfold(1, 4, 4).repeat(1, 1, 4))
+
+
 class LogitsOnly(OwnEncoder):
     def forward(self, pixel_values, return_dict=True, **kwargs):
         return ImageClassifierOutput(logits=pixel_values.mean((2, 3)))
@@ -590,6 +597,19 @@ def test_a_users_own_encoder_works_once_registered(registered, tmp_path):
     logits = model(**inputs).logits
     model.save_pretrained(tmp_path)
     assert difference(MMForConditionalGeneration.from_pretrained(tmp_path)(**inputs).logits, logits) == 0
+
+
+def test_an_encoder_of_a_registered_modality_is_built_and_called_by_its_row(registered, monkeypatch):
+    row = replace(MODALITIES["audio"], name="sensor", tower="sensor", inputs=("readings",), dimensions=(1,))
+    monkeypatch.setitem(MODALITIES, row.name, row)
+    registered(Readings)
+    tower = build_encoder(row, OwnConfig())
+    assert encoder_width(tower.config) == 16 and item_dimensions(tower) == 1
+    assert dummy_item(tower, torch.device("cpu")).shape == (1, 8)
+    readings = draw(2, 16, seed=0)
+    _, tokens, mask = encode(tower, readings, torch.arange(16) < torch.tensor([[16], [8]]))
+    assert mask.tolist() == [[True] * 4, [True, True, False, False]]
+    assert difference(tokens[1, :2], encode(tower, readings[1:, :8])[1][0]) == 0
 
 
 @pytest.mark.parametrize(

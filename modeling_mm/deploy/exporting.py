@@ -52,14 +52,11 @@ class MediaEncoder(nn.Module):
 
     def forward(self, items: torch.Tensor, mask: torch.Tensor) -> Tensors:
         """
-        Encode items that are real.
+        Return states (B, S, D), mask (B, S), position (B, S) and modality (B, S) of an `MMMediaOutput`.
 
         Args:
             items: (B, I, 3, H, W), (B, I, n_mels, T) or (B, I, T)
             mask: which images (B, I) or which frames of audio (B, I, T) are real
-
-        Returns:
-            states (B, S, D), mask (B, S), position (B, S) and modality (B, S) of an `MMMediaOutput`.
         """
         return self.model.encode_media(**dict(zip(self.names, (items, mask), strict=True))).to_tuple()
 
@@ -124,15 +121,12 @@ class DecoderStep(nn.Module):
         media_mask: torch.Tensor,
     ) -> Tensors:
         """
-        Decode one token a row.
+        Return logits (B, V), and keys and values of the text with this token, (N, B, H, L, d) each.
 
         Args:
             input_ids: (B, 1)
             attention_mask: (B, L)
             keys, values, media_keys, media_values, media_mask: as `state_of` returns them
-
-        Returns:
-            logits (B, V), and keys and values of the text with this token, (N, B, H, L, d) each.
         """
         cache = DynamicCache(list(zip(keys.unbind(), values.unbind(), strict=True)))
         media = CrossAttentionCache(media_mask, torch.zeros_like(media_mask, dtype=torch.long))

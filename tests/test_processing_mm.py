@@ -228,8 +228,8 @@ def test_an_image_processor_that_makes_no_single_array_is_refused(processor):
 
 def test_a_modality_of_another_table_is_laid_out_expanded_and_padded(monkeypatch):
     """It needs its row in the table, and of a processor the method that makes its tensors."""
-    radar = Modality("radar", "radar", ("echoes",), (2,), "echo_mask", "radar_states", "radar_states_mask", "<|radar|>",
-                     "radars", "radar_processor", frame_axes=(2,))  # fmt: skip
+    radar = Modality("radar", "radar", ("echoes",), (2,), "echo_mask", "radar_states", "radar_states_mask",
+                     "<|radar|>", "radars", "radar_processor", frame_axes=(2,))  # fmt: skip
     monkeypatch.setitem(MODALITIES, "radar", radar)
 
     class RadarProcessor(MMProcessor):

@@ -57,7 +57,7 @@ def pad_batch(
         for name in (*modality.inputs, modality.states):
             if any(name in row for row in tensors):
                 mask_name = mask_of(modality, name)
-                values, masks = fill_media(tensors, name, mask_name, modality.has_frames)
+                values, masks = fill_media(tensors, name, mask_name, modality.frame_axis(name))
                 batch[name], batch[mask_name] = stack_padded(values), stack_padded(masks)
     return batch
 
@@ -87,7 +87,7 @@ def pad_text(values: Sequence[torch.Tensor], padding: int, side: str, length: in
 
 
 def fill_media(
-    rows: Sequence[Mapping[str, torch.Tensor]], name: str, mask_name: str, has_frames: bool
+    rows: Sequence[Mapping[str, torch.Tensor]], name: str, mask_name: str, frame_axis: int | None
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """
     Return each row's items of one input, (I, ...), and their mask, (I,) or (I, T); zero items for rows without.
@@ -97,7 +97,7 @@ def fill_media(
     """
     number, first = next((number, row) for number, row in enumerate(rows) if name in row)
     example = first[name]
-    time = (example.ndim - 1 if name == "input_features" else 1) if has_frames else None
+    time = None if frame_axis is None else frame_axis - 1  # rows have no batch yet
     fixed = [dimension for dimension in range(1, example.ndim) if dimension != time]
 
     def mask_or_ones(row: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -66,6 +66,12 @@ class Modality:
     def has_frames(self) -> bool:
         return bool(self.frame_axes)
 
+    def frame_axis(self, source: str) -> int | None:
+        """Return the axis of the frames in a source (B, I, ...), `None` for items without."""
+        if not self.frame_axes:
+            return None
+        return 2 if source == self.states else self.frame_axes[self.inputs.index(source)]
+
     @property
     def config_defaults(self) -> dict[str, Any]:
         """Every config field of this modality with its default; `MMConfig` declares those of images and audio."""

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from modeling_mm.batching import IGNORED, pad_batch, pad_rows, stack_padded
-from modeling_mm.modalities import MODALITIES, Modality
+from modeling_mm.modalities import MODALITIES
 from tests.fakes.processor_parts import make
+from tests.fakes.radar import RADAR
 
 batch_of = partial(pad_batch, pad_token_id=9)
 
@@ -107,9 +108,7 @@ def test_encoder_states_share_a_batch() -> None:
 
 
 def test_a_modality_of_another_table_is_padded_as_the_table_says(monkeypatch) -> None:
-    radar = Modality("radar", "radar", ("echoes",), "echo_mask", "radar_states", "radar_states_mask", "<|radar|>",
-                     "radars", "radar_processor", has_frames=True)  # fmt: skip
-    monkeypatch.setitem(MODALITIES, "radar", radar)
+    monkeypatch.setitem(MODALITIES, "radar", RADAR)
     batch = batch_of([text(1, echoes=torch.ones(1, 3, 2)), text(2), text(3, echoes=torch.ones(2, 1, 2))])
     assert batch["echoes"].shape == (3, 2, 3, 2)
     assert batch["echo_mask"].sum(-1).tolist() == [[3, 0], [0, 0], [1, 1]]

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from modeling_mm.modalities import MODALITIES, Modality, media_inputs, register_modality, unregister_modality
+from tests.fakes.radar import RADAR, SENSORS, STEPS, CarConfig, RadarConfig, RadarEncoder
 from tests.fakes.tiny import (
     IMAGE,
     difference,
@@ -28,50 +27,6 @@ from tests.fakes.tiny import (
 PACKAGE = Path(__file__).parents[1] / "modeling_mm"
 
 # ---- A third modality -----------------------------------------------------------------------------------------------
-
-SENSORS, STEPS = 4, 6
-
-
-class RadarConfig(PreTrainedConfig):
-    model_type = "toy_radar"
-    hidden_size: int = 12
-
-
-class RadarEncoder(PreTrainedModel):
-    """Readings of a car's radar over time, (N, T, sensors) -> (N, T, W)."""
-
-    config_class = RadarConfig
-    main_input_name = "readings"
-
-    def __init__(self, config: RadarConfig):
-        super().__init__(config)
-        self.linear = nn.Linear(SENSORS, config.hidden_size)
-        self.post_init()
-
-    def forward(self, readings: torch.Tensor, return_dict: bool | None = None) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.linear(readings).tanh())
-
-
-class CarConfig(MMConfig):
-    """The one declaration: the encoder's config. The other fields of the modality have the usual defaults."""
-
-    sub_configs = {**MMConfig.sub_configs, "radar_config": AutoConfig}
-    radar_config: dict | PreTrainedConfig | None = None
-
-
-RADAR = Modality(
-    name="radar",
-    tower="radar",
-    inputs=("readings",),
-    dimensions=(2,),
-    frame_axes=(2,),
-    mask="readings_mask",
-    states="radar_states",
-    states_mask="radar_states_mask",
-    token="<|radar|>",
-    plural="radar readings",
-    processor="radar_processor",
-)
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +46,13 @@ def model(radar) -> MMForConditionalGeneration:
     return seeded(lambda: open_gates(MMForConditionalGeneration(config)))
 
 
-def readings(*rows: list[float]) -> dict[str, torch.Tensor]:
-    """Windows of constant readings, one for each level of each row, half of each window padded."""
+def echoes(*rows: list[float]) -> dict[str, torch.Tensor]:
+    """Windows of constant echoes, one for each level of each row, half of each window padded."""
     values, mask = torch.zeros(len(rows), 2, STEPS, SENSORS), torch.zeros(len(rows), 2, STEPS, dtype=torch.bool)
     for i, row in enumerate(rows):
         for j, level in enumerate(row):
             values[i, j, : STEPS // 2], mask[i, j, : STEPS // 2] = level, True
-    return {"readings": values, "readings_mask": mask}
+    return {"echoes": values, "echo_mask": mask}
 
 
 def test_a_row_and_a_config_field_give_a_model_all_that_a_modality_has(model):
@@ -106,7 +61,7 @@ def test_a_row_and_a_config_field_give_a_model_all_that_a_modality_has(model):
     assert isinstance(base.radar_tower, RadarEncoder) and base.audio_tower is None
     assert [modality.name for modality in config.modalities] == ["image", "radar"]
     for cls in (MMModel, MMForConditionalGeneration, MMForSequenceClassification):
-        assert {"readings", "readings_mask", "radar_states"} <= set(inspect.signature(cls.forward).parameters)
+        assert {"echoes", "echo_mask", "radar_states"} <= set(inspect.signature(cls.forward).parameters)
     with pytest.raises(ValueError, match="radar_connector must be one of"):
         CarConfig(text_config=gpt2_config(), radar_connector="none")
     with pytest.raises(ValueError, match="radar_token_id must be set when the model has a RadarConfig"):
@@ -116,8 +71,8 @@ def test_a_row_and_a_config_field_give_a_model_all_that_a_modality_has(model):
 def test_it_is_seen_from_its_placeholder_on_and_no_row_sees_anothers(model):
     radar = model.config.radar_token_id
     text = pad_text([[5, radar, 6, radar, 7], [8, 9, 10, 11, 12], [IMAGE, 5, radar, 6]])
-    media = {**readings([0.5, -0.5], [], [0.3]), **pad_images([[], [], [image(0)]])}
-    other = {**media, **readings([0.5, 0.9], [], [0.3])}
+    media = {**echoes([0.5, -0.5], [], [0.3]), **pad_images([[], [], [image(0)]])}
+    other = {**media, **echoes([0.5, 0.9], [], [0.3])}
     with torch.no_grad():
         logits, changed = model(**text, **media).logits, model(**text, **other).logits
         alone = model(input_ids=text["input_ids"][1:2], attention_mask=text["attention_mask"][1:2]).logits
@@ -131,25 +86,25 @@ def test_it_is_seen_from_its_placeholder_on_and_no_row_sees_anothers(model):
 def test_it_is_checked_row_by_row(model):
     radar = model.config.radar_token_id
     with pytest.raises(ValueError, match=r"Row 1: 2 radar placeholder token\(s\) \(id 97\) in the text for 1 radar"):
-        model(**pad_text([[radar, 5, 6], [radar, radar, 7]]), **readings([1.0], [1.0]))
-    with pytest.raises(ValueError, match=r"readings_mask must have shape \(1, 2, 6\)"):
-        model(**pad_text([[radar]]), **{**readings([1.0]), "readings_mask": torch.ones(1, 2, 5)})
-    with pytest.raises(ValueError, match=r"not used by the model: .*reading"):
-        model.generate(**pad_text([[radar]]), reading=torch.zeros(1))
+        model(**pad_text([[radar, 5, 6], [radar, radar, 7]]), **echoes([1.0], [1.0]))
+    with pytest.raises(ValueError, match=r"echo_mask must have shape \(1, 2, 6\)"):
+        model(**pad_text([[radar]]), **{**echoes([1.0]), "echo_mask": torch.ones(1, 2, 5)})
+    with pytest.raises(ValueError, match=r"not used by the model: .*echo"):
+        model.generate(**pad_text([[radar]]), echo=torch.zeros(1))
     plain = seeded(lambda: MMForConditionalGeneration(MMConfig.from_text_vision_audio_configs(gpt2_config())))
-    with pytest.raises(ValueError, match=r"given radar readings, but .* \(radar_config is None\)"):
-        plain(input_ids=torch.tensor([[5]]), **readings([1.0]))
+    with pytest.raises(ValueError, match=r"given radars, but .* \(radar_config is None\)"):
+        plain(input_ids=torch.tensor([[5]]), **echoes([1.0]))
 
 
 def test_media_encoded_once_reload_and_training_of_the_rest(model, tmp_path):
-    batch = {**pad_text([[5, model.config.radar_token_id, 6]]), **readings([0.4])}
+    batch = {**pad_text([[5, model.config.radar_token_id, 6]]), **echoes([0.4])}
     media_only = {name: batch[name] for name in RADAR.model_inputs if name in batch}
     with torch.no_grad():
         expected = model(**batch).logits
         media = model.encode_media(**media_only)
         assert media.count(2).tolist() == [1] and media.item_counts()["radar"] == [1]
-        states = model.model.get_media_features("radar", batch["readings"]).last_hidden_state  # (2, T, W)
-        encoded = {"radar_states": states[None], "radar_states_mask": batch["readings_mask"]}
+        states = model.model.get_media_features("radar", batch["echoes"]).last_hidden_state  # (2, T, W)
+        encoded = {"radar_states": states[None], "radar_states_mask": batch["echo_mask"]}
         for given in ({"media": media}, encoded):
             assert difference(model(input_ids=batch["input_ids"], **given).logits, expected) < 1e-5
         model.save_pretrained(tmp_path)
@@ -168,7 +123,7 @@ def test_the_stock_trainer_teaches_to_answer_by_it(model, tmp_path):
     examples = []
     for level, word in ((0.8, near), (-0.8, far)) * 4:
         text = pad_text([[*question, word]])
-        one = {**text, "labels": torch.tensor([[-100, -100, -100, word]]), **readings([level])}
+        one = {**text, "labels": torch.tensor([[-100, -100, -100, word]]), **echoes([level])}
         examples.append({**{name: tensor[0] for name, tensor in one.items()}, "file": "drive.bag"})
     arguments = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
     arguments |= {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 5e-3, "seed": 0}
@@ -176,7 +131,7 @@ def test_the_stock_trainer_teaches_to_answer_by_it(model, tmp_path):
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.2 * losses[0]
-    prompts = {**pad_text([question] * 2), **readings([-0.8], [0.8])}
+    prompts = {**pad_text([question] * 2), **echoes([-0.8], [0.8])}
     answers = model.generate(**prompts, max_new_tokens=1, do_sample=False, pad_token_id=0)[:, -1]
     assert answers.tolist() == [far, near]
     model.lm_head.weight.data[model.config.radar_token_id] = 50.0
@@ -201,7 +156,7 @@ def test_names_follow_from_name_and_tower():
 
 
 def test_a_name_or_an_input_that_is_taken_is_refused(radar):
-    with pytest.raises(ValueError, match=r"'radar' cannot be registered: radar, radar_states, .* is taken"):
+    with pytest.raises(ValueError, match=r"'radar' cannot be registered: echo_mask, echoes, radar, .* is taken"):
         register_modality(RADAR)
 
 

@@ -17,7 +17,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from modeling_mm.audio import count_frames
 from modeling_mm.batching import pad_rows
 from modeling_mm.configuration_mm import SPECIAL_TOKENS
-from modeling_mm.modalities import MODALITIES, Modality
+from modeling_mm.modalities import MODALITIES
 from modeling_mm.processing_mm import MMProcessor
 from tests.fakes.processor_parts import (
     RATE,
@@ -30,6 +30,7 @@ from tests.fakes.processor_parts import (
     picture,
     sound,
 )
+from tests.fakes.radar import RADAR
 
 PAIR = " tokens in the prompts should be the same as the number of "
 
@@ -228,9 +229,7 @@ def test_an_image_processor_that_makes_no_single_array_is_refused(processor):
 
 def test_a_modality_of_another_table_is_laid_out_expanded_and_padded(monkeypatch):
     """It needs its row in the table, and of a processor the method that makes its tensors."""
-    radar = Modality("radar", "radar", ("echoes",), (2,), "echo_mask", "radar_states", "radar_states_mask",
-                     "<|radar|>", "radars", "radar_processor", frame_axes=(2,))  # fmt: skip
-    monkeypatch.setitem(MODALITIES, "radar", radar)
+    monkeypatch.setitem(MODALITIES, "radar", RADAR)
 
     class RadarProcessor(MMProcessor):
         radar_processor = SimpleNamespace(model_input_names=["echoes"])

@@ -19,11 +19,12 @@ _PUBLIC = {
     "MMPreTrainedModel": "modeling_mm",
     "MMMediaOutput": "outputs",
     "MMProcessor": "processing_mm",
+    "register_modality": "modalities",
 }
 
 if TYPE_CHECKING:
     from .configuration_mm import MMConfig
-    from .modalities import MODALITIES, Modality
+    from .modalities import MODALITIES, Modality, register_modality
     from .modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMPreTrainedModel
     from .outputs import MMMediaOutput
     from .processing_mm import MMProcessor
@@ -52,4 +53,5 @@ __all__ = [
     "MMProcessor",
     "Modality",
     "__version__",
+    "register_modality",
 ]

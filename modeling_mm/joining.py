@@ -49,7 +49,8 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
     Raises:
         ValueError: for an unknown argument, with the nearest valid name, and for a decoder outside the GPT-2 family.
     """
-    check_arguments(kwargs)
+    config_class = cls.config_class
+    check_arguments(config_class, kwargs)
     loading = {name: kwargs.pop(name) for name in LOADING_ARGUMENTS if name in kwargs}
     model_arguments = {name: kwargs.pop(name) for name in MODEL_ARGUMENTS if name in kwargs}
     tokenizer = kwargs.pop("tokenizer", None)
@@ -60,7 +61,7 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
         kwargs = {**special_token_ids(tokenizer), **kwargs}
     configs = {modality.config_field: getattr(encoder, "config", None) for modality, encoder in encoders.items()}
     (_, vision), (_, audio), *registered = configs.items()
-    config = MMConfig.from_text_vision_audio_configs(decoder.config, vision, audio, **dict(registered), **kwargs)
+    config = config_class.from_text_vision_audio_configs(decoder.config, vision, audio, **dict(registered), **kwargs)
     if tokenizer is not None:
         fit_to_tokenizer(config, tokenizer)
     state = decoder_state(decoder, config)
@@ -82,10 +83,10 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
     return model.eval()
 
 
-def check_arguments(kwargs: dict[str, Any]) -> None:
+def check_arguments(config_class: type[MMConfig], kwargs: dict[str, Any]) -> None:
     """Raise a `ValueError` for an unknown argument, with the nearest valid name."""
-    known = {*LOADING_ARGUMENTS, *MODEL_ARGUMENTS, *OTHER_ARGUMENTS, *(field.name for field in fields(MMConfig))}
-    known |= {modality.tower for modality in MODALITIES.values()}
+    known = {*LOADING_ARGUMENTS, *MODEL_ARGUMENTS, *OTHER_ARGUMENTS, *(field.name for field in fields(config_class))}
+    known |= {name for modality in MODALITIES.values() for name in (modality.tower, *modality.config_defaults)}
     for name in sorted(kwargs.keys() - known):
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""

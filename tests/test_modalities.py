@@ -15,6 +15,7 @@ from tests.fakes.radar import RADAR, SENSORS, STEPS, CarConfig, RadarConfig, Rad
 from tests.fakes.tiny import (
     IMAGE,
     difference,
+    gpt2,
     gpt2_config,
     image,
     open_gates,
@@ -66,6 +67,18 @@ def test_a_row_and_a_config_field_give_a_model_all_that_a_modality_has(model):
         CarConfig(text_config=gpt2_config(), radar_connector="none")
     with pytest.raises(ValueError, match="radar_token_id must be set when the model has a RadarConfig"):
         CarConfig(text_config=gpt2_config(), radar_config=RadarConfig())
+
+
+def test_its_encoder_is_joined_like_any_other(radar):
+    class CarModel(MMForConditionalGeneration):
+        config_class = CarConfig
+
+    encoder = seeded(lambda: RadarEncoder(RadarConfig()))
+    model = CarModel.from_text_vision_audio_pretrained(gpt2(), radar=encoder, radar_connector="linear")
+    assert torch.equal(model.model.radar_tower.linear.weight, encoder.linear.weight)
+    assert model.model.radar_connector.projector.linear.in_features == 12 and model.config.audio_config is None
+    with pytest.raises(ValueError, match=r"unknown argument 'radar_conector'\. Did you mean 'radar_connector'"):
+        CarModel.from_text_vision_audio_pretrained(gpt2(), radar=encoder, radar_conector="linear")
 
 
 def test_it_is_seen_from_its_placeholder_on_and_no_row_sees_anothers(model):

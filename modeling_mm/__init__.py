@@ -23,11 +23,16 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
-    from .configuration_mm import MMConfig
-    from .modalities import MODALITIES, Modality, register_modality
-    from .modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel, MMPreTrainedModel
-    from .outputs import MMMediaOutput
-    from .processing_mm import MMProcessor
+    from .configuration_mm import MMConfig as MMConfig
+    from .modalities import MODALITIES as MODALITIES
+    from .modalities import Modality as Modality
+    from .modalities import register_modality as register_modality
+    from .modeling_mm import MMForConditionalGeneration as MMForConditionalGeneration
+    from .modeling_mm import MMForSequenceClassification as MMForSequenceClassification
+    from .modeling_mm import MMModel as MMModel
+    from .modeling_mm import MMPreTrainedModel as MMPreTrainedModel
+    from .outputs import MMMediaOutput as MMMediaOutput
+    from .processing_mm import MMProcessor as MMProcessor
 
 
 def __getattr__(name: str) -> object:
@@ -42,16 +47,4 @@ def __dir__() -> list[str]:
 
 register_names()
 
-__all__ = [
-    "MODALITIES",
-    "MMConfig",
-    "MMForConditionalGeneration",
-    "MMForSequenceClassification",
-    "MMMediaOutput",
-    "MMModel",
-    "MMPreTrainedModel",
-    "MMProcessor",
-    "Modality",
-    "__version__",
-    "register_modality",
-]
+__all__ = ["__version__", *_PUBLIC]

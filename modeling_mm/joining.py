@@ -2,8 +2,6 @@
 """Joining pretrained components: a GPT-2-family decoder and any subset of encoders."""
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from functools import reduce
@@ -54,27 +52,33 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
     loading = {name: kwargs.pop(name) for name in LOADING_ARGUMENTS if name in kwargs}
     model_arguments = {name: kwargs.pop(name) for name in MODEL_ARGUMENTS if name in kwargs}
     tokenizer = kwargs.pop("tokenizer", None)
-    components = {modality: kwargs.pop(modality.tower, None) for modality in MODALITIES.values()}
+    components = {each: kwargs.pop(each.tower, None) for each in MODALITIES.values()}
     decoder = load_decoder(text, loading)
-    encoders = {modality: load_encoder(given, modality, loading) for modality, given in components.items()}
+    encoders = {each: load_encoder(given, each, loading) for each, given in components.items() if given is not None}
     if tokenizer is not None:
         kwargs = {**special_token_ids(tokenizer), **kwargs}
-    configs = {modality.config_field: getattr(encoder, "config", None) for modality, encoder in encoders.items()}
+    configs = {each.config_field: encoders[each].config if each in encoders else None for each in components}
     (_, vision), (_, audio), *registered = configs.items()
     config = config_class.from_text_vision_audio_configs(decoder.config, vision, audio, **dict(registered), **kwargs)
     if tokenizer is not None:
         fit_to_tokenizer(config, tokenizer)
     state = decoder_state(decoder, config)
     for modality, encoder in encoders.items():
-        weights = {} if encoder is None else encoder.state_dict()
-        state |= {f"model.{modality.tower_attribute}.{name}": tensor for name, tensor in weights.items()}
+        prefix = f"model.{modality.tower_attribute}."
+        state |= {prefix + name: tensor for name, tensor in encoder.state_dict().items()}
     if any(isinstance(component, PreTrainedModel) for component in (text, *components.values())):
         # The loader takes tensors as they are; the joint model must not share them with the caller's models.
         state = {name: tensor.clone() for name, tensor in state.items()}
-    model_arguments.setdefault("dtype", widest_dtype(state))
-    model_arguments |= {"config": config, "state_dict": state, "output_loading_info": True}
-    with no_report_of_new_weights():
-        model, report = cls.from_pretrained(None, **model_arguments)
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    model_arguments.setdefault("dtype", reduce(torch.promote_types, dtypes))  # holds the weights of all exactly
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # no warning about new weights: connectors and cross-attention are new by design
+    try:
+        model, report = cls.from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True, **model_arguments
+        )
+    finally:
+        logging.set_verbosity(verbosity)
     check_report(report)
     # The loader notes the path it was given, None, as text, which PEFT would look up on the Hub.
     model.name_or_path = model.config.name_or_path = ""
@@ -91,11 +95,6 @@ def check_arguments(config_class: type[MMConfig], kwargs: dict[str, Any]) -> Non
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"from_text_vision_audio_pretrained got an unknown argument {name!r}.{hint}")
-
-
-def widest_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
-    """Return the precision that holds the weights of every component exactly."""
-    return reduce(torch.promote_types, {tensor.dtype for tensor in state.values() if tensor.is_floating_point()})
 
 
 def check_report(report: dict) -> None:
@@ -121,10 +120,8 @@ def load_decoder(text: Component, loading: dict[str, Any]) -> PreTrainedModel:
     return text if isinstance(text, PreTrainedModel) else GPT2LMHeadModel.from_pretrained(text, **loading)
 
 
-def load_encoder(component: Component | None, modality: Modality, loading: dict[str, Any]) -> PreTrainedModel | None:
+def load_encoder(component: Component, modality: Modality, loading: dict[str, Any]) -> PreTrainedModel:
     """Load the encoder of a modality, alone or out of a larger model."""
-    if component is None:
-        return None
     if isinstance(component, PreTrainedModel):
         return encoder_of(component, modality)
     config = AutoConfig.from_pretrained(component, **loading)
@@ -135,12 +132,7 @@ def load_encoder(component: Component | None, modality: Modality, loading: dict[
 
 
 def encoder_of(model: PreTrainedModel, modality: Modality) -> PreTrainedModel:
-    """
-    Return the encoder in a model in memory: itself, a half of a two-tower model, or an encoder-decoder's encoder.
-
-    Raises:
-        ValueError: if the model has no such module.
-    """
+    """Return the encoder in a model in memory: itself, the half of a two-tower model, an encoder-decoder's encoder."""
     half = getattr(model.config, modality.config_field, None)
     if half is None:
         encoder_class = encoder_class_of(model.config)
@@ -185,12 +177,7 @@ def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 def special_token_ids(tokenizer: Any) -> dict[str, int]:
-    """
-    Return the config's token fields, from a tokenizer or processor to which [`MMProcessor`] has added the tokens.
-
-    Raises:
-        ValueError: if the tokenizer lacks some, with their names.
-    """
+    """Return the config's token fields, from a tokenizer or processor whose tokens [`MMProcessor`] has added."""
     vocabulary = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
     tokens = dict(zip(SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, strict=False))
     if missing := [token for token in tokens.values() if token not in vocabulary]:
@@ -218,14 +205,3 @@ def joint_generation_config(decoder: PreTrainedModel, config: MMConfig, joint: G
     generation_config.eos_token_id = list(dict.fromkeys(end for end in ends if end is not None)) or None
     generation_config.pad_token_id = config.text_config.pad_token_id
     return generation_config
-
-
-@contextmanager
-def no_report_of_new_weights() -> Iterator[None]:
-    """Silence the loader's warning about new weights: connectors and cross-attention are new by design."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

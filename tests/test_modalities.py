@@ -77,6 +77,7 @@ def test_its_encoder_is_joined_like_any_other(radar):
     model = CarModel.from_text_vision_audio_pretrained(gpt2(), radar=encoder, radar_connector="linear")
     assert torch.equal(model.model.radar_tower.linear.weight, encoder.linear.weight)
     assert model.model.radar_connector.projector.linear.in_features == 12 and model.config.audio_config is None
+    assert type(model.config) is CarConfig
     with pytest.raises(ValueError, match=r"unknown argument 'radar_conector'\. Did you mean 'radar_connector'"):
         CarModel.from_text_vision_audio_pretrained(gpt2(), radar=encoder, radar_conector="linear")
 

@@ -48,7 +48,7 @@ def make_processor(section: ModelSection) -> MMProcessor:
     if source is not None:
         return AutoProcessor.from_pretrained(resource_or_path("presets", source))
     loading = {"trust_remote_code": True} if section.trust_remote_code else {}
-    return MMProcessor.from_text_vision_audio_pretrained(section.text, section.vision, section.audio, **loading)
+    return MMProcessor.from_text_vision_audio_pretrained(section.text, **section.encoders, **loading)
 
 
 def make_model(recipe: Recipe, processor: MMProcessor, seed: int) -> PreTrainedModel:
@@ -84,9 +84,8 @@ def load_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:
     else:
         if section.trust_remote_code:
             loading["trust_remote_code"] = True
-        components: dict[str, Any] = {"text": section.text, "vision": section.vision, "audio": section.audio}
-        components |= {"tokenizer": processor, **options, **loading}
-        model = model_class.from_text_vision_audio_pretrained(**components)
+        options |= {**section.encoders, **loading}
+        model = model_class.from_text_vision_audio_pretrained(section.text, tokenizer=processor, **options)
     if recipe.labels:
         model.config.id2label = dict(enumerate(recipe.labels))
         model.config.label2id = {label: number for number, label in enumerate(recipe.labels)}

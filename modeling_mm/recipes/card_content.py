@@ -38,7 +38,7 @@ def card_content(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, An
         limits=card.limits,
         license=card.license,
         languages=card.languages,
-        base_models=[name for name in (source.pretrained, source.text, source.vision, source.audio) if name],
+        base_models=[name for name in (source.pretrained, source.text, *source.encoders.values()) if name],
         components=[
             CardComponent(
                 name=TITLES.get(part, part),

@@ -72,8 +72,14 @@ class ModelSection:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
 
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Return the encoders to join."""
+        sources = {modality.tower: getattr(self, modality.tower, None) for modality in MODALITIES.values()}
+        return {tower: source for tower, source in sources.items() if source}
+
     def __post_init__(self) -> None:
-        encoders = [modality.tower for modality in MODALITIES.values() if getattr(self, modality.tower)]
+        encoders = self.encoders
         given = [name for name in ("text", "pretrained", "preset") if getattr(self, name)]
         if len(given) != 1 or (encoders and given != ["text"]):
             names = " and ".join([*given, *encoders]) or "none of them"
@@ -342,7 +348,7 @@ class Recipe:
         if cache and self.labels:
             raise ValueError("data.encoder_cache: it needs `objective: causal_lm`. Leave it out.")
         for tower in (modality.tower for modality in MODALITIES.values()):
-            has_tower = self.model.text is None or getattr(self.model, tower) is not None
+            has_tower = self.model.text is None or tower in self.model.encoders
             if cache and has_tower and self.frozen.get(tower, "always") != "always":
                 raise ValueError(
                     f"frozen.{tower}: it starts to learn at step {self.frozen[tower]}, but `data.encoder_cache` keeps "

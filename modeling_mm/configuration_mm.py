@@ -27,7 +27,7 @@ END_TOKEN = "<|end|>"
 PAD_TOKEN = "<|pad|>"
 
 # The order in which a processor adds them to a tokenizer and a model appends rows for them to its embedding.
-# Padding comes last because a tokenizer that has a padding token of its own goes without this one.
+# Padding comes last because a tokenizer with another padding token does not get this one.
 PLACEHOLDERS = tuple(modality.token for modality in MODALITIES.values())
 SPECIAL_TOKENS = (*PLACEHOLDERS, SYSTEM_TOKEN, USER_TOKEN, ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN)
 
@@ -105,16 +105,16 @@ class MMConfig(PreTrainedConfig):
             Hidden layers of an `mlp`, convolutions of `conv` (each halves the length), layers of `gru` or `perceiver`.
         vision_latents, audio_latents (`int`, *optional*, defaults to 64): latents of a `perceiver`.
         connector_dropout (`float`, *optional*, defaults to 0.0):
-            Share of an encoder's features that a connector does without in training, chosen anew for each picture and
-            window of sound, and the same for all its tokens. Where few media are learned from, it keeps the model
-            from knowing them by single features.
+            Share of an encoder's features that is dropped before the connector in training, drawn for each image and
+            audio window, the same for all its tokens. With few media it keeps the model from recognizing them by
+            single features.
         media_position_encoding (`str`, *optional*, defaults to `"sinusoidal"`):
             Position of a media token within its item: `"sinusoidal"`, `"learned"` or `"none"`.
         max_media_positions (`int`, *optional*, defaults to 2048): rows of the learned table of media positions.
         text_position_encoding (`str`, *optional*, defaults to `"learned"`):
             `"learned"` as in GPT-2, or `"sinusoidal"`, which has no greatest length.
         modality_embedding (`bool`, *optional*, defaults to `True`):
-            Whether a learned vector that tells pictures from sounds is added to media tokens.
+            Whether a learned vector of the modality is added to media tokens.
         image_token_id, audio_token_id (`int`, *optional*):
             Placeholder ids: one in the text for each image, one for each audio window. Needed with the modality.
         system_token_id, user_token_id, assistant_token_id, end_token_id (`int`, *optional*):

@@ -58,7 +58,7 @@ class MMGenerationMixin(GenerationMixin):
                 model_kwargs["media"] = self.encode_media(**given)
             if text is not None and len(text) != len(model_kwargs["media"].mask):
                 raise wrong_rows(len(text), len(model_kwargs["media"].mask))
-            model_kwargs["media_inputs"] = given  # for an assistant model, which has encoders of its own
+            model_kwargs["media_inputs"] = given  # for an assistant model, which has other encoders
         if text is None and model_kwargs.get("media") is not None:
             inputs, model_kwargs["attention_mask"] = placeholder_prompt(model_kwargs["media"], self.config)
             model_kwargs.pop("input_ids", None)

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 class ResidualProjection(Conv1D):
     """
-    The last projection of a residual branch; a class of its own because it starts differently (see `init_weights`).
+    The last projection of a residual branch, a separate class because it starts differently (see `init_weights`).
 
     Args:
         nf, nx: width out, width in, in GPT-2's order.
@@ -82,7 +82,7 @@ def sinusoidal_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 def init_weights(module: nn.Module, config: GPT2Config) -> None:
     """
-    How each module of ours starts; encoders start as their own classes say.
+    Initialize a module of this package; encoders are initialized by their own classes.
 
     | module                        | weight                                    | bias |
     |-------------------------------|-------------------------------------------|------|

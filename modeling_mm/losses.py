@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What the model is trained for, as pure functions."""
+"""Losses, as pure functions."""
 
 import torch
 from torch import nn
@@ -67,7 +67,7 @@ def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, ignore_ind
 
 
 def problem_type(configured: str | None, num_labels: int, labels: torch.Tensor) -> str:
-    """Which of transformers' three problem types a classification head has, told from the labels if not configured."""
+    """Return the problem type of a classification head, inferred from the labels if it is not configured."""
     if configured is not None:
         return configured
     if num_labels == 1:

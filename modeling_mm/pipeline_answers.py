@@ -143,7 +143,7 @@ class MMTranslationPipeline(MMAnsweringPipeline):
 
         Args:
             text: a text; or a list of texts; or a dict with `text`, `image`, `audio`, or a list, dataset or generator
-                of such dicts, which may have a `tgt_lang` of their own.
+                of such dicts, each with an optional `tgt_lang`.
             image, audio (*optional*): media of the text; lists as long as the list of texts.
             generate_kwargs (`dict`, *optional*): options of `generate`, which may be given by name too.
 

@@ -78,7 +78,7 @@ def check_keys(inputs: dict, known: tuple[str, ...]) -> None:
 
 
 def take(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Move options of these names out of `options`; the ones that are None are dropped."""
+    """Move options of these names out of `options`; leave out those with the value None."""
     return {name: value for name in names if (value := options.pop(name, None)) is not None}
 
 
@@ -200,7 +200,7 @@ class MMGenerationPipeline(MMPipeline):
         return {**(generate_kwargs or {}), **options, **self.name_assistant(*assistant)}
 
     def name_assistant(self, assistant: Any, tokenizer: Any) -> dict[str, Any]:
-        """Return the options that name an assistant; one with a tokenizer of its own needs both tokenizers."""
+        """Return the options that name an assistant; one with another tokenizer needs both tokenizers."""
         named = {} if assistant is None else {"assistant_model": assistant}
         both = {"tokenizer": self.processor.tokenizer, "assistant_tokenizer": tokenizer}
         return named if tokenizer is None else {**named, **both}

@@ -62,9 +62,7 @@ class MMChatPipeline(MMGenerationPipeline):
             return super().preprocess(inputs, timeout, continue_final_message, **options)
         check_keys(inputs, ("text", "videos", *(modality.plural for modality in MODALITIES.values())))
         if timeout is not None:
-            raise ValueError(
-                "`timeout` is not for this processor, which has a limit of its own; fetch the media before"
-            )
+            raise ValueError("`timeout` is not for this processor, which has its own limit; fetch the media before")
         options = options if options.get("processor_kwargs") is None else options["processor_kwargs"]
         model_inputs = self.encode_text(**inputs, **options)
         model_inputs["text"] = "" if inputs.get("text") is None else inputs["text"]

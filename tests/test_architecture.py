@@ -261,3 +261,37 @@ def test_nothing_imports_through_a_link():
 def test_every_module_has_a_docstring_and_our_public_functions_too():
     for name, path in FLAT.items():
         assert ast.get_docstring(tree(path)), name
+
+
+# ---- Faces ----------------------------------------------------------------------------------------------------------
+
+NESTED_PACKAGES = {path.parts[len(PACKAGE.parts)] for path in NESTED}
+
+
+def imports_past_a_face(path: Path) -> set[str]:
+    """Modules of nested packages that a file imports directly; tests of a package may look into that package."""
+    own_package = path.relative_to(ROOT / "tests").parts[0] if path.is_relative_to(ROOT / "tests") else None
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            parts = node.module.split(".")
+            is_past = len(parts) > 2 and parts[0] == "modeling_mm" and parts[1] in NESTED_PACKAGES
+            if is_past and own_package not in (parts[1], f"test_{parts[1]}.py"):
+                found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["scripts", "tests"])
+def test_scripts_and_tests_of_other_packages_import_public_faces(folder):
+    past = {str(path.relative_to(ROOT)): imports_past_a_face(path) for path in (ROOT / folder).glob("**/*.py")}
+    assert not {path: sorted(names) for path, names in past.items() if names}
+
+
+@pytest.mark.parametrize("name", sorted(NESTED_PACKAGES))
+def test_a_face_lists_its_names(name):
+    """Names in `__all__` are there; some of serving's are imported on first use, as they need an extra."""
+    face = (PACKAGE / name / "__init__.py").read_text(encoding="utf-8")
+    listed = re.search(r"__all__ = \[(.*?)\]", face, re.DOTALL)
+    assert listed, name
+    names = re.findall(r'"(\w+)"', listed[1])
+    assert names and all(len(re.findall(rf"\b{each}\b", face)) >= 2 for each in names)

@@ -14,9 +14,7 @@ import torch
 import yaml
 from transformers import GPT2LMHeadModel
 
-from modeling_mm.cli import benchmark, main
-from modeling_mm.cli.arguments import COMMANDS
-from modeling_mm.cli.main import parse
+from modeling_mm.cli import COMMANDS, benchmark, main, parse
 from modeling_mm.recipes import read_recipe
 from modeling_mm.utils import find_resource
 from tests.fakes.processor_parts import make, picture, sound
@@ -174,7 +172,7 @@ def test_the_questions_of_a_file_are_answered_beside_their_truth(folder, tmp_pat
     [
         ([], "Give either a question"),
         (["What?", "--questions", "a.jsonl"], "Give either a question"),
-        (["--questions", "missing.jsonl"], "here is no file missing.jsonl"),
+        (["--questions", "missing.jsonl"], "The file missing.jsonl does not exist"),
         (["--image", "missing.png", "What?"], "--image: there is no file missing.png"),
         (["--image", "text.png", "What?"], "in no format that Pillow knows"),
         (["--audio", "text.png", "What?"], "cannot be decoded"),

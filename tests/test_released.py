@@ -16,8 +16,7 @@ import modeling_mm
 from modeling_mm.cli import main
 from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation import generate_answers
-from modeling_mm.recipes.build import rows_of
-from modeling_mm.recipes.schema import read_recipe, to_yaml
+from modeling_mm.recipes import read_recipe, rows_of, to_yaml
 from scripts.pocket import phrases
 from scripts.pocket.release import transcription_prompts
 from tests.fakes.without_package import run_without_package

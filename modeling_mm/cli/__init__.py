@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """The command `modeling-mm`: ask, train, evaluate, serve, app, push, benchmark and info."""
 
-from .main import main
+from .arguments import COMMANDS
+from .main import main, parse
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main", "parse"]

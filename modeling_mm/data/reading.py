@@ -53,6 +53,9 @@ class ChatDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __iter__(self) -> Iterator[ChatRow]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, index: int) -> ChatRow:
         sample = self.samples[int(index)]
         try:

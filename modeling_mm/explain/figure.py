@@ -173,7 +173,7 @@ def draw_image(sheet: Sheet, band: Band, image: np.ndarray, heat: np.ndarray, to
 
 
 def draw_cell(axes: Any, image: np.ndarray, heat: np.ndarray | None = None) -> None:
-    """Draw an image (H, W, 3), pale and grey under heat (h, w); the less heat, the more of the image is visible."""
+    """Draw an image (H, W, 3), pale and gray under heat (h, w); the less heat, the more of the image is visible."""
     from matplotlib.patches import Rectangle
 
     height, width = image.shape[:2]
@@ -181,8 +181,8 @@ def draw_cell(axes: Any, image: np.ndarray, heat: np.ndarray | None = None) -> N
         axes.imshow(image, interpolation="lanczos")
     else:
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        grey = 0.3 + 0.7 * image.mean(-1) / 255
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="lanczos", extent=extent)
+        gray = 0.3 + 0.7 * image.mean(-1) / 255
+        axes.imshow(gray, cmap="gray", vmin=0, vmax=1, interpolation="lanczos", extent=extent)
         axes.imshow(heat, alpha=0.8 * heat**0.7, extent=extent, **HEAT)
         grid = {"color": PAPER, "linewidth": 0.5, "alpha": 0.6}
         rows, columns = heat.shape

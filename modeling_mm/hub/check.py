@@ -92,7 +92,7 @@ def check_files(folder: Path, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         path = folder / name
         if path.is_symlink() and not path.is_file():
-            yield f"{name}: a link to {os.readlink(path)}, which is no file. Put the file there, or remove the link."
+            yield f"{name}: a link to {os.readlink(path)}, which is missing. Put the file there, or remove the link."
         elif path.suffix in TEXTS or path.name in TEXT_NAMES:
             yield from check_text(path, name)
         elif path.suffix in CARD_MEDIA:

@@ -40,7 +40,7 @@ def estimate(seconds: float, device: str, processes: int) -> Emissions:
         count, watts, unit = processes, next(known, GPU_WATTS), "GPUs"
     hours = seconds / 3600
     how = (
-        f"estimated, not measured: {hours:.2f} h x {count} {unit} x {watts:g} W x {OVERHEAD:g} (data centre) x "
+        f"estimated, not measured: {hours:.2f} h x {count} {unit} x {watts:g} W x {OVERHEAD:g} (data center) x "
         f"{GRAMS_PER_KWH:g} g/kWh (world average)"
     )
     return Emissions(hours * count * watts * OVERHEAD / 1000 * GRAMS_PER_KWH, how)

@@ -104,7 +104,7 @@ def make_trainer(
             "lora: the adapter is merged into the model at the end, but the weights are sharded over processes. Use "
             "configuration/accelerate/ddp.yaml: with LoRA, only the adapter has gradients anyway."
         )
-    # The encoder cache needs a model of its own if the trainer makes one for each trial.
+    # The encoder cache needs a separate model if the trainer makes one for each trial.
     encodes = model_init(None) if model_init is not None and recipe.data.encoder_cache else model
     trainer = MMTrainer(
         model=model,

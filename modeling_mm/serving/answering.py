@@ -237,7 +237,7 @@ def answer_length(asked: int | None, model: Any, prompt: int, most: int | None) 
     Return the tokens to generate: as many as asked for, or as fit.
 
     Raises:
-        BadRequest: if the prompt is too long, or more is asked for than fits.
+        BadRequest: if the prompt is too long, or if more tokens are requested than fit.
     """
     positions, room = model.config.text_config.n_positions, free_positions(model.config, prompt)
     if room == 0:
@@ -246,13 +246,13 @@ def answer_length(asked: int | None, model: Any, prompt: int, most: int | None) 
         )
     if (asked or 0) > room:
         raise BadRequest(
-            f"{asked} tokens are asked for after a prompt of {prompt}, and the model has {positions} positions; ask "
+            f"{asked} tokens are requested after a prompt of {prompt}, and the model has {positions} positions; ask "
             f"for {room} at most, or shorten the prompt."
         )
     # Without learned positions nothing else ends an answer.
     limit = int(min(room, most) if most is not None else min(room, positions))
     if (asked or 0) > limit:
-        raise BadRequest(f"{asked} tokens are asked for, and this server generates {limit} at most; ask for less.")
+        raise BadRequest(f"{asked} tokens are requested, and this server generates {limit} at most; ask for less.")
     return asked or limit
 
 

@@ -233,7 +233,7 @@ def check_text(where: str, text: Any, expected: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadRequest(f"`{where}`: holds half of a surrogate pair, which is no character.") from error
+        raise BadRequest(f"`{where}`: holds half of a surrogate pair, which is not a character.") from error
     return text
 
 

@@ -5,7 +5,7 @@ Handlers of `transformers serve` for our model.
 Loading, the thread that generates and the shape of the answers are theirs. Ours differ in these points:
 
 - Requests are checked, and their media read, before they are handled; theirs open any file and any address.
-- A fault in a request, such as a file that is no image, is answered with 400 before an answer is begun; theirs answers
+- A fault in a request, such as a broken image, is answered with 400 before an answer is begun; theirs answers
   500. Faults of the server are logged and answered with 500, without their text.
 - Nothing slow runs on the event loop: threads fetch sources, so that slow ones delay no other request; one thread
   reads messages, since tokenizers are not thread-safe and unpacked media add up.

@@ -44,11 +44,11 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
                     yield text, None
             yield text, (turns, tokens)
         except ValueError as error:
-            # An answer with a title is no part of the conversation; its Undo button gives the question back.
+            # An answer with a title does not belong to the conversation; its Undo button gives the question back.
             yield {"role": "assistant", "content": str(error), "metadata": {"title": NOT_ANSWERED}}, None
 
     def show(seen: tuple[Turns, list[int]] | None) -> list[tuple]:
-        """Return the view. It is an event of its own, so that its failure leaves the answer in place."""
+        """Return the view. It is a separate event, so that its failure leaves the answer in place."""
         if seen is None:
             return []
         try:

@@ -134,7 +134,7 @@ async def refuse_http(request: Request, error: Exception) -> JSONResponse:
 async def refuse_body(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     reasons = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-    return error_response(400, f"The request is no JSON object ({reasons}).")
+    return error_response(400, f"The request is not a JSON object ({reasons}).")
 
 
 ERROR_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {

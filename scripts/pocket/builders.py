@@ -70,7 +70,7 @@ class CorpusBuilder:
         """
         Return the split of the image itself, or `None` if it is left out.
 
-        Known concepts by the unseen hand are a test of their own, and that hand is kept out of the validation split.
+        Known concepts by the unseen hand are a separate test, and that hand is kept out of the validation split.
         """
         split = self.split(image)
         if image.hand != self.unseen_hand or split == "test_concepts":
@@ -130,7 +130,7 @@ def synthetic_caption_files(builder: CorpusBuilder, description: Description) ->
     """
     Yield each name in some of the voices.
 
-    The unseen voice speaks the names of held-out concepts, and names of known concepts as a test of its own.
+    The unseen voice speaks the names of held-out concepts, and names of known concepts as a separate test.
     """
     synthesizer = builder.synthesizer(description)
     for language, voices in description.settings["voices"].items():

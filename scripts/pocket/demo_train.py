@@ -151,7 +151,7 @@ def draw_attention(
         read_band(row.prompt, answer_attention(model, processor, row.prompt), row.answer)
         for row in (*longest, new_pairs[0])
     ]
-    note = "A tiny model, trained from scratch on its own sample. Cross-attention, mean over heads and blocks."
+    note = "A tiny model, trained from scratch on a small sample. Cross-attention, mean over heads and blocks."
     return save(draw(bands, "Attention of each word of the answer", note), path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from modeling_mm.hub.check import pushed_files
+from modeling_mm.hub import pushed_files
 from tests.fakes.hub_server import TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,7 +30,7 @@ from transformers import (
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data import ChatDataset
-from modeling_mm.recipes.run import run
+from modeling_mm.recipes import run
 from modeling_mm.training import ChatCollator, ProcessCountCallback, last_whole_checkpoint
 from tests.fakes.ranks import free_port, quiet_environment, told
 from tests.fakes.recipe_runs import recipe

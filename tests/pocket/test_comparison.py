@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import GPT2LMHeadModel
 
 from modeling_mm.training import EncoderCache
-from modeling_mm.utils.tables import markdown_table
+from modeling_mm.utils import markdown_table
 from scripts.pocket import compare as script
 from scripts.pocket import comparison
 from scripts.pocket.comparison import (

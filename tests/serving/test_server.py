@@ -68,7 +68,7 @@ BOMB = bomb()
         ([{"role": "user", "content": ""}] * 1025, {}, "expected 1024 messages and parts at most"),
         (user(image_part(data_url(BOMB))), {}, "pixels of images at most in a request"),
         (user(text_part(LONG)), {}, "the model has 128 positions; shorten it"),
-        (user(text_part("hello")), {"max_tokens": 500}, "500 tokens are asked for after a prompt of"),
+        (user(text_part("hello")), {"max_tokens": 500}, "500 tokens are requested after a prompt of"),
         (user(text_part("hello")), {"max_tokens": 0}, "`max_tokens`: expected a whole number of at least 1"),
         (user(text_part("hello")), {"temperature": -1}, "`temperature`: expected a number of at least 0"),
         (user(text_part("hello")), {"temperature": "hot"}, "got 'hot'"),

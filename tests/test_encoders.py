@@ -61,7 +61,7 @@ from tests.fakes.tiny import (
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-PICTURE = {"image_size": 16, "patch_size": 8}
+IMAGE_SIZES = {"image_size": 16, "patch_size": 8}
 
 
 def wave_fields(norm: str) -> dict:
@@ -73,13 +73,13 @@ def wave_fields(norm: str) -> dict:
     return {name: config[name] for name in names}
 
 
-# Name -> config and the number of tokens that a picture of its size or a whole window becomes.
+# Name -> config and the number of tokens that an image of its size or a whole window becomes.
 VISION = {
-    "vit": (lambda: ViTConfig(**SIZES, **PICTURE, **NO_DROPOUT), 5),
-    "clip": (lambda: CLIPVisionConfig(**SIZES, **PICTURE), 5),
-    "siglip": (lambda: SiglipVisionConfig(**SIZES, **PICTURE), 4),
+    "vit": (lambda: ViTConfig(**SIZES, **IMAGE_SIZES, **NO_DROPOUT), 5),
+    "clip": (lambda: CLIPVisionConfig(**SIZES, **IMAGE_SIZES), 5),
+    "siglip": (lambda: SiglipVisionConfig(**SIZES, **IMAGE_SIZES), 4),
     "dinov2": (
-        lambda: Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, **PICTURE),
+        lambda: Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, **IMAGE_SIZES),
         5,
     ),
     "swin": (
@@ -142,7 +142,7 @@ def encoder(name: str) -> PreTrainedModel:
 
 
 def items(name: str, count: int, seed: int = 0) -> torch.Tensor:
-    """(count, ...): pictures or whole windows for an encoder of the list."""
+    """(count, ...): images or whole windows for an encoder of the list."""
     if name in VISION:
         size = getattr(VISION[name][0](), "image_size", 16)
         return draw(count, 3, size, size, seed=seed)
@@ -161,7 +161,7 @@ def joint(name: str, **fields) -> MMForConditionalGeneration:
 
 
 def batch(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Row 0 has two items, row 1 one, of which only a part is sound, row 2 none."""
+    """Row 0 has two items, row 1 one that is padded, row 2 none."""
     token = IMAGE if name in VISION else AUDIO
     inputs = pad_text([[5, token, 6, token, 7], [8, 9, token, 10], [11, 12, 13]], side="left")
     media = items(name, 6, seed).unflatten(0, (3, 2))
@@ -318,7 +318,7 @@ RAW_WAVE = [name for name in AUDIO_ENCODERS if name not in ("whisper", "ast")]
 
 @pytest.mark.parametrize("name", RAW_WAVE)
 def test_token_counts_of_waves_are_those_of_the_convolutions(name):
-    """As the encoder itself would make of the unpadded wave; a sound too short for one token still gets one."""
+    """As many as the encoder makes of the unpadded wave; a wave too short for one token still gets one."""
     tower = tower_of(name)
     lengths = [400, 399, 250, 130, minimum_samples(tower.config), 20, 1]
     mask = torch.arange(400) < torch.tensor(lengths)[:, None]
@@ -388,7 +388,7 @@ def with_published_regularisation(name: str) -> PreTrainedConfig:
 
 @pytest.mark.parametrize("name", RAW_WAVE)
 def test_short_waves_train_with_the_encoders_default_regularisation(name):
-    """SpecAugment blanks spans of 10 tokens, 0.2 s of sound; a shorter sound must not stop the training."""
+    """SpecAugment blanks spans of 10 tokens, 0.2 s of audio; shorter audio must not stop the training."""
     tower = build_encoder(MODALITIES["audio"], with_published_regularisation(name)).train()
     mask = torch.arange(400) < torch.tensor([[400], [130]])
     _, tokens, _ = encode(tower, draw(2, 400, seed=0), mask)
@@ -397,7 +397,7 @@ def test_short_waves_train_with_the_encoders_default_regularisation(name):
 
 @pytest.mark.parametrize("name", RAW_WAVE)
 def test_the_dummy_item_trains_with_the_encoders_default_regularisation(name):
-    """It is as short as can be, and what a rank without sounds runs in training."""
+    """It is as short as possible, and a rank without audio encodes it in training."""
     tower = build_encoder(MODALITIES["audio"], with_published_regularisation(name)).train()
     _, tokens, _ = encode(tower, dummy_item(tower, torch.device("cpu")))
     assert torch.isfinite(tokens).all()
@@ -496,7 +496,7 @@ def test_an_unknown_width_is_an_error_that_names_the_fields_and_the_remedy():
 @pytest.mark.parametrize(
     "config",
     [
-        DeiTConfig(**SIZES, **PICTURE),
+        DeiTConfig(**SIZES, **IMAGE_SIZES),
         PvtV2Config(
             image_size=32, num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16],
             patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2],
@@ -508,14 +508,14 @@ def test_a_vision_encoder_outside_the_list_works(config, tmp_path):
     model = open_gates(joined(vision=seeded(lambda: AutoModel.from_config(config)), audio=None))
     size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
     inputs = pad_text([[5, IMAGE, 6]])
-    pictures = draw(2, 3, size, size, seed=0)
+    images = draw(2, 3, size, size, seed=0)
     with torch.no_grad():
-        one = model(**inputs, pixel_values=pictures[:1]).logits
-        other = model(**inputs, pixel_values=pictures[1:]).logits
+        one = model(**inputs, pixel_values=images[:1]).logits
+        other = model(**inputs, pixel_values=images[1:]).logits
     assert difference(one[:, 0], other[:, 0]) == 0 and difference(one[:, 1:], other[:, 1:]) > 1e-4
     model.save_pretrained(tmp_path)
     again = MMForConditionalGeneration.from_pretrained(tmp_path)
-    assert difference(again(**inputs, pixel_values=pictures[:1]).logits, one) == 0
+    assert difference(again(**inputs, pixel_values=images[:1]).logits, one) == 0
 
 
 def test_an_audio_encoder_outside_the_list_works():
@@ -638,7 +638,7 @@ def test_feature_maps_are_read_row_by_row():
 
 
 def test_the_config_given_is_not_changed_by_joining():
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, **PICTURE)
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, **IMAGE_SIZES)
     tower = seeded(lambda: AutoModel.from_config(config))
     before = config.to_dict()
     joined(vision=tower, audio=None)
@@ -648,15 +648,15 @@ def test_the_config_given_is_not_changed_by_joining():
 # ---- Attention implementations --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", ["sdpa", "eager"])
-def test_an_encoder_without_the_attention_asked_for_does_not_forbid_it(asked, tmp_path):
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_an_encoder_without_the_attention_of_the_model_does_not_forbid_it(implementation, tmp_path):
     model = joined(vision=encoder("resnet"), audio=None)
-    model.set_attn_implementation(asked)
-    assert model.config.text_config._attn_implementation == asked
+    model.set_attn_implementation(implementation)
+    assert model.config.text_config._attn_implementation == implementation
     assert model.config.vision_config._attn_implementation == "eager"  # ResNet attends to nothing
     model.save_pretrained(tmp_path)
-    again = MMForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=asked)
-    assert again.config.text_config._attn_implementation == asked
+    again = MMForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=implementation)
+    assert again.config.text_config._attn_implementation == implementation
 
 
 # ---- Sharded weights ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""joining.py: parts from ids, paths and memory, in any subset; their weights land bit for bit."""
+"""joining.py: components from ids, paths and memory, in any subset; their weights are kept bit for bit."""
 
 import itertools
 
@@ -56,7 +56,7 @@ from tests.fakes.tiny import (
 
 join = MMForConditionalGeneration.from_text_vision_audio_pretrained
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-PICTURE = {"image_size": 16, "patch_size": 8}
+IMAGE_SIZES = {"image_size": 16, "patch_size": 8}
 
 
 def assert_landed(model, text=None, vision=None, audio=None) -> None:
@@ -105,11 +105,11 @@ def test_hub_ids_go_to_the_loaders_with_the_loading_arguments(monkeypatch, tmp_p
 
     gpt2().save_pretrained(tmp_path / "text")
     vit().save_pretrained(tmp_path / "vision")
-    asked = []
+    loads = []
     original = joining.AutoConfig.from_pretrained
 
     def from_pretrained(name, **kwargs):
-        asked.append((name, kwargs))
+        loads.append((name, kwargs))
         return original(tmp_path / {"owner/text": "text", "owner/vision": "vision"}[name])
 
     monkeypatch.setattr(joining.AutoConfig, "from_pretrained", from_pretrained)
@@ -124,7 +124,10 @@ def test_hub_ids_go_to_the_loaders_with_the_loading_arguments(monkeypatch, tmp_p
         monkeypatch.setattr(model_class, "from_pretrained", load)
     model = join("owner/text", "owner/vision", revision="r1", cache_dir="elsewhere")
     assert_landed(model, gpt2(), vit())
-    assert [(name, kwargs.get("revision")) for name, kwargs in asked] == [("owner/text", "r1"), ("owner/vision", "r1")]
+    assert [(name, kwargs.get("revision")) for name, kwargs in loads] == [
+        ("owner/text", "r1"),
+        ("owner/vision", "r1"),
+    ]
     assert loaded == [("owner/text", "r1", "elsewhere"), ("owner/vision", "r1", "elsewhere")]
 
 
@@ -236,13 +239,13 @@ def test_what_the_decoder_generates_with_is_kept():
 
 def clip() -> CLIPModel:
     text = CLIPTextConfig(**SIZES, vocab_size=20, max_position_embeddings=8, bos_token_id=1, eos_token_id=2)
-    vision = CLIPVisionConfig(**SIZES, **PICTURE)
+    vision = CLIPVisionConfig(**SIZES, **IMAGE_SIZES)
     return seeded(lambda: CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict())))
 
 
 def siglip() -> SiglipModel:
     text = SiglipTextConfig(**SIZES, vocab_size=20, max_position_embeddings=8, projection_size=16)
-    vision = SiglipVisionConfig(**SIZES, **PICTURE)
+    vision = SiglipVisionConfig(**SIZES, **IMAGE_SIZES)
     return seeded(lambda: SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())))
 
 
@@ -343,7 +346,7 @@ def test_parts_of_different_precisions_keep_their_bits(dtypes, widest, source, t
 
 @pytest.mark.parametrize("kind", ["vision", "audio"])
 def test_a_part_in_memory_whose_weights_do_not_land_is_refused_by_a_weights_name(kind):
-    """Its layers were given another name: without them the tower would be random, and nobody would be told."""
+    """Its layers have another name: without them the tower would silently be random."""
     parts = {"vision": vit(), "audio": whisper().get_encoder()}
     part = parts[kind]
     parent = part if hasattr(part, "layers") else next(m for m in part.modules() if hasattr(m, "layer"))

@@ -13,7 +13,7 @@ import modeling_mm
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What comes before the checks. Each runs in a process of its own.
+# Imports before the checks, each in a new process.
 ORDERS = {
     "before transformers": "import modeling_mm",
     "after transformers": "import transformers, modeling_mm",

@@ -29,7 +29,7 @@ from tests.fakes.tiny import (
 ROWS = {
     "text": [[5, 6, 7, 8], [9, 10]],
     "images": [[5, IMAGE, 6, IMAGE, 7], [8, IMAGE, 9]],
-    "sounds": [[5, AUDIO, 6, 7], [AUDIO, 8, AUDIO, 9, 10]],
+    "audio": [[5, AUDIO, 6, 7], [AUDIO, 8, AUDIO, 9, 10]],
     "mixed": [[5, IMAGE, 6, AUDIO, 7, 8], [9, 10, 11], [IMAGE, 12, IMAGE, 13], [AUDIO, 14, 15, 16, 17]],
 }
 # Before, Whisper asks chance in training whether to leave out a layer, even if it never does, and breaks the graph.
@@ -94,7 +94,7 @@ def test_raw_waves():
 
 
 def test_what_pads_images_and_windows_has_no_part_in_the_graph():
-    """There it is encoded, as a graph cannot know how many are real, and masked."""
+    """It is encoded, because a graph cannot know how many are real, and masked."""
     model, batch = opened(), inputs(ROWS["mixed"])
     noise = {name: tensor.clone() for name, tensor in batch.items()}
     noise["pixel_values"][~batch["image_mask"]] = 9.0
@@ -137,7 +137,7 @@ def with_batch_norms(**fields):
     ],
 )
 def test_an_encoder_that_learns_from_its_batch_is_not_compiled(fullgraph, error, message):
-    """The padding would become a part of what it learns; nothing of it has been when this is said."""
+    """It would learn from the padding; the error comes before it has."""
     model = with_batch_norms().train()
     before = {name: tensor.clone() for name, tensor in model.named_buffers()}
     batch = inputs(ROWS["mixed"])
@@ -217,7 +217,7 @@ def media_inputs(rows, make_sound=None):
 @pytest.mark.parametrize("modality", ["image", "audio"])
 def test_the_exported_encoder_gives_what_encode_media_gives(modality, connector, tmp_path):
     model = opened(vision_connector=connector, audio_connector=connector)
-    media = media_inputs("images" if modality == "image" else "sounds")
+    media = media_inputs("images" if modality == "image" else "audio")
     encoder = MediaEncoder(model, modality)
     with torch.no_grad():
         exported = torch.export.export(encoder, tuple(media.values()))

@@ -47,8 +47,8 @@ def build():
 
 def media():
     generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 255, (20, 24, 3), dtype=np.uint8) for _ in range(2)]
-    return [[], [pictures[0]], [pictures[1]]], [[], [], [generator.standard_normal(12000).astype(np.float32)]]
+    images = [generator.integers(0, 255, (20, 24, 3), dtype=np.uint8) for _ in range(2)]
+    return [[], [images[0]], [images[1]]], [[], [], [generator.standard_normal(12000).astype(np.float32)]]
 
 
 def prepare(processor):
@@ -59,7 +59,7 @@ def prepare(processor):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder, with what the model and the processor said before they were saved beside it."""
+    """The folder; the outputs of model and processor before they were saved lie beside it."""
     folder = tmp_path_factory.mktemp("hub") / "tiny-model"
     from transformers import WhisperConfig, WhisperModel
 
@@ -81,7 +81,7 @@ def folder(tmp_path_factory):
     torch.save({"logits": logits, "hidden": hidden, "tokens": tokens}, folder.parent / "expected.pt")
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
     (folder.parent / "expected.json").write_text(json.dumps({"texts": texts, "batch": sorted(batch)}))
-    np.savez(folder.parent / "media.npz", one=media()[0][1][0], two=media()[0][2][0], sound=media()[1][2][0])
+    np.savez(folder.parent / "media.npz", one=media()[0][1][0], two=media()[0][2][0], audio=media()[1][2][0])
 
     classifier = open_gates(joined(gpt2(vocab_size=len(tokenizer())), cls=MMForSequenceClassification, num_labels=3))
     classifier.save_pretrained(folder.parent / "classifier")
@@ -145,16 +145,16 @@ from transformers import (
 
 def check(folder, texts, **kwargs):
     expected = torch.load(folder.parent / "expected.pt", weights_only=True)
-    said = json.loads((folder.parent / "expected.json").read_text())
+    before = json.loads((folder.parent / "expected.json").read_text())
     media = np.load(folder.parent / "media.npz")
     assert AutoConfig.from_pretrained(folder, **kwargs).model_type == "mm"
     processor = AutoProcessor.from_pretrained(folder, **kwargs)
     assert type(processor).__name__ == "MMProcessor"
     batch = processor(
-        text=texts, images=[[], [media["one"]], [media["two"]]], audio=[[], [], [media["sound"]]],
+        text=texts, images=[[], [media["one"]], [media["two"]]], audio=[[], [], [media["audio"]]],
         return_tensors="pt", padding=True, padding_side="left", sampling_rate=16000,
     )
-    assert sorted(batch) == said["batch"]
+    assert sorted(batch) == before["batch"]
     for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
         model = auto.from_pretrained(folder, **kwargs)
         assert type(model).__name__ == "MMForConditionalGeneration", type(model)
@@ -163,7 +163,7 @@ def check(folder, texts, **kwargs):
             assert torch.equal(model(**batch).logits, expected["logits"])
         tokens = model.generate(**batch, max_new_tokens=8, min_new_tokens=8, do_sample=False)
         assert torch.equal(tokens, expected["tokens"])
-        assert processor.batch_decode(tokens, skip_special_tokens=True) == said["texts"]
+        assert processor.batch_decode(tokens, skip_special_tokens=True) == before["texts"]
     base = AutoModel.from_pretrained(folder, **kwargs)
     assert type(base).__name__ == "MMModel"
     with torch.no_grad():

@@ -55,7 +55,7 @@ class Attention(nn.Module):
         self.resid_dropout = config.resid_pdrop
 
     def split_heads(self, states: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
-        """(B, L, parts * D) -> (B, H, L, d) for each part"""
+        """Split (B, L, parts * D) into (B, H, L, d) for each part."""
         split = states.view(*states.shape[:-1], parts, -1, self.head_dim)  # (B, L, parts, H, d)
         return split.permute(2, 0, 3, 1, 4).unbind()
 
@@ -74,6 +74,8 @@ class Attention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
+        Attend to the text, or to media.
+
         Args:
             hidden_states: (B, L, D)
             attention_mask: what the attention implementation takes; for sdpa and eager (B, 1, L, K).

@@ -78,7 +78,7 @@ def check_names(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def pad_text(values: Sequence[torch.Tensor], padding: int, side: str, length: int) -> torch.Tensor:
-    """(L_b,) each -> (B, length); a class for each row -> (B,)"""
+    """Pad (L_b,) each to (B, length); stack a class for each row to (B,)."""
     if all(value.ndim == 0 for value in values):
         return torch.stack(list(values))
     padded = pad_sequence(list(values), True, padding, side)

@@ -205,8 +205,10 @@ class MMConfig(PreTrainedConfig):
     @property
     def custom_pipelines(self) -> dict[str, dict]:
         """
-        Return the pipelines that `transformers.pipeline` loads from beside the weights, a copy, because it writes into
-        it. The package registers its pipelines, which then need no `trust_remote_code`.
+        Return the pipelines that `transformers.pipeline` loads from beside the weights.
+
+        A copy, because it writes into it. The installed package registers its pipelines, which then need no
+        `trust_remote_code`.
         """
         ours = {task: {"impl": impl, "pt": [auto_name]} for task, (impl, auto_name) in PIPELINES.items()}
         return {**(ours if IS_REMOTE_CODE else {}), **copy.deepcopy(self.__dict__.get("custom_pipelines", {}))}
@@ -224,8 +226,10 @@ class MMConfig(PreTrainedConfig):
 
     def find_pipeline_class(self) -> type | None:
         """
-        Import one of our pipelines, whose module leads to all of their code. The module is not imported above: those
-        who load a model alone with remote code would then need the libraries of images and audio.
+        Import one of our pipelines, whose module leads to all of their code.
+
+        The module is not imported above: those who load a model alone with remote code would then need the libraries
+        of images and audio.
         """
         if not IS_REMOTE_CODE:
             return import_module(".pipelines", __package__).MMAnyToAnyPipeline
@@ -308,7 +312,7 @@ class MMConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> "MMConfig":
         """
-        Joins the configs of three parts; the parts are copied, never changed.
+        Join the configs of three components, which are copied, never changed.
 
         Unless `image_token_id` (or `audio_token_id`) is given, the special tokens are appended to the vocabulary, in
         the order of `SPECIAL_TOKENS`, which is the order in which [`MMProcessor`] adds them to the tokenizer.
@@ -333,12 +337,12 @@ class MMConfig(PreTrainedConfig):
 
 
 def every_nth(interval: int, num_layers: int) -> list[int]:
-    """The last of each run of `interval` blocks; a decoder shorter than the interval gets its last block."""
+    """Return the last of each run of `interval` blocks, or the last block of a shorter decoder."""
     return list(range(min(interval, num_layers) - 1, num_layers, interval))
 
 
 def text_sub_config(config: dict | PreTrainedConfig | None) -> GPT2Config:
-    """A `GPT2Config` from what a user gave as `text_config`."""
+    """Return the given `text_config` as a `GPT2Config`."""
     if config is None:
         return GPT2Config()
     if isinstance(config, dict):
@@ -351,7 +355,7 @@ def text_sub_config(config: dict | PreTrainedConfig | None) -> GPT2Config:
 
 
 def encoder_sub_config(field: str, config: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
-    """An encoder's config from what a user gave; of a two-tower config, the half that is called `field`."""
+    """Return an encoder's config; of a two-tower config, the half that is called `field`."""
     if config is None:
         return None
     if isinstance(config, dict):

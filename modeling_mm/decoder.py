@@ -42,7 +42,7 @@ class DecoderBlock(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """(B, L, D) -> (B, L, D)"""
+        """Apply the block, (B, L, D) to (B, L, D)."""
         attended, _ = self.attn(self.ln_1(hidden_states), attention_mask, past_key_values, **kwargs)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.ln_2(hidden_states))
@@ -50,6 +50,8 @@ class DecoderBlock(GradientCheckpointingLayer):
 
 class GatedCrossAttentionBlock(GradientCheckpointingLayer):
     """
+    Cross-attention from text to media, and a feed-forward branch.
+
     `x + tanh(gate)·CrossAttention(norm(x), media)`, then `x + tanh(gate)·FFN(norm(x))`, as in
     [Flamingo](https://arxiv.org/abs/2204.14198).
 
@@ -80,6 +82,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         implementation: str | None = None,
     ) -> torch.Tensor:
         """
+        Add what the text tokens read from the media.
+
         Args:
             hidden_states: (B, L, D)
             media_states: (B, S, D), media that are new in this step; `None` if `media_cache` holds all
@@ -170,6 +174,8 @@ class MMDecoder(PreTrainedModel):
         **kwargs,
     ) -> MMModelOutput:
         """
+        Run the decoder over text, with media if there are any.
+
         Args:
             input_ids: (B, L); or `inputs_embeds`, (B, L, D)
             attention_mask: (B, past + L), or a prepared 4-D mask

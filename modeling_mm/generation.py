@@ -26,7 +26,7 @@ class SuppressPlaceholders(LogitsProcessor):
         self.token_ids = torch.tensor(token_ids)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(B, L), (B, V) -> (B, V)"""
+        """Set the scores (B, V) of placeholders to minus infinity."""
         self.token_ids = self.token_ids.to(scores.device)
         return scores.index_fill(1, self.token_ids, -torch.inf)
 

@@ -54,8 +54,10 @@ class MLP(nn.Module):
 
 def activation(name: str) -> nn.Module:
     """
-    An activation of transformers by its name. GPT-2's `gelu_new` spells the tanh approximation of GELU out in eight
-    operations; torch has it as one, equal to rounding.
+    Return an activation of transformers by its name.
+
+    GPT-2's `gelu_new` spells the tanh approximation of GELU out in eight operations; torch has it as one, equal to
+    rounding.
     """
     return ACT2FN["gelu_pytorch_tanh" if name == "gelu_new" else name]
 

@@ -57,7 +57,7 @@ def causal_lm_loss(
 
 
 def at_least_one(count: torch.Tensor | int, device: torch.device) -> torch.Tensor | int:
-    """A divisor for a sum that is zero where nothing was counted."""
+    """Return a divisor for a sum that is zero if nothing was counted."""
     return count.to(device).clamp(min=1) if torch.is_tensor(count) else max(count, 1)
 
 
@@ -79,6 +79,8 @@ def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor, problem: str, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
     """
+    Return the loss of a classification or regression head.
+
     Args:
         logits: (B, num_labels)
         labels: see [`MMForSequenceClassification.forward`]

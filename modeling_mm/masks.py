@@ -23,6 +23,8 @@ def wrong_rows(text: int, media: int) -> ValueError:
 
 def check_placeholders(name: str, token_id: int | None, placeholders: list[int], items: list[int]) -> None:
     """
+    Check that each row has as many placeholders as media items.
+
     Raises:
         ValueError: for the first row whose number of placeholders differs from its number of media items.
     """
@@ -40,6 +42,8 @@ def cross_attention_mask(
     visible: torch.Tensor, dtype: torch.dtype, boolean: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
+    Return the mask of cross-attention, and which tokens see media.
+
     Args:
         visible: (B, L, S) bool, which media token each text token sees
         dtype: of the additive mask
@@ -85,6 +89,8 @@ def text_positions(
 
 def check_positions(position_ids: torch.Tensor, num_positions: int) -> None:
     """
+    Check position ids against the decoder's table.
+
     Raises:
         ValueError: for the first row that is longer than the decoder's table of positions, or has a negative one.
     """
@@ -101,6 +107,8 @@ def check_positions(position_ids: torch.Tensor, num_positions: int) -> None:
 
 def check_not_packed(position_ids: torch.Tensor) -> None:
     """
+    Refuse rows of several packed examples.
+
     Raises:
         ValueError: for the first row of several packed samples: each would see the media of the samples before it.
     """

@@ -60,6 +60,8 @@ class MediaEncodingMixin:
     @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """
+        Encode images, each by itself.
+
         Args:
             pixel_values: (N, 3, H, W), or (B, I, 3, H, W) if every image is real
 
@@ -77,6 +79,8 @@ class MediaEncodingMixin:
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """
+        Encode audio windows, each by itself.
+
         Args:
             input_features: (N, n_mels, T), or (B, A, n_mels, T) if every window is real
             input_values: (N, T) for raw-wave encoders, (N, T, n_mels) for AST; or with (B, A, ...)
@@ -162,8 +166,10 @@ class MediaEncodingMixin:
         self, batches: dict[str, MediaBatch], absent: tuple[int, torch.device] | None = None
     ) -> MMMediaOutput | None:
         """
-        Encode modality after modality, in every process in the same order, whatever is given: processes that share
-        sharded weights gather the same ones at the same time.
+        Encode one modality after the other.
+
+        The order is the same in every process, whatever is given: processes that share sharded weights gather the same
+        ones at the same time.
 
         Args:
             absent: number of rows and device of the padding that replaces a modality that is not given, if other
@@ -196,8 +202,10 @@ class MediaEncodingMixin:
 
     def _dummy_media(self, modality: Modality, rows: int, device: torch.device) -> tuple[torch.Tensor, ...]:
         """
-        Return the padding of a batch without a modality: one masked token a row. If other processes wait for this one,
-        it is computed by the connector from an empty item, and by the encoder if that is trained or sharded.
+        Return the padding of a batch without a modality, one masked token a row.
+
+        If other processes wait for this one, it is computed by the connector from an empty item, and by the encoder if
+        that is trained or sharded.
         """
         tower, connector = self.parts_of(modality)
         states = torch.zeros(rows, 1, self.config.text_config.n_embd, dtype=dtype_of(tower), device=device)
@@ -236,8 +244,10 @@ class MediaEncodingMixin:
 
     def _must_run_all_encoders(self) -> bool:
         """
-        Return whether a batch without media must use the parameters of all encoders and connectors all the same: with
-        several processes, in training, because gradients are averaged over all of them, and if weights are sharded.
+        Return whether a batch without media must use the parameters of all encoders and connectors all the same.
+
+        It must with several processes, in training, because gradients are averaged over all of them, and if weights
+        are sharded.
         """
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not distributed or torch.distributed.get_world_size() == 1:
@@ -337,6 +347,8 @@ def check_media_alone(
     attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None, past_key_values: Cache | None
 ) -> None:
     """
+    Refuse arguments of a text for media without text.
+
     Raises:
         ValueError: for arguments of a text, if media are given without one: their placeholders start a row, with a
             mask and positions that follow from them.

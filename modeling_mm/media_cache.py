@@ -18,8 +18,9 @@ Masks = tuple[torch.Tensor | None, torch.Tensor | None]
 @dataclass
 class CrossAttentionCache:
     """
-    Keys and values of the media for each cross-attention block, which media tokens are real, and the text index of
-    each one's placeholder.
+    Keys and values of the media for each cross-attention block.
+
+    Also which media tokens are real, and the text index of each one's placeholder.
 
     Stored as an attribute of the text's cache, so that it works with every cache class (dynamic, static, quantized,
     offloaded). It is not a layer of that cache, because the operations on layers would be wrong or wasted on media:
@@ -42,8 +43,10 @@ class CrossAttentionCache:
     @staticmethod
     def of(cache: Cache | None, past_length: int | torch.Tensor) -> "CrossAttentionCache | None":
         """
-        Return the media of a cache. Forget them if the cache has been emptied for another use, and those whose
-        placeholder is gone if it has been cropped.
+        Return the media of a cache.
+
+        Forget them if the cache has been emptied for another use, and those whose placeholder is gone if it has been
+        cropped.
 
         Args:
             past_length: text tokens in the cache; a tensor only for static caches, which cannot be cropped.
@@ -85,8 +88,10 @@ class CrossAttentionCache:
 
     def later_masks(self, text_length: int | torch.Tensor, dtype: torch.dtype, boolean: bool) -> Masks:
         """
-        Return the masks (B, 1, 1, S) and (B, 1, 1) of tokens behind the first `text_length`, (`None`, `None`) if they
-        all see all media. Read from the device once, then kept: a decoding step computes no mask.
+        Return the masks (B, 1, 1, S) and (B, 1, 1) of tokens behind the first `text_length`.
+
+        They are (`None`, `None`) if these tokens all see all media. Read from the device once, then kept: a decoding
+        step computes no mask.
         """
         if self.visible_from is not None:
             return self.masks

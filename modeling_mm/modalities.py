@@ -152,8 +152,10 @@ def unregister_modality(name: str) -> None:
 
 def show_media_inputs(base: Callable[..., object] | None = None) -> Callable[[Forward], Forward]:
     """
-    Show in the signature of a `forward` the media inputs that it takes as keywords, and the parameters of the forward
-    `base` that it hands its arguments to. By signatures `generate` refuses keywords and `Trainer` drops columns.
+    Show in the signature of a `forward` the media inputs that it takes as keywords.
+
+    Also the parameters of the forward `base` that it hands its arguments to. By signatures `generate` refuses keywords
+    and `Trainer` drops columns.
     """
 
     def decorate(forward: Forward) -> Forward:

@@ -87,9 +87,10 @@ class MMPreTrainedModel(PreTrainedModel):
     @classmethod
     def is_custom_code(cls) -> bool:
         """
-        Return False: our initialization leaves loaded tensors alone, as it goes through `transformers.initialization`.
-        For custom code transformers skips modules without parameters, which would leave encoders half initialized:
-        Whisper's position table is set by a module that owns none.
+        Return False, because our initialization leaves loaded tensors alone.
+
+        It goes through `transformers.initialization`. For custom code transformers skips modules without parameters,
+        which would leave encoders half initialized: Whisper's position table is set by a module that owns none.
         """
         return False
 
@@ -186,6 +187,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         **kwargs: Unpack[MMKeywords],
     ) -> MMModelOutput:
         """
+        Resolve media, find their positions, run the decoder.
+
         Args:
             input_ids: (B, L), or `inputs_embeds` (B, L, D); without either, media are read through their placeholders
             attention_mask: (B, past + L), 0 for padding
@@ -255,6 +258,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         is_start: bool,
     ) -> None:
         """
+        Check each row's placeholders against its media.
+
         Raises:
             ValueError: if a row has other numbers of placeholders and items. Without media it must not have
                 placeholders, unless their media are in the cache. Embeddings without media are not checked.
@@ -333,6 +338,8 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         **inputs: Unpack[MMInputs],
     ) -> MMCausalLMOutput:
         """
+        Return logits of the next token, and the loss if there are labels.
+
         Args:
             *args, **inputs: for [`MMModel.forward`], and for the loss (`num_items_in_batch`, `shift_labels`)
             labels: (B, L), -100 for tokens that are not learned; they are shifted inside
@@ -394,6 +401,8 @@ class MMForSequenceClassification(MMPreTrainedModel):
         **inputs: Unpack[MMKeywords],
     ) -> MMSequenceClassifierOutput:
         """
+        Return a score for each label, and the loss if there are labels.
+
         Args:
             input_ids, attention_mask, *args, **inputs: for [`MMModel.forward`]
             num_items_in_batch: see [`losses.classification_loss`]
@@ -422,6 +431,8 @@ class MMForSequenceClassification(MMPreTrainedModel):
 
 def check_vocabulary(config: MMConfig) -> None:
     """
+    Check that every special token has a row in the embedding.
+
     Raises:
         ValueError: for a special token that the embedding has no row for.
     """
@@ -438,8 +449,10 @@ def last_real_token(
     input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, pad_token_id: int | None, states: torch.Tensor
 ) -> torch.Tensor:
     """
-    Return the index of each row's last token that is not padding, (B,): by the padding id, as GPT-2's classifier does;
-    without one, or for embeddings, by the attention mask; else the last.
+    Return the index of each row's last token that is not padding, (B,).
+
+    It follows from the padding id, as in GPT-2's classifier; without one, or for embeddings, from the attention mask;
+    else it is the last.
     """
     if input_ids is not None and pad_token_id is not None:
         real = input_ids != pad_token_id

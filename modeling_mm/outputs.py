@@ -79,6 +79,8 @@ class MMMediaOutput(ModelOutput):
 @dataclass
 class MMModelOutput(BaseModelOutputWithPastAndCrossAttentions):
     """
+    Output of the model without a head.
+
     Args:
         last_hidden_state (`torch.Tensor` of shape `(B, L, D)`): after the last layer norm.
         past_key_values (`Cache`): keys and values of the text, and those of the media.
@@ -97,6 +99,8 @@ class MMModelOutput(BaseModelOutputWithPastAndCrossAttentions):
 @dataclass
 class MMCausalLMOutput(CausalLMOutputWithCrossAttentions):
     """
+    Output of the model that generates.
+
     Args:
         loss (`torch.Tensor`): next-token loss, when `labels` or `shift_labels` were given.
         logits (`torch.Tensor` of shape `(B, L, V)`): scores of the next token.
@@ -107,6 +111,8 @@ class MMCausalLMOutput(CausalLMOutputWithCrossAttentions):
 @dataclass
 class MMSequenceClassifierOutput(SequenceClassifierOutputWithPast):
     """
+    Output of the classifier.
+
     Args:
         loss (`torch.Tensor`): by `config.problem_type`, when `labels` were given.
         logits (`torch.Tensor` of shape `(B, num_labels)`): a score for each label, or the regressed values.

@@ -234,5 +234,5 @@ class MMGenerationPipeline(MMPipeline):
         }
 
     def decode(self, tokens: torch.Tensor) -> list[str]:
-        """(K, L) -> K texts"""
+        """Decode (K, L) to K texts."""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -36,8 +36,10 @@ def as_audio(source: Any) -> Any:
 
 class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecognitionPipeline):
     """
-    `pipeline("automatic-speech-recognition")`. Takes the inputs of the stock pipeline: a path, a URL, bytes, samples
-    at the encoder's rate, or a dict with `raw` or `array` and `sampling_rate`.
+    `pipeline("automatic-speech-recognition")`.
+
+    Takes the inputs of the stock pipeline: a path, a URL, bytes, samples at the encoder's rate, or a dict with `raw`
+    or `array` and `sampling_rate`.
 
     ```python
     transcribe = pipeline("automatic-speech-recognition", model)

@@ -115,8 +115,9 @@ class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
 
 class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
     """
-    `pipeline("text-classification")` of texts and of texts with media beside them, as they are, and of chats, up to
-    where the assistant would answer, as recipes train classifiers.
+    `pipeline("text-classification")` of texts, with or without media, and of chats.
+
+    Texts are read as they are; chats up to the place of the assistant's answer, as recipes train classifiers.
 
     ```python
     classify = pipeline("text-classification", model)

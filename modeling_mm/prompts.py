@@ -1,7 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Prompts of speech recognition and translation. A checkpoint that was trained on particular wordings keeps them in its
-generation config: `transcription_prompts` (language code to prompt) and `translation_prompt`.
+Prompts of speech recognition and translation.
+
+A checkpoint that was trained on particular wordings keeps them in its generation config: `transcription_prompts`
+(language code to prompt) and `translation_prompt`.
 """
 
 from collections.abc import Mapping

@@ -20,8 +20,10 @@ MEDIA_KEYS = ("sampling_rate", "has_text")
 @dataclass(frozen=True)
 class ChatRow:
     """
-    A conversation to learn from. Not a dict, because the stock `Trainer` removes the columns of dicts that are no
-    arguments of the model, and leaves other objects alone.
+    A conversation to learn from.
+
+    It is not a dict, because the stock `Trainer` removes the columns of dicts that are not arguments of the model, and
+    leaves other objects alone.
 
     Args:
         messages: turns `{"role", "content"}`, each content a list of parts `{"type": "text", "text"}`,

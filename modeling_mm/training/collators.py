@@ -59,7 +59,9 @@ def encode_conversation(processor: Any, chat: ChatRow | list[dict[str, Any]], **
 
 class ChatCollator:
     """
-    Chats to a batch with labels. The stock `Trainer` takes it with a `ChatDataset` or a `ChatStream` as it is, without
+    Chats to a batch with labels.
+
+    The stock `Trainer` takes it with a `ChatDataset` or a `ChatStream` as it is, without
     `remove_unused_columns=False`.
 
     ```python

@@ -11,6 +11,7 @@ from tests.fakes.hub_server import TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]
 REPO = "me/tiny"
+CARD, INDEX = "README.md", "model.safetensors.index.json"
 CARD_FIELDS = {
     "name": "Tiny",
     "repo_id": REPO,

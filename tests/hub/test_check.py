@@ -1,5 +1,6 @@
 """hub/check.py: what is wrong with a folder or its card is found before it is pushed."""
 
+import importlib
 import json
 
 import numpy as np
@@ -8,23 +9,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_mm.hub import check_card, check_folder, pushed_files
-from modeling_mm.hub.check import (
-    CARD,
-    INDEX,
-    check_code,
-    check_files,
-    check_weights,
-    differences,
-    loading_problems,
-)
-from tests.fakes.hub_parts import CARD_FIELDS, REPO, edit
+from tests.fakes.hub_parts import CARD, CARD_FIELDS, INDEX, REPO, edit
+
+checks = importlib.import_module("modeling_mm.hub.check")
 
 # ---- What is wrong with a folder ------------------------------------------------------------------------------------
 
 
 def file_problems(folder):
     names = pushed_files(folder)[0]
-    return [*check_files(folder, names), *check_weights(folder, names), *check_code(folder, names)]
+    return [
+        *checks.check_files(folder, names),
+        *checks.check_weights(folder, names),
+        *checks.check_code(folder, names),
+    ]
 
 
 def test_code_and_weights_that_are_not_the_packages_are_found(folder):
@@ -127,7 +125,7 @@ def test_a_folder_that_is_none():
 
 def test_what_the_two_processes_said_is_compared(tmp_path):
     one = {"logits": np.ones((1, 2, 3), np.float32), "input_ids": np.zeros((1, 2), np.int64)}
-    assert differences(tmp_path, one, {**one, "logits": one["logits"] + 1e-6}) == []
+    assert checks.differences(tmp_path, one, {**one, "logits": one["logits"] + 1e-6}) == []
     for other, word in (
         ({**one, "logits": one["logits"] + 0.5}, "`logits` differs by 0.5"),
         ({**one, "logits": one["logits"] * np.nan}, "NaN or infinity"),
@@ -135,11 +133,10 @@ def test_what_the_two_processes_said_is_compared(tmp_path):
         ({**one, "input_ids": one["input_ids"][:, :1]}, "has the shape (1, 2) with the package, (1, 1) without"),
         ({"logits": one["logits"]}, "`input_ids` exists only with the package"),
     ):
-        assert word in differences(tmp_path, one, other)[0]
+        assert word in checks.differences(tmp_path, one, other)[0]
     info = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": ["('a', 1, 2)"]}
-    assert (
-        "1 parameters have another shape than in the model" in loading_problems(tmp_path, "with the package", info)[0]
-    )
+    (problem,) = checks.loading_problems(tmp_path, "with the package", info)
+    assert "1 parameters have another shape than in the model" in problem
 
 
 # ---- The card -------------------------------------------------------------------------------------------------------

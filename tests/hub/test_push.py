@@ -13,8 +13,7 @@ from safetensors.torch import load, load_file
 
 from modeling_mm.cli import main
 from modeling_mm.hub import PushError, push
-from modeling_mm.hub.check import CARD, INDEX
-from tests.fakes.hub_parts import REPO, ROOT, api, contents, edit, run
+from tests.fakes.hub_parts import CARD, INDEX, REPO, ROOT, api, contents, edit, run
 from tests.fakes.hub_server import READ_TOKEN, TOKEN, HubServer
 from tests.fakes.tiny_chats import chat_model, processor
 from tests.fakes.without_package import HIDE

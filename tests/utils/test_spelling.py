@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_mm.utils.spelling import nearest, suggestion
+from modeling_mm.utils import nearest, suggestion
 
 
 @pytest.mark.parametrize(("name", "near"), [("sise", "size"), ("size", "size"), ("qqq", None)])

@@ -1,6 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """One attention class, for text attending to text and for text (or latents) attending to media."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -71,7 +73,7 @@ class Attention(nn.Module):
         past_key_values: Cache | None = None,
         media: KeysAndValues | None = None,
         implementation: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Attend to the text, or to media.
@@ -119,7 +121,7 @@ def eager_attention(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Compute attention in single operations and return its weights; the reference for the fused kernels.

@@ -165,7 +165,7 @@ class MMConfig(PreTrainedConfig):
     use_cache: bool = True
     tie_word_embeddings: bool | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if not IS_REMOTE_CODE:
             import_module(".registration", __package__).register_classes()
         self.text_config = text_sub_config(self.text_config)
@@ -185,7 +185,7 @@ class MMConfig(PreTrainedConfig):
         self.validate_fields()
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Values given on top of a file are there at construction, so that what follows from them follows, checked."""
         # `dtype` may be "auto", which means nothing at construction: `pipeline` hands it to tokenizers, they to us.
         names = {field.name for field in fields(cls)} - {"dtype"}
@@ -270,8 +270,8 @@ class MMConfig(PreTrainedConfig):
         self._check_cross_attention_layers()
         self._check_token_ids()
 
-    def _check_cross_attention_layers(self):
-        layers, num_layers = self.cross_attention_layers, self.text_config.n_layer
+    def _check_cross_attention_layers(self) -> None:
+        layers, num_layers = self.cross_attention_layers or [], self.text_config.n_layer
         if sorted(set(layers)) != list(layers) or any(not 0 <= layer < num_layers for layer in layers):
             raise ValueError(
                 f"cross_attention_layers must be ascending, distinct indices of decoder blocks from 0 to "
@@ -284,7 +284,7 @@ class MMConfig(PreTrainedConfig):
                 f"leave out {fields}."
             )
 
-    def _check_token_ids(self):
+    def _check_token_ids(self) -> None:
         for modality in self.modalities:
             if getattr(self, modality.token_id_field) is None:
                 encoder = type(getattr(self, modality.config_field)).__name__

@@ -40,7 +40,7 @@ class DecoderBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Apply the block, (B, L, D) to (B, L, D)."""
         attended, _ = self.attn(self.ln_1(hidden_states), attention_mask, past_key_values, **kwargs)
@@ -171,7 +171,7 @@ class MMDecoder(PreTrainedModel):
         media_mask: torch.Tensor | None = None,
         media_index: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> MMModelOutput:
         """
         Run the decoder over text, with media if there are any.
@@ -245,10 +245,11 @@ class MMDecoder(PreTrainedModel):
         past_key_values: Cache | None,
     ) -> torch.Tensor | None:
         """Return the mask of self-attention; position ids that restart separate samples packed into one row."""
-        is_padded = attention_mask is not None and attention_mask.ndim == 2 and not is_torchdynamo_compiling()
-        if is_padded and read_once("full", attention_mask.all(), attention_mask):
-            attention_mask = position_ids = None
-            is_padded = False
+        is_padded = False
+        if attention_mask is not None and attention_mask.ndim == 2 and not is_torchdynamo_compiling():
+            is_padded = not read_once("full", attention_mask.all(), attention_mask)
+            if not is_padded:
+                attention_mask = position_ids = None
         return create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -282,22 +283,22 @@ class MMDecoder(PreTrainedModel):
         if implementation is not None and "flash" in implementation:
             implementation = "sdpa"  # flash kernels take no mask as cross-attention needs; it is short anyway
         how = {"dtype": hidden_states.dtype, "boolean": implementation == "sdpa"}
+        masks: tuple[torch.Tensor | None, torch.Tensor | None]
         if is_new:
             query_index = torch.arange(length, device=device) + past_length
             visible = media_cache.mask[:, None] & (media_cache.index[:, None] <= query_index[:, None])  # (B, L, S)
-            attention_mask, has_media = cross_attention_mask(visible, **how)
+            masks = cross_attention_mask(visible, **how)
             if will_decode and not is_torchdynamo_compiling():
                 media_cache.later_masks(past_length + length, **how)  # now, so that compiled steps need not make them
         else:
-            attention_mask, has_media = media_cache.later_masks(past_length, **how)
-            if attention_mask is not None:
-                attention_mask = attention_mask.expand(-1, -1, length, -1)
+            later, has_media = media_cache.later_masks(past_length, **how)
+            masks = (None if later is None else later.expand(-1, -1, length, -1), has_media)
         # Checkpointing runs a block twice, and a second run must not append keys and values again. transformers drops
         # `past_key_values` from the arguments of a checkpointed layer for that reason; ours has another name.
         keeps = past_key_values is not None and not (self.gradient_checkpointing and self.training)
         return {
-            "attention_mask": attention_mask,
-            "has_media": has_media,
+            "attention_mask": masks[0],
+            "has_media": masks[1],
             "media_cache": media_cache if keeps else None,
             "implementation": implementation,
         }

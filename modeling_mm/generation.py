@@ -34,7 +34,7 @@ class SuppressPlaceholders(LogitsProcessor):
 class MMGenerationMixin(GenerationMixin):
     """`GenerationMixin` for a model with `encode_media` and a `forward` that takes `media`."""
 
-    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+    def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         model_kwargs = dict(model_kwargs)
         given = {name: model_kwargs.pop(name) for name in media_inputs() if name in model_kwargs}
         given = {name: value for name, value in given.items() if value is not None}
@@ -64,21 +64,25 @@ class MMGenerationMixin(GenerationMixin):
             model_kwargs.pop("input_ids", None)
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs) -> tuple[torch.Tensor, dict[str, Any]]:
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, **kwargs: Any
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
         media = model_kwargs.get("media")
         if expand_size > 1 and media is not None and len(media.mask) > 1:  # one row is for all rows already
             model_kwargs["media"] = media.repeat_interleave(expand_size)
         return input_ids, model_kwargs
 
-    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors = super()._get_logits_processor(*args, **kwargs)
         if placeholders := self.config.placeholder_ids:
             # First, so that no filter (top-k, top-p, ...) can leave placeholders as the only choice.
             processors.insert(0, SuppressPlaceholders(placeholders))
         return processors
 
-    def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):
+    def _get_candidate_generator(
+        self, *, model_kwargs: dict[str, Any], assistant_model: Any = None, **kwargs: Any
+    ) -> Any:
         media, given = model_kwargs.get("media"), model_kwargs.get("media_inputs")
         text_kwargs = {name: value for name, value in model_kwargs.items() if name not in ("media", "media_inputs")}
         if media is not None and isinstance(assistant_model, MMGenerationMixin):
@@ -88,7 +92,9 @@ class MMGenerationMixin(GenerationMixin):
             text_kwargs["media"] = media
         return super()._get_candidate_generator(model_kwargs=text_kwargs, assistant_model=assistant_model, **kwargs)
 
-    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
+    def _prefill(
+        self, input_ids: Any, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
         if generation_config.prefill_chunk_size is not None and model_kwargs.get("media") is not None:
             raise ValueError(
                 "prefill_chunk_size cuts a prompt apart from its media. Leave it out for prompts with media; media "
@@ -98,14 +104,14 @@ class MMGenerationMixin(GenerationMixin):
 
     def prepare_inputs_for_generation(
         self,
-        input_ids,
-        past_key_values=None,
-        media=None,
-        media_inputs=None,
-        inputs_embeds=None,
-        is_first_iteration=False,
-        **kwargs,
-    ):
+        input_ids: torch.Tensor,
+        past_key_values: Cache | None = None,
+        media: MMMediaOutput | None = None,
+        media_inputs: dict[str, torch.Tensor] | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             past_key_values=past_key_values,
@@ -117,9 +123,9 @@ class MMGenerationMixin(GenerationMixin):
         # assistant model is not marked as such, so the cache must be looked at.
         is_unseen = is_first_iteration or not kwargs.get("use_cache", True) or not has_cached_media(past_key_values)
         if media is not None and is_unseen:
-            new = model_inputs.get("inputs_embeds")
-            text = input_ids if new is None else inputs_embeds
-            new = model_inputs["input_ids"] if new is None else new
+            starts_from_embeds = inputs_embeds is not None and model_inputs.get("inputs_embeds") is not None
+            text = inputs_embeds if inputs_embeds is not None and starts_from_embeds else input_ids
+            new = model_inputs["inputs_embeds" if starts_from_embeds else "input_ids"]
             model_inputs["media"] = self.unseen_media(media, text, new.shape[1])
         return model_inputs
 

@@ -28,7 +28,7 @@ class ResidualProjection(Conv1D):
 class TanhGate(nn.Module):
     """`x * tanh(weight)` with one learned scalar that starts at zero: a new branch opens as it learns to be useful."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 

@@ -16,7 +16,7 @@ def causal_lm_loss(
     ignore_index: int = -100,
     shift_labels: torch.Tensor | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
-    **kwargs,
+    **kwargs: object,
 ) -> torch.Tensor:
     """
     Next-token cross-entropy in float32, in chunks.

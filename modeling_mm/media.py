@@ -2,6 +2,7 @@
 """From raw media to media tokens: gather what is real, encode it, connect it to the decoder's width, scatter it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
@@ -58,7 +59,7 @@ class MediaEncodingMixin:
     training: bool
 
     @can_return_tuple
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """
         Encode images, each by itself.
 
@@ -76,7 +77,7 @@ class MediaEncodingMixin:
         input_features: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
         feature_attention_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """
         Encode audio windows, each by itself.
@@ -91,10 +92,12 @@ class MediaEncodingMixin:
             tokens without a real frame.
         """
         windows = input_features if input_features is not None else input_values
+        if windows is None:
+            raise ValueError("get_audio_features was given no audio. Pass input_features or input_values.")
         return self.get_media_features("audio", windows, feature_attention_mask, **kwargs)
 
     def get_media_features(
-        self, name: str, items: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+        self, name: str, items: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Run the encoder and the connector of a modality over real items; see [`~MMModel.get_audio_features`]."""
         tower, connector = self.parts_of(MODALITIES[name])

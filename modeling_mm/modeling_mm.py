@@ -2,11 +2,12 @@
 """The joint model: encoders, connectors and the decoder, and the heads on top of it."""
 
 import os
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
@@ -17,7 +18,7 @@ from .decoder import MMDecoder
 from .device_reads import read_once
 from .encoders import build_encoder
 from .generation import MMGenerationMixin
-from .joining import join_pretrained
+from .joining import Component, join_pretrained
 from .layers import init_weights
 from .losses import causal_lm_loss, classification_loss, problem_type
 from .masks import check_placeholders, wrong_rows
@@ -94,14 +95,14 @@ class MMPreTrainedModel(PreTrainedModel):
         """
         return False
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         self.config.auto_map = dict(AUTO_MAP)
         return super().save_pretrained(save_directory, **kwargs)
 
-    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs) -> None:
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
         """As in transformers; an encoder that lacks the implementation of the whole model takes the nearest it has."""
         if isinstance(attn_implementation, str):
-            by_config = {"": attn_implementation, "text_config": attn_implementation}
+            by_config: dict[str, str | None] = {"": attn_implementation, "text_config": attn_implementation}
             for modality in self.config.modalities:
                 tower = getattr(self.base_model, modality.tower_attribute)
                 by_config[modality.config_field] = nearest_attention(type(tower), attn_implementation)
@@ -109,7 +110,7 @@ class MMPreTrainedModel(PreTrainedModel):
         super().set_attn_implementation(attn_implementation, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         loaded = super().from_pretrained(*args, **kwargs)
         # Loading replaces the parameters that were frozen when the model was made by new, trainable ones.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -130,7 +131,9 @@ class MMPreTrainedModel(PreTrainedModel):
                 head.requires_grad_(False)
 
     @classmethod
-    def from_text_vision_audio_pretrained(cls, text, vision=None, audio=None, **kwargs) -> "MMPreTrainedModel":
+    def from_text_vision_audio_pretrained(
+        cls, text: Component, vision: Component | None = None, audio: Component | None = None, **kwargs: Any
+    ) -> "MMPreTrainedModel":
         """
         Join pretrained components; see [`joining.join_pretrained`] for the arguments.
 
@@ -236,7 +239,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         )
 
     def _start_from_media(
-        self, media: MMMediaOutput | None, batches: dict[str, MediaBatch], **kwargs
+        self, media: MMMediaOutput | None, batches: dict[str, MediaBatch], **kwargs: Any
     ) -> MMModelOutput:
         """Read media through their placeholders, which make the prompt."""
         media = self._encode(batches) if media is None else media
@@ -293,13 +296,13 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
 
     def media_positions(self, media: MMMediaOutput, text: torch.Tensor) -> torch.Tensor:
         """Return the index among these tokens of each media token's placeholder, (B, S)."""
-        index = None
+        index = media.position
         for number, modality in enumerate(MODALITIES.values()):
             is_placeholder = self.placeholders(getattr(self.config, modality.token_id_field), text)
             # The index of a row's k-th placeholder is the first at which more than k have been counted.
             position = media.position.expand(text.shape[0], -1).contiguous()
             found = torch.searchsorted(is_placeholder.cumsum(-1), position, right=True)
-            index = found if index is None else torch.where(media.modality == number, found, index)
+            index = found if number == 0 else torch.where(media.modality == number, found, index)
         return index
 
 
@@ -320,11 +323,11 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         """See [`MMModel.encode_media`]."""
         return self.model.encode_media(**inputs)
 
-    def get_image_features(self, *args, **kwargs):
+    def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """See [`MMModel.get_image_features`]."""
         return self.model.get_image_features(*args, **kwargs)
 
-    def get_audio_features(self, *args, **kwargs):
+    def get_audio_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """See [`MMModel.get_audio_features`]."""
         return self.model.get_audio_features(*args, **kwargs)
 
@@ -332,7 +335,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        *args,
+        *args: Any,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **inputs: Unpack[MMInputs],
@@ -396,7 +399,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        *args,
+        *args: Any,
         labels: torch.Tensor | None = None,
         **inputs: Unpack[MMKeywords],
     ) -> MMSequenceClassifierOutput:

@@ -44,10 +44,10 @@ class MMMediaOutput(ModelOutput):
     else selects rows. (In other outputs an integer selects a tensor, but media are used by rows.)
     """
 
-    states: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-    position: torch.Tensor | None = None
-    modality: torch.Tensor | None = None
+    states: torch.Tensor = None  # type: ignore[assignment]
+    mask: torch.Tensor = None  # type: ignore[assignment]
+    position: torch.Tensor = None  # type: ignore[assignment]
+    modality: torch.Tensor = None  # type: ignore[assignment]
 
     def __getitem__(self, key: Any) -> Any:
         """Return a tensor by its name, or the media of rows: an integer, a slice, a list or a tensor of indices."""

@@ -19,7 +19,6 @@ from .modalities import MODALITIES, Modality
 
 logger = logging.get_logger(__name__)
 
-IMAGE_TOKEN, AUDIO_TOKEN = (MODALITIES[name].token for name in ("image", "audio"))
 SYSTEM_TOKEN = "<|system|>"
 USER_TOKEN = "<|user|>"
 ASSISTANT_TOKEN = "<|assistant|>"
@@ -320,13 +319,15 @@ class MMConfig(PreTrainedConfig):
         Args:
             text: a `GPT2Config`.
             vision, audio: the encoders' configs, or `None`.
-            **kwargs: fields of [`MMConfig`].
+            **kwargs: fields of [`MMConfig`]; configs of registered modalities by their tower.
         """
         text = text_sub_config(copy.deepcopy(text))
+        registered = {each.tower: each.config_field for each in MODALITIES.values() if each.tower in kwargs}
+        kwargs |= {field: copy.deepcopy(kwargs.pop(tower)) for tower, field in registered.items()}
         if all(kwargs.get(field) is None for field in PLACEHOLDER_FIELDS):
             first = text.vocab_size
-            registered = [each.token_id_field for each in MODALITIES.values() if kwargs.get(each.config_field)]
-            fields = (*SPECIAL_TOKEN_FIELDS, "pad_token_id", *registered)
+            more = [each.token_id_field for each in MODALITIES.values() if kwargs.get(each.config_field)]
+            fields = (*SPECIAL_TOKEN_FIELDS, "pad_token_id", *more)
             ids = {field: first + i for i, field in enumerate(fields)}
             text.vocab_size = first + len(fields)
             if text.pad_token_id is None:

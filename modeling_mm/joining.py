@@ -57,9 +57,8 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
     encoders = {each: load_encoder(given, each, loading) for each, given in components.items() if given is not None}
     if tokenizer is not None:
         kwargs = {**special_token_ids(tokenizer), **kwargs}
-    configs = {each.config_field: encoders[each].config if each in encoders else None for each in components}
-    (_, vision), (_, audio), *registered = configs.items()
-    config = config_class.from_text_vision_audio_configs(decoder.config, vision, audio, **dict(registered), **kwargs)
+    configs = {each.tower: encoders[each].config if each in encoders else None for each in components}
+    config = config_class.from_text_vision_audio_configs(decoder.config, **configs, **kwargs)
     if tokenizer is not None:
         fit_to_tokenizer(config, tokenizer)
     state = decoder_state(decoder, config)

@@ -16,8 +16,6 @@ from transformers.utils import ModelOutput
 from .device_reads import read_once
 from .modalities import MODALITIES
 
-IMAGE, AUDIO = 0, 1  # values of `MMMediaOutput.modality`
-
 
 @dataclass
 class MMMediaOutput(ModelOutput):

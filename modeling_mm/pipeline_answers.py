@@ -154,7 +154,9 @@ class MMTranslationPipeline(MMAnsweringPipeline):
         media = dict(zip(MODALITIES, (image, audio), strict=False))
         if text is None or isinstance(text, str):
             return super().__call__({"text": text, **media}, **kwargs)
-        if image is None and audio is None and not (isinstance(text, list) and text and isinstance(text[0], str)):
+        if all(column is None for column in media.values()) and not (
+            isinstance(text, list) and text and isinstance(text[0], str)
+        ):
             return super().__call__(text, **kwargs)
         columns = {"text": text} | {name: column for name, column in media.items() if column is not None}
         if any(not isinstance(column, list) or len(column) != len(text) for column in columns.values()):

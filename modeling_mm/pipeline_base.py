@@ -24,6 +24,7 @@ from transformers.utils.chat_template_utils import is_valid_message
 
 from .compat import merge_generate_kwargs
 from .configuration_mm import MMConfig
+from .modalities import MODALITIES
 from .processing_mm import AUTO_CLASSES, MMProcessor
 
 logger = logging.get_logger(__name__)
@@ -168,13 +169,13 @@ class MMPipeline(Pipeline):
         )
         return inputs.to(dtype=self.dtype)
 
-    def encode_text(self, text: Any = None, images: Any = None, audio: Any = None, **options: Any) -> Any:
-        """Return the model's inputs for a text as it is, and the media beside it."""
-        if text is None and images is None and audio is None:
-            raise ValueError("There is nothing to read: pass `text`, `images` or `audio`")
+    def encode_text(self, text: Any = None, **inputs: Any) -> Any:
+        """Return the model's inputs for a text as it is and its media, with options of the processor."""
+        plurals = [modality.plural for modality in MODALITIES.values()]
+        if text is None and all(inputs.get(plural) is None for plural in plurals):
+            raise ValueError(f"There is nothing to read: pass `text`, {' or '.join(f'`{each}`' for each in plurals)}")
         text = "" if text is None else text
-        inputs = self.processor(text=text, images=images, audio=audio, return_tensors="pt", **options)
-        return inputs.to(dtype=self.dtype)
+        return self.processor(text=text, return_tensors="pt", **inputs).to(dtype=self.dtype)
 
 
 class MMGenerationPipeline(MMPipeline):

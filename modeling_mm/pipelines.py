@@ -144,10 +144,11 @@ class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
             )
         plurals = [modality.plural for modality in MODALITIES.values()]
         check_keys(inputs, ("text", "text_pair", *dict.fromkeys((*MODALITIES, *plurals))))
-        text, images, audio = inputs.get("text"), inputs.get("images", inputs.get("image")), inputs.get("audio")
+        text = inputs.get("text")
+        media = {each.plural: inputs.get(each.plural, inputs.get(name)) for name, each in MODALITIES.items()}
         if inputs.get("text_pair") is None:
-            return self.encode_text(text, images, audio, **options)
-        if images is not None or audio is not None:
+            return self.encode_text(text, **media, **options)
+        if any(items is not None for items in media.values()):
             raise ValueError("A pair of texts cannot have media beside it; write both texts into `text`")
         pair = {"text": text, "text_pair": inputs["text_pair"]}
         return super().preprocess(pair, return_token_type_ids=False, **options)

@@ -18,6 +18,7 @@ from .audio import (
     DEFAULT_WINDOW_SECONDS,
     FRAME_SECONDS,
     audio_features,
+    decode_audio,
     is_audio,
     rate_of_arrays,
     raw_input,
@@ -37,7 +38,7 @@ from .chat import (
     set_option,
 )
 from .compat import mark_control_tokens
-from .images import image_features, is_image
+from .images import decode_image, image_features, is_image
 from .modalities import MODALITIES
 from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out
 
@@ -46,8 +47,11 @@ AUTO_CLASSES = {
     "feature_extractor": AutoFeatureExtractor,
     "tokenizer": AutoTokenizer,
 }
-# Tell one item from a list of items.
-IS_ITEM: dict[str, Callable[[Any], bool]] = {"image": is_image, "audio": is_audio}
+# Functions that tell one item from a list of items, and that decode the bytes of a file.
+READERS: dict[str, tuple[Callable[[Any], bool], Callable[[bytes], Any]]] = {
+    "image": (is_image, decode_image),
+    "audio": (is_audio, decode_audio),
+}
 
 
 class MMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -222,7 +226,7 @@ class MMProcessor(ProcessorMixin):
             )
         media = dict(zip(MODALITIES, (images, audio), strict=False))
         media |= {name: given.pop(each.plural) for name, each in MODALITIES.items() if each.plural in given}
-        is_item: Mapping[str, Callable[[Any], bool]] = IS_ITEM
+        is_item: Mapping[str, Callable[[Any], bool]] = {name: tells for name, (tells, _) in READERS.items()}
         if (media_tokens := given.pop("media_tokens", None)) is not None:
             media, is_item = media_tokens, dict.fromkeys(MODALITIES, lambda tokens: isinstance(tokens, int))
         texts, placeholders, rows = lay_out(text, media, is_item)

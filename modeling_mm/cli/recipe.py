@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..modalities import MODALITIES
 from ..recipes import Recipe, read_recipe
 from ..utils import find_resource
 
 # Keys of a recipe that name inputs, and folders of the checkout that the packaged recipes read them from.
-INPUTS = ("source", "pretrained", "text", "vision", "audio", "processor", "preset")
+TOWERS = tuple(modality.tower for modality in MODALITIES.values())
+INPUTS = ("source", "pretrained", "text", *TOWERS, "processor", "preset")
 FOLDERS = ("configuration/", "data/", "outputs/", "processing/")
 SHOWN = 6  # of the inputs that are missing
 

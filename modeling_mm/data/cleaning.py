@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..audio import decode_audio, load_audio, unpack_audio
+from ..audio import load_audio, unpack_audio
 from ..images import load_image, to_numpy
 from ..modalities import MODALITIES
+from ..processing_mm import READERS
 from ..sources import read_bytes
 from ..utils.files import write_text
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
@@ -264,8 +265,7 @@ def is_missing(path: str) -> bool:
 
 def other_modality(kind: str, data: bytes) -> str | None:
     """Return the modality of a file that is not of the expected kind, or None."""
-    decoders: dict[str, Callable[[bytes], object]] = {"image": load_image, "audio": decode_audio}
-    for other, decode in decoders.items():
+    for other, (_, decode) in READERS.items():
         with suppress(ValueError):
             if other != kind:
                 decode(data)

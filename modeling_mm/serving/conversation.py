@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..audio import decode_audio
 from ..explain.attention import AnswerAttention, answer_attention
 from ..images import decode_image
+from ..processing_mm import READERS
 from .answering import GenerationStream, encode, make_config
 
 Turns = list[dict[str, Any]]
 
-DECODERS: dict[str, Callable[[bytes], Any]] = {"image": decode_image, "audio": decode_audio}
 HEAT_COLOR = np.array([255.0, 120.0, 0.0])
 HEAT_OPACITY = 0.75  # of the greatest heat
 SHOWN_WIDTH = 320
@@ -30,7 +29,7 @@ def user_turn(question: str, files: Sequence[str]) -> dict[str, Any]:
     """Return a user's turn; the name of a file tells its type."""
     kinds = [(mimetypes.guess_type(path)[0] or "").partition("/")[0] for path in files]
     media = [
-        {"type": kind if kind in DECODERS else "file", "path": path} for kind, path in zip(kinds, files, strict=True)
+        {"type": kind if kind in READERS else "file", "path": path} for kind, path in zip(kinds, files, strict=True)
     ]
     text = question.strip()
     return {"role": "user", "content": [*media, *([{"type": "text", "text": text}] if text else [])]}
@@ -48,10 +47,10 @@ def check_turn(turn: dict[str, Any]) -> None:
     for part in turn["content"]:
         if part["type"] != "text":
             path = Path(part["path"])
-            if part["type"] not in DECODERS:
-                raise ValueError(f"{path.name}: expected a file of type {' or '.join(DECODERS)}.")
+            if part["type"] not in READERS:
+                raise ValueError(f"{path.name}: expected a file of type {' or '.join(READERS)}.")
             try:
-                DECODERS[part["type"]](path.read_bytes())
+                READERS[part["type"]][1](path.read_bytes())
             except (OSError, ValueError) as error:
                 raise ValueError(f"{path.name}: {error}.") from error
 

@@ -17,7 +17,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN, IMAGE_TOKEN
+from modeling_mm import MODALITIES
+from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from modeling_mm.encoders import encoder_width
 from modeling_mm.modeling_mm import MMForConditionalGeneration
 from modeling_mm.training import part_of
@@ -43,7 +44,9 @@ class Components:
     def token_ids(self) -> tuple[int, int, int, int]:
         """Return the tokens of an image, the assistant, the end and padding."""
         tokenizer = self.processor.tokenizer
-        image, assistant, end = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, ASSISTANT_TOKEN, END_TOKEN])
+        image, assistant, end = tokenizer.convert_tokens_to_ids(
+            [MODALITIES["image"].token, ASSISTANT_TOKEN, END_TOKEN]
+        )
         return image, assistant, end, tokenizer.pad_token_id
 
 

@@ -2,7 +2,7 @@
 # %% [markdown]
 # # Classify an image with its history
 #
-#     python scripts/tutorials/classify_with_history.py     # half a minute on two CPU cores
+#     python scripts/tutorials/classify_with_history.py     # a minute on two CPU cores
 #
 # `MMForSequenceClassification` reads an image (a radiograph, a product photo) together with a text (the patient's
 # history, the description) and gives one label. The stock `Trainer` trains it. Here: icons with a short, partly

@@ -242,7 +242,10 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         self, media: MMMediaOutput | None, batches: dict[str, MediaBatch], **kwargs: Any
     ) -> MMModelOutput:
         """Read media through their placeholders, which make the prompt."""
-        media = self._encode(batches) if media is None else media
+        if media is None:
+            items = next((batch.items for batch in batches.values()), None)
+            is_awaited = items is not None and self._must_run_all_encoders()
+            media = self._encode(batches, absent=(items.shape[0], items.device) if is_awaited else None)
         if media is None:
             raise ValueError(
                 "Pass input_ids or inputs_embeds, with a placeholder for each image and each audio window; "

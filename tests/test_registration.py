@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from setuptools.config.pyprojecttoml import read_configuration
 
 import modeling_mm
 
@@ -115,6 +114,11 @@ print(type(AutoModel.from_config(AutoConfig.for_model("mm", text_config=text))).
 
 
 def test_a_wheel_and_a_checkout_have_the_version_of_one_source():
-    project = read_configuration(ROOT / "pyproject.toml")["project"]
-    assert "version" in project["dynamic"]
-    assert project["version"] == modeling_mm.__version__
+    # In a new process, as setuptools refuses to be imported after the standard library's distutils.
+    script = (
+        "from setuptools.config.pyprojecttoml import read_configuration\n"
+        "project = read_configuration('pyproject.toml')['project']\n"
+        "print('version' in project['dynamic'], project['version'])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", modeling_mm.__version__]

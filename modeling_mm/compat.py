@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AutoModel
+from transformers import AutoModel, GenerationConfig, LogitsProcessorList
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -91,6 +91,19 @@ def merge_generate_kwargs(pipe: Any, given: dict, **overrides: Any) -> dict:
     if TRANSFORMERS >= (5, 20):
         return pipe._prepare_generate_kwargs(given, **overrides)
     return {"generation_config": pipe.generation_config, **given, **overrides}
+
+
+def logits_processors(
+    model: Any, config: GenerationConfig, prompt_length: int, further: LogitsProcessorList
+) -> LogitsProcessorList:
+    """Return what `generate` applies to the scores of a prompt without padding; its own loop offers no single step."""
+    prepared, _ = model._prepare_generation_config(config)
+    model._prepare_special_tokens(prepared, device=model.device)
+    if prepared.max_new_tokens is not None:
+        prepared.max_length = prompt_length + prepared.max_new_tokens
+    return model._get_logits_processor(
+        prepared, input_ids_seq_length=prompt_length, logits_processor=further, device=model.device, model_kwargs={}
+    )
 
 
 def spec_augment_spans(*args: Any, **kwargs: Any) -> Any:

@@ -34,6 +34,10 @@ MAX_CHANNELS = 32
 MAX_DECODED_SAMPLES = 1 << 29
 # Resampling and filters overshoot [-1, 1] a little; 16-bit integers cast to float exceed it thousandfold.
 MAX_FLOAT_AMPLITUDE = 100.0
+# Types that are as wide as their samples. Others may hold narrower ones.
+EXACT_INTEGERS = (np.dtype("int8"), np.dtype("uint8"), np.dtype("int16"))
+# Silence of unsigned samples of 8, 16 and 32 bits.
+UNSIGNED_MIDDLES = (2**7, 2**15, 2**31)
 # The length in a RIFF header when the writer could not go back to fill it in.
 UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
 RIFF_HEAD_BYTES = 8
@@ -123,10 +127,11 @@ def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
 
 def scale_to_unit(samples: np.ndarray) -> np.ndarray:
     """
-    Return samples as float32: integers divided by the range of their type, floats unchanged.
+    Return samples as float32: integers divided by their range (see `integer_range`), floats unchanged.
 
     Raises:
-        ValueError: for other types, and for floats so large that they must be integers that were cast.
+        ValueError: for other types, for integers whose range is not clear, and for floats so large that they must be
+            integers that were cast.
     """
     if samples.dtype.kind == "f":
         if np.isfinite(samples).all() and np.abs(samples).max(initial=0.0) > MAX_FLOAT_AMPLITUDE:
@@ -137,9 +142,46 @@ def scale_to_unit(samples: np.ndarray) -> np.ndarray:
         return samples.astype(np.float32, copy=False)
     if samples.dtype.kind not in "iu":
         raise ValueError(f"expected samples of an integer or float type, got {samples.dtype}")
-    info = np.iinfo(samples.dtype)
-    middle = 0 if info.min else (info.max + 1) // 2
-    return ((samples.astype(np.float64) - middle) / ((info.max - info.min + 1) / 2)).astype(np.float32)
+    middle, half = integer_range(samples)
+    return ((samples.astype(np.float64) - middle) / half).astype(np.float32)
+
+
+def integer_range(samples: np.ndarray) -> tuple[float, float]:
+    """
+    Return the value of silence and the largest amplitude of integer samples.
+
+    Up to 16 bits the type decides. A wider one, such as the int64 of a list, often holds narrower samples, so
+    that there the values decide.
+
+    Raises:
+        ValueError: if the values are those of more than one range, or of none.
+    """
+    if samples.dtype in EXACT_INTEGERS or not samples.any():
+        bits = 8 * samples.dtype.itemsize
+        return (0 if samples.dtype.kind == "i" or not samples.any() else 2 ** (bits - 1)), 2 ** (bits - 1)
+    low, high = int(samples.min()), int(samples.max())
+    for middle in UNSIGNED_MIDDLES if low >= 0 else ():  # audio swings around its middle
+        swing = np.abs(samples.astype(np.float64) - middle).mean()
+        if high < 2 * middle and swing <= 0.75 * middle and not is_wrapped(samples, middle):  # a sine swings by 0.64
+            return middle, middle
+    peak = max(high, -1 - low)
+    if peak < 2**15 and samples.dtype.kind == "i":
+        return 0, 2**15
+    # Samples of 16 and 24 bits that were shifted to 32 end in zeros.
+    if 2**15 <= peak < 2**31 and samples.dtype.kind == "i" and (peak >= 2**23 or not (samples & 0xFF).any()):
+        return 0, 2**31
+    raise ValueError(
+        f"{samples.dtype} samples from {low} to {high} can be of more than one range; divide them by it and pass "
+        "floats (32768 for 16 bits, 8388608 for 24, 2147483648 for 32; unsigned samples less their middle)"
+    )
+
+
+def is_wrapped(samples: np.ndarray, middle: int) -> bool:
+    """Return True for unsigned samples that are signed ones read as unsigned: they jump wherever the sign changes."""
+    plain = samples.astype(np.float64)
+    axis = int(np.argmax(samples.shape))
+    signed = np.where(plain < middle, plain, plain - 2 * middle)
+    return bool(np.abs(np.diff(signed, axis=axis)).sum() < np.abs(np.diff(plain, axis=axis)).sum())
 
 
 def mix_down(samples: np.ndarray) -> np.ndarray:

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 from urllib.error import HTTPError
 from urllib.parse import unquote
 from urllib.request import Request
 
 WEB = ("http://", "https://")
+# `file:/path`, `file:///path` and `file://localhost/path` are one file; `file://path` is relative.
+FILE_URL = re.compile(r"file:(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)
 MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
 PIECE_BYTES = 1 << 16
@@ -110,9 +112,9 @@ def read_bytes(
         return read_bytes(inner, policy, max_bytes, deadline)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
-    if isinstance(source, str) and source.startswith(WEB):
+    if isinstance(source, str) and source.lower().startswith(WEB):
         return Download(source, policy, limit, deadline).read()
-    if isinstance(source, os.PathLike) or source.startswith("file://") or is_file(source, policy):
+    if isinstance(source, os.PathLike) or is_file_url(source) or is_file(source, policy):
         return read_file(source, policy, limit)
     return decode_base64(source, policy, limit)
 
@@ -146,10 +148,19 @@ def check_size(source: str | os.PathLike, size: int, limit: int) -> None:
 # ---- Files ----------------------------------------------------------------------------------------------------------
 
 
+def is_file_url(source: Any) -> TypeGuard[str]:
+    return isinstance(source, str) and FILE_URL.match(source) is not None
+
+
+def local_path(source: str | os.PathLike) -> Path:
+    """Return the path of a name or of a file's URL, as `Path.as_uri()` or a browser writes it, escapes included."""
+    return Path(unquote(FILE_URL.sub("", source)) if is_file_url(source) else source)
+
+
 def path_of(source: str | os.PathLike, policy: SourcePolicy) -> Path:
     """Return the path of a name or a `file://` URL; relative ones start in the policy's folder."""
-    name = unquote(source.removeprefix("file://")) if str(source).startswith("file://") else source
-    return Path(name) if isinstance(policy.files, bool) else (policy.files / name).resolve()
+    path = local_path(source)
+    return path if isinstance(policy.files, bool) else (policy.files / path).resolve()
 
 
 def is_file(source: str | os.PathLike, policy: SourcePolicy) -> bool:

@@ -116,6 +116,56 @@ def test_integers_are_scaled(dtype, values):
     assert scale_to_unit(np.array(values, dtype)).tolist() == [-1, 0, 0.5]
 
 
+PCM = np.round(tone(0.1) * 32767).astype(np.int16)
+EIGHT_BITS = np.round(tone(0.1) * 127 + 128).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        PCM.tolist(),
+        np.stack([PCM, PCM]).tolist(),
+        PCM.astype(np.int32),
+        PCM.astype(np.int64),
+        torch.tensor(PCM, dtype=torch.int32),
+        torch.tensor(PCM, dtype=torch.int64),
+        PCM.astype(np.int32) << 16,
+        np.round(tone(0.1) * (2**23 - 1)).astype(np.int32) << 8,
+        PCM.astype(np.int64) << 16,
+        (PCM.astype(np.int32) + 2**15).astype(np.uint16),
+        PCM.astype(np.int64) + 2**15,
+        (PCM.astype(np.int64) + 2**15) << 16,
+        EIGHT_BITS,
+        EIGHT_BITS.tolist(),
+        EIGHT_BITS.astype(np.uint16),
+        torch.tensor(EIGHT_BITS).int(),
+    ],
+    ids=lambda samples: f"{type(samples).__name__}-{getattr(samples, 'dtype', '')}",
+)
+def test_integers_in_a_wider_type_are_as_loud_as_in_their_own(samples):
+    """JSON, pydub and `frombuffer` hand over 16-bit samples as lists, int32 and int64."""
+    np.testing.assert_allclose(load_audio((samples, RATE), RATE), tone(0.1), atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint16", "uint32"])
+def test_zeros_of_any_type_are_silence(dtype):
+    assert not load_audio((np.zeros(10, dtype), RATE), RATE).any()
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.round(tone(0.1) * (2**23 - 1)).astype(np.int32),  # 24 bits, or a quiet 32
+        PCM.view(np.uint16),  # signed samples read as unsigned
+        PCM.astype(np.int64) << 32,
+        np.arange(2000, dtype=np.uint16),
+    ],
+)
+def test_integers_of_an_unclear_range_are_refused(samples):
+    with pytest.raises(ValueError, match=r"samples from -?\d+ to \d+ can be of more than one range; divide"):
+        load_audio((samples, RATE), RATE)
+
+
 def test_mix_down_is_the_mean():
     assert mix_down(np.array([[1, 2, 3], [3, 4, 5]], np.float32)).tolist() == [2, 3, 4]
     assert mix_down(np.array([[1, 3], [2, 4], [3, 5]], np.float32)).tolist() == [2, 3, 4]

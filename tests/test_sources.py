@@ -118,6 +118,30 @@ def test_a_users_own_sources_may_be_any_file_and_the_policy_of_servers_allows_no
         read_bytes(Path("gone"))
 
 
+@pytest.mark.parametrize("folder", ["plain", "a folder #1 é 100%"])
+def test_every_form_of_a_files_url_is_read(tmp_path, monkeypatch, folder):
+    path = tmp_path / folder / "an image?.png"
+    path.parent.mkdir()
+    path.write_bytes(red())
+    url = path.as_uri()
+    assert "%" in url
+    forms = [
+        url,
+        url.replace("file://", "file://localhost"),
+        url.replace("file://", "FILE://"),
+        url.replace("//", "", 1),
+    ]
+    assert [form for form in forms if read_bytes(form) != red()] == []
+    assert [form for form in forms if read_bytes(form, SourcePolicy(files=path.parent)) != red()] == []
+    for form in forms:
+        with pytest.raises(SourceError, match="files may not be named here"):
+            read_bytes(form, SourcePolicy())
+        with pytest.raises(SourceError, match="no such file in the allowed folder"):
+            read_bytes(form, SourcePolicy(files=tmp_path / "other"))
+    monkeypatch.chdir(path.parent)
+    assert read_bytes("file://an%20image%3F.png") == red()
+
+
 def test_a_failed_download_names_the_url_and_the_status(images):
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:\d+/none': could not be fetched \(HTTP Error 404"):
         read_bytes(f"{images.url}/none")

@@ -19,7 +19,7 @@ from ..audio import load_audio, unpack_audio
 from ..images import load_image, to_numpy
 from ..modalities import MODALITIES
 from ..processing_mm import READERS
-from ..sources import read_bytes
+from ..sources import local_path, read_bytes
 from ..utils.files import write_text
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
 from .reading import ChatDataset
@@ -257,7 +257,7 @@ class MediaChecks:
 
 def is_missing(path: str) -> bool:
     """Return if `path` names a file that does not exist; base64 and addresses do not."""
-    path = path.removeprefix("file://")
+    path = os.fspath(local_path(path))
     if path.startswith(("http://", "https://", "data:")) or len(path) > 4096 or os.path.isfile(path):
         return False
     return bool(os.path.splitext(path)[1]) or os.path.isabs(path)

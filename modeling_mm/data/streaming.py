@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from ..sources import WEB, is_file_url
 from .chat_row import SOURCE_KEYS, ChatRow, media_parts, to_row
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def file_of(part: dict[str, Any]) -> dict[str, Any] | None:
     source, path = part.get(part["type"]), part.get("path")
     if isinstance(source, dict) and source.get("bytes") is not None:
         return {"bytes": source["bytes"], "path": source.get("path")}
-    if isinstance(path, str) and "://" in path and not path.startswith(("http://", "https://", "file://")):
+    if isinstance(path, str) and "://" in path and not path.startswith(WEB) and not is_file_url(path):
         with fsspec.open(path, "rb") as file:
             return {"bytes": file.read(), "path": path}
     return None

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import encode
 from ..modalities import MODALITIES
+from ..sources import local_path
 from .augmentation import Augmentation
 from .state_store import StateStore
 
@@ -174,12 +175,12 @@ class EncoderCache:
 def source_path(part: dict[str, Any]) -> str:
     """Return the path of a media part, or raise a ValueError if its media are not a file."""
     source = media_source(part)
-    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_file():
+    if not isinstance(source, (str, os.PathLike)) or not (path := local_path(source)).is_file():
         raise ValueError(
             f"The encoder cache takes media that are files, but a part of type {part['type']!r} holds {source!r:.80}. "
             "Write them to files, or train without an encoder cache."
         )
-    return str(source)
+    return str(path)
 
 
 # Entries of configs and processors that are not settings; some exist only after saving.

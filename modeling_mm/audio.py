@@ -32,6 +32,8 @@ HOP_SECONDS = 0.010
 MAX_CHANNELS = 32
 # 4.6 hours of stereo at 16 kHz, 2 GiB as float32: a small file can unpack into far more.
 MAX_DECODED_SAMPLES = 1 << 29
+# Below are rates in kHz, and damaged headers: a few bytes would be resampled to hours.
+MIN_RATE = 100.0
 # Resampling and filters overshoot [-1, 1] a little; 16-bit integers cast to float exceed it thousandfold.
 MAX_FLOAT_AMPLITUDE = 100.0
 # Types that are as wide as their samples. Others may hold narrower ones.
@@ -80,6 +82,11 @@ def check_rate(rate: Any) -> float:
     """Return `rate` as a number; raise a `ValueError` if audio cannot have it."""
     if not is_rate(rate) or not math.isfinite(rate) or rate <= 0:
         raise ValueError(f"expected a positive sampling rate in Hz, got {rate!r}; pass the rate of the recording")
+    if rate < MIN_RATE:
+        raise ValueError(
+            f"expected a sampling rate of at least {MIN_RATE:g} Hz, got {rate:g}, which holds no sound that can be "
+            "heard; pass the rate in Hz, not in kHz"
+        )
     return float(rate)
 
 
@@ -95,25 +102,38 @@ def check_riff_length(data: bytes) -> None:
         )
 
 
-def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
+def check_length(samples: int, channels: int, rate: float, max_seconds: float) -> None:
+    """Raise a `ValueError` for audio that is longer than the limits, before it is decoded or resampled."""
+    if samples * channels > MAX_DECODED_SAMPLES:
+        raise ValueError(
+            f"the audio would decode to {samples} samples in {channels} channels, more than the limit of "
+            f"{MAX_DECODED_SAMPLES} values; cut it into shorter files"
+        )
+    if samples > max_seconds * rate:
+        raise ValueError(
+            f"the audio lasts {samples / rate:.0f} s, more than the limit of {max_seconds:g} s; cut it into shorter "
+            "files"
+        )
+
+
+def decode_audio(data: bytes, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
     """
     Decode an audio file of any format that libsndfile knows (WAV, FLAC, Ogg, MP3, ...).
+
+    Args:
+        max_seconds: the longest audio to decode; a longer one is refused by its header, before it takes memory.
 
     Returns:
         Samples (length, channels), float32 in [-1, 1], and the sampling rate.
 
     Raises:
-        ValueError: for a file that is not audio, or is cut short.
+        ValueError: for a file that is not audio, is cut short, or is too long.
     """
     check_riff_length(data)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             promised, rate = file.frames, file.samplerate
-            if promised * file.channels > MAX_DECODED_SAMPLES:
-                raise ValueError(
-                    f"the audio would decode to {promised} samples in {file.channels} channels, more than the limit "
-                    f"of {MAX_DECODED_SAMPLES} values; cut it into shorter files"
-                )
+            check_length(promised, file.channels, check_rate(rate), max_seconds)
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise ValueError(
@@ -213,6 +233,7 @@ def resample(samples: np.ndarray, rate: float, target_rate: float) -> np.ndarray
     """(length,) at `rate` -> (length * target_rate / rate,) at `target_rate`, at least one sample."""
     if rate == target_rate:
         return samples
+    check_length(math.ceil(len(samples) * target_rate / rate), 1, target_rate, math.inf)
     resampled = soxr.resample(samples, rate, target_rate)
     # Very short audio can vanish when the rate falls.
     return resampled if resampled.size else samples[:1]
@@ -234,14 +255,14 @@ def samples_of_frames(frames: int, rate: float) -> int:
     return (frames - 1) * int(HOP_SECONDS * rate) + int(FRAME_SECONDS * rate)
 
 
-def unpack_audio(source: Any) -> tuple[Any, Any]:
+def unpack_audio(source: Any, max_seconds: float = math.inf) -> tuple[Any, Any]:
     """Return the samples of a source of `load_audio`, in any shape and type, and their rate; None if not stated."""
     if isinstance(source, dict) and source.get("array") is not None:
         return source["array"], source.get("sampling_rate")
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, dict)):
         data = read_bytes(source)
         try:
-            samples, rate = decode_audio(data)
+            samples, rate = decode_audio(data, max_seconds)
         except ValueError as error:
             raise ValueError(f"{describe(source)}: {error}") from error
         return samples.mean(axis=1), rate  # (length, channels), known here however short the file is
@@ -255,7 +276,9 @@ def unpack_audio(source: Any) -> tuple[Any, Any]:
     raise ValueError(f"expected {ACCEPTED_AUDIO}; got {describe(source)}")
 
 
-def load_audio(source: Any, target_rate: int, array_rate: float | None = None) -> np.ndarray:
+def load_audio(
+    source: Any, target_rate: int, array_rate: float | None = None, max_seconds: float = math.inf
+) -> np.ndarray:
     """
     Load one audio input.
 
@@ -264,14 +287,15 @@ def load_audio(source: Any, target_rate: int, array_rate: float | None = None) -
             `{"bytes", "path"}` dict, or a torchcodec decoder.
         target_rate: the encoder's rate.
         array_rate: the rate of arrays that do not state it; the encoder's if it is None.
+        max_seconds: the longest file to decode.
 
     Returns:
         Mono samples (length,), float32, at `target_rate`.
 
     Raises:
-        ValueError: if the source cannot be read, holds no samples or broken ones, or has an impossible rate.
+        ValueError: if the source cannot be read, holds no samples, too many or broken ones, or has an impossible rate.
     """
-    samples, rate = unpack_audio(source)
+    samples, rate = unpack_audio(source, max_seconds)
     if rate is None:
         rate = target_rate if array_rate is None else array_rate
     rate = check_rate(rate)

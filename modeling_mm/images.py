@@ -205,6 +205,31 @@ def load_image(source: Any, is_scaled: bool = False, channels_first: bool | None
     raise ValueError(f"expected {ACCEPTED_IMAGES}; got {describe(source)}")
 
 
+def resized_pixels(image_processor: Any, width: int, height: int) -> float:
+    """
+    Return the pixels of an image after an image processor's resize, before any crop.
+
+    A processor that sets the shortest edge alone makes the other one as long as the image's shape asks for.
+    """
+    size = getattr(image_processor, "size", None)
+    if size is None or not getattr(image_processor, "do_resize", True) or isinstance(size, int):
+        return width * height
+    side = size.get("shortest_edge")
+    if not side or size.get("longest_edge") or 0 in (width, height):
+        return width * height  # a fixed size, or one that is limited on both sides
+    return side * side * max(width, height) / min(width, height)
+
+
+def check_resize(image_processor: Any, width: int, height: int, max_pixels: float | None) -> None:
+    """Raise a `ValueError` for an image that an image processor would enlarge beyond `max_pixels`."""
+    pixels = resized_pixels(image_processor, width, height)
+    if max_pixels is not None and pixels > max(max_pixels, width * height):
+        raise ValueError(
+            f"an image of {width}x{height} would be resized to {pixels:.0f} pixels, more than the limit of "
+            f"{max_pixels:.0f}, since its shorter side is to become {image_processor.size['shortest_edge']}; crop it"
+        )
+
+
 def image_features(
     image_processor: Any, rows: Rows, options: dict[str, Any]
 ) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
@@ -222,7 +247,14 @@ def image_features(
     layout = options.pop("input_data_format", None)
     channels_first = None if layout is None else getattr(layout, "value", layout) == "channels_first"
     is_scaled = options.get("do_rescale") is False
-    loaded = load_rows(rows, lambda source: load_image(source, is_scaled, channels_first), modality)
+
+    def load(source: Any) -> Image.Image | np.ndarray:
+        image = load_image(source, is_scaled, channels_first)
+        width, height = image.size if isinstance(image, Image.Image) else image.shape[:0:-1]  # (3, H, W)
+        check_resize(image_processor, width, height, Image.MAX_IMAGE_PIXELS)
+        return image
+
+    loaded = load_rows(rows, load, modality)
     flat, counts = [image for images in loaded for image in images], list(map(len, loaded))
     pixels = image_processor(images=flat, return_tensors="pt", **options)["pixel_values"]  # (images, 3, H, W)
     if pixels.ndim != 4 or len(pixels) != len(flat):

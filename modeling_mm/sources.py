@@ -53,19 +53,25 @@ class SourceError(ValueError):
 @dataclass(frozen=True)
 class SourcePolicy:
     """
-    Limits on what is opened.
+    Limits on what is opened and decoded.
 
     Args:
         private_urls: allow URLs that lead to a proxy or to addresses that are not public, such as this machine's.
         files: True for every file, a folder for the files inside it, False for none.
         max_bytes: the most bytes of one source.
         timeout: the most seconds that a URL may take, redirects included.
+        max_pixels: the most pixels of the images of a request, as stored and as the processor resizes them.
+        max_side: the longest side of an image.
+        max_seconds: the longest audio of a request, all its files together.
     """
 
     private_urls: bool = False
     files: Path | bool = False
     max_bytes: int = 64 << 20
     timeout: float = 20.0
+    max_pixels: int = 1 << 26
+    max_side: int = 1 << 16  # what a JPEG can have
+    max_seconds: float = 600.0
 
 
 # 8 bytes for each of the most samples that are decoded (audio.MAX_DECODED_SAMPLES).

@@ -308,6 +308,32 @@ def test_a_small_file_that_unpacks_into_too_much_is_refused(monkeypatch):
         decode_audio(file.getvalue())
 
 
+def test_audio_of_absurd_cost_is_refused_before_it_is_decoded_or_resampled(monkeypatch):
+    def file(samples, rate):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.zeros(samples), rate, format="WAV")
+        return buffer.getvalue()
+
+    monkeypatch.setattr(audio.soxr, "resample", None)  # never called
+    with pytest.raises(ValueError, match=r"sampling rate of at least 100 Hz, got 1, .* not in kHz"):
+        load_audio(file(500, 1), RATE)
+    with pytest.raises(ValueError, match="got 16, which holds no sound"):
+        load_audio((np.zeros(500), 16), RATE)
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
+    with pytest.raises(ValueError, match=r"the audio lasts 10 s, more than the limit of 9\.5 s"):
+        decode_audio(file(80_000, 8000), max_seconds=9.5)
+    monkeypatch.setattr(audio, "MAX_DECODED_SAMPLES", 79_999)
+    with pytest.raises(ValueError, match="80000 samples in 1 channels, more than the limit of 79999"):
+        load_audio((np.zeros(20_000), 4000), 16_000)
+
+
+def test_low_rates_and_audio_of_the_longest_length_are_valid():
+    assert len(load_audio((np.zeros(500), 100), RATE)) == 5 * RATE
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(8000), 4000, format="WAV")
+    assert len(load_audio(buffer.getvalue(), RATE, max_seconds=2)) == 2 * RATE
+
+
 def test_integers_cast_to_float_are_refused():
     with pytest.raises(ValueError, match="got up to 30000; divide integer samples"):
         scale_to_unit(np.array([0.0, -30000.0]))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPImageProcessor, ViTImageProcessor
 
 from modeling_mm import images
-from modeling_mm.images import array_to_image, load_image, to_rgb
+from modeling_mm.images import array_to_image, image_features, load_image, resized_pixels, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -221,6 +222,23 @@ def test_decompression_bomb(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match=r"more pixels than the limit .*1600 pixels.*MAX_IMAGE_PIXELS` \(now 100\)"):
         load_image(data)
+
+
+def test_an_image_that_the_processor_would_enlarge_without_end_is_refused(monkeypatch):
+    shortest = CLIPImageProcessor(size={"shortest_edge": 20}, crop_size={"height": 20, "width": 20})
+    assert resized_pixels(shortest, 40, 30) == pytest.approx(20 * 20 * 4 / 3)
+    assert resized_pixels(shortest, 1, 500) == 20 * 20 * 500
+    assert resized_pixels(ViTImageProcessor(), 1, 500) == resized_pixels(CLIPImageProcessor(do_resize=False), 1, 500)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 20 * 500)
+    rows = [[Image.new("RGB", (30, 40))], [Image.new("RGB", (1, 500))]]
+    assert image_features(shortest, rows, {})[0]["pixel_values"].shape == (2, 1, 3, 20, 20)
+    rows[1].append(Image.new("RGB", (501, 1)))
+    with pytest.raises(
+        ValueError, match=r"Row 1, item 1 .* 501x1 would be resized to 200400 pixels.* to become 20; crop"
+    ):
+        image_features(shortest, rows, {})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert image_features(shortest, rows, {})[0]["pixel_values"].shape == (2, 2, 3, 20, 20)
 
 
 def test_long_sources_are_shortened_in_messages():

@@ -42,11 +42,16 @@ def transcription_prompt(model: Any, language: str | None = None) -> str:
     Raises:
         ValueError: if the model has no prompt for this language.
     """
-    prompts = getattr(model.generation_config, "transcription_prompts", None) or {"en": DEFAULT_TRANSCRIPTION_PROMPT}
+    prompts = transcription_languages(model)
     language = next(iter(prompts)) if language is None else language
     if language not in prompts:
         raise ValueError(f"expected a language among {', '.join(prompts)}, got {language!r}")
     return prompts[language]
+
+
+def transcription_languages(model: Any) -> dict[str, str]:
+    """Return a model's transcription prompts by language code, the default first."""
+    return getattr(model.generation_config, "transcription_prompts", None) or {"en": DEFAULT_TRANSCRIPTION_PROMPT}
 
 
 def translation_prompt(model: Any) -> str:

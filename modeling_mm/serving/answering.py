@@ -2,25 +2,25 @@
 """
 Answers while they are generated: one thread generates, the event loop reads piece by piece and can end it.
 
-    stream = GenerationStream(pool.submit, model, processor, inputs, config, stop_strings=["."])
+    stream = GenerationStream(pool.submit, model, processor, inputs, config, Sampling(stop=(".",)))
     async for piece in stream.pieces(): ...
 """
 
 import asyncio
-import copy
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from ..evaluation.answering import free_positions, prompt_inputs
 from ..utils.decoding import IncrementalDecoder
+from .sampling import Sampling, penalties_of
 
 logger = logging.get_logger(__name__)
 
@@ -122,8 +122,8 @@ class GenerationStream:
 
     Args:
         submit: puts work in the line of the thread that generates
-        seed: of sampling; None draws as chance has it
-        stop_strings: texts that end the answer and are left out of it
+        sampling: options of the answer
+        seed: of its sampling; None draws by chance
     """
 
     def __init__(
@@ -133,13 +133,14 @@ class GenerationStream:
         processor: Any,
         inputs: Mapping[str, torch.Tensor],
         config: GenerationConfig,
+        sampling: Sampling,
         seed: int | None = None,
-        stop_strings: Sequence[str] = (),
     ):
         self.config, self.prompt_tokens = config, inputs["input_ids"].shape[-1]
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
-        self.streamer = TextStreamer(processor.tokenizer, self._push, stop_strings)
-        self.generated = submit(generate, model, inputs, config, seed, self.streamer)
+        self.streamer = TextStreamer(processor.tokenizer, self._push, sampling.stop)
+        penalties = penalties_of(sampling, self.prompt_tokens)
+        self.generated = submit(generate, model, inputs, config, seed, self.streamer, penalties)
         self.generated.add_done_callback(lambda _: self._push(None))
 
     def _push(self, piece: str | None) -> None:
@@ -150,21 +151,11 @@ class GenerationStream:
         while (piece := await self._queue.get()) is not None:
             yield piece
 
-    async def text(self, receive: Callable[[], Awaitable[Any]]) -> str:
-        """Return the whole text. Its generation ends early if the client goes away."""
-        watch = asyncio.create_task(self._watch(receive))
-        try:
-            text = "".join([piece async for piece in self.pieces()])
-        finally:
-            watch.cancel()
-            self.streamer.stop()
+    async def text(self) -> str:
+        """Return the whole text."""
+        text = "".join([piece async for piece in self.pieces()])
         self.generated.result()  # raises the error of the other thread
         return text
-
-    async def _watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.streamer.stop()
 
     def has_failed(self) -> bool:
         """Return if the generation failed, and log its error. For streams, whose status has been sent."""
@@ -186,6 +177,7 @@ def generate(
     config: GenerationConfig,
     seed: int | None,
     streamer: TextStreamer,
+    penalties: LogitsProcessorList | None = None,
 ) -> None:
     """
     Generate an answer into a streamer.
@@ -198,12 +190,12 @@ def generate(
     with torch.random.fork_rng(devices, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        model.generate(**inputs, generation_config=config, **streamer.options())
+        model.generate(**inputs, generation_config=config, logits_processor=penalties, **streamer.options())
 
 
-def make_config(request: Mapping[str, Any], model: Any, prompt: int, most: int | None) -> GenerationConfig:
+def make_config(sampling: Sampling, model: Any, prompt: int, most: int | None) -> GenerationConfig:
     """
-    Return the generation config of a checked request. Beams are off, as they cannot be streamed.
+    Return the generation config of an answer.
 
     Args:
         prompt: tokens of the prompt
@@ -212,23 +204,12 @@ def make_config(request: Mapping[str, Any], model: Any, prompt: int, most: int |
     Raises:
         BadRequest: if the prompt or the answer does not fit, or a token is not in the vocabulary.
     """
-    config = copy.deepcopy(model.generation_config)
-    config.num_beams = config.num_return_sequences = 1
-    temperature, size = request.get("temperature"), model.config.text_config.vocab_size
-    if temperature is not None:
-        config.do_sample, config.temperature = temperature > 0, float(temperature) or None
-    if request.get("top_p") is not None:
-        config.top_p = float(request["top_p"])
-    if request.get("frequency_penalty") is not None:
-        config.repetition_penalty = 1.0 + request["frequency_penalty"]
-    bias = request.get("logit_bias") or {}
-    unknown = [token for token in bias if token >= size]
+    size = model.config.text_config.vocab_size
+    unknown = [token for token in sampling.logit_bias if token >= size]
     if unknown:
         raise BadRequest(f"`logit_bias`: expected token ids below {size}, got {unknown[0]}.")
-    if bias:
-        config.sequence_bias = {(token,): value for token, value in bias.items()}
-    asked = request.get("max_completion_tokens") or request.get("max_tokens")
-    config.max_new_tokens = answer_length(asked, model, prompt, most)
+    config = sampling.config(model.generation_config)
+    config.max_new_tokens = answer_length(sampling.max_tokens, model, prompt, most)
     return config
 
 

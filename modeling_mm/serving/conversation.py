@@ -15,6 +15,7 @@ from ..explain.attention import AnswerAttention, answer_attention
 from ..images import decode_image
 from ..processing_mm import READERS
 from .answering import GenerationStream, encode, make_config
+from .sampling import Sampling
 
 Turns = list[dict[str, Any]]
 
@@ -68,8 +69,9 @@ async def stream_answer(
         ValueError: for messages that the processor refuses, and for a conversation that is too long for the model.
     """
     inputs = await asyncio.wrap_future(submit(encode, model, processor, turns))
-    config = make_config({"temperature": 0}, model, inputs["input_ids"].shape[1], max_new_tokens)
-    stream = GenerationStream(submit, model, processor, inputs, config)
+    sampling = Sampling(temperature=0.0)
+    config = make_config(sampling, model, inputs["input_ids"].shape[1], max_new_tokens)
+    stream = GenerationStream(submit, model, processor, inputs, config, sampling)
     text = ""
     try:
         async for piece in stream.pieces():

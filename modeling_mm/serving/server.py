@@ -7,6 +7,7 @@ messages.
 """
 
 import inspect
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,9 +23,13 @@ from transformers.cli.serving.utils import GenerationState
 
 from ..sources import SourcePolicy
 from .answering import BadRequest
-from .handlers import FAILED, MMChatHandler, MMTranscriptionHandler, OneModel, RequestQueue
+from .completions import ChatHandler
+from .events import FAILED
+from .fields import UnknownField
+from .handlers import OneModel, RequestQueue
+from .transcriptions import TranscriptionHandler
 
-ROUTES = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/models", "/health")
+KEPT_ROUTES = ("/v1/models", "/health")  # of transformers
 TOO_LARGE = 413
 LONGEST_MESSAGE = 1000  # a message may name every field of a request
 
@@ -56,26 +61,33 @@ def build_app(
     manager = OneModel(device=device, dtype=dtype, attn_implementation=attn_implementation, force_model=model)
     state = GenerationState()
     queue = RequestQueue(manager, state, policy, most_tokens)
-    chat_handler = MMChatHandler(queue)
-    given: dict[str, Any] = {
-        "model_manager": manager,
-        "transcription_handler": MMTranscriptionHandler(queue),
-        "generation_state": state,
-        "enable_cors": enable_cors,
-    }
+    given: dict[str, Any] = {"model_manager": manager, "generation_state": state, "enable_cors": enable_cors}
     # The handlers depend on the version of transformers; those of the removed routes are None.
     app = build_server(**{name: given.get(name) for name in inspect.signature(build_server).parameters})
-    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES[1:]]
-
-    # Their route does not pass on the request, which tells when the client leaves.
-    @app.post(ROUTES[0])
-    async def chat_completions(request: Request, body: dict[str, Any]) -> Response:
-        return await chat_handler.respond(request, body)
-
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in KEPT_ROUTES]
+    add_routes(app, queue)
     app.add_middleware(LimitBody, limit=max_body_bytes)
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return app
+
+
+def add_routes(app: FastAPI, queue: RequestQueue) -> None:
+    """Add the routes of OpenAI's protocol that work with our models."""
+    chat, transcriptions = ChatHandler(queue), TranscriptionHandler(queue)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request, body: dict[str, Any]) -> Response:
+        return await chat.respond(request, body)
+
+    @app.post("/v1/audio/transcriptions")
+    async def audio_transcriptions(request: Request) -> Response:
+        return await transcriptions.respond(request)
+
+    @app.get("/v1/models/{name:path}")  # a folder's name has slashes
+    async def retrieve_model(name: str) -> dict[str, Any]:
+        queue.manager.check_name(name)
+        return queue.manager.description()
 
 
 class LimitBody:
@@ -118,26 +130,34 @@ class LimitBody:
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return an error as OpenAI's clients read it; the field that a message begins with is its `param`."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    content = {"error": {"message": message[:LONGEST_MESSAGE], "type": kind, "param": None, "code": status}}
+    message = message[:LONGEST_MESSAGE].encode("utf-8", "backslashreplace").decode()  # halves of surrogate pairs
+    field = re.match(r"`([^`]+)`: ", message)
+    content = {"error": {"message": message, "type": kind, "param": field and field[1], "code": str(status)}}
     return JSONResponse(content, status_code=status, headers=headers)
 
 
 async def refuse_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AnyHTTPException)
-    detail = error.detail
-    if error.status_code == 404 and detail == "Not Found":
-        detail = f"There is no {request.method} {request.url.path} here; this server has {', '.join(ROUTES)}."
-    return error_response(error.status_code, str(detail))
+    detail = str(error.detail)
+    if detail in ("Not Found", "Method Not Allowed"):  # of the framework
+        routes = ", ".join(dict.fromkeys(getattr(route, "path", "") for route in request.app.router.routes))
+        detail = f"There is no {request.method} {request.url.path} here; this server has {routes}."
+    return error_response(error.status_code, detail)
 
 
 async def refuse_body(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     reasons = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-    return error_response(400, f"The request is not a JSON object ({reasons}).")
+    return error_response(
+        400,
+        f"The request is not a JSON object ({reasons}); send one, with the header `Content-Type: application/json`.",
+    )
 
 
 ERROR_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
+    UnknownField: lambda request, error: error_response(422, str(error)),
     BadRequest: lambda request, error: error_response(400, str(error)),
     AnyHTTPException: refuse_http,
     RequestValidationError: refuse_body,

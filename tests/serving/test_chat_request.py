@@ -1,6 +1,7 @@
 """Checks of chat requests, without a server: the conversation and options, and refusals with their reason."""
 
 import base64
+import inspect
 import io
 import json
 import time
@@ -12,6 +13,8 @@ import soundfile
 from modeling_mm.serving import SourcePolicy
 from modeling_mm.serving.answering import BadRequest
 from modeling_mm.serving.chat_request import UNPACKED_LIMITS, check_chat, read_media, unpacked_size
+from modeling_mm.serving.fields import CHAT_FIELDS, TRANSCRIPTION_FIELDS
+from modeling_mm.serving.sampling import Sampling
 from tests.fakes.gallery import red
 
 RED = base64.b64encode(red()).decode()
@@ -41,7 +44,7 @@ def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
     checked = check_chat(body)
     assert checked.messages[0]["content"] == [{"type": "image"}, text("x")]
     assert [(media.where, media.source) for media in checked.media] == [("messages[0].content[0].image_url", RED)]
-    assert checked.options["logit_bias"] == {} and checked.options["stop"] == ["a"]
+    assert checked.sampling == Sampling(stop=("a",)) and not checked.stream
     assert read(body) == [{"role": "user", "content": [{"type": "image", "bytes": red()}, text("x")]}]
     assert json.dumps(body) == before
 
@@ -57,7 +60,8 @@ def test_audio_is_read_from_each_kind_of_part():
 
 def test_only_what_is_known_is_handed_on():
     body = chat(seed=1, user="me", stream_options={"include_usage": True}, reasoning_effort=None)
-    assert set(check_chat(body).options) == {"seed", "stop", "logit_bias"}
+    checked = check_chat(body)
+    assert checked.sampling == Sampling(temperature=1.0, seed=1) and checked.include_usage
 
 
 @pytest.mark.parametrize(
@@ -76,13 +80,25 @@ def test_only_what_is_known_is_handed_on():
         ("logit_bias", {"9" * 5000: 1}),
         ("logit_bias", {str(token): 1 for token in range(1025)}),
         ("logit_bias", []),
-        ("temperature", 0.009),
+        ("temperature", -0.001),
         ("temperature", 2.1),
         ("temperature", float("nan")),
         ("temperature", True),
         ("temperature", "1"),
         ("temperature", [1]),
-        ("frequency_penalty", -1),
+        ("frequency_penalty", -2.1),
+        ("presence_penalty", 2.1),
+        ("n", 0),
+        ("n", 17),
+        ("n", True),
+        ("top_k", 0),
+        ("top_logprobs", 21),
+        ("top_logprobs", 2),
+        ("logprobs", 1),
+        ("stream_options", []),
+        ("stream_options", {"include_usage": 1}),
+        ("stream_options", {"usage": True}),
+        ("response_format", {"type": "json_object"}),
         ("seed", 2**63),
         ("max_tokens", 1.5),
         ("model", ["gpt"]),
@@ -91,13 +107,50 @@ def test_only_what_is_known_is_handed_on():
     ],
 )
 def test_what_could_open_files_or_hold_the_server_up_is_refused(name, value):
-    with pytest.raises(BadRequest, match=f"`{name}`: "):
+    with pytest.raises(BadRequest, match=f"`{name}[^`]*`: "):
         check_chat({**chat(), name: value})
 
 
-@pytest.mark.parametrize("value", [0, 0.01, 1, 2, None])
+HARMLESS = {
+    "metadata": {"a": "b"},
+    "modalities": ["text"],
+    "parallel_tool_calls": True,
+    "prompt_cache_key": "a",
+    "prompt_cache_options": {"mode": "x"},
+    "prompt_cache_retention": "24h",
+    "reasoning_effort": "none",
+    "response_format": {"type": "text"},
+    "safety_identifier": "a",
+    "service_tier": "auto",
+    "store": True,
+    "stream_options": {"include_obfuscation": False},
+    "tool_choice": "auto",
+    "tools": [],
+    "user": "me",
+    "verbosity": "medium",
+}
+
+
+def test_fields_that_change_no_answer_are_ignored():
+    assert check_chat(chat(**HARMLESS)) == check_chat(chat())
+
+
+def test_every_field_of_the_official_client_is_decided():
+    """A new client may send more; then this test says which."""
+    completions = pytest.importorskip("openai.resources.chat.completions")
+    transcriptions = pytest.importorskip("openai.resources.audio.transcriptions")
+    for create, fields in (
+        (completions.Completions.create, CHAT_FIELDS),
+        (transcriptions.Transcriptions.create, TRANSCRIPTION_FIELDS),
+    ):
+        sent = set(inspect.signature(create).parameters)
+        sent -= {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+        assert sent <= {*fields.served, *fields.ignored, *fields.refused}
+
+
+@pytest.mark.parametrize("value", [0, 1e-300, 1e-8, 0.009, 0.01, 1, 2, None])
 def test_temperatures_that_are_served(value):
-    assert check_chat(chat(temperature=value)).options["temperature"] == value
+    assert check_chat(chat(temperature=value)).sampling.temperature == value
 
 
 def test_at_the_limits_requests_pass_and_beyond_them_they_do_not():

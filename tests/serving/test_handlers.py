@@ -193,7 +193,7 @@ def test_the_model_is_listed_and_no_other_is_loaded(server, open_server, gallery
             model="gpt-9", messages=user(image_part(f"{gallery.url}/red.png"), {"type": "none"})
         )
     assert len(gallery.asked) == asked, "the name comes first"
-    for path in ("/load_model", "/reset", "/v1/responses", "/v1/completions"):
+    for path in ("/load_model", "/reset", "/v1/systemone", "/v1/completions"):
         status, text = server.post(path, b'{"model": "/etc", "input": "x", "prompt": "x"}')
         assert status == 404 and f"There is no POST {path} here" in text
 
@@ -225,7 +225,11 @@ def test_a_transcription_is_the_answer_to_what_is_said(server):
         ({"file": ("a.wav", b"no audio")}, "cannot be decoded"),
         ({"file": ("a.wav", b"")}, "cannot be decoded|no samples|0 bytes"),
         ({"language": "xx"}, "`language`: expected a language among en, fr, got 'xx'"),
-        ({"response_format": "srt"}, "`response_format`: expected json or text"),
+        ({"response_format": "srt"}, "`response_format`: srt needs timestamps .*; expected json, text, verbose_json"),
+        ({"response_format": "xml"}, "`response_format`: expected json, text, verbose_json, got 'xml'"),
+        ({"timestamp_granularities": ["word"]}, "`timestamp_granularities`: .* gives no timestamps"),
+        ({"chunking_strategy": "auto"}, "`chunking_strategy`: .* takes the audio whole"),
+        ({"extra_body": {"stream": "maybe"}}, "`stream`: expected true or false, got 'maybe'"),
         ({"temperature": 9}, "`temperature`: expected a number of at least 0 and at most 2"),
         ({"temperature": "hot"}, "`temperature`: expected a number, got 'hot'"),
         ({"prompt": "a" * 2000}, "positions"),

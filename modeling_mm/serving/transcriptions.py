@@ -1,0 +1,150 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+`/v1/audio/transcriptions`: the answer to a question about audio.
+
+The model gets the request's `prompt`, or else its own transcription prompt for the request's `language`.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.datastructures import FormData, UploadFile
+
+from ..audio import load_audio
+from ..prompts import transcription_languages, transcription_prompt
+from .answering import BadRequest, GenerationStream
+from .chat_request import LONGEST_TEXT, UNPACKED_LIMITS, unpacked_size, unpacks_too_large
+from .completions import usage_of
+from .events import END_EVENT, FAILED, EventStream, error_event, event, whole_texts
+from .fields import RANGES, TRANSCRIPTION_FIELDS, check_number, check_text, shortened
+from .handlers import RequestQueue
+from .sampling import Sampling
+
+FORMATS = ("json", "text", "verbose_json")
+TIMED_FORMATS = ("srt", "vtt", "diarized_json")
+
+
+class TranscriptionHandler:
+    """Handler of `/v1/audio/transcriptions`."""
+
+    def __init__(self, queue: RequestQueue):
+        self.queue = queue
+
+    async def respond(self, request: Request) -> Response:
+        """
+        Answer a request, streamed or not.
+
+        Raises:
+            BadRequest: for a fault in the request.
+            HTTPException: for another model, and for a form that cannot be read.
+        """
+        async with request.form(max_files=1) as form:
+            fields = check_form(form)
+            self.queue.manager.check_name(fields.get("model"))
+            model, processor = self.queue.manager.served()
+            upload = form.get("file")
+            if not isinstance(upload, UploadFile):
+                raise BadRequest("`file`: expected an audio file as multipart/form-data.")
+            sampling, prompt = check_temperature(fields), prompt_of(fields, model)
+            data = await upload.read()
+        if processor.feature_extractor is None:
+            raise BadRequest("`model`: it has no audio encoder; use /v1/chat/completions, or a model with one.")
+        rate = processor.feature_extractor.sampling_rate
+        messages, seconds = await self.queue.read(audio_question, data, prompt, rate)
+        streams = await self.queue.begin(messages, sampling)
+        if fields.get("stream") == "true":
+            return EventStream(transcript_events(streams[0]), streams)
+        (text,) = await whole_texts(streams, request.receive)
+        form_of_answer = fields.get("response_format", FORMATS[0])
+        if form_of_answer == "text":
+            return PlainTextResponse(text)
+        if form_of_answer == "json":
+            return JSONResponse({"text": text, "usage": {"type": "tokens", **as_audio_usage(streams[0])}})
+        language = fields.get("language") or next(iter(transcription_languages(model)))
+        verbose = {"task": "transcribe", "language": language, "duration": seconds, "text": text}
+        return JSONResponse({**verbose, "usage": {"type": "duration", "seconds": seconds}})
+
+
+def check_form(form: FormData) -> dict[str, str]:
+    """
+    Return the fields of a form beside its file.
+
+    Raises:
+        BadRequest: for a field that is unknown, not served, or there twice, and for a wrong value.
+    """
+    for name in form:
+        if len(form.getlist(name)) > 1 and not name.endswith("[]"):
+            raise BadRequest(f"`{name}`: expected it once, got it {len(form.getlist(name))} times.")
+    TRANSCRIPTION_FIELDS.check({name.removesuffix("[]"): form.getlist(name)[0] for name in form})
+    fields = {name: check_text(name, value, "a text") for name, value in form.items() if name != "file"}
+    answer_format, stream = fields.get("response_format", FORMATS[0]), fields.get("stream", "false").lower()
+    if answer_format in TIMED_FORMATS:
+        raise BadRequest(
+            f"`response_format`: {answer_format} needs timestamps or speakers, and this model gives none; expected "
+            f"{', '.join(FORMATS)}."
+        )
+    if answer_format not in FORMATS:
+        raise BadRequest(f"`response_format`: expected {', '.join(FORMATS)}, got {shortened(answer_format)}.")
+    if stream not in ("true", "false"):
+        raise BadRequest(f"`stream`: expected true or false, got {shortened(stream)}.")
+    return {**fields, "stream": stream}
+
+
+def check_temperature(fields: dict[str, str]) -> Sampling:
+    """Return the generation options of a transcription request."""
+    temperature = fields.get("temperature")
+    if not temperature:
+        return Sampling()
+    try:
+        number = float(temperature)
+    except ValueError as error:
+        raise BadRequest(f"`temperature`: expected a number, got {shortened(temperature)}.") from error
+    check_number("temperature", number, RANGES["temperature"])
+    return Sampling(temperature=number)
+
+
+def prompt_of(fields: dict[str, str], model: Any) -> str:
+    """Return the prompt of a transcription request."""
+    prompt, languages = fields.get("prompt"), transcription_languages(model)
+    language = fields.get("language") or None
+    if language is not None and language not in languages:
+        raise BadRequest(f"`language`: expected a language among {', '.join(languages)}, got {shortened(language)}.")
+    if not prompt:
+        return transcription_prompt(model, language)
+    if len(prompt) > LONGEST_TEXT:
+        raise BadRequest(f"`prompt`: expected {LONGEST_TEXT} characters at most, got {len(prompt)}.")
+    return prompt
+
+
+def audio_question(data: bytes, prompt: str, rate: int) -> tuple[list[dict[str, Any]], float]:
+    """Return a conversation that asks about an audio file, and the seconds of the file."""
+    if unpacked_size(data, "audio") > UNPACKED_LIMITS["audio"]:
+        raise BadRequest(f"`file`: {unpacks_too_large('audio')}")
+    try:
+        samples = load_audio(data, rate)
+    except ValueError as error:
+        raise BadRequest(f"`file`: {error}") from error
+    audio = {"type": "audio", "audio": {"array": samples, "sampling_rate": rate}}
+    return [{"role": "user", "content": [audio, {"type": "text", "text": prompt}]}], len(samples) / rate
+
+
+def as_audio_usage(stream: GenerationStream) -> dict[str, int]:
+    """Return the usage of an answer in the names of this route."""
+    usage = usage_of([stream])
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "output_tokens": usage["completion_tokens"],
+        "total_tokens": usage["total_tokens"],
+    }
+
+
+async def transcript_events(stream: GenerationStream) -> AsyncIterator[str]:
+    """Yield an answer as the events of a transcription."""
+    text = ""
+    async for piece in stream.pieces():
+        text += piece
+        yield event({"type": "transcript.text.delta", "delta": piece})
+    yield error_event(FAILED) if stream.has_failed() else event({"type": "transcript.text.done", "text": text})
+    yield END_EVENT

@@ -51,7 +51,7 @@ class OneModel(ModelManager):
         Check the model that a request names; none means this one.
 
         Raises:
-            BadRequest: if it is no name.
+            BadRequest: if it is not a text.
             HTTPException: if it is another one.
         """
         if name is not None and not isinstance(name, str):

@@ -6,32 +6,69 @@ Registering a class imports it and torch, so `import modeling_mm` only adds name
 transformers imports a class of that name from `transformers.models.mm` when it is first needed: from this package,
 which imports its public names lazily. The first config then registers all classes: no model and no pipeline of ours
 exists without one.
+
+The tables exist once transformers is imported, which takes a second and which `modeling-mm --help` does without. Until
+then a finder waits for their module.
 """
 
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
 from typing import Any
-
-import transformers
-from transformers.models.auto import auto_mappings
 
 MODEL_TYPE = "mm"
 TASK_ALIASES = {"vqa": "visual-question-answering"}
+TABLES = "transformers.models.auto.auto_mappings"
 
 
 def register_names() -> None:
-    """Add our names to the tables that `AutoConfig` and `AutoProcessor` read."""
+    """Add our names to the tables that `AutoConfig` and `AutoProcessor` read, or see to it that they are added."""
     sys.modules.setdefault(f"transformers.models.{MODEL_TYPE}", sys.modules[__package__])
-    auto_mappings.PROCESSOR_MAPPING_NAMES[MODEL_TYPE] = "MMProcessor"
-    copied_to = sys.modules.get("transformers.models.auto.configuration_auto")  # it copies the table when imported
-    for module in filter(None, (auto_mappings, copied_to)):
-        module.CONFIG_MAPPING_NAMES[MODEL_TYPE] = "MMConfig"
+    if tables := sys.modules.get(TABLES):
+        add_names(tables)
+        if copied_to := sys.modules.get("transformers.models.auto.configuration_auto"):
+            copied_to.CONFIG_MAPPING_NAMES[MODEL_TYPE] = "MMConfig"  # it copies the table when imported
+    elif TablesFinder not in sys.meta_path:
+        sys.meta_path.insert(0, TablesFinder)
+
+
+def add_names(tables: ModuleType) -> None:
+    """Add our names to transformers' tables."""
+    tables.PROCESSOR_MAPPING_NAMES[MODEL_TYPE] = "MMProcessor"
+    tables.CONFIG_MAPPING_NAMES[MODEL_TYPE] = "MMConfig"
+
+
+class TablesFinder(PathFinder):
+    """Finder of the one module that holds the tables; our names are in them before anybody reads them."""
+
+    @classmethod
+    def find_spec(
+        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != TABLES:
+            return None
+        spec = super().find_spec(fullname, path, target)
+        if spec is not None and spec.origin is not None:
+            spec.loader = TablesLoader(fullname, spec.origin)
+        return spec
+
+
+class TablesLoader(SourceFileLoader):
+    """Loader that adds our names right after the module has made its tables."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        add_names(module)
 
 
 @cache
 def register_classes() -> None:
     """Register config, processor, models and pipelines; called by the first config."""
+    import transformers
+
     from .compat import name_in_mapping, restore_task
     from .configuration_mm import AUTO_MAP, PIPELINES, MMConfig
 

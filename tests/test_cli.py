@@ -47,29 +47,16 @@ def ask(folder: Path, *arguments: str) -> int:
 # ---- Help and errors ------------------------------------------------------------------------------------------------
 
 
-def test_help_is_fast_and_imports_no_torch():
-    code = f"""
-import sys, time
-from modeling_mm.cli import main
-for arguments in ([], *([name] for name in {list(COMMANDS)})):
-    try:
-        main([*arguments, "--help"])
-    except SystemExit as end:
-        assert end.code == 0
-assert "torch" not in sys.modules
-print(time.process_time())
-"""
-
-    def seconds() -> float:
-        """Seconds of the CPU, as other processes share it."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-        assert done.returncode == 0, done.stderr
-        assert all(f"usage: modeling-mm {name}" in done.stdout for name in COMMANDS)
-        return float(done.stdout.splitlines()[-1])
-
-    assert any(seconds() < 1.5 for _ in range(3))
+def test_a_command_says_nothing_but_its_own(folder):
+    """In a process of its own, where libraries speak when they are imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "modeling_mm.cli", "ask", str(folder / "tiny"), "What do you see?"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["ask"], ["ask", "MODEL", "--nothing"], ["train"]])

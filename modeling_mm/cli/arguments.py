@@ -28,6 +28,7 @@ def file_arg(modality: str) -> Argument:
 
 MODEL = arg("model", metavar="MODEL", help="folder or Hub id of a joint model")
 DEVICE = arg("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
+BENCHMARKS = ("text", "image", "import", "load")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="values in YAML that replace those of the recipe")
@@ -118,7 +119,7 @@ COMMANDS = {
         "measure speed side by side with transformers' own models of the same size, with random weights",
         "train",
         ("", "text --tokens 32"),
-        arg("parts", nargs="*", metavar="PART", help="text, image, import or load (default: all)"),
+        arg("parts", nargs="*", metavar="PART", help=f"of {', '.join(BENCHMARKS)} (default: all)"),
         arg("--tokens", type=int, default=32, help="tokens generated for each row (default: %(default)s)"),
         arg("--repeats", type=int, default=5, help="runs of each side (default: %(default)s)"),
         DEVICE,

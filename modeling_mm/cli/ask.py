@@ -20,8 +20,6 @@ from .loading import load_model
 def run(options: Namespace) -> None:
     """Print the answers, and draw where their words looked if a file is given for it."""
     turn = user_turn(options)
-    if bool(turn["content"]) == (options.questions is not None):
-        raise ValueError("Give either a question (with files if it is about some), or --questions FILE.")
     attention = "eager" if options.attention else None  # the fused kernels keep no weights
     model, processor = load_model(options.model, options.device, options.dtype, attention)
     if options.attention:
@@ -34,18 +32,8 @@ def run(options: Namespace) -> None:
 
 
 def user_turn(options: Namespace) -> Message:
-    """
-    Return the files and the text of the question as a turn of a chat.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
-    content = []
-    for name in MODALITIES:
-        for path in getattr(options, name):
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"--{name}: there is no file {path}.")
-            content.append({"type": name, "path": path})
+    """Return the files and the text of the question as a turn of a chat."""
+    content = [{"type": name, "path": path} for name in MODALITIES for path in getattr(options, name)]
     if options.question:
         content.append({"type": "text", "text": options.question})
     return {"role": "user", "content": content}

@@ -19,8 +19,6 @@ def run(options: Namespace) -> None:
     """Print a path, a model or the installation."""
     if options.path:
         kind, _, name = options.path.partition("/")
-        if kind not in get_args(Kind):
-            raise ValueError(f"--path {options.path}: expected {', '.join(get_args(Kind))}, then a slash and a name.")
         print(find_resource(kind, name))
     elif options.model:
         describe_model(options.model)

@@ -1,13 +1,12 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Models and recipes as the command line names them."""
 
-from pathlib import Path
-
 import torch
 from transformers import AutoConfig
 from transformers.utils import logging
 
 from .. import MMConfig, MMForConditionalGeneration, MMProcessor
+from .checks import check_model
 
 
 def load_config(name: str) -> MMConfig:
@@ -18,8 +17,7 @@ def load_config(name: str) -> MMConfig:
         FileNotFoundError: if the name is a path and there is no such folder.
         ValueError: if it is another kind of model.
     """
-    if not Path(name).is_dir() and (name.startswith((".", "/")) or name.count("/") != 1):
-        raise FileNotFoundError(f"There is no folder {name}. Expected a folder or Hub id of a joint model.")
+    check_model(name)
     config = AutoConfig.from_pretrained(name)
     if not isinstance(config, MMConfig):
         raise ValueError(f"{name} is a model of type {config.model_type!r}. Expected a joint model, of type 'mm'.")

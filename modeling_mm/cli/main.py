@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Choose a subcommand, run its module, and turn errors into one line. Help needs neither torch nor an extra."""
+"""Choose a subcommand, run its module, and turn errors into one line. Help and slips need no torch."""
 
 import argparse
 import importlib
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
+from ..utils.quiet import quiet_libraries
 from .arguments import COMMANDS
 
 
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
     name = options.command
+    quiet_libraries()
     try:
+        importlib.import_module(".checks", __package__).check_arguments(options)  # it reads YAML, of an extra
         return importlib.import_module(f".{name}", __package__).run(options) or 0
     except (ImportError, OSError, ValueError) as error:
         is_ours = isinstance(error, ImportError) and (error.name or "").startswith("modeling_mm")

@@ -12,17 +12,8 @@ from .loading import load_config
 
 
 def run(options: Namespace) -> None:
-    """
-    Serve until interrupted.
-
-    Raises:
-        ValueError: if an option has a wrong value.
-    """
+    """Serve until interrupted."""
     files = None if options.allow_files is None else Path(options.allow_files)
-    if files is not None and not files.is_dir():
-        raise ValueError(f"--allow-files: there is no folder {files}.")
-    if options.max_tokens is not None and options.max_tokens < 1:
-        raise ValueError(f"--max-tokens: expected at least 1, got {options.max_tokens}.")
     load_config(options.model)  # says clearly if there is no such model
     policy = SourcePolicy(private_urls=options.allow_private_urls, files=files or False)
     app = build_app(

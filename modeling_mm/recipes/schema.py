@@ -25,7 +25,7 @@ from ..training.augmentation import Augmentation, ModalityDropout
 from ..training.freezing import PARTS
 from ..training.lora import LoraOptions
 from ..utils.validation import build, mapping_of, type_hints
-from ..utils.yaml_values import apply_override, parse_yaml
+from ..utils.yaml_values import read_values
 
 if TYPE_CHECKING:
     ConfigFields = dict[str, Any]
@@ -410,12 +410,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: for an unknown key or a wrong value, with the key and what was expected.
     """
     path = Path(path)
-    if not path.is_file():
-        others = ", ".join(str(other) for other in sorted(path.parent.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(f"There is no recipe {path}. Recipes beside it: {others}.")
-    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    for override in overrides:
-        values = apply_override(values, override)
+    values = read_values(path, overrides)
     # The output folder is named after the recipe, unless the recipe names another.
     if isinstance(values, dict) and isinstance(values.get("training", {}), dict):
         values = {**values, "training": {"output_dir": f"outputs/{path.stem}", **values.get("training", {})}}

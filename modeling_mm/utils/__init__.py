@@ -3,11 +3,12 @@
 
 from .decoding import IncrementalDecoder
 from .files import HALF_FILE, remove_half_files, write_bytes, write_lines, write_text
+from .quiet import quiet_libraries
 from .resources import find_resource, list_resources, resource_or_path
 from .spelling import nearest, suggestion
 from .tables import format_table, markdown_table
 from .validation import build, mapping_of
-from .yaml_values import apply_override, parse_yaml, replace_value
+from .yaml_values import apply_override, parse_yaml, read_values, replace_value
 
 __all__ = [
     "HALF_FILE",
@@ -21,6 +22,8 @@ __all__ = [
     "markdown_table",
     "nearest",
     "parse_yaml",
+    "quiet_libraries",
+    "read_values",
     "remove_half_files",
     "replace_value",
     "resource_or_path",

@@ -2,6 +2,8 @@
 """YAML by the rules of version 1.2, and `key=value` overrides."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -51,6 +53,27 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> Any:
+    """
+    Read a YAML file, and replace values of it by overrides in turn.
+
+    Raises:
+        FileNotFoundError: if the file does not exist, with the YAML files beside it.
+        ValueError: if it is not valid YAML in UTF-8, or for an override that does not fit.
+    """
+    if not path.is_file():
+        others = ", ".join(str(other) for other in sorted(path.parent.glob("*.yaml"))) or "none"
+        raise FileNotFoundError(f"There is no recipe {path}. Recipes beside it: {others}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected YAML in UTF-8. {error}.") from error
+    values = parse_yaml(text, str(path))
+    for override in overrides:
+        values = apply_override(values, override)
+    return values
 
 
 def apply_override(values: Any, override: str) -> Any:

@@ -1,0 +1,174 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Checks of a command's arguments before its module is imported, so that a slip is answered in a second.
+
+They need neither torch nor transformers. What only these can tell is left to the command.
+"""
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from ..modalities import MODALITIES
+from ..utils.resources import Kind, find_resource, list_resources
+from ..utils.spelling import suggestion
+from .arguments import BENCHMARKS
+from .recipe import check_recipe
+
+CONFIG = "config.json"
+COUNTS = ("max_new_tokens", "limit", "search", "max_tokens", "tokens", "repeats")
+OUR_FOLDERS = ("configuration", "model_cards", "outputs", "processing")  # no owners on the Hub, but of a checkout
+
+
+def check_arguments(options: Namespace) -> None:
+    """
+    Check what files and arguments tell by themselves.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        PermissionError: if nothing can be written where the results go.
+        ValueError: if a value is wrong.
+    """
+    for name, low in {
+        "max_new_tokens": 1,
+        "limit": 1,
+        "search": 1,
+        "max_tokens": 1,
+        "tokens": 1,
+        "repeats": 1,
+    }.items():
+        value = getattr(options, name, None)
+        if value is not None and value < low:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least {low}, got {value}.")
+    if not 0 <= getattr(options, "port", 0) < 2**16:
+        raise ValueError(f"--port: expected 0 to 65535, got {options.port}.")
+    if check := CHECKS.get(options.command):
+        check(options)
+
+
+def check_ask(options: Namespace) -> None:
+    files = {name: getattr(options, name) for name in MODALITIES}
+    for name, paths in files.items():
+        for path in paths:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"--{name}: there is no file {path}.{beside(Path(path))}")
+    has_question = any(files.values()) or bool((options.question or "").strip())
+    if has_question == (options.questions is not None):
+        raise ValueError("Give either a question (with files if it is about some), or --questions FILE.")
+    if options.questions is not None and not Path(options.questions).exists():
+        raise FileNotFoundError(f"The file {options.questions} does not exist.{beside(Path(options.questions))}")
+    if options.attention:
+        if options.questions is None and not any(files.values()):
+            raise ValueError("--attention: the question has no image and no audio to attend to. Add one.")
+        check_writable("--attention", Path(options.attention))
+    check_model(options.model)
+
+
+def check_train(options: Namespace) -> None:
+    values = check_recipe(options.recipe, options.overrides)
+    folder = values.get("training", {}).get("output_dir") or f"outputs/{Path(options.recipe).stem}"
+    check_writable("training.output_dir", Path(folder, "any"))
+
+
+def check_evaluate(options: Namespace) -> None:
+    check_recipe(options.recipe, options.overrides, ("data",))
+    check_model(options.model)
+    check_writable("--out", Path(options.out, "any"))
+
+
+def check_serve(options: Namespace) -> None:
+    if options.allow_files is not None and not Path(options.allow_files).is_dir():
+        raise ValueError(f"--allow-files: there is no folder {options.allow_files}.")
+    check_model(options.model)
+
+
+def check_push(options: Namespace) -> None:
+    if not Path(options.folder).is_dir():
+        raise FileNotFoundError(f"There is no folder {options.folder}.{beside(Path(options.folder))}")
+
+
+def check_benchmark(options: Namespace) -> None:
+    if unknown := sorted(set(options.parts) - set(BENCHMARKS)):
+        raise ValueError(f"There is no part {', '.join(unknown)}. Expected {', '.join(BENCHMARKS)}.")
+
+
+def check_info(options: Namespace) -> None:
+    if options.path:
+        kind, _, name = options.path.partition("/")
+        if kind not in get_args(Kind):
+            raise ValueError(f"--path {options.path}: expected {', '.join(get_args(Kind))}, then a slash and a name.")
+        find_resource(kind, name)
+    elif options.model and options.model not in list_resources("presets"):
+        if "/" not in options.model and not Path(options.model).exists():
+            raise FileNotFoundError(unknown_preset(options.model))
+        check_model(options.model)
+
+
+def unknown_preset(name: str) -> str:
+    """Return the message for a plain name that is neither a preset nor a folder."""
+    presets = list_resources("presets")
+    return f"No folder and no preset {name!r}.{suggestion(name, presets)} Presets: {', '.join(presets)}."
+
+
+def check_model(name: str) -> None:
+    """
+    Check that a folder holds a joint model; a name that may be a Hub id is left to the Hub.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it holds another model, or none.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.is_file():
+            raise ValueError(f"{name} is a file. Expected a folder or Hub id of a joint model.")
+        if name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parts[0] in OUR_FOLDERS:
+            hint = beside(folder)
+            raise FileNotFoundError(f"There is no folder {name}. Expected a folder or Hub id of a joint model.{hint}")
+        return
+    path = folder / CONFIG
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(f"{name} holds an adapter, not a model. Merge it into its model and save that.")
+        inside = ", ".join(str(each.parent) for each in sorted(folder.glob(f"*/{CONFIG}")))
+        hint = f" These folders in it do: {inside}." if inside else ""
+        raise FileNotFoundError(f"{name} holds no model, as it has no {CONFIG}.{hint}")
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the configuration of a model: {type(error).__name__}, {error}.") from error
+    if kind != "mm":
+        raise ValueError(f"{name} is a model of type {kind!r}. Expected a joint model, of type 'mm'.")
+
+
+def check_writable(what: str, path: Path) -> None:
+    """Check that a file can be written, before the work whose result it holds."""
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise ValueError(f"{what}: {folder} is a file, not a folder.")
+    if path.is_dir():
+        raise ValueError(f"{what}: {path} is a folder. Expected the name of a file.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{what}: {path if path.exists() else folder} cannot be written to.")
+
+
+def beside(path: Path) -> str:
+    """Return a suggestion for a misspelled path, from the names in its folder."""
+    names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = suggestion(path.name, names)
+    return hint.replace("'", f"'{path.parent}/", 1) if hint and path.parent != Path() else hint
+
+
+CHECKS: dict[str, Callable[[Namespace], None]] = {
+    "ask": check_ask,
+    "train": check_train,
+    "evaluate": check_evaluate,
+    "serve": check_serve,
+    "app": lambda options: check_model(options.model),
+    "push": check_push,
+    "benchmark": check_benchmark,
+    "info": check_info,
+}

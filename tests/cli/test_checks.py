@@ -1,0 +1,119 @@
+"""cli/checks.py: help and slips are answered at once, in one line, before torch and transformers are imported."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+from modeling_mm.cli import COMMANDS
+from tests.fakes.ranks import ROOT
+
+
+def light(calls: list[list[str]], at_end: str = "") -> list[tuple[int, str]]:
+    """Exit code and the last line of each call, in a process that has imported neither torch nor transformers."""
+    code = f"""
+import contextlib, io, json, sys
+from modeling_mm.cli import main
+ended = []
+for arguments in {calls!r}:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = end.code
+    ended.append((code, said.getvalue()))
+    heavy = {{"torch", "transformers", "datasets", "accelerate"}} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+print(json.dumps(ended))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, said) for code, said in json.loads(done.stdout)]
+
+
+def test_help_imports_no_torch_and_no_transformers():
+    helps = light([["--help"], *([name, "--help"] for name in COMMANDS)])
+    for name, (code, said) in zip(["COMMAND", *COMMANDS], helps, strict=True):
+        assert code == 0 and said.startswith("usage: modeling-mm")
+        assert f"usage: modeling-mm {name}" in said or name == "COMMAND"
+
+
+# What a user mistypes, and a part of the answer.
+SLIPS = {
+    "train nothing": "No 'nothing' in recipes. Available: ",
+    "train caption-gpt2-siglop": "Did you mean 'caption-gpt2-siglip'?",
+    "train nothing.yaml": "There is no recipe nothing.yaml",
+    "train tiny-sample trainin.seed=3": "trainin: unknown key 'trainin'. Did you mean 'training'?",
+    "train tiny-sample training.lerning_rate=3": "Did you mean 'learning_rate'?",
+    "train tiny-sample training.encoder_learning_rat=3": "Did you mean 'encoder_learning_rate'?",
+    "train tiny-sample training.learning_rate=fast": 'training.learning_rate: expected a valid number, got "fast".',
+    "train tiny-sample training.lr_scheduler_type=cosin": "Did you mean 'cosine'?",
+    "train tiny-sample model.config.vision_conector=mlp": "Did you mean 'vision_connector'?",
+    "train tiny-sample model.config.text_config.n_layers=1": "Did you mean 'n_layer'?",
+    "train tiny-sample data.train.0.limit=0": "data.train.0.limit: expected greater than 0, got 0.",
+    "train tiny-sample data.augmentation.image.crp=1": "Did you mean 'crop'?",
+    "train tiny-sample frozen.vison=always": "Did you mean 'vision'?",
+    "train tiny-sample lora.rr=1": "lora.rr: unknown key 'rr'.",
+    "train tiny-sample data={}": "data: `train` is missing.",
+    "train tiny-sample data": "expected key=value",
+    "train tiny-sample data.train.0.source=no.jsonl": "inputs that are not here: data.train.0.source=no.jsonl.",
+    "train tiny-sample training.output_dir=README.md": "training.output_dir: ",
+    "train tiny-sample --search 0": "--search: expected at least 1, got 0.",
+    "evaluate tiny-sample nothing/at/all": "There is no folder nothing/at/all.",
+    "evaluate tiny-sample model_cards/mm-pocket data.tests={}": "Did you mean 'test'?",
+    "ask model_cards/mm-pockt What?": "Did you mean 'model_cards/mm-pocket'?",
+    "ask model_cards What?": "it has no config.json. These folders in it do: model_cards/mm-pocket.",
+    "ask README.md What?": "README.md is a file. Expected a folder or Hub id",
+    "ask configuration/presets/tiny-processor What?": "it has no config.json.",
+    "ask model_cards/mm-pocket": "Give either a question",
+    "ask model_cards/mm-pocket ' '": "Give either a question",
+    "ask model_cards/mm-pocket What? --questions a.jsonl": "Give either a question",
+    "ask model_cards/mm-pocket --questions a.jsonl": "The file a.jsonl does not exist.",
+    "ask model_cards/mm-pocket --image redme.md What?": "--image: there is no file redme.md.",
+    "ask model_cards/mm-pocket --image scripts/ap.png What?": "Did you mean 'scripts/app.png'?",
+    "ask model_cards/mm-pocket What? --attention a.png": "no image and no audio to attend to",
+    "ask model_cards/mm-pocket --image scripts/app.png --attention scripts What?": "scripts is a folder.",
+    "ask model_cards/mm-pocket What? --max-new-tokens 0": "--max-new-tokens: expected at least 1, got 0.",
+    "serve nothing/at/all": "There is no folder nothing/at/all.",
+    "serve model_cards/mm-pocket --allow-files nothing": "--allow-files: there is no folder nothing.",
+    "serve model_cards/mm-pocket --max-tokens 0": "--max-tokens: expected at least 1, got 0.",
+    "app nothing": "There is no folder nothing.",
+    "app model_cards/mm-pocket --port 99999": "--port: expected 0 to 65535, got 99999.",
+    "push nothing me/nothing": "There is no folder nothing.",
+    "benchmark txt": "There is no part txt. Expected text, image, import, load.",
+    "info tny": "No folder and no preset 'tny'. Did you mean 'tiny'?",
+    "info --path acelerate/ddp": "--path acelerate/ddp: expected presets, ",
+    "info --path accelerate/dpd": "Did you mean 'ddp'?",
+}
+
+
+def test_a_slip_is_answered_in_one_line_before_torch_is_imported():
+    answers = light([shlex.split(call) for call in SLIPS])
+    for (call, part), (code, said) in zip(SLIPS.items(), answers, strict=True):
+        assert code == 2, (call, said)
+        assert part in said and re.fullmatch(rf"modeling-mm {call.split()[0]}: .+\n", said), (call, said)
+
+
+def test_a_folder_that_is_no_model_says_what_it_is(tmp_path):
+    folders = {
+        "nothing": ({}, "has no config.json"),
+        "broken": ({"config.json": "{"}, "config.json is not the configuration of a model: JSONDecodeError"),
+        "list": ({"config.json": "[]"}, "config.json is not the configuration of a model: TypeError"),
+        "untyped": ({"config.json": "{}"}, "config.json is not the configuration of a model: KeyError"),
+        "bert": ({"config.json": '{"model_type": "bert"}'}, "a model of type 'bert'. Expected a joint model"),
+        "adapter": ({"adapter_config.json": "{}"}, "holds an adapter, not a model"),
+    }
+    for name, (files, _) in folders.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+    for (name, (_, part)), (code, said) in zip(
+        folders.items(), light([["serve", str(tmp_path / name)] for name in folders]), strict=True
+    ):
+        assert code == 2 and part in said and said.count("\n") == 1, (name, said)

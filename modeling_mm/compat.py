@@ -1,12 +1,15 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Private or changing APIs of transformers, one function each, so that an upgrade is checked in one file."""
 
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from importlib import import_module
 from typing import Any
 
 import torch
 import transformers
 from packaging.version import Version
+from torch import nn
 from transformers import AutoModel, GenerationConfig, LogitsProcessorList
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -63,6 +66,13 @@ def rename_published_weights(model: PreTrainedModel, state: dict[str, torch.Tens
         for target, value in converter.convert(own_name, model=model, config=model.config).items():
             renamed[target] = value[0] if isinstance(value, list) else value
     return renamed
+
+
+def with_offloaded_weights(module: nn.Module) -> AbstractContextManager:
+    """Return a context in which a module's own weights are there if accelerate, an extra, has offloaded them."""
+    if not hasattr(module, "_hf_hook"):
+        return nullcontext()
+    return import_module("accelerate.utils").align_module_device(module)
 
 
 def set_named_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ import difflib
 from copy import deepcopy
 from dataclasses import fields
 from functools import reduce
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -14,12 +15,13 @@ from transformers.utils import logging
 
 from .configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, MMConfig
 from .encoders import encoder_class_of
+from .loading import check_missing, check_weight_files, count, shortened
 from .modalities import MODALITIES, Modality
 
 # Arguments of `from_pretrained` that are about loading, of each component and of the joint model.
 LOADING_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
 MODEL_ARGUMENTS = ("dtype", "attn_implementation", "device_map")
-OTHER_ARGUMENTS = ("tokenizer", "num_labels")
+OTHER_ARGUMENTS = ("tokenizer", "num_labels", "ignore_missing")
 
 Component: TypeAlias = str | PreTrainedModel
 Joint = TypeVar("Joint", bound=PreTrainedModel)
@@ -38,23 +40,29 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
         **kwargs:
             encoders, by the towers of `MODALITIES` (`vision=`, `audio=`), as ids, paths or models: of a two-tower
             model its half is taken, of an encoder-decoder its encoder; `tokenizer=` (or a processor), whose special
-            tokens the model then uses; fields of [`MMConfig`]; `dtype`, `attn_implementation`, `device_map`; and
-            arguments of loading (`cache_dir`, `token`, `revision`, ...)
+            tokens the model then uses; fields of [`MMConfig`]; `dtype`, `attn_implementation`, `device_map`;
+            `ignore_missing=True`, to start weights at random that a component's checkpoint lacks; and arguments of
+            loading (`cache_dir`, `token`, `revision`, ...)
 
     Returns:
         the model in evaluation mode.
 
     Raises:
-        ValueError: for an unknown argument, with the nearest valid name, and for a decoder outside the GPT-2 family.
+        ValueError: for an unknown argument, with the nearest valid name, for a decoder outside the GPT-2 family, and
+            for weights that are missing or not finite.
     """
     config_class = cls.config_class
     check_arguments(config_class, kwargs)
     loading = {name: kwargs.pop(name) for name in LOADING_ARGUMENTS if name in kwargs}
     model_arguments = {name: kwargs.pop(name) for name in MODEL_ARGUMENTS if name in kwargs}
-    tokenizer = kwargs.pop("tokenizer", None)
+    tokenizer, ignore_missing = kwargs.pop("tokenizer", None), kwargs.pop("ignore_missing", False)
     components = {each: kwargs.pop(each.tower, None) for each in MODALITIES.values()}
-    decoder = load_decoder(text, loading)
-    encoders = {each: load_encoder(given, each, loading) for each, given in components.items() if given is not None}
+    decoder = load_decoder(text, loading, ignore_missing)
+    encoders, absent = {}, set[int]()
+    for modality, given in components.items():
+        if given is not None:
+            encoders[modality], without = load_encoder(given, modality, loading)
+            absent |= without
     if tokenizer is not None:
         kwargs = {**special_token_ids(tokenizer), **kwargs}
     configs = {each.tower: encoders[each].config if each in encoders else None for each in components}
@@ -64,7 +72,8 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
     state = decoder_state(decoder, config)
     for modality, encoder in encoders.items():
         prefix = f"model.{modality.tower_attribute}."
-        state |= {prefix + name: tensor for name, tensor in encoder.state_dict().items()}
+        weights = encoder.state_dict(keep_vars=True).items()
+        state |= {prefix + name: tensor.detach() for name, tensor in weights if id(tensor) not in absent}
     if any(isinstance(component, PreTrainedModel) for component in (text, *components.values())):
         # The loader takes tensors as they are; the joint model must not share them with the caller's models.
         state = {name: tensor.clone() for name, tensor in state.items()}
@@ -78,7 +87,8 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
         )
     finally:
         logging.set_verbosity(verbosity)
-    check_report(report)
+    if not ignore_missing:
+        check_report(report)
     # The loader notes the path it was given, None, as text, which PEFT would look up on the Hub.
     model.name_or_path = model.config.name_or_path = ""
     if model.can_generate():
@@ -103,12 +113,12 @@ def check_report(report: dict) -> None:
     missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in new))
     if missing:
         raise ValueError(
-            f"{len(missing)} weights were not found in the given components, such as {missing[0]}. Load the component "
-            "with AutoModel, so that its class is the one that transformers has for its config."
+            f"{count(missing)} missing in the given components: {shortened(missing)}. Pass a whole checkpoint, or a "
+            "model of the class that AutoModel has for its config; or ignore_missing=True to start them at random."
         )
 
 
-def load_decoder(text: Component, loading: dict[str, Any]) -> PreTrainedModel:
+def load_decoder(text: Component, loading: dict[str, Any], ignore_missing: bool) -> PreTrainedModel:
     """Load the decoder, with or without its head; raise a `ValueError` outside the GPT-2 family."""
     config = text.config if isinstance(text, PreTrainedModel) else AutoConfig.from_pretrained(text, **loading)
     if config.model_type != "gpt2":
@@ -116,18 +126,34 @@ def load_decoder(text: Component, loading: dict[str, Any]) -> PreTrainedModel:
             f"The decoder must be of the GPT-2 family (model_type 'gpt2'), got model_type {config.model_type!r}. "
             "Its blocks are rebuilt with cross-attention between them, which needs GPT-2's parameters."
         )
-    return text if isinstance(text, PreTrainedModel) else GPT2LMHeadModel.from_pretrained(text, **loading)
+    if isinstance(text, PreTrainedModel):
+        return text
+    decoder, missing = load_reporting(GPT2LMHeadModel, text, loading)
+    if not ignore_missing:
+        check_missing(decoder, missing, text)
+    return decoder
 
 
-def load_encoder(component: Component, modality: Modality, loading: dict[str, Any]) -> PreTrainedModel:
-    """Load the encoder of a modality, alone or out of a larger model."""
+def load_encoder(
+    component: Component, modality: Modality, loading: dict[str, Any]
+) -> tuple[PreTrainedModel, set[int]]:
+    """Load the encoder of a modality, alone or out of a larger model; return also ids of tensors it was not given."""
     if isinstance(component, PreTrainedModel):
-        return encoder_of(component, modality)
+        return encoder_of(component, modality), set()
     config = AutoConfig.from_pretrained(component, **loading)
     config = getattr(config, modality.config_field, None) or config
-    if config.is_encoder_decoder:
-        return encoder_of(AutoModel.from_pretrained(component, config=config, **loading), modality)
-    return encoder_class_of(config).from_pretrained(component, config=config, **loading)
+    loader = AutoModel if config.is_encoder_decoder else encoder_class_of(config)
+    model, missing = load_reporting(loader, component, {**loading, "config": config})
+    encoder = encoder_of(model, modality) if config.is_encoder_decoder else model
+    return encoder, {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name in missing}
+
+
+def load_reporting(loader: Any, source: str, loading: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """Load a component; return also the names of its weights that the checkpoint lacks."""
+    if Path(source).is_dir():
+        check_weight_files(Path(source))
+    model, report = loader.from_pretrained(source, output_loading_info=True, **loading)
+    return model, set(report["missing_keys"])
 
 
 def encoder_of(model: PreTrainedModel, modality: Modality) -> PreTrainedModel:

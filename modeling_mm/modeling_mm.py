@@ -2,6 +2,7 @@
 """The joint model: encoders, connectors and the decoder, and the heads on top of it."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -20,6 +21,7 @@ from .encoders import build_encoder
 from .generation import MMGenerationMixin
 from .joining import Component, join_pretrained
 from .layers import init_weights
+from .loading import check_finite, check_missing, check_weight_files
 from .losses import causal_lm_loss, classification_loss, problem_type
 from .masks import check_placeholders, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
@@ -110,13 +112,40 @@ class MMPreTrainedModel(PreTrainedModel):
         super().set_attn_implementation(attn_implementation, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: Any,
+        ignore_missing: bool | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Load a model as transformers does, from safetensors alone, and check what was loaded.
+
+        Args:
+            ignore_missing: start weights that the checkpoint lacks at random. Without it only a head may be new, such
+                as a classifier's on a checkpoint of another class. By default True if `output_loading_info` asks for
+                their names instead of an error
+
+        Raises:
+            ValueError: if weights are missing, NaN or infinite, or a file of a local folder is damaged, with names.
+        """
+        name, state = pretrained_model_name_or_path, kwargs.get("state_dict")
+        if name is not None and os.path.isdir(name) and kwargs.get("variant") is None:
+            check_weight_files(Path(name, kwargs.get("subfolder") or ""))
+        model, report = super().from_pretrained(
+            name, *args, output_loading_info=True, **{"use_safetensors": True, **kwargs}
+        )
+        source = "The given weights" if name is None else str(name)
+        is_free = output_loading_info if ignore_missing is None else ignore_missing
+        if not is_free and state != {}:  # no weights at all are a way to ask for random ones
+            check_missing(model, report["missing_keys"], source)
+        check_finite(model, source)
         # Loading replaces the parameters that were frozen when the model was made by new, trainable ones.
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze()
         model.loaded_revision = kwargs.get("revision")
-        return loaded
+        return (model, report) if output_loading_info else model
 
     def freeze(self) -> None:
         """Freeze the pretrained parts that the config names; connectors and cross-attention blocks stay trainable."""

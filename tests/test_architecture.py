@@ -17,7 +17,7 @@ BASE = {"compat", "configuration_mm", "modalities"}
 # A module may import from a lower floor, or from its own where that makes no circle.
 FLOORS = (
     BASE,
-    {"device_reads", "layers", "attention", "masks", "outputs"},
+    {"device_reads", "layers", "loading", "attention", "masks", "outputs"},
     {"media_cache", "decoder", "encoders", "connectors", "losses"},
     {"media", "joining", "generation"},
     {"modeling_mm"},
@@ -195,7 +195,7 @@ def test_the_shipped_code_is_whole_and_leaves_the_registration_at_home():
 def test_shipped_code_needs_the_core_dependencies_only():
     """Else the loader refuses the folder on a machine that lacks one: it looks at imports outside `try`."""
     core = {"torch", "transformers", "numpy", "PIL", "soundfile", "soxr", "jinja2"}
-    core |= {"huggingface_hub", "packaging", "tokenizers"}  # transformers brings them
+    core |= {"huggingface_hub", "packaging", "safetensors", "tokenizers"}  # transformers brings them
     import sys
 
     for name in reachable(SHIPPED_FROM):

@@ -119,7 +119,7 @@ def test_hub_ids_go_to_the_loaders_with_the_loading_arguments(monkeypatch, tmp_p
 
         def load(name, *args, plain=plain, **kwargs):
             loaded.append((name, kwargs.get("revision"), kwargs.get("cache_dir")))
-            return plain(tmp_path / name.split("/")[-1])
+            return plain(tmp_path / name.split("/")[-1], output_loading_info=kwargs["output_loading_info"])
 
         monkeypatch.setattr(model_class, "from_pretrained", load)
     model = join("owner/text", "owner/vision", revision="r1", cache_dir="elsewhere")
@@ -356,7 +356,7 @@ def test_a_part_in_memory_whose_weights_do_not_land_is_refused_by_a_weights_name
     lost = names[id(next(modules.parameters()))]
     del parent._modules[child]
     parent.add_module("renamed", modules)
-    with pytest.raises(ValueError, match=rf"weights were not found.*model\.{kind}_tower\.") as raised:
+    with pytest.raises(ValueError, match=rf"weights are missing.*model\.{kind}_tower\.") as raised:
         join(gpt2(), **{kind: part})
     number = sum(1 for _ in modules.parameters())
     assert str(raised.value).startswith(f"{number} weights"), (str(raised.value), lost)
@@ -365,7 +365,7 @@ def test_a_part_in_memory_whose_weights_do_not_land_is_refused_by_a_weights_name
 def test_a_decoder_in_memory_whose_weights_do_not_land_is_refused():
     text = gpt2()
     del text.transformer._modules["ln_f"]
-    with pytest.raises(ValueError, match=r"2 weights were not found.*model\.language_model\.ln_f\.bias"):
+    with pytest.raises(ValueError, match=r"2 weights are missing.*model\.language_model\.ln_f\.bias"):
         join(text, vit())
 
 

@@ -71,6 +71,8 @@ def load_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:
     section, model_class = recipe.model, MODEL_CLASSES[recipe.objective]
     loading = {name: getattr(section, name) for name in ("dtype", "attn_implementation") if getattr(section, name)}
     options = {**section.config, **({"num_labels": len(recipe.labels)} if recipe.labels else {})}
+    if section.ignore_missing and section.preset is None:
+        loading["ignore_missing"] = True
     if section.preset is not None:
         config = MMConfig.from_pretrained(
             resource_or_path("presets", section.preset), **options, **special_token_ids(processor)

@@ -59,6 +59,7 @@ class ModelSection:
         dtype: precision of the weights; by default that of the components
         attn_implementation: `sdpa`, `eager`, ...
         trust_remote_code: if components may bring their own code
+        ignore_missing: if weights that a checkpoint lacks start at random, such as those of new cross-attention blocks
     """
 
     text: str | None = None
@@ -71,6 +72,7 @@ class ModelSection:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    ignore_missing: bool = False
 
     @property
     def encoders(self) -> dict[str, str]:

@@ -211,7 +211,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_a_missing_weight_is_initialised_and_reported(tmp_path):
+def test_a_missing_weight_is_initialised_and_reported_if_that_is_wanted(tmp_path):
     """No buffer comes back as garbage, and the closed gates of a fresh model are closed again."""
     model = open_gates(joined())
     state = {k: v for k, v in model.state_dict().items() if ".cross_blocks." not in k}

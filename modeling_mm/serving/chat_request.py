@@ -18,8 +18,9 @@ from ..images import DAMAGED_FILE_ERRORS
 from ..modalities import MODALITIES
 from ..sources import SourceError, SourcePolicy, read_bytes
 from .answering import BadRequest
-from .fields import CHAT_FIELDS, check_sampling, check_stream_options, check_text, check_type, shortened
+from .fields import CHAT_FIELDS
 from .sampling import Sampling
+from .values import check_sampling, check_stream_options, check_text, check_type, shortened
 
 # `developer` is OpenAI's newer name of `system`.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -77,17 +78,27 @@ def check_chat(body: Mapping[str, Any]) -> ChatRequest:
         raise BadRequest(f"`messages`: expected a list of at least one message, got {shortened(messages)}.")
     media: list[Media] = []
     checked = [check_message(i, message, media) for i, message in enumerate(messages[: MOST_PARTS + 1])]
-    contents = [message["content"] for message in checked]
+    check_size("messages", checked, media)
+    return ChatRequest(checked, media, sampling, bool(body.get("stream")), stream_options.get("include_usage"))
+
+
+def check_size(field: str, messages: list[dict[str, Any]], media: list[Media]) -> None:
+    """
+    Check how much a checked conversation holds.
+
+    Raises:
+        BadRequest: for more parts, media or characters than a request may have; it names the field.
+    """
+    contents = [message["content"] for message in messages]
     parts = [part for content in contents for part in ([content] if isinstance(content, str) else content)]
     characters = sum(len(part if isinstance(part, str) else part.get("text", "")) for part in parts)
     for count, most, name in (
-        (len(parts) + len(checked), MOST_PARTS, "messages and parts"),
+        (len(parts) + len(messages), MOST_PARTS, "messages and parts"),
         (len(media), MOST_MEDIA, "images and audio files"),
         (characters, LONGEST_TEXT, "characters of text"),
     ):
         if count > most:
-            raise BadRequest(f"`messages`: expected {most} {name} at most, got {count}; shorten the conversation.")
-    return ChatRequest(checked, media, sampling, bool(body.get("stream")), stream_options.get("include_usage"))
+            raise BadRequest(f"`{field}`: expected {most} {name} at most, got {count}; send less.")
 
 
 def read_media(media: list[Media], policy: SourcePolicy, deadline: float) -> None:
@@ -159,9 +170,14 @@ def check_part(where: str, part: Any, media: list[Media]) -> dict[str, Any]:
     given = part.get(kind)
     key = "data" if kind == "input_audio" else "url"
     source = given.get(key) if isinstance(given, dict) else given
+    return media_part(f"{where}.{kind}", key, MEDIA_PARTS[kind], source, media)
+
+
+def media_part(where: str, key: str, kind: str, source: Any, media: list[Media]) -> dict[str, Any]:
+    """Return an image or audio in our chat form; `media` gets its source, which is the value of `key`."""
     if not isinstance(source, str) or not source:
-        raise BadRequest(f"`{where}.{kind}.{key}`: expected a text, got {shortened(source)}.")
+        raise BadRequest(f"`{where}.{key}`: expected a text, got {shortened(source)}.")
     # The format of `input_audio` is ignored: the file states it too, and a wrong format would be believed.
-    checked = {"type": MEDIA_PARTS[kind]}
-    media.append(Media(f"{where}.{kind}", source, checked))
-    return checked
+    part = {"type": kind}
+    media.append(Media(where, check_text(f"{where}.{key}", source, "a text"), part))
+    return part

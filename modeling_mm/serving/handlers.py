@@ -20,7 +20,7 @@ Loading and the thread that generates are those of `transformers serve`. Ours di
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fastapi import HTTPException
@@ -30,8 +30,8 @@ from transformers.cli.serving.utils import GenerationState
 from ..sources import WEB, SourcePolicy
 from .answering import BadRequest, GenerationStream, encode, make_config
 from .chat_request import Media, read_media
-from .fields import shortened
 from .sampling import Sampling
+from .values import shortened
 
 FETCHERS = 16
 
@@ -102,12 +102,21 @@ class RequestQueue:
         except asyncio.TimeoutError as error:
             raise BadRequest(f"`messages`: its URLs took longer than {self.policy.timeout:g} s.") from error
 
+    @property
+    def submit(self) -> Callable[..., Future]:
+        """Run work in the thread of the model, behind what was submitted before."""
+        return self.state.get_manager(self.manager.process_model_name(self.manager.force_model)).submit
+
+    async def use_model(self, work: Callable, *arguments: Any) -> Any:
+        """Return the result of work with the model, which nothing else uses meanwhile."""
+        return await asyncio.wrap_future(self.submit(work, *arguments))
+
     async def begin(self, messages: list[dict[str, Any]], sampling: Sampling) -> list[GenerationStream]:
         """Queue the answers to a conversation behind the answers that were requested before."""
         model, processor = self.manager.served()
         inputs = await self.read(encode, model, processor, messages)
         config = make_config(sampling, model, inputs["input_ids"].shape[-1], self.most_tokens)
-        submit = self.state.get_manager(self.manager.process_model_name(self.manager.force_model)).submit
         return [
-            GenerationStream(submit, model, processor, inputs, config, sampling, seed) for seed in sampling.seeds()
+            GenerationStream(self.submit, model, processor, inputs, config, sampling, seed)
+            for seed in sampling.seeds()
         ]

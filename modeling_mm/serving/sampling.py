@@ -22,6 +22,7 @@ LEAST_TEMPERATURE = 1e-5
 DEFAULT_TEMPERATURE = 1.0  # of OpenAI's protocol
 # A request with one of these asks for samples, and so does one for several answers.
 SAMPLING_OPTIONS = ("temperature", "top_p", "top_k", "seed")
+LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # the first that is given counts
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Sampling:
             presence_penalty=float(given.get("presence_penalty", 0)),
             logit_bias=dict(given.get("logit_bias", {})),
             stop=tuple(given.get("stop", ())),
-            max_tokens=given.get("max_completion_tokens", given.get("max_tokens")),
+            max_tokens=next((given[name] for name in LENGTHS if name in given), None),
             n=given.get("n", 1),
             top_logprobs=given.get("top_logprobs", 0) if given.get("logprobs") else None,
         )

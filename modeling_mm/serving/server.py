@@ -24,9 +24,11 @@ from transformers.cli.serving.utils import GenerationState
 from ..sources import SourcePolicy
 from .answering import BadRequest
 from .completions import ChatHandler
+from .embeddings import EmbeddingsHandler
 from .events import FAILED
 from .fields import UnknownField
 from .handlers import OneModel, RequestQueue
+from .responses import ResponsesHandler
 from .transcriptions import TranscriptionHandler
 
 KEPT_ROUTES = ("/v1/models", "/health")  # of transformers
@@ -74,11 +76,20 @@ def build_app(
 
 def add_routes(app: FastAPI, queue: RequestQueue) -> None:
     """Add the routes of OpenAI's protocol that work with our models."""
-    chat, transcriptions = ChatHandler(queue), TranscriptionHandler(queue)
+    chat, responses = ChatHandler(queue), ResponsesHandler(queue)
+    embeddings, transcriptions = EmbeddingsHandler(queue), TranscriptionHandler(queue)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: dict[str, Any]) -> Response:
         return await chat.respond(request, body)
+
+    @app.post("/v1/responses")
+    async def create_response(request: Request, body: dict[str, Any]) -> Response:
+        return await responses.respond(request, body)
+
+    @app.post("/v1/embeddings")
+    async def create_embeddings(body: dict[str, Any]) -> Response:
+        return await embeddings.respond(body)
 
     @app.post("/v1/audio/transcriptions")
     async def audio_transcriptions(request: Request) -> Response:

@@ -18,9 +18,10 @@ from .answering import BadRequest, GenerationStream
 from .chat_request import LONGEST_TEXT, UNPACKED_LIMITS, unpacked_size, unpacks_too_large
 from .completions import usage_of
 from .events import END_EVENT, FAILED, EventStream, error_event, event, whole_texts
-from .fields import RANGES, TRANSCRIPTION_FIELDS, check_number, check_text, shortened
+from .fields import TRANSCRIPTION_FIELDS
 from .handlers import RequestQueue
 from .sampling import Sampling
+from .values import RANGES, check_number, check_text, shortened
 
 FORMATS = ("json", "text", "verbose_json")
 TIMED_FORMATS = ("srt", "vtt", "diarized_json")

@@ -13,7 +13,7 @@ import soundfile
 from modeling_mm.serving import SourcePolicy
 from modeling_mm.serving.answering import BadRequest
 from modeling_mm.serving.chat_request import UNPACKED_LIMITS, check_chat, read_media, unpacked_size
-from modeling_mm.serving.fields import CHAT_FIELDS, TRANSCRIPTION_FIELDS
+from modeling_mm.serving.fields import CHAT_FIELDS, EMBEDDING_FIELDS, RESPONSE_FIELDS, TRANSCRIPTION_FIELDS
 from modeling_mm.serving.sampling import Sampling
 from tests.fakes.gallery import red
 
@@ -141,6 +141,8 @@ def test_every_field_of_the_official_client_is_decided():
     transcriptions = pytest.importorskip("openai.resources.audio.transcriptions")
     for create, fields in (
         (completions.Completions.create, CHAT_FIELDS),
+        (pytest.importorskip("openai.resources.responses").Responses.create, RESPONSE_FIELDS),
+        (pytest.importorskip("openai.resources.embeddings").Embeddings.create, EMBEDDING_FIELDS),
         (transcriptions.Transcriptions.create, TRANSCRIPTION_FIELDS),
     ):
         sent = set(inspect.signature(create).parameters)

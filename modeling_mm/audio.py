@@ -1,18 +1,17 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Loading of audio: every source, type and rate becomes windows of mono samples at an encoder's rate."""
 
-import io
 import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from transformers.utils import logging
 
+from .audio_files import check_length, check_rate, decode_audio, is_rate
 from .batching import pad_rows
 from .images import to_numpy
 from .modalities import MODALITIES, Modality
@@ -30,28 +29,16 @@ FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
 # A longer axis of an array holds samples, not channels.
 MAX_CHANNELS = 32
-# 4.6 hours of stereo at 16 kHz, 2 GiB as float32: a small file can unpack into far more.
-MAX_DECODED_SAMPLES = 1 << 29
-# Below are rates in kHz, and damaged headers: a few bytes would be resampled to hours.
-MIN_RATE = 100.0
 # Resampling and filters overshoot [-1, 1] a little; 16-bit integers cast to float exceed it thousandfold.
 MAX_FLOAT_AMPLITUDE = 100.0
 # Types that are as wide as their samples. Others may hold narrower ones.
 EXACT_INTEGERS = (np.dtype("int8"), np.dtype("uint8"), np.dtype("int16"))
 # Silence of unsigned samples of 8, 16 and 32 bits.
 UNSIGNED_MIDDLES = (2**7, 2**15, 2**31)
-# The length in a RIFF header when the writer could not go back to fill it in.
-UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
-RIFF_HEAD_BYTES = 8
 ACCEPTED_AUDIO = (
     "a path, a URL, bytes, a 1-D array, an (array, sampling_rate) tuple, a dict with `array` and `sampling_rate`, or "
     "one with `bytes` or `path`"
 )
-
-
-def is_rate(value: Any) -> bool:
-    """Return True for a number, as a sampling rate is."""
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def is_rated_pair(value: Any) -> bool:
@@ -76,73 +63,6 @@ def lacks_rate(source: Any) -> bool:
     if isinstance(source, dict):
         return source.get("array") is not None and source.get("sampling_rate") is None
     return hasattr(source, "__array__") or is_number_list(source)
-
-
-def check_rate(rate: Any) -> float:
-    """Return `rate` as a number; raise a `ValueError` if audio cannot have it."""
-    if not is_rate(rate) or not math.isfinite(rate) or rate <= 0:
-        raise ValueError(f"expected a positive sampling rate in Hz, got {rate!r}; pass the rate of the recording")
-    if rate < MIN_RATE:
-        raise ValueError(
-            f"expected a sampling rate of at least {MIN_RATE:g} Hz, got {rate:g}, which holds no sound that can be "
-            "heard; pass the rate in Hz, not in kHz"
-        )
-    return float(rate)
-
-
-def check_riff_length(data: bytes) -> None:
-    """Raise a `ValueError` for a WAV file that is shorter than its header says; libsndfile would read the rest."""
-    if data[:4] not in (b"RIFF", b"RIFX"):
-        return
-    declared = int.from_bytes(data[4:RIFF_HEAD_BYTES], "little" if data[:4] == b"RIFF" else "big")
-    if declared not in UNKNOWN_RIFF_SIZES and declared + RIFF_HEAD_BYTES > len(data):
-        raise ValueError(
-            f"the file is cut short: its header promises {declared + RIFF_HEAD_BYTES} bytes and {len(data)} are "
-            "there; save or download it again"
-        )
-
-
-def check_length(samples: int, channels: int, rate: float, max_seconds: float) -> None:
-    """Raise a `ValueError` for audio that is longer than the limits, before it is decoded or resampled."""
-    if samples * channels > MAX_DECODED_SAMPLES:
-        raise ValueError(
-            f"the audio would decode to {samples} samples in {channels} channels, more than the limit of "
-            f"{MAX_DECODED_SAMPLES} values; cut it into shorter files"
-        )
-    if samples > max_seconds * rate:
-        raise ValueError(
-            f"the audio lasts {samples / rate:.0f} s, more than the limit of {max_seconds:g} s; cut it into shorter "
-            "files"
-        )
-
-
-def decode_audio(data: bytes, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
-    """
-    Decode an audio file of any format that libsndfile knows (WAV, FLAC, Ogg, MP3, ...).
-
-    Args:
-        max_seconds: the longest audio to decode; a longer one is refused by its header, before it takes memory.
-
-    Returns:
-        Samples (length, channels), float32 in [-1, 1], and the sampling rate.
-
-    Raises:
-        ValueError: for a file that is not audio, is cut short, or is too long.
-    """
-    check_riff_length(data)
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            promised, rate = file.frames, file.samplerate
-            check_length(promised, file.channels, check_rate(rate), max_seconds)
-            samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"expected audio, got {len(data)} bytes that cannot be decoded ({error.error_string}); convert the file "
-            "to WAV, FLAC, Ogg or MP3, or pass an (array, sampling_rate) tuple"
-        ) from error
-    if len(samples) < promised:
-        raise ValueError(f"the file is cut short: it promises {promised} samples and {len(samples)} can be read")
-    return samples, rate
 
 
 def scale_to_unit(samples: np.ndarray) -> np.ndarray:

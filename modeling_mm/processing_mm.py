@@ -18,12 +18,12 @@ from .audio import (
     DEFAULT_WINDOW_SECONDS,
     FRAME_SECONDS,
     audio_features,
-    decode_audio,
     is_audio,
     rate_of_arrays,
     raw_input,
     window_length,
 )
+from .audio_files import decode_audio
 from .batching import pad_batch
 from .chat import (
     add_assistant_masks,

@@ -74,7 +74,7 @@ class SourcePolicy:
     max_seconds: float = 600.0
 
 
-# 8 bytes for each of the most samples that are decoded (audio.MAX_DECODED_SAMPLES).
+# 8 bytes for each of the most samples that are decoded (audio_files.MAX_DECODED_SAMPLES).
 TRUSTED = SourcePolicy(private_urls=True, files=True, max_bytes=1 << 32, timeout=30.0)
 
 

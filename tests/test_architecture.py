@@ -23,7 +23,8 @@ FLOORS = (
     {"modeling_mm"},
 )
 PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "prompts", "transcripts"}
-PROCESSING = {"processing_mm", "audio", "images", "sources", "placeholders", "batching", "chat"}
+AUDIO_FILES = {"audio_files", "audio_containers", "audio_streams"}
+PROCESSING = {"processing_mm", "audio", *AUDIO_FILES, "images", "sources", "placeholders", "batching", "chat"}
 
 
 def tree(path: Path) -> ast.Module:

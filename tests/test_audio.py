@@ -14,7 +14,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from modeling_mm import audio
+from modeling_mm import audio, audio_files
 from modeling_mm.audio import (
     check_rate,
     count_frames,
@@ -196,21 +196,12 @@ def test_what_is_no_sound(source, message):
         load_audio(source, RATE)
 
 
-@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
 def test_truncated_files(kind):
     data = encode(np.random.default_rng(0).uniform(-1, 1, RATE), kind=kind)
     for length in (len(data) // 2, 30):
         with pytest.raises(ValueError, match=r"cut short|cannot be decoded"):
             decode_audio(data[:length])
-
-
-def test_truncated_ogg_gives_what_is_there_or_an_error():
-    data = encode(tone(2), kind="OGG")
-    try:
-        samples, rate = decode_audio(data[: len(data) // 2])
-    except ValueError:
-        return
-    assert rate == RATE and 0 < len(samples) < 2 * RATE
 
 
 def test_streamed_wav_without_a_length_is_read():
@@ -303,7 +294,7 @@ def test_other_extractors_need_a_mask():
 def test_a_small_file_that_unpacks_into_too_much_is_refused(monkeypatch):
     file = io.BytesIO()
     soundfile.write(file, np.zeros((1000, 8)), 8000, format="FLAC")
-    monkeypatch.setattr(audio, "MAX_DECODED_SAMPLES", 7999)
+    monkeypatch.setattr(audio_files, "MAX_DECODED_SAMPLES", 7999)
     with pytest.raises(ValueError, match="1000 samples in 8 channels, more than the limit of 7999"):
         decode_audio(file.getvalue())
 
@@ -317,12 +308,12 @@ def test_audio_of_absurd_cost_is_refused_before_it_is_decoded_or_resampled(monke
     monkeypatch.setattr(audio.soxr, "resample", None)  # never called
     with pytest.raises(ValueError, match=r"sampling rate of at least 100 Hz, got 1, .* not in kHz"):
         load_audio(file(500, 1), RATE)
-    with pytest.raises(ValueError, match="got 16, which holds no sound"):
+    with pytest.raises(ValueError, match="got 16, at which nothing"):
         load_audio((np.zeros(500), 16), RATE)
     monkeypatch.setattr(soundfile.SoundFile, "read", None)
     with pytest.raises(ValueError, match=r"the audio lasts 10 s, more than the limit of 9\.5 s"):
         decode_audio(file(80_000, 8000), max_seconds=9.5)
-    monkeypatch.setattr(audio, "MAX_DECODED_SAMPLES", 79_999)
+    monkeypatch.setattr(audio_files, "MAX_DECODED_SAMPLES", 79_999)
     with pytest.raises(ValueError, match="80000 samples in 1 channels, more than the limit of 79999"):
         load_audio((np.zeros(20_000), 4000), 16_000)
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import soundfile
 from PIL import Image
 
+from ..audio_files import measure_audio
 from ..images import DAMAGED_FILE_ERRORS
 from ..modalities import MODALITIES
 from ..sources import SourceError, SourcePolicy, read_bytes
@@ -131,9 +131,9 @@ def unpacked_size(data: bytes, kind: str) -> int:
         if kind == "image":
             with Image.open(io.BytesIO(data)) as image:
                 return image.width * image.height
-        head = soundfile.info(io.BytesIO(data))
-        return head.frames * head.channels
-    except (*DAMAGED_FILE_ERRORS, Image.DecompressionBombError, soundfile.LibsndfileError):
+        size = measure_audio(data)
+        return size.samples * size.channels
+    except (*DAMAGED_FILE_ERRORS, Image.DecompressionBombError):
         return 0
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Conversations: their special tokens, their template, their parts, and the spans of their answers."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from tokenizers import AddedToken
 from .audio import lacks_rate
 from .compat import set_named_tokens
 from .configuration_mm import ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN, SYSTEM_TOKEN, USER_TOKEN
-from .modalities import MODALITIES
+from .control_tokens import control_tokens, pattern_of
+from .modalities import MODALITIES, Modality
+from .placeholders import Placeholder, Rows, find_placeholders, items_of
 
 # Attributes of the tokenizer for the special tokens beside the placeholders, in the order of their ids.
 ROLE_TOKENS = {
@@ -20,6 +23,8 @@ ROLE_TOKENS = {
 }
 # Keys under which a part of a message may keep its media, besides its own type.
 SOURCE_KEYS = ("url", "path", "base64", "bytes")
+# Keys of messages and their parts that hold no text of a person.
+NO_TEXT = ("role", "type", *SOURCE_KEYS, *MODALITIES)
 
 
 def pad_left_by_default(tokenizer: Any) -> None:
@@ -148,11 +153,117 @@ def media_source(part: dict[str, Any]) -> Any:
 
 def collect_sources(chat: list[dict[str, Any]], kind: str) -> list[Any]:
     """Return the sources of the parts of one type in order, with the rate of samples that do not state it."""
-    contents = [turn["content"] for turn in chat if isinstance(turn.get("content"), list)]
-    parts = [part for content in contents for part in content if isinstance(part, dict) and part.get("type") == kind]
+    parts = [part for turn in chat for part in parts_of(turn, kind)]
     found = [(media_source(part), part.get("sampling_rate")) for part in parts]
     # A file states its own rate.
     return [(s, rate) if rate is not None and lacks_rate(s) else s for s, rate in found if s is not None]
+
+
+# ---- Media in their places ------------------------------------------------------------------------------------------
+
+
+def parts_of(turn: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the parts of one type in a turn."""
+    content = turn.get("content")
+    parts = content if isinstance(content, (list, tuple)) else []
+    return [part for part in parts if isinstance(part, dict) and part.get("type") == kind]
+
+
+def count_placeholders(text: str, kind: str) -> int:
+    return sum(name == kind for _, _, name in find_placeholders(text))
+
+
+def check_media_kept(
+    conversations: Sequence[Sequence[dict[str, Any]]],
+    texts: Sequence[str],
+    render: Callable[[Sequence[dict[str, Any]]], str],
+) -> None:
+    """
+    Check that rendered conversations have a placeholder for each media part, so that each is in its place.
+
+    Args:
+        render: renders one conversation; called to find the turn at fault.
+
+    Raises:
+        ValueError: with the turn whose media the template, or the cut behind a message to be continued, leaves out.
+    """
+    for row, (chat, text) in enumerate(zip(conversations, texts, strict=True)):
+        for kind, modality in MODALITIES.items():
+            counts = [len(parts_of(turn, kind)) for turn in chat]
+            written = count_placeholders(text, kind)
+            if written >= sum(counts):  # more of them have no media, which is another error
+                continue
+            held = [number for number, count in enumerate(counts) if count]
+            lost = [i for i in held if count_placeholders(render(without_media(chat, i, kind)), kind) == written]
+            turns = ", ".join(f"turn {i} ({chat[i].get('role')}) has {counts[i]}" for i in lost or held)
+            raise ValueError(
+                f"Conversation {row}: the text made by the chat template has {written} {modality.token} for "
+                f"{sum(counts)} {items_of(modality)}; of those it leaves out, {turns}. Let the template write "
+                f"{modality.token} for each part of type {kind!r}, put the media before the text of a message that is "
+                "to be continued, or leave them out."
+            )
+
+
+def without_media(chat: Sequence[dict[str, Any]], number: int, kind: str) -> list[dict[str, Any]]:
+    """Return a conversation with empty texts for the media of one type in one turn."""
+    content = [
+        {"type": "text", "text": ""} if isinstance(part, dict) and part.get("type") == kind else part
+        for part in chat[number]["content"]
+    ]
+    return [{**turn, "content": content} if i == number else turn for i, turn in enumerate(chat)]
+
+
+def check_media_options(texts: Sequence[str], sources: Mapping[str, Rows], options: Mapping[str, Any]) -> None:
+    """
+    Check that media given beside conversations have parts that wait for them.
+
+    Args:
+        texts: the rendered conversations.
+
+    Raises:
+        ValueError: for media beside parts that hold their own, and for conversations without parts.
+    """
+    for kind, modality in MODALITIES.items():
+        if options.get(modality.plural) is None:
+            continue
+        if any(sources[kind]):
+            raise ValueError(
+                f"`{modality.plural}` is for conversations whose {kind} parts hold nothing, but parts of these hold "
+                f"their {items_of(modality)}; pass them in one of the two ways"
+            )
+        if not any(count_placeholders(text, kind) for text in texts):
+            raise ValueError(
+                f"{items_of(modality)} were passed beside conversations without a part for them; write "
+                f'{{"type": "{kind}"}} into the content of the turn that they belong to'
+            )
+
+
+def check_placeholders_kept(
+    tokenizer: Any, texts: Sequence[str], placeholders: Sequence[Sequence[Placeholder]], rows: Mapping[str, Rows]
+) -> None:
+    """
+    Check that media without placeholders do not belong to a rendered conversation.
+
+    They go in front of a plain text; in front of a conversation they would be in no turn.
+
+    Raises:
+        ValueError: with the row.
+    """
+    names = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    edges = {getattr(tokenizer, name, None) for name in names}
+    roles = pattern_of(tuple(token for token in control_tokens(tokenizer) if token not in edges))
+    for row, text in enumerate(texts):
+        kind = next((name for name, items in rows.items() if items[row]), None)
+        if kind is not None and not placeholders[row] and (found := roles.search(text)):
+            modality: Modality = MODALITIES[kind]
+            raise ValueError(
+                f"Row {row} is a conversation, as it has {found[0]}, without a placeholder for its "
+                f"{len(rows[kind][row])} {items_of(modality)}; write {modality.token} where each belongs, or pass the "
+                "messages to `apply_chat_template`"
+            )
+
+
+# ---- The spans of answers -------------------------------------------------------------------------------------------
 
 
 def mark_spans(offsets: Any, spans: list[tuple[int, int]]) -> list[int]:

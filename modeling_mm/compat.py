@@ -80,16 +80,6 @@ def set_named_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:
     tokenizer._set_model_specific_special_tokens(tokens)
 
 
-def mark_control_tokens(tokenizer: Any, *chat: Any) -> Any:
-    """Mark control tokens that users wrote into a chat; there from 5.23 on."""
-    if TRANSFORMERS < (5, 23):
-        raise ValueError(
-            f"`sanitize_control_tokens` needs transformers 5.23 or newer, got {transformers.__version__}. Upgrade it, "
-            "or clean the messages before."
-        )
-    return tokenizer._mark_chat_inputs(*chat)
-
-
 def restore_task(task: str) -> None:
     """Let `pipeline` look a task up again that it refuses by name from 5.19 on."""
     if TRANSFORMERS >= (5, 19):

@@ -10,16 +10,11 @@ from .modalities import MODALITIES, Modality
 Rows = list[list[Any]]  # one list of items a row
 Placeholder = tuple[int, int, str]  # start and end in the text, and the name of the modality
 
-# transformers puts this character before a control token that a user wrote into a sanitized chat; it is plain text.
-MARK = "\U000f0000"
-
 
 def find_placeholders(text: str) -> list[Placeholder]:
-    """Return every placeholder of `text` in order."""
+    """Return every placeholder of `text` in order; one that is marked as text of a message is none."""
     tokens = "|".join(f"(?P<{modality.name}>{re.escape(modality.token)})" for modality in MODALITIES.values())
-    return [
-        (found.start(), found.end(), str(found.lastgroup)) for found in re.finditer(f"(?<!{MARK})(?:{tokens})", text)
-    ]
+    return [(found.start(), found.end(), str(found.lastgroup)) for found in re.finditer(tokens, text)]
 
 
 def split_rows(media: Any, is_item: Callable[[Any], bool]) -> tuple[Rows, bool]:

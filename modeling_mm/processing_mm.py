@@ -26,8 +26,12 @@ from .audio import (
 from .audio_files import decode_audio
 from .batching import pad_batch
 from .chat import (
+    NO_TEXT,
     add_assistant_masks,
     add_named_tokens,
+    check_media_kept,
+    check_media_options,
+    check_placeholders_kept,
     collect_sources,
     default_chat_template,
     normalize_conversations,
@@ -37,7 +41,7 @@ from .chat import (
     pick_template,
     set_option,
 )
-from .compat import mark_control_tokens
+from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
 from .images import decode_image, image_features, is_image
 from .modalities import MODALITIES
 from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out
@@ -230,6 +234,8 @@ class MMProcessor(ProcessorMixin):
         if (media_tokens := given.pop("media_tokens", None)) is not None:
             media, is_item = media_tokens, dict.fromkeys(MODALITIES, lambda tokens: isinstance(tokens, int))
         texts, placeholders, rows = lay_out(text, media, is_item)
+        check_placeholders_kept(self.tokenizer, texts, placeholders, rows)
+        warn_of_other_placeholders(texts)
         for name, modality in MODALITIES.items():
             row = next((row for row, items in enumerate(rows[name]) if items), None)
             if row is not None and getattr(self, modality.processor, None) is None:
@@ -288,7 +294,7 @@ class MMProcessor(ProcessorMixin):
             expand_placeholders(text, found, counts)
             for text, found, counts in zip(texts, placeholders, rows, strict=True)
         ]
-        inputs = self.tokenizer([text for text, _ in expanded], **given)
+        inputs = encode(self.tokenizer, [text for text, _ in expanded], **given)
         for row, (ids, counts) in enumerate(zip(inputs["input_ids"], rows, strict=False)):
             for name, items in counts.items():
                 found, written = list(ids).count(getattr(self, MODALITIES[name].token_id_field)), sum(items)
@@ -362,7 +368,7 @@ class MMProcessor(ProcessorMixin):
         return_dict: bool = False,
         load_audio_from_video: bool = False,
         processor_kwargs: dict[str, Any] | None = None,
-        sanitize_control_tokens: bool = False,
+        sanitize_control_tokens: bool = True,
         **kwargs: Any,
     ) -> Any:
         """
@@ -379,11 +385,18 @@ class MMProcessor(ProcessorMixin):
             return_assistant_tokens_mask:
                 Adds `assistant_masks`, which is 1 for the tokens that the template wraps in `{% generation %}`.
             processor_kwargs: options for `__call__`; `images` and `audio` here are for parts that hold none.
+            sanitize_control_tokens (*optional*, defaults to True):
+                A control token that stands in a text (`"What is <|image|>?"`) is text: it ends no turn and shows no
+                media. In the returned text it has U+F0000 behind its first character, which `__call__` takes away.
+                With False texts are encoded as they are; only for texts that the program wrote itself.
             kwargs: options for `__call__` by name; anything else is a variable of the template.
 
         Returns:
             `str` or `list[str]`; with `tokenize=True` the `input_ids`, with `return_dict=True` the `BatchFeature` of
             `__call__`.
+
+        Raises:
+            ValueError: for media that the template leaves out, with their turn; see `__call__` for others.
         """
         if load_audio_from_video:
             raise ValueError("MMProcessor takes no videos; pass the audio track as an audio part")
@@ -396,22 +409,30 @@ class MMProcessor(ProcessorMixin):
         options = {**(processor_kwargs or {}), **{key: kwargs.pop(key) for key in list(kwargs) if key in names}}
         sources = {name: [collect_sources(chat, name) for chat in conversations] for name in MODALITIES}
         if sanitize_control_tokens:
-            chat = (template, conversations, tools, documents, kwargs, tokenize, return_assistant_tokens_mask)
-            conversations, tools, documents, kwargs = mark_control_tokens(self.tokenizer, *chat)
-            options["sanitize_control_tokens"] = True
-        text, spans = render_jinja_template(
-            conversations=conversations,
-            tools=tools,
-            documents=documents,
-            chat_template=template,
-            return_assistant_tokens_mask=return_assistant_tokens_mask,
-            continue_final_message=continue_final_message,
-            add_generation_prompt=add_generation_prompt,
-            **{**self.tokenizer.special_tokens_map, **kwargs},
-        )
+            tokens = control_tokens(self.tokenizer, template)
+            conversations, tools, documents = (
+                mark(each, tokens, NO_TEXT) for each in (conversations, tools, documents)
+            )
+            kwargs = mark(kwargs, tokens, tuple(self.tokenizer.special_tokens_map))
+
+        def render(chats: list[Any]) -> tuple[list[str], list[Any]]:
+            return render_jinja_template(
+                conversations=chats,
+                tools=tools,
+                documents=documents,
+                chat_template=template,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
+                continue_final_message=continue_final_message,
+                add_generation_prompt=add_generation_prompt,
+                **{**self.tokenizer.special_tokens_map, **kwargs},
+            )
+
+        text, spans = render(conversations)
+        check_media_kept(conversations, text, lambda chat: render([chat])[0][0])
         if not tokenize:
             return text if is_batched else text[0]
 
+        check_media_options(text, sources, options)
         options |= {MODALITIES[name].plural: rows for name, rows in sources.items() if any(rows)}
         if any(sources["audio"]) and self.feature_extractor is not None:
             given = pick_option(options, "audio_kwargs", "sampling_rate")

@@ -24,7 +24,8 @@ FLOORS = (
 )
 PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "prompts", "transcripts"}
 AUDIO_FILES = {"audio_files", "audio_containers", "audio_streams"}
-PROCESSING = {"processing_mm", "audio", *AUDIO_FILES, "images", "sources", "placeholders", "batching", "chat"}
+CHAT = {"chat", "control_tokens"}
+PROCESSING = {"processing_mm", "audio", *AUDIO_FILES, "images", "sources", "placeholders", "batching", *CHAT}
 
 
 def tree(path: Path) -> ast.Module:

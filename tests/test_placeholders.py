@@ -17,7 +17,7 @@ def test_split_rows():
 
 
 def test_placeholders_are_found_in_order_except_marked_ones():
-    assert find_placeholders("a<|audio|>\U000f0000<|image|><|image|>") == [(1, 10, "audio"), (20, 29, "image")]
+    assert find_placeholders("a<|audio|><\U000f0000|image|><|image|>") == [(1, 10, "audio"), (20, 29, "image")]
 
 
 @pytest.mark.parametrize(

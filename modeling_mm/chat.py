@@ -50,13 +50,16 @@ def add_named_tokens(tokenizer: Any) -> None:
     Give `tokenizer` the placeholder and role tokens, as vocabulary and as attributes (`tokenizer.image_token`, ...).
 
     Missing tokens get the next free ids, in the order of `MODALITIES` and `ROLE_TOKENS`. The padding token comes last,
-    and only if there is none. A tokenizer that has all of them is left as it is.
+    and only if there is none. The end token is also the `eos_token`, which trainers ask for, of a tokenizer without.
+    A tokenizer that has all of them is left as it is.
     """
     named = {f"{name}_token": modality.token for name, modality in MODALITIES.items()} | ROLE_TOKENS
     tokens = [*named.values(), *([PAD_TOKEN] if tokenizer.pad_token is None else [])]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = END_TOKEN
     known = tokenizer.special_tokens_map
     renamed = {name: token for name, token in named.items() if known.get(name) != token}
     unknown = {name: token for name, token in renamed.items() if name not in tokenizer.SPECIAL_TOKENS_ATTRIBUTES}

@@ -5,13 +5,26 @@ from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers.generation import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+)
+from transformers.utils import logging
 
 from .encoders import is_sharded
 from .masks import check_placeholders, wrong_rows
 from .media import check_media_alone, placeholder_prompt
 from .modalities import MODALITIES, media_inputs
 from .outputs import MMMediaOutput
+
+logger = logging.get_logger(__name__)
+
+LEAST_TEMPERATURE = 0.01  # by which scores are divided as they are
 
 
 class SuppressPlaceholders(LogitsProcessor):
@@ -31,11 +44,88 @@ class SuppressPlaceholders(LogitsProcessor):
         return scores.index_fill(1, self.token_ids, -torch.inf)
 
 
+class SmallTemperature(LogitsProcessor):
+    """
+    Divide the scores by a temperature next to 0.
+
+    transformers' own divides scores as they are, which overflows: a temperature of 1e-38 makes every score infinite.
+    """
+
+    def __init__(self, temperature: float):
+        self.temperature = max(temperature, 1e-30)  # float32 has few smaller numbers, and they choose no other token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores (B, V) with the greatest at 0, which changes no probability."""
+        return (scores - scores.max(-1, keepdim=True).values) / self.temperature
+
+
+class PositionsUsedUp(StoppingCriteria):
+    """
+    End answers where the decoder has no position for another token, and warn if one was not complete.
+
+    Args:
+        length: tokens of prompt and answer that fit.
+        positions: the decoder's number of positions.
+        ends: ids of tokens after which nothing follows.
+    """
+
+    def __init__(self, length: int, positions: int, ends: list[int]):
+        self.length, self.positions, self.ends = length, positions, torch.tensor(ends, dtype=torch.long)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Return which of the rows (B,) are over."""
+        is_over = input_ids.shape[1] >= self.length
+        if is_over and not torch.isin(input_ids[:, -1], self.ends.to(input_ids.device)).all():
+            logger.warning(
+                f"An answer was cut off where the decoder's {self.positions} positions were used up; shorten the "
+                "prompt, or use a decoder with more positions (text_position_encoding='sinusoidal' has no limit)."
+            )
+        return torch.full((len(input_ids),), is_over, device=input_ids.device, dtype=torch.bool)
+
+
 class MMGenerationMixin(GenerationMixin):
     """`GenerationMixin` for a model with `encode_media` and a `forward` that takes `media`."""
 
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        if config.do_sample and config.temperature == 0:  # the limit of ever smaller ones, as OpenAI's clients send it
+            config.do_sample, config.temperature = False, None
+        config._prompt_mask = model_kwargs.get("attention_mask")  # the config is this call's own copy
+        return config, model_kwargs
+
+    def _prepare_generated_length(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> GenerationConfig:
+        config = super()._prepare_generated_length(generation_config, *args, **kwargs)
+        mask, length = vars(config).pop("_prompt_mask", None), kwargs["input_ids_length"]
+        if self.config.text_position_encoding != "learned":
+            return config
+        positions = self.config.text_config.n_positions
+        # The last token of an answer takes no position, but prompt lookup runs it to look one token further.
+        fitting = positions + (config.prompt_lookup_num_tokens is None)
+        if kwargs["model_input_name"] == "inputs_embeds" and length != kwargs["inputs_tensor"].shape[1]:
+            fitting -= kwargs["inputs_tensor"].shape[1]  # lengths are those of the answer alone
+        if config.max_length > fitting and mask is not None and mask.ndim == 2:
+            fitting += mask.shape[1] - int(mask.sum(-1).max())  # padding takes no position
+        if length < fitting < config.max_length:
+            ends = [config.eos_token_id, config.pad_token_id]
+            known = [end for each in ends if each is not None for end in (each if isinstance(each, list) else [each])]
+            config.max_length, config._cut = fitting, PositionsUsedUp(fitting, positions, known)
+            config.min_length = min(config.min_length or 0, fitting)
+        return config
+
+    def _get_stopping_criteria(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> StoppingCriteriaList:
+        cut = vars(generation_config).pop("_cut", None)
+        criteria = super()._get_stopping_criteria(generation_config, *args, **kwargs)
+        return criteria if cut is None else StoppingCriteriaList([cut, *criteria])
+
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict[str, Any]) -> Any:
         model_kwargs = dict(model_kwargs)
+        check_tokens(inputs)
         given = {name: model_kwargs.pop(name) for name in media_inputs() if name in model_kwargs}
         given = {name: value for name, value in given.items() if value is not None}
         if given and model_kwargs.get("media") is not None:
@@ -78,6 +168,9 @@ class MMGenerationMixin(GenerationMixin):
         if placeholders := self.config.placeholder_ids:
             # First, so that no filter (top-k, top-p, ...) can leave placeholders as the only choice.
             processors.insert(0, SuppressPlaceholders(placeholders))
+        for place, processor in enumerate(processors):
+            if type(processor) is TemperatureLogitsWarper and processor.temperature < LEAST_TEMPERATURE:
+                processors[place] = SmallTemperature(processor.temperature)
         return processors
 
     def _get_candidate_generator(
@@ -163,3 +256,24 @@ class MMGenerationMixin(GenerationMixin):
 
 def has_cached_media(cache: Cache | None) -> bool:
     return getattr(cache, "cross_attention_cache", None) is not None
+
+
+def check_tokens(inputs: Any) -> None:
+    """
+    Check that the first argument of `generate` holds tokens.
+
+    Raises:
+        ValueError: for media and for a whole batch, with the keywords that take them.
+    """
+    if inputs is None or (isinstance(inputs, torch.Tensor) and not inputs.is_floating_point()):
+        return
+    if not isinstance(inputs, torch.Tensor):
+        raise ValueError(
+            f"The first argument of generate takes the ids of tokens (B, L), got a {type(inputs).__name__}; pass the "
+            "inputs of a processor by name: generate(**inputs)"
+        )
+    names = [name for each in MODALITIES.values() for name in each.inputs]
+    raise ValueError(
+        f"The first argument of generate takes the ids of tokens (B, L), got {inputs.dtype} of shape "
+        f"{tuple(inputs.shape)}; pass media by name: generate({'=... or '.join([*names, 'inputs_embeds'])}=...)"
+    )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, GenerationConfig, StaticCache
+from transformers.utils import logging
 
 from modeling_mm.outputs import MMMediaOutput
 from tests.fakes.tiny import (
@@ -446,3 +447,94 @@ def test_a_compiled_static_cache_gives_the_same_text(model, rows):
     torch.compiler.reset()
     assert 1 <= graphs <= 2, f"{graphs} graphs for {NEW} tokens"
     assert found.tolist() == model.generate(**batch, **GREEDY).tolist()
+
+
+# ---- As long as the positions ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    said = []
+    monkeypatch.setattr(logging.get_logger("modeling_mm.generation"), "warning", said.append)
+    return said
+
+
+def longest(model) -> int:
+    return model.config.text_config.n_positions + 1  # the last token takes no position
+
+
+WAYS_TO_THE_END = {
+    "greedy": {},
+    "beams": {"num_beams": 2},
+    "sampled": {"do_sample": True, "num_return_sequences": 2},
+    "static cache": {"cache_implementation": "static"},
+    "no cache": {"use_cache": False},
+    "prompt lookup": {"prompt_lookup_num_tokens": 2},
+    "as transformers has it by default": {"max_new_tokens": None},
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_THE_END)
+def test_an_answer_ends_where_the_positions_do_with_a_warning(model, warned, way):
+    prompt = torch.full((1, longest(model) - 6), 7)
+    options = {"max_new_tokens": 9, "eos_token_id": None, "do_sample": False, **WAYS_TO_THE_END[way]}
+    answer = model.generate(prompt, **options)
+    assert answer.shape[1] == longest(model) - (way == "prompt lookup")  # it looks one token further
+    assert len(warned) == 1 and f"decoder's {longest(model) - 1} positions were used up" in warned[0]
+
+
+def test_an_answer_that_fits_is_not_cut_and_not_warned_of(model, warned):
+    prompt = torch.full((1, longest(model) - 6), 7)
+    exact = model.generate(prompt, max_new_tokens=6, do_sample=False, eos_token_id=None)
+    assert exact.shape[1] == longest(model) and not warned
+    more = model.generate(prompt, max_new_tokens=60, do_sample=False, eos_token_id=None)
+    assert torch.equal(exact, more)
+    warned.clear()
+    end = int(exact[0, -4])
+    ended = model.generate(prompt, max_new_tokens=60, do_sample=False, eos_token_id=end, pad_token_id=0)
+    assert ended[0, -1] == end and ended.shape[1] < longest(model) and not warned
+
+
+def test_padding_takes_no_position(model, warned):
+    prompt = torch.full((2, longest(model) - 6), 7)
+    mask = torch.ones_like(prompt)
+    mask[0, :5], mask[1, :3] = 0, 0
+    options = {"attention_mask": mask, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    assert model.generate(prompt, max_new_tokens=9, **options).shape[1] == longest(model) + 3 and not warned
+    assert model.generate(prompt, max_new_tokens=10, **options).shape[1] == longest(model) + 3 and len(warned) == 1
+
+
+def test_embeddings_take_positions_too(model, warned):
+    prompt = torch.full((1, longest(model) - 6), 7)
+    embeds = model.get_input_embeddings()(prompt)
+    answer = model.generate(inputs_embeds=embeds, max_new_tokens=9, do_sample=False, eos_token_id=None)
+    whole = model.generate(prompt, max_new_tokens=9, do_sample=False, eos_token_id=None)
+    assert torch.equal(answer, whole[:, prompt.shape[1] :]) and len(warned) == 2
+
+
+def test_a_prompt_that_is_too_long_is_refused_as_before(model):
+    with pytest.raises(ValueError, match="text tokens, but the decoder has"):
+        model.generate(torch.full((1, longest(model)), 7), max_new_tokens=9)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, 1e-320, 1e-38, 1e-8, 0.005])
+def test_a_temperature_next_to_zero_chooses_the_likeliest(model, temperature):
+    prompt = torch.tensor([[5, 6, 7]])
+    greedy = model.generate(prompt, max_new_tokens=6, do_sample=False)
+    assert torch.equal(model.generate(prompt, max_new_tokens=6, do_sample=True, temperature=temperature), greedy)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (
+            torch.zeros(1, 3, 16, 16),
+            r"got torch.float32 of shape \(1, 3, 16, 16\); pass media by name: generate\(pixel_",
+        ),
+        (torch.zeros(1, 1, 8, 40), r"of shape \(1, 1, 8, 40\); pass media by name: .*input_features=\.\.\. or"),
+        ({"input_ids": torch.ones(1, 3).long()}, r"got a dict; pass the inputs of a processor by name"),
+    ],
+)
+def test_media_as_the_first_argument_are_refused_with_their_keyword(model, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(inputs, max_new_tokens=2)

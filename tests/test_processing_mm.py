@@ -1,8 +1,10 @@
 """MMProcessor: what comes out for every form of input, what is refused and how, the chat template, saving."""
 
 import io
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +34,7 @@ from tests.fakes.processor_parts import (
 )
 from tests.fakes.radar import RADAR
 
+ROOT = Path(__file__).resolve().parents[1]
 PAIR = " tokens in the prompts should be the same as the number of "
 
 
@@ -347,6 +350,20 @@ def test_a_padding_token_is_kept():
     size = len(tokenizer)
     MMProcessor(tokenizer=tokenizer)
     assert (len(tokenizer), tokenizer.pad_token) == (size + 6, "[PAD]")
+
+
+def test_a_tokenizer_without_a_token_for_the_end_gets_ours(tmp_path):
+    """TRL masks what follows it; folders that were saved without it get it when they are loaded."""
+    assert make().tokenizer.eos_token == "<|endoftext|>"
+    processor = MMProcessor(tokenizer=make_wordpiece())
+    assert processor.tokenizer.eos_token_id == processor.tokenizer.end_token_id
+    processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings.pop("eos_token") == "<|end|>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert MMProcessor.from_pretrained(tmp_path).tokenizer.eos_token == "<|end|>"
+    released = json.loads((ROOT / "model_cards/mm-pocket/tokenizer_config.json").read_text())
+    assert released["eos_token"] == "<|end|>"
 
 
 # Parts, saving, decoding

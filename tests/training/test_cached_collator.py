@@ -147,10 +147,11 @@ def test_an_answer_of_nothing_is_refused(media) -> None:
         CachedCollator(processor(), filled(media, *ALL))([prompt])
 
 
-def test_placeholders_in_the_text_are_refused(media) -> None:
+def test_placeholders_in_the_text_of_a_message_are_text(media) -> None:
     messages = [turn("user", "What is <|image|>?"), turn("assistant", "a cat")]
-    with pytest.raises(ValueError, match="the text has 1 and 0 were given"):
-        CachedCollator(processor(), filled(media, *ALL))([ChatRow(messages)])
+    batch = CachedCollator(processor(), filled(media, *ALL))([ChatRow(messages)])
+    assert processor().decode(batch["input_ids"][0]).startswith("<|user|>What is <|image|>?<|end|>")
+    assert processor().image_token_id not in batch["input_ids"]
 
 
 # ---- Views and dropout ----------------------------------------------------------------------------------------------

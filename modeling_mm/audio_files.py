@@ -18,6 +18,8 @@ from .audio_streams import FLAC_START, Recording, end_of_tags, find_mpeg, split_
 MAX_DECODED_SAMPLES = 1 << 29
 # Below are rates in kHz, and damaged headers: a few bytes would be resampled to hours.
 MIN_RATE = 100.0
+# Above are damaged headers: hours would be resampled to a few samples. FLAC goes to 655,350 Hz.
+MAX_RATE = 1e6
 
 
 def is_rate(value: Any) -> bool:
@@ -33,6 +35,10 @@ def check_rate(rate: Any) -> float:
         raise ValueError(
             f"expected a sampling rate of at least {MIN_RATE:g} Hz, got {rate:g}, at which nothing can be "
             "heard; pass the rate in Hz, not in kHz"
+        )
+    if rate > MAX_RATE:
+        raise ValueError(
+            f"expected a sampling rate of at most {MAX_RATE:g} Hz, got {rate:g}; the header may be damaged"
         )
     return float(rate)
 

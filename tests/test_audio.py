@@ -308,6 +308,8 @@ def test_audio_of_absurd_cost_is_refused_before_it_is_decoded_or_resampled(monke
     monkeypatch.setattr(audio.soxr, "resample", None)  # never called
     with pytest.raises(ValueError, match=r"sampling rate of at least 100 Hz, got 1, .* not in kHz"):
         load_audio(file(500, 1), RATE)
+    with pytest.raises(ValueError, match=r"sampling rate of at most 1e\+06 Hz, got 8e\+08"):
+        load_audio((np.zeros(500), 800_000_000), RATE)
     with pytest.raises(ValueError, match="got 16, at which nothing"):
         load_audio((np.zeros(500), 16), RATE)
     monkeypatch.setattr(soundfile.SoundFile, "read", None)

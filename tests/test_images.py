@@ -210,6 +210,46 @@ def test_truncated_files(kind, tmp_path):
         load_image(path)
 
 
+def spoil(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "ICO", "ICNS"])
+def test_checksums_of_png_are_checked(kind):
+    """Pillow skips the one of the pixels."""
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), kind)
+    load_image(data)
+    pixels = data.index(b"IDAT")
+    end = pixels + 4 + int.from_bytes(data[pixels - 4 : pixels], "big")
+    for place in (end, end + 3, pixels + 20, end - 1):
+        with pytest.raises(ValueError, match=r"checksum of the PNG chunk b'IDAT' at byte \d+ is wrong"):
+            load_image(spoil(data, place))
+
+
+def test_png_of_several_frames_and_with_something_behind_is_whole():
+    frames = [Image.new("RGB", (1, 1), RED), Image.new("RGB", (1, 1), BLUE)]
+    data = encode(frames[0], save_all=True, append_images=frames[1:])
+    assert pixels(load_image(data + b"something")) == [RED]
+    with pytest.raises(ValueError, match="checksum of the PNG chunk b'fdAT'"):
+        load_image(spoil(data, data.index(b"fdAT") + 9))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BLP"])
+def test_every_error_of_pillow_for_a_damaged_file_is_a_value_error(kind):
+    """AVIF raises RuntimeError, BLP NotImplementedError."""
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    data = encode(image if kind == "AVIF" else image.convert("P"), kind)
+    refused = 0
+    for place in range(0, min(len(data), 1200), 4):
+        try:
+            load_image(data[:place] + bytes(8) + data[place + 8 :])
+        except ValueError:
+            refused += 1
+    assert refused > 4
+
+
 def test_truncated_file_opened_by_the_caller(tmp_path):
     path = tmp_path / "half.png"
     path.write_bytes(encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)))[:5000])

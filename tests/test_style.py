@@ -32,7 +32,9 @@ SPELLINGS = r"\b(behaviour|colour|favour|neighbour|centre|grey|normalis|initiali
 SPELLINGS = re.compile(SPELLINGS, re.IGNORECASE)
 # `image` and `audio` are the words; these are names of files, libraries and extensions.
 OTHER_WORDS = re.compile(r"\b\w*(picture|sound)\w*\b", re.IGNORECASE)
-ALLOWED = re.compile(r"soundfile|libsndfile|unsound|ALawSoundFile|core-sounds|animal-sounds|[pP]icture show|name the picture")
+ALLOWED = re.compile(
+    r"soundfile|libsndfile|unsound|ALawSoundFile|core-sounds|animal-sounds|[pP]icture show|name the picture"
+)
 
 
 def docstrings(path: Path):

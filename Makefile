@@ -1,4 +1,5 @@
-# Needs Python 3.10-3.13, make and git; everything else is installed into .venv from requirements.lock.
+# Needs Python 3.10-3.13, make and git; everything else is installed into .venv: from requirements.lock what running
+# needs (`make demo`), from requirements-dev.lock what developing needs beside it (`make test`).
 #
 # PYTHON=python3.12   which interpreter makes the environment
 # JOBS=2              test processes
@@ -27,10 +28,12 @@ UV_VERSION := 0.13.9
 ifdef NO_SETUP
 PY := $(PYTHON)
 READY :=
+DEV :=
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 endif
 
 # One thread a test process: with two processes on two cores more threads only wait for each other.
@@ -39,7 +42,7 @@ PARALLEL = -n $(JOBS) --dist worksteal
 COMMON = tests/transformers_common
 
 # $(call install,FOLDER,LOCK): a virtual environment with exactly what LOCK names, and this package linked into it.
-# The mark that it is ready comes last, so an interrupted set-up is taken up again.
+# The target, a mark that it is ready, comes last, so an interrupted set-up is taken up again.
 define install
 @$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else f"$(PYTHON) is Python {v[0]}.{v[1]}; 3.10 to 3.13 are supported: make PYTHON=python3.12 ...")'
 @test -x $(1)/bin/python && $(1)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(1)
@@ -47,11 +50,16 @@ define install
 @sed $(if $(TORCH),'s/^torch==[^ ]*/torch==$(TORCH)/',-n p) $(2) > $(1)/requirements.txt
 $(1)/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 -r $(1)/requirements.txt
 $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-@touch $(1)/.ready
+@touch $@
 endef
 
+# Both locks have the same versions: the second adds to what the first has installed, and has all of it.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(call install,$(VENV),$<)
+
+$(VENV)/.ready-dev: requirements-dev.lock requirements.lock pyproject.toml
+	$(call install,$(VENV),$<)
+	@touch $(VENV)/.ready
 
 $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 	$(call install,$(OLDEST),$<)
@@ -64,7 +72,7 @@ $(PAGE)/.ready: requirements-app.lock pyproject.toml
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
 
-setup: $(READY)  ## only make the environment
+setup: $(DEV)  ## only make the environment for developing
 
 demo: $(READY)  ## ask the released mm-pocket about images and audio that it was not trained on
 	$(PY) scripts/ask.py model_cards/mm-pocket --questions processing/corpora/unseen/questions.jsonl \
@@ -97,12 +105,12 @@ test: lint  ## lint, types, transformers' common tests and the fast suite
 	$(PY) $(COMMON)/fetch.py
 	$(PYTEST) $(PARALLEL) $(ARGS)
 
-lint: $(READY)  ## ruff (rules and format) and mypy
+lint: $(DEV)  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-format: $(READY)  ## let ruff repair what it can
+format: $(DEV)  ## let ruff repair what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
@@ -117,15 +125,15 @@ test-app: $(PAGE)/.ready  ## the page of `modeling-mm app` in headless Chromium,
 		echo 'no Chromium in PATH: apt install chromium'; exit 1
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PAGE)/bin/python -m pytest tests/serving/test_app.py $(ARGS)
 
-test-wheel: $(READY)  ## build the wheel, install it without the checkout, ask and train with it
+test-wheel: $(DEV)  ## build the wheel, install it without the checkout, ask and train with it
 	$(PYTEST) tests/integration/test_wheel.py -m "slow or not slow" $(ARGS)
 
-test-slow: $(READY)  ## the tests marked slow
+test-slow: $(DEV)  ## the tests marked slow
 	$(PY) $(COMMON)/fetch.py
 	$(PYTEST) $(PARALLEL) -m "slow and not gpu" $(ARGS)
 
 # The common tests are left out: they would have to be fetched, and a GPU node often has no network.
-test-gpu: $(READY)  ## the tests marked gpu (make test-gpu NO_SETUP=1 where the machine has everything)
+test-gpu: $(DEV)  ## the tests marked gpu (make test-gpu NO_SETUP=1 where the machine has everything)
 	$(PY) -m pytest -m gpu --ignore=$(COMMON) $(ARGS)
 
 benchmark: $(READY)  ## the figures of the README, measured here
@@ -142,11 +150,14 @@ lock:  ## write the locks anew from pyproject.toml
 	@test -x $(LOCKER)/bin/uv || { $(PYTHON) -m venv --clear $(LOCKER) && $(LOCKER)/bin/pip install --quiet uv==$(UV_VERSION); }
 	{ echo '# Made by `make lock` from pyproject.toml[dev]: the newest versions, Python 3.10 to 3.13. Not edited by hand.'; \
 	  $(COMPILE) --extra dev | $(NO_CUDA); } > .cache/newest.lock
+	{ echo '# Made by `make lock` from pyproject.toml[run]: the part of requirements-dev.lock that running needs.'; \
+	  $(COMPILE) --extra run --constraints .cache/newest.lock | $(NO_CUDA); } > .cache/run.lock
 	{ echo '# Made by `make lock` from pyproject.toml[dev]: the oldest versions it allows, but torch (see Makefile).'; \
 	  $(COMPILE) --extra dev --resolution lowest-direct --fork-strategy fewest | $(NO_CUDA); } > .cache/oldest.lock
 	{ echo '# Made by `make lock` from pyproject.toml[test-app]: what the tests of the page need. Not edited by hand.'; \
 	  $(COMPILE) --extra test-app | $(NO_CUDA); } > .cache/app.lock
-	mv .cache/newest.lock requirements.lock
+	mv .cache/newest.lock requirements-dev.lock
+	mv .cache/run.lock requirements.lock
 	mv .cache/app.lock requirements-app.lock
 	mv .cache/oldest.lock requirements-oldest.lock
 

@@ -2,6 +2,7 @@
 """The joint model: encoders, connectors and the decoder, and the heads on top of it."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -99,7 +100,8 @@ class MMPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         self.config.auto_map = dict(AUTO_MAP)
-        return super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **kwargs)
+        share_weights(save_directory)
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
         """As in transformers; an encoder that lacks the implementation of the whole model takes the nearest it has."""
@@ -462,6 +464,15 @@ class MMForSequenceClassification(MMPreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
+
+
+def share_weights(folder: str | os.PathLike) -> None:
+    """Give saved weights the mode of the configuration beside them, as safetensors makes its files private."""
+    for config, weights in (("config.json", "model*.safetensors"), ("adapter_config.json", "adapter_model*")):
+        if (beside := Path(folder) / config).is_file():
+            for path in Path(folder).glob(weights):
+                if path.stat().st_mode & 0o777 == 0o600:
+                    shutil.copymode(beside, path)
 
 
 def check_vocabulary(config: MMConfig) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import os
 import sys
 from pathlib import Path
 
@@ -488,3 +489,27 @@ def test_the_road_to_an_encoder_is_short():
         sys.setprofile(None)
     assert above == [["_encode", "forward", "forward"]] * 2
     assert len(functions) <= 40, sorted(code.co_name for code in functions)
+
+
+# ---- Saving ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+@pytest.mark.parametrize("size", ["50GB", "20KB"])
+def test_saved_weights_are_readable_as_the_files_beside_them(tmp_path, umask, size):
+    """safetensors makes files that only their owner reads; a server of another user could not load them."""
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # also over an earlier checkpoint
+            joined().save_pretrained(tmp_path / "model", max_shard_size=size)
+    finally:
+        os.umask(before)
+    weights = list((tmp_path / "model").glob("*.safetensors"))
+    assert (len(weights) > 1) == (size == "20KB")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o666 & ~umask}
+
+
+def test_the_mode_of_other_files_stays(tmp_path):
+    (tmp_path / "model.secret.safetensors").touch(0o640)
+    joined().save_pretrained(tmp_path)
+    assert (tmp_path / "model.secret.safetensors").stat().st_mode & 0o777 == 0o640

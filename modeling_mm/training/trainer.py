@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from ..batching import IGNORED
 from ..evaluation.answering import generate_answers
 from ..evaluation.metrics import score
+from ..modeling_mm import share_weights
 from .answers import AnsweredRow, as_chat, check_can_answer, in_groups, is_numbered, score_answers, share_of
 from .arguments import RATE_OF, MMTrainingArguments
 from .callbacks import ProcessCountCallback, SetEpochCallback, ThawCallback
@@ -225,6 +226,10 @@ class MMTrainer(Trainer):
                 bar.update(len(batch))
         by_number = {row.row: row for row in gather_object(answered)}
         return [by_number[number] for number in sorted(by_number)]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        share_weights(output_dir or str(self.args.output_dir))  # PEFT saves its adapters past the model
 
 
 def parameter_groups(

@@ -18,6 +18,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_mm import MMProcessor
+from modeling_mm.modeling_mm import share_weights
 
 from .components import (
     efficientnet_lite0,
@@ -85,6 +86,8 @@ def main() -> int:
             use_cpu=True,
         )
     decoder.save_pretrained(arguments.folder / "decoder")
+    for part in ("vision", "audio", "decoder"):
+        share_weights(arguments.folder / part)
     print(
         f"{sum(p.numel() for p in decoder.parameters()) / 1e6:.1f}M parameters in the decoder, {len(tokenizer)} tokens"
     )

@@ -24,6 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from modeling_mm.batching import IGNORED
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
 from modeling_mm.evaluation import score
+from modeling_mm.modeling_mm import share_weights
 from modeling_mm.training import EncoderCache, fingerprint
 
 from .comparison_data import Caption, batch_of, image_states
@@ -147,6 +148,7 @@ def pretrained_decoder(
             update(optimizer, loss, schedule(step, steps, 0.1))
             bar.set_postfix(loss=f"{loss.item():.2f}")
     decoder.eval().save_pretrained(folder)
+    share_weights(folder)
     return decoder
 
 

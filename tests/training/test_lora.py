@@ -227,3 +227,9 @@ def test_the_processor_is_saved_beside_the_adapter(tmp_path):
         type(processor()).from_pretrained(tmp_path / "adapter").tokenizer.get_vocab()
         == processor().tokenizer.get_vocab()
     )
+
+
+def test_a_saved_adapter_is_readable_as_the_configuration_beside_it(tmp_path):
+    mm_trainer(add_lora(chat_model()), tmp_path).save_model(str(tmp_path / "adapter"))
+    modes = {path.stat().st_mode for path in (tmp_path / "adapter").glob("adapter_*")}
+    assert len(modes) == 1 and modes.pop() & 0o777 != 0o600

@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import group_concepts, normalize_name, split_of
-from .corpus import Description, PendingFile, number_duplicates, read_description, safe_name, write_corpus
-from .media_files import Synthesizer, UnusableError, audio_to_flac, image_to_png
+from .corpus import (
+    Description,
+    PendingFile,
+    UnusableError,
+    number_duplicates,
+    read_description,
+    safe_name,
+    write_corpus,
+)
+from .media_files import Synthesizer, audio_to_flac, image_to_png
 from .packages import fetch_package
 from .sources import LANGUAGES, Clip, NamedImage, read_emoji, read_prompts, read_sentences, read_stamps
 

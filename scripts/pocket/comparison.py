@@ -12,7 +12,7 @@ import random
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +28,12 @@ from modeling_mm.modeling_mm import share_weights
 from modeling_mm.training import EncoderCache, fingerprint
 
 from .comparison_data import Caption, batch_of, image_states
+from .comparison_settings import Settings
 from .comparison_systems import CaptionModel, Components
 from .corpus import read_lines
 from .from_scratch import text_blocks
 
 EVALUATION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Settings:
-    """
-    Settings that all systems share.
-
-    Args:
-        steps: the number of optimizer steps.
-        batch_size: captions in a step.
-        text_learning_rate: the peak learning rate of the pretrained decoder.
-        new_learning_rate: the peak learning rate of all new weights.
-        warmup: the fraction of the steps in which the rates rise. After it they fall as a cosine to zero.
-        weight_decay: the decay of matrices; vectors have none.
-        evaluations: how often the held-out loss is measured, at equal distances, the last time at the end.
-        max_new_tokens: the length of a generated caption.
-    """
-
-    steps: int = 400
-    batch_size: int = 64
-    text_learning_rate: float = 2e-3
-    new_learning_rate: float = 2e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    evaluations: int = 4
-    max_new_tokens: int = 16
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.evaluations <= self.steps:
-            raise ValueError(f"evaluations must be from 1 to steps ({self.steps}), got {self.evaluations}.")
 
 
 # ---- Optimization ---------------------------------------------------------------------------------------------------

@@ -21,11 +21,13 @@ from tqdm import tqdm
 
 from modeling_mm.utils import HALF_FILE, markdown_table, remove_half_files, write_bytes, write_lines, write_text
 
-from .media_files import UnusableError
-
 BUILT_FILE = ".built.json"  # written last, when a corpus is whole
 DESCRIPTION_FILE = ".description.json"  # fingerprint of the description that the files are made from
 DESCRIPTIONS = Path(__file__).resolve().parents[2] / "processing" / "corpora"
+
+
+class UnusableError(ValueError):
+    """Reason why a file cannot enter a corpus."""
 
 
 @dataclass(frozen=True)

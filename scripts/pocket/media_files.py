@@ -12,16 +12,12 @@ import soundfile
 import soxr
 from PIL import Image
 
-from modeling_mm.images import DAMAGED_FILE_ERRORS
+from .corpus import UnusableError
 
 MAX_SIDE = 224
 RATE = 16_000
 MIN_SECONDS, MAX_SECONDS = 0.15, 18.0
 MIN_PEAK = 1e-3  # a recording below this counts as silent
-
-
-class UnusableError(ValueError):
-    """Reason why a file cannot enter a corpus."""
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -40,6 +36,8 @@ def image_to_png(path: Path) -> bytes:
     Raises:
         UnusableError: if the file cannot be read or has one color only.
     """
+    from modeling_mm.images import DAMAGED_FILE_ERRORS  # it imports torch, which `--help` does without
+
     data = render_svg(path) if path.suffix == ".svg" else path.read_bytes()
     try:
         with Image.open(io.BytesIO(data)) as opened:

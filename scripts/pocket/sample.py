@@ -4,18 +4,22 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-from modeling_mm.data import ChatRow, to_row
+from typing import TYPE_CHECKING
 
 from .chats import Example, Row, example
 from .corpus import read_lines
+
+if TYPE_CHECKING:
+    from modeling_mm.data import ChatRow
 
 SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "processing" / "corpora" / "sample"
 AUDIO_PER_IMAGE = 4  # pairs of the training questions
 
 
-def read_sample(split: str) -> list[ChatRow]:
+def read_sample(split: str) -> list["ChatRow"]:
     """Read the questions of `train` or `new_pairs`."""
+    from modeling_mm.data import to_row  # it imports torch, which `--help` does without
+
     return [to_row(row, SAMPLE_FOLDER) for row in read_lines(SAMPLE_FOLDER / f"{split}.jsonl")]
 
 

@@ -8,6 +8,12 @@
 # result is a small file. `add_lora` chooses the modules; PEFT does the rest.
 
 # %%
+import sys
+
+if {"-h", "--help"} & set(sys.argv):
+    print(f"{sys.argv[0]} takes no arguments. Its comments say what it does and what to change.")
+    sys.exit()
+
 import os
 from pathlib import Path
 

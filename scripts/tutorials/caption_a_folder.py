@@ -9,6 +9,12 @@
 # five languages.
 
 # %%
+import sys
+
+if {"-h", "--help"} & set(sys.argv):
+    print(f"{sys.argv[0]} takes no arguments. Its comments say what it does and what to change.")
+    sys.exit()
+
 import csv
 import json
 import os

@@ -9,6 +9,12 @@
 # telling note; the label is the category.
 
 # %%
+import sys
+
+if {"-h", "--help"} & set(sys.argv):
+    print(f"{sys.argv[0]} takes no arguments. Its comments say what it does and what to change.")
+    sys.exit()
+
 import json
 import os
 from pathlib import Path

@@ -8,10 +8,15 @@
 # transcriptions. This tutorial starts it as a separate process, as you would on a server, and asks three things.
 
 # %%
+import sys
+
+if {"-h", "--help"} & set(sys.argv):
+    print(f"{sys.argv[0]} takes no arguments. Its comments say what it does and what to change.")
+    sys.exit()
+
 import base64
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any

@@ -8,6 +8,12 @@
 # `automatic-speech-recognition` pipeline. The recordings are the telephone prompts in this repository.
 
 # %%
+import sys
+
+if {"-h", "--help"} & set(sys.argv):
+    print(f"{sys.argv[0]} takes no arguments. Its comments say what it does and what to change.")
+    sys.exit()
+
 import json
 import os
 from pathlib import Path

@@ -44,6 +44,39 @@ def test_help_imports_no_torch_and_no_transformers():
         assert f"usage: modeling-mm {name}" in said or name == "COMMAND"
 
 
+SCRIPTS = [
+    path
+    for path in sorted((ROOT / "scripts").glob("**/*.py"))
+    if "__main__" in (text := path.read_text(encoding="utf-8")) or "# %%" in text
+]
+
+
+def test_the_help_of_every_script_imports_no_torch_and_no_transformers():
+    """Each as the main module, those of a package as `python -m` runs them."""
+    code = f"""
+import contextlib, io, runpy, sys
+for path in {[str(path.relative_to(ROOT)) for path in SCRIPTS]!r}:
+    sys.argv, said = [path, "--help"], io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            if "pocket" in path:
+                runpy.run_module(path.removesuffix(".py").replace("/", "."), run_name="__main__")
+            else:
+                runpy.run_path(path, run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, path
+    assert "usage: " in said.getvalue() or "takes no arguments" in said.getvalue(), (path, said.getvalue())
+    heavy = {{"torch", "transformers", "datasets", "openai"}} & set(sys.modules)
+    assert not heavy, (path, heavy)
+"""
+    assert {"ask.py", "demo_train.py", "compare.py", "release.py", "caption_a_folder.py"} <= {p.name for p in SCRIPTS}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # What a user mistypes, and a part of the answer.
 SLIPS = {
     "train nothing": "No 'nothing' in recipes. Available: ",

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_mm.data import turn_text
 from modeling_mm.evaluation import generate_answers
-from scripts.pocket import demo_train
+from scripts.pocket import demo_train, demonstration
 from scripts.pocket.from_scratch import small_model, small_processor
 from tests.fakes.sample_rows import sample_rows
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_demo_runs_from_end_to_end_and_fails_after_a_few_steps(tmp_path, monkeypatch, capsys) -> None:
     rows = sample_rows()
     splits = {"train": rows, "new_pairs": rows[-2:]}
-    monkeypatch.setattr(demo_train, "read_sample", splits.get)
+    monkeypatch.setattr(demonstration, "read_sample", splits.get)
     code = demo_train.main(["--steps", "2", "--batch-size", "4", "--output", str(tmp_path)])
     printed = capsys.readouterr()
     assert code == 1 and "less than 90%" in printed.err
@@ -39,7 +39,7 @@ def test_ten_questions_are_learned_and_survive_the_reload(tmp_path) -> None:
     processor = small_processor(turn_text(turn) for row in rows for turn in row.messages)
     model = small_model(processor)
     options = demo_train.parse(["--steps", "60", "--batch-size", "10", "--output", str(tmp_path)])
-    demo_train.train(model, processor, rows, options)
+    demonstration.train(model, processor, rows, options)
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
@@ -64,5 +64,5 @@ def test_the_whole_demo_answers_nine_in_ten_within_five_minutes(tmp_path) -> Non
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     assert time.perf_counter() - start < 300
-    assert demo_train.TRAINED in result.stdout
+    assert demonstration.TRAINED in result.stdout
     assert (tmp_path / "attention.png").is_file()

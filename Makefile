@@ -42,13 +42,14 @@ PARALLEL = -n $(JOBS) --dist worksteal
 COMMON = tests/transformers_common
 
 # $(call install,FOLDER,LOCK): a virtual environment with exactly what LOCK names, and this package linked into it.
-# The target, a mark that it is ready, comes last, so an interrupted set-up is taken up again.
+# The target, a mark that it is ready, comes last, so an interrupted set-up is taken up again. Python compiles a module
+# when it is first imported; compiling all of them here takes two of three minutes.
 define install
 @$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else f"$(PYTHON) is Python {v[0]}.{v[1]}; 3.10 to 3.13 are supported: make PYTHON=python3.12 ...")'
 @test -x $(1)/bin/python && $(1)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(1)
 @echo "installing $(2) into $(1) (a few minutes the first time)"
 @sed $(if $(TORCH),'s/^torch==[^ ]*/torch==$(TORCH)/',-n p) $(2) > $(1)/requirements.txt
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 -r $(1)/requirements.txt
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 --no-compile -r $(1)/requirements.txt
 $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 @touch $@
 endef

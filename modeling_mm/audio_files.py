@@ -23,7 +23,8 @@ MAX_RATE = 1e6
 
 
 def is_rate(value: Any) -> bool:
-    """Return True for a number, as a sampling rate is."""
+    """Return True for a number, as a sampling rate is; also as an array or tensor without axes."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 

@@ -12,7 +12,7 @@ from .compat import set_named_tokens
 from .configuration_mm import ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN, SYSTEM_TOKEN, USER_TOKEN
 from .control_tokens import control_tokens, pattern_of
 from .modalities import MODALITIES, Modality
-from .placeholders import Placeholder, Rows, find_placeholders, items_of
+from .placeholders import Placeholder, Rows, as_list, as_number, find_placeholders, items_of
 
 # Attributes of the tokenizer for the special tokens beside the placeholders, in the order of their ids.
 ROLE_TOKENS = {
@@ -109,7 +109,7 @@ def normalize_part(part: Any) -> Any:
     """Return a part of a message without its empty keys, and OpenAI's types of parts as ours."""
     if not isinstance(part, dict):
         return part
-    part = {key: value for key, value in part.items() if value is not None}
+    part = {key: as_number(value) for key, value in part.items() if value is not None}
     for name in MODALITIES:
         given, data = part.get(f"{name}_url"), part.get(f"input_{name}")
         if part.get("type") == f"{name}_url":
@@ -121,7 +121,7 @@ def normalize_part(part: Any) -> Any:
 
 def normalize_messages(messages: Any) -> list[dict[str, Any]]:
     """Return fresh messages without empty keys, their parts normalized."""
-    turns = [{key: value for key, value in turn.items() if value is not None} for turn in messages]
+    turns = [{key: as_list(value) for key, value in turn.items() if value is not None} for turn in messages]
     for turn in turns:
         if isinstance(turn.get("content"), (list, tuple)):
             turn["content"] = [normalize_part(part) for part in turn["content"]]
@@ -141,10 +141,13 @@ def normalize_conversations(conversation: Any) -> tuple[list[list[dict[str, Any]
     """
     if len(conversation) == 0:
         raise ValueError("The conversation is empty; pass at least one message")
-    first = conversation[0]
+    conversation = as_list(conversation)
+    first = as_list(conversation[0])
     is_batched = isinstance(first, (list, tuple)) or hasattr(first, "messages")
     return [
-        chat.messages if getattr(chat, "is_normalized", False) else normalize_messages(getattr(chat, "messages", chat))
+        chat.messages
+        if getattr(chat, "is_normalized", False)
+        else normalize_messages(as_list(getattr(chat, "messages", chat)))
         for chat in (conversation if is_batched else [conversation])
     ], is_batched
 

@@ -5,10 +5,22 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .modalities import MODALITIES, Modality
 
 Rows = list[list[Any]]  # one list of items a row
 Placeholder = tuple[int, int, str]  # start and end in the text, and the name of the modality
+
+
+def as_list(value: Any) -> Any:
+    """Return an array of objects, as `datasets` makes of lists in its numpy format, as a list."""
+    return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "OU" else value
+
+
+def as_number(value: Any) -> Any:
+    """Return an array or tensor without axes, as `datasets` makes of numbers, as a number or text."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def find_placeholders(text: str) -> list[Placeholder]:
@@ -24,9 +36,10 @@ def split_rows(media: Any, is_item: Callable[[Any], bool]) -> tuple[Rows, bool]:
     Returns:
         One list for each row and True, or one list of all items, whose rows are not known yet, and False.
     """
+    media = as_list(media)
     if media is None or is_item(media):
         return [[] if media is None else [media]], False
-    items = list(media)
+    items = list(map(as_list, media))
     if all(item is not None and is_item(item) for item in items):
         return [items], False
     return [[] if item is None else [item] if is_item(item) else list(item) for item in items], True

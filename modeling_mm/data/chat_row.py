@@ -2,15 +2,20 @@
 """One chat sample, from every known form: the package's own, TRL's with media in columns, or prompt and completion."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
+from ..audio import is_audio
 from ..chat import SOURCE_KEYS, media_source, normalize_part
+from ..images import is_image
 from ..modalities import MODALITIES
+from ..placeholders import as_list, as_number
 
 Message = dict[str, Any]
+# Functions that tell one item of a column from several.
+IS_ITEM: dict[str, Callable[[Any], bool]] = {"image": is_image, "audio": is_audio}
 
 ROLES = ("system", "user", "assistant")
 # Other keys of a media part: the rate of bare samples, and a mark for images with writing, which are never mirrored.
@@ -96,17 +101,18 @@ def to_row(sample: Any, folder: str | os.PathLike | None = None) -> ChatRow:
         resolve_source(part, folder)
         if sample.get("has_text") and part["type"] == "image":
             part["has_text"] = True
-    task, name = sample.get("task"), sample.get("id")
+    task, name = as_number(sample.get("task")), as_number(sample.get("id"))
     return ChatRow(messages, None if task is None else str(task), None if name is None else str(name))
 
 
 def raw_messages(sample: Mapping[str, Any]) -> list[Any]:
     """Return the turns of a sample as they are."""
     if sample.get("messages") is not None:
-        turns = sample["messages"]
+        turns = as_list(sample["messages"])
     elif sample.get("prompt") is not None and sample.get("completion") is not None:
         turns = []
-        for role, value in (("user", sample["prompt"]), ("assistant", sample["completion"])):
+        for role, column in (("user", "prompt"), ("assistant", "completion")):
+            value = as_list(sample[column])
             if not isinstance(value, (str, list, tuple)):
                 raise ValueError(f"expected text or a list of messages, got {value!r:.80}")
             turns += [{"role": role, "content": value}] if isinstance(value, str) else value
@@ -123,7 +129,7 @@ def normalize_turn(turn: Any, number: int) -> Message:
     """Return a fresh turn with a list of parts, which hold only known keys."""
     if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
         raise ValueError(f"message {number}: expected a `role` of {', '.join(ROLES)}, got {turn!r:.80}")
-    content = turn.get("content")
+    content = as_list(turn.get("content"))
     content = [content] if isinstance(content, str) else content
     if not isinstance(content, (list, tuple)):
         raise ValueError(f"message {number}: its `content` must be text or a list of parts, got {content!r:.80}")
@@ -151,8 +157,8 @@ def fill_parts(messages: list[Message], kind: str, sample: Mapping[str, Any], tu
         ValueError: if their numbers differ; with both.
     """
     column = next((name for name in (f"{kind}s", kind) if sample.get(name) is not None), f"{kind}s")
-    items = sample.get(column)
-    items = list(items) if isinstance(items, (list, tuple)) else [] if items is None else [items]
+    wanted = sum(part["type"] == kind and media_source(part) is None for part in media_parts(messages))
+    items = split_column(as_list(sample.get(column)), kind, wanted)
     first = next((number for number, turn in enumerate(messages) if turn["role"] == "user"), None)
     has_parts = any(part["type"] == kind for part in media_parts(messages))
     if first is not None and isinstance(turns[first]["content"], str) and not has_parts:
@@ -165,6 +171,24 @@ def fill_parts(messages: list[Message], kind: str, sample: Mapping[str, Any], tu
         )
     for part, item in zip(empty, items, strict=True):
         part[kind] = item
+
+
+def split_column(items: Any, kind: str, wanted: int) -> list[Any]:
+    """
+    Return the media of a column.
+
+    Args:
+        items: one of them, a list, or an array or tensor of several that are alike, as `datasets` stacks them.
+        kind: their modality.
+        wanted: the number of parts without media.
+    """
+    if items is None:
+        return []
+    is_item = IS_ITEM.get(kind, lambda value: not isinstance(value, (list, tuple)))
+    is_stack = (
+        getattr(items, "ndim", 0) > 1 and len(items) == wanted > 1
+    )  # gray images have as many axes as one of RGB
+    return [items] if is_item(items) and not is_stack else list(items)
 
 
 def resolve_source(part: dict[str, Any], folder: str | os.PathLike | None) -> None:

@@ -59,6 +59,7 @@ def read_shards(shards: list[tuple[str, int, int]]) -> Iterator[dict[str, Any]]:
 
 def to_stream(dataset: "IterableDataset") -> "IterableDataset":
     """Return a stream of examples in any form that `to_row` knows."""
+    dataset = dataset.with_format(None)
     # Without known types, as those of JSON on the Hub, nothing is decoded.
     plain = dataset.decode(False) if dataset.features else dataset
     columns = features()

@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run `modeling-mm` with the given arguments, by default those of the process.
 
     Returns:
-        the exit code: 0; 1 if something failed; 2 if an argument, or what a file holds, is wrong.
+        the exit code: 0; 1 if something failed, such as training that diverged; 2 if an argument, or what a file
+        holds, is wrong.
 
     Example:
         >>> main(["ask", "model_cards/mm-pocket", "--image", "cat.png", "What is this?"])
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module(".checks", __package__).check_arguments(options)  # it reads YAML, of an extra
         return importlib.import_module(f".{name}", __package__).run(options) or 0
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError, FloatingPointError) as error:
         is_ours = isinstance(error, ImportError) and (error.name or "").startswith("modeling_mm")
         if options.traceback or is_ours:
             raise

@@ -96,6 +96,7 @@ def make_trainer(
     data: RecipeData,
     model: PreTrainedModel | None = None,
     model_init: Callable[..., PreTrainedModel] | None = None,
+    trainer_class: type[MMTrainer] = MMTrainer,
 ) -> MMTrainer:
     """Make a trainer with the recipe's data and callbacks, for a model or for a function that makes one."""
     is_sharded = PartialState().distributed_type == DistributedType.FSDP or is_deepspeed_zero3_enabled()
@@ -106,7 +107,7 @@ def make_trainer(
         )
     # The encoder cache needs a separate model if the trainer makes one for each trial.
     encodes = model_init(None) if model_init is not None and recipe.data.encoder_cache else model
-    trainer = MMTrainer(
+    trainer = trainer_class(
         model=model,
         model_init=model_init,
         args=arguments,

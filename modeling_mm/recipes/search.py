@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
+from ..training.trainer import MMTrainer
 from .build import load_data, make_model, make_processor
 from .run import make_trainer, write_recipe
 from .schema import Recipe, Search
@@ -27,6 +30,8 @@ from .search_space import check_space, grid_of, suggest, with_values
 
 if TYPE_CHECKING:
     import optuna
+
+logger = logging.get_logger(__name__)
 
 REPEATED = "repeated"  # attribute of the study: numbers of the trials that were queued again
 
@@ -111,6 +116,23 @@ def trials_to_run(study: "optuna.Study", section: Search, trials: int) -> int:
     return max(0, trials - len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))))
 
 
+class TrialTrainer(MMTrainer):
+    """Trainer of a search, which goes on when a trial diverges."""
+
+    objective: float | None
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as usual; a trial that diverges fails in Optuna, which only the main process asks."""
+        try:
+            return super().train(*args, **kwargs)
+        except FloatingPointError as error:
+            logger.warning(f"A trial has failed. {error}")
+            if self.is_world_process_zero():
+                raise
+            self.objective = math.nan
+            return TrainOutput(self.state.global_step, math.nan, {})
+
+
 # ---- Trials ---------------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +160,7 @@ def run_trials(recipe: Recipe, section: Search, folder: Path, trials: int, study
         chosen = suggest(trial, section).items()
         return {key.removeprefix("training."): value for key, value in chosen if key.startswith("training.")}
 
-    trainer = make_trainer(recipe, arguments, processor, data, model_init=model_init)
+    trainer = make_trainer(recipe, arguments, processor, data, model_init=model_init, trainer_class=TrialTrainer)
     made = 0 if study is None else len(study.get_trials(deepcopy=False))
     trainer.hyperparameter_search(
         hp_space=hp_space,
@@ -146,5 +168,6 @@ def run_trials(recipe: Recipe, section: Search, folder: Path, trials: int, study
         n_trials=trials,
         direction=section.direction,
         backend="optuna",
+        catch=(FloatingPointError,),
         **({} if study is None else study_options(folder, recipe, section, made)),
     )

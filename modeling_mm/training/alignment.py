@@ -8,6 +8,7 @@ any order. The tokens of audio must give the words that are spoken, in order and
 cross-attention later finds the words to write in the media tokens.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import get_cosine_schedule_with_warmup
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import is_sharded
 from ..modalities import MODALITIES, media_inputs
+from .divergence import diverged, example_name, in_any_process
 from .freezing import average_gradients
 
 # Shape legend: B media, S media tokens, D the decoder's width, C words to choose from, V the vocabulary.
@@ -186,6 +188,7 @@ def align(
         `image_loss` and `audio_loss`: means over the last tenth of the steps of this process.
 
     Raises:
+        FloatingPointError: if a loss is not finite, with the step and the examples.
         ValueError: if there are no media, or weights are sharded over processes.
     """
     media = {kind: media[kind] for kind in MODALITIES if media.get(kind)}  # in the same order in every process
@@ -206,7 +209,7 @@ def align(
     }
     losses: dict[str, list[float]] = {kind: [] for kind in media}
     with tqdm(range(options.steps), desc="aligning", disable=not progress or rank > 0) as bar:
-        for _ in bar:
+        for step in bar:
             for kind, source in sources.items():
                 batch = next(source)
                 inputs = collator([medium.row for medium in batch])
@@ -215,6 +218,9 @@ def align(
                     loss = aligner(kind, inputs, batch)
                 loss.backward()
                 losses[kind].append(loss.item())
+                if in_any_process(not math.isfinite(losses[kind][-1]), model.device):
+                    names = [example_name(medium.row) for medium in batch]
+                    raise diverged(step + 1, losses[kind][-1:], math.nan, names, None)
             used = [parameter for parameter in parameters if parameter.grad is not None]
             if ranks > 1:
                 average_gradients(used)

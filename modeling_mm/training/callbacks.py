@@ -3,13 +3,17 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..utils.spelling import suggestion
+from .checksums import write_checksums
 from .freezing import PARTS, parts_of
 
 # Figures of an evaluation that say how long it took.
@@ -95,6 +99,19 @@ class ProcessCountCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"processes": self.processes}}
+
+
+class ChecksumCallback(TrainerCallback):
+    """
+    Writes sizes and checksums of a checkpoint's files beside them.
+
+    [`last_whole_checkpoint`] compares them. `MMTrainer` adds it by itself; a stock `Trainer` may have it too.
+    """
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # other processes write into the same folder
+        if args.should_save:
+            write_checksums(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 class ThawCallback(TrainerCallback):

@@ -1,8 +1,10 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """The stock `Trainer` with answers in evaluation and a learning rate for each part."""
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 from transformers import ProcessorMixin, Trainer
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
+from transformers.utils import logging
 
 from ..batching import IGNORED
 from ..evaluation.answering import generate_answers
@@ -20,11 +23,14 @@ from ..evaluation.metrics import score
 from ..modeling_mm import share_weights
 from .answers import AnsweredRow, as_chat, check_can_answer, in_groups, is_numbered, score_answers, share_of
 from .arguments import RATE_OF, MMTrainingArguments
-from .callbacks import ProcessCountCallback, SetEpochCallback, ThawCallback
-from .checkpoints import last_whole_checkpoint
+from .callbacks import ChecksumCallback, ProcessCountCallback, SetEpochCallback, ThawCallback
+from .checkpoints import last_whole_checkpoint, problem_of
 from .collators import ChatCollator
+from .divergence import MIN_LOSS_SCALE, NAMES, NamingCollator, check_figures, diverged, from_bytes, in_any_process
 from .freezing import average_gradients, frozen_parameters, parts_of
 from .sampling import MediaLengthGroupedSampler, media_size
+
+logger = logging.get_logger(__name__)
 
 # Options of an optimizer that bring its parameter groups.
 OWN_GROUPS = {"params", "model", "optimizer_dict"}
@@ -79,6 +85,10 @@ class MMTrainer(Trainer):
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         self.add_callback(SetEpochCallback())
         self.add_callback(ProcessCountCallback())
+        self.add_callback(ChecksumCallback())
+        # Of the current optimizer step: losses of its batches, (1,) each, and names of their examples.
+        self.step_losses: list[torch.Tensor] = []
+        self.step_examples: list[torch.Tensor] = []
         # Trainable parameters that were frozen when DDP wrapped the model.
         self.unwatched_parameters: list[nn.Parameter] = []
         if args.predict_with_generate:
@@ -95,13 +105,26 @@ class MMTrainer(Trainer):
         return self.processing_class or getattr(self.data_collator, "processor", None)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train like the stock one; `resume_from_checkpoint=True` resumes from the last complete checkpoint."""
+        """
+        Train like the stock one; `resume_from_checkpoint=True` resumes from the last whole checkpoint.
+
+        Raises:
+            FloatingPointError: at the first loss or gradient that is not finite, in all processes together and before
+                it changes the weights; and for figures of an evaluation that are not. The message names the step, the
+                examples of the batch and the last checkpoint.
+            ValueError: if a checkpoint is incomplete or damaged.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(
                     f"{self.args.output_dir} holds no complete checkpoint. Train without resume_from_checkpoint."
                 )
+        elif resume_from_checkpoint and (problem := problem_of(Path(resume_from_checkpoint))):
+            raise ValueError(
+                f"Cannot resume from {resume_from_checkpoint}: {problem}. Name another checkpoint, or pass True for "
+                "the last whole one."
+            )
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # ---- A learning rate for each part ------------------------------------------------------------------------------
@@ -136,9 +159,65 @@ class MMTrainer(Trainer):
     ) -> torch.Tensor:
         """Run the stock step, and average the gradients of parameters that DDP does not know."""
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self.step_losses.append(loss.float())
         if isinstance(model, nn.parallel.DistributedDataParallel) and self.accelerator.sync_gradients:
             average_gradients([parameter for parameter in self.unwatched_parameters if parameter.requires_grad])
         return loss
+
+    # ---- Divergence -------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the stock loader; while training, its batches name their examples."""
+        collator = self.data_collator
+        self.data_collator = NamingCollator(collator) if self.is_in_train else collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the names of the examples out of the batches of an optimizer step, so that no model sees them."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        named = [batch for batch in batches if isinstance(batch, MutableMapping) and NAMES in batch]
+        self.step_losses, self.step_examples = [], [batch.pop(NAMES) for batch in named]
+        return batches, num_items
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the stock norm, which the stock loop asks for before each optimizer step, and check it."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        self.stop_if_diverged(grad_norm)
+        return grad_norm
+
+    def stop_if_diverged(self, grad_norm: Any) -> None:
+        """Raise a FloatingPointError, in all processes together, if a loss or the gradients are not finite."""
+        norm = float(grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm)
+        losses = torch.stack([loss.mean() for loss in self.step_losses]).tolist()
+        scaler = self.accelerator.scaler
+        # Overflowing gradients of fp16 are skipped, with a smaller scale the next time, until it is out of range.
+        is_lost = not math.isfinite(norm) and (scaler is None or scaler.get_scale() < MIN_LOSS_SCALE)
+        is_lost |= not all(map(math.isfinite, losses))
+        if in_any_process(is_lost, self.args.device):
+            examples = [name for names in self.step_examples for name in from_bytes(names)]
+            found = gather_object([(losses, examples)])
+            guilty = [each for each in found if not all(map(math.isfinite, each[0]))] or found
+            raise diverged(
+                self.state.global_step + 1,
+                [loss for losses, _ in guilty for loss in losses],
+                norm,
+                [name for _, examples in guilty for name in examples],
+                get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None,
+            )
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint as the stock one does, unless it is damaged."""
+        best = self.state.best_model_checkpoint
+        if best is not None and (problem := problem_of(Path(best))):
+            logger.warning(f"{best}, the best checkpoint, is not used: {problem}. The last state is kept instead.")
+            self.state.best_metric = self.state.best_model_checkpoint = None
+            return
+        super()._load_best_model()
+
+    # ---- Loss -------------------------------------------------------------------------------------------------------
 
     def compute_loss(
         self,
@@ -200,6 +279,7 @@ class MMTrainer(Trainer):
                 dataset = dataset.dataset
             answers = self.answer_dataset(dataset)
             output.metrics.update(score_answers(answers, self.args.metrics, metric_key_prefix))
+        check_figures(output.metrics, self.state.global_step)
         return output
 
     def answer_dataset(self, dataset: Any) -> list[AnsweredRow]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import distributed
 from transformers import (
     AutoModelForImageTextToText,
@@ -257,7 +257,7 @@ def test_training_has_moved_the_encoder_whose_names_differ(runs, trainer):
 def checkpoint(folder: Path, step: int, state: str | None) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir()
-    (path / "model.safetensors").write_bytes(b"weights")
+    save_file({"weight": torch.zeros(2)}, path / "model.safetensors")
     if state is not None:
         (path / "trainer_state.json").write_text(state)
     return path
@@ -276,6 +276,8 @@ def test_the_last_checkpoint_that_was_written_to_its_end(tmp_path):
 
 
 def random_states(path: Path, *ranks: int | None) -> None:
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({}, path / name)
     for rank in ranks:
         torch.save({"cpu": torch.zeros(2)}, path / ("rng_state.pth" if rank is None else f"rng_state_{rank}.pth"))
 
@@ -336,6 +338,7 @@ def test_a_run_notes_its_processes_also_after_a_checkpoint_that_did_not(tmp_path
     known = state()
     assert known["stateful_callbacks"].pop("ProcessCountCallback")["attributes"] == {"processes": 1}
     (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(known))
+    (tmp_path / "checkpoint-1" / "checksums.json").unlink()
     mm_trainer(chat_model(), tmp_path, save_strategy="steps", save_steps=1, max_steps=2).train(True)
     assert state()["global_step"] == 2 and "ProcessCountCallback" in state()["stateful_callbacks"]
 

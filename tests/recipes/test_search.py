@@ -182,3 +182,11 @@ def test_a_search_is_started_anew_when_it_is_to_be_overwritten(tmp_path):
     search(found, 1)
     search(replace(found, overwrite=True, search=replace(found.search, space={"training.seed": [7]})), 1)
     assert [row["training.seed"] for row in json.loads((tmp_path / "search" / "trials.json").read_text())] == [7]
+
+
+def test_a_trial_that_diverges_fails_and_the_search_goes_on(tmp_path):
+    space = {"training.learning_rate": [1e30, 1e-3]}
+    found = searched(tmp_path, space, {"training.lr_scheduler_type": "constant"}, method="grid")
+    assert search(found, 2) == {"training.learning_rate": 1e-3}
+    rows = json.loads((tmp_path / "search" / "trials.json").read_text())
+    assert [row["training.learning_rate"] for row in rows] == [1e-3]

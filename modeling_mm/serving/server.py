@@ -33,6 +33,9 @@ from .transcriptions import TranscriptionHandler
 
 KEPT_ROUTES = ("/v1/models", "/health")  # of transformers
 TOO_LARGE = 413
+FORM_ROUTE = "/v1/audio/transcriptions"
+SEND_FORM = "Send multipart/form-data with its boundary."
+SEND_JSON = "Send a JSON object in UTF-8, with `Content-Type: application/json`."
 LONGEST_MESSAGE = 1000  # a message may name every field of a request
 
 
@@ -91,7 +94,7 @@ def add_routes(app: FastAPI, queue: RequestQueue) -> None:
     async def create_embeddings(body: dict[str, Any]) -> Response:
         return await embeddings.respond(body)
 
-    @app.post("/v1/audio/transcriptions")
+    @app.post(FORM_ROUTE)
     async def audio_transcriptions(request: Request) -> Response:
         return await transcriptions.respond(request)
 
@@ -155,6 +158,8 @@ async def refuse_http(request: Request, error: Exception) -> JSONResponse:
     if detail in ("Not Found", "Method Not Allowed"):  # of the framework
         routes = ", ".join(dict.fromkeys(getattr(route, "path", "") for route in request.app.router.routes))
         detail = f"There is no {request.method} {request.url.path} here; this server has {routes}."
+    elif error.status_code == 400:  # likewise, for a body that it cannot read
+        detail = f"The body cannot be read ({detail}). {SEND_FORM if request.url.path == FORM_ROUTE else SEND_JSON}"
     return error_response(error.status_code, detail)
 
 

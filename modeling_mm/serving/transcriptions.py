@@ -24,6 +24,7 @@ from .sampling import Sampling
 from .values import RANGES, check_number, check_text, shortened
 
 FORMATS = ("json", "text", "verbose_json")
+NO_FILE = "`file`: expected an audio file as multipart/form-data."
 TIMED_FORMATS = ("srt", "vtt", "diarized_json")
 
 
@@ -41,13 +42,15 @@ class TranscriptionHandler:
             BadRequest: for a fault in the request.
             HTTPException: for another model, and for a form that cannot be read.
         """
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise BadRequest(NO_FILE)
         async with request.form(max_files=1) as form:
             fields = check_form(form)
             self.queue.manager.check_name(fields.get("model"))
             model, processor = self.queue.manager.served()
             upload = form.get("file")
             if not isinstance(upload, UploadFile):
-                raise BadRequest("`file`: expected an audio file as multipart/form-data.")
+                raise BadRequest(NO_FILE)
             sampling, prompt = check_temperature(fields), prompt_of(fields, model)
             data = await upload.read()
         if processor.feature_extractor is None:

@@ -14,12 +14,12 @@ Range = tuple[type, float, float, bool]
 RANGES: dict[str, Range] = {
     "temperature": (Real, 0.0, 2.0, True),
     "top_p": (Real, 0.0, 1.0, False),
-    "top_k": (int, 1, float("inf"), True),
+    "top_k": (int, 1, 1e9, True),
     "frequency_penalty": (Real, -2.0, 2.0, True),
     "presence_penalty": (Real, -2.0, 2.0, True),
-    "max_tokens": (int, 1, float("inf"), True),
-    "max_completion_tokens": (int, 1, float("inf"), True),
-    "max_output_tokens": (int, 1, float("inf"), True),
+    "max_tokens": (int, 1, 1e9, True),
+    "max_completion_tokens": (int, 1, 1e9, True),
+    "max_output_tokens": (int, 1, 1e9, True),
     "seed": (int, -(2**63), 2**63 - 1, True),
     "n": (int, 1, 16, True),
     "top_logprobs": (int, 0, 20, True),
@@ -50,8 +50,7 @@ def check_number(name: str, value: Any, bounds: Range) -> None:
     is_kind = isinstance(value, kind) and not isinstance(value, bool)
     if not (is_kind and (low <= value if with_low else low < value) and value <= high):  # false for NaN too
         what = "a whole number" if kind is int else "a number"
-        bounds_text = f"{'of at least' if with_low else 'above'} {low:g}"
-        bounds_text += "" if high == float("inf") else f" and at most {high:g}"
+        bounds_text = f"{'of at least' if with_low else 'above'} {low:g} and at most {high:g}"
         raise BadRequest(f"`{name}`: expected {what} {bounds_text}, got {shortened(value)}.")
 
 
@@ -86,6 +85,7 @@ def check_bias(bias: Any) -> dict[int, float]:
         return {}
     is_bias = isinstance(bias, dict) and all(
         len(token) <= LONGEST_TOKEN_ID
+        and token.isascii()
         and token.isdecimal()
         and isinstance(value, (int, float))
         and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from .audio_av import decode_track, measure_track, reader_of
 from .audio_containers import damaged, split_containers, starts_recording
 from .audio_streams import FLAC_START, Recording, end_of_tags, find_mpeg, split_flac, split_mpeg, split_ogg
 
@@ -138,12 +139,14 @@ def measure_audio(data: bytes) -> AudioSize:
     Raises:
         ValueError: for a file that is not audio, is cut short or damaged.
     """
+    if reader_of(data) is not None:
+        return AudioSize(*measure_track(data))
     return measure(split_recordings(data))
 
 
 def decode_audio(data: bytes, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
     """
-    Decode an audio file of any format that libsndfile knows (WAV, FLAC, Ogg, MP3, ...).
+    Decode an audio file of any format that libsndfile knows (WAV, FLAC, Ogg, MP3, ...), with PyAV also MP4 and WebM.
 
     Args:
         data: the file; joined files are read to the end of the last one.
@@ -155,6 +158,10 @@ def decode_audio(data: bytes, max_seconds: float = math.inf) -> tuple[np.ndarray
     Raises:
         ValueError: for a file that is not audio, is cut short or damaged, or is too long.
     """
+    if reader_of(data) is not None:
+        size = measure_audio(data)
+        check_length(size.samples, size.channels, check_rate(size.rate), max_seconds)
+        return decode_track(data), size.rate
     recordings = split_recordings(data)
     size = measure(recordings)
     check_length(size.samples, size.channels, size.rate, max_seconds)

@@ -23,7 +23,7 @@ FLOORS = (
     {"modeling_mm"},
 )
 PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "prompts", "transcripts"}
-AUDIO_FILES = {"audio_files", "audio_containers", "audio_streams"}
+AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
 CHAT = {"chat", "control_tokens"}
 PROCESSING = {"processing_mm", "audio", *AUDIO_FILES, "images", "sources", "placeholders", "batching", *CHAT}
 

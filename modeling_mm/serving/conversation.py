@@ -5,6 +5,7 @@ import asyncio
 import mimetypes
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,24 @@ STRIP_GREY = 245.0
 
 
 def user_turn(question: str, files: Sequence[str]) -> dict[str, Any]:
-    """Return a user's turn; the name of a file tells its type."""
-    kinds = [(mimetypes.guess_type(path)[0] or "").partition("/")[0] for path in files]
-    media = [
-        {"type": kind if kind in READERS else "file", "path": path} for kind, path in zip(kinds, files, strict=True)
-    ]
+    """Return a user's turn with the files that belong to it."""
+    media = [{"type": modality_of(path), "path": path} for path in files]
     text = question.strip()
     return {"role": "user", "content": [*media, *([{"type": "text", "text": text}] if text else [])]}
+
+
+def modality_of(path: str) -> str:
+    """Return the type of a file by its name, of a video its audio; by its content if the name tells nothing."""
+    kind = (mimetypes.guess_type(path)[0] or "").partition("/")[0]
+    kind = "audio" if kind == "video" else kind
+    if kind in READERS or kind == "text":
+        return kind if kind in READERS else "file"
+    data = Path(path).read_bytes()
+    for name, (_, decode) in READERS.items():
+        with suppress(ValueError):
+            decode(data)
+            return name
+    return "file"
 
 
 def check_turn(turn: dict[str, Any]) -> None:

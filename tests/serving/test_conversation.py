@@ -5,6 +5,7 @@ import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,16 @@ def test_a_turn_has_its_files_then_its_text(files):
         {"type": "text", "text": "Look and listen."},
     ]
     assert [part["type"] for part in user_turn("", [files["image"]])["content"]] == ["image"]
+
+
+def test_a_file_is_known_by_its_content_if_its_name_tells_nothing(files, tmp_path):
+    types = []
+    for number, name in enumerate(("image", "audio", "image")):
+        path = tmp_path / f"{number}{'.bin' if number == 2 else ''}"
+        path.write_bytes(Path(files[name]).read_bytes())
+        types.append(user_turn("", [str(path)])["content"][0]["type"])
+    assert types == ["image", "audio", "image"]
+    assert user_turn("", ["a.webm"])["content"] == [{"type": "audio", "path": "a.webm"}]  # a recording
 
 
 @pytest.mark.parametrize(

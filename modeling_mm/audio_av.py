@@ -22,10 +22,8 @@ READERS = (
     (re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip)", re.DOTALL), "mov"),
     (re.compile(rb"\x1a\x45\xdf\xa3"), "matroska"),
 )
-# Elements of Matroska that hold others: the segment, and in it the cluster.
-SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
-# Elements that end a cluster of unknown length, as a recorder writes it: those of the segment itself.
-LEVEL_1 = {CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367}
+# Elements of Matroska: the head of a file; the segment, and in it the cluster, which hold others.
+EBML, SEGMENT, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 EXTRA = '`pip install "modeling_mm[audio]"`'
 
 
@@ -34,10 +32,18 @@ def reader_of(data: bytes) -> str | None:
     return next((name for pattern, name in READERS if pattern.match(data)), None)
 
 
+def joined(start: int) -> ValueError:
+    return ValueError(f"another file begins at byte {start}, of which nothing would be read; separate the two")
+
+
 def check_boxes(data: bytes) -> None:
     """Raise a `ValueError` for an MP4 file whose boxes reach beyond its end."""
-    start = 0
+    start, found = 0, set()
     while start + 8 <= len(data) and data[start:].strip(b"\0"):
+        name = data[start + 4 : start + 8]
+        if name == b"ftyp" and found:
+            raise joined(start)
+        found.add(name)
         length, head = int.from_bytes(data[start : start + 4], "big"), 8
         if length == 1:
             length, head = int.from_bytes(data[start + 8 : start + 16], "big"), 16
@@ -68,6 +74,8 @@ def check_elements(data: bytes) -> None:
     start = 0
     while start < len(data) and data[start]:
         kind, length, content = read_element(data, start)
+        if kind == EBML and start:
+            raise joined(start)
         is_parent = kind == SEGMENT or (kind == CLUSTER and length is None)
         if content + (length or 0) > len(data):
             raise cut_short(content + (length or 0), len(data))

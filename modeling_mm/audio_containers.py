@@ -35,6 +35,8 @@ JOINED = re.compile(
 )
 # Chunks that may follow the samples of a WAV file.
 LATER_CHUNKS = re.compile(rb"LIST|id3 |ID3 |bext|iXML|fact|cue |smpl|inst|PEAK|_PMX|JUNK|PAD ")
+# Codecs of WAV files with blocks of one length, so that the samples are a multiple of it: PCM, float, G.711, GSM.
+WHOLE_BLOCKS = [code.to_bytes(2, "little") for code in (0x01, 0x03, 0x06, 0x07, 0x31)]
 # Types of blocks in a Creative Voice file: samples, more of them, silence, and samples of the newer kind.
 VOC_SAMPLES = (1, 2, 3, 9)
 # Beginnings of files that may state no length.
@@ -140,7 +142,7 @@ def end_of_chunks(layout: ChunkLayout, data: bytes) -> Ending:
     Raises:
         ValueError: if the samples end before their length, and for bytes behind them that are no chunks.
     """
-    start, samples_end, long_offset = layout.first, None, None
+    start, samples_end, long_offset, block = layout.first, None, None, 1
     patches: Patches = {}
     while start + layout.head <= len(data):
         if samples_end is not None and (is_appended(data, start) or starts_recording(data, start)):
@@ -151,6 +153,8 @@ def end_of_chunks(layout: ChunkLayout, data: bytes) -> Ending:
         length = layout.length(data, start + layout.name_bytes) - (layout.head if layout.counts_head else 0)
         if name == b"ds64":  # RF64: the lengths that need 64 bits
             long_offset = body + 8
+        if name == b"fmt " and data[body : body + 2] in WHOLE_BLOCKS:
+            block = int.from_bytes(data[body + 12 : body + 14], layout.order) or 1
         if name == layout.audio and samples_end is None:
             is_long = long_offset is not None and length == 0xFFFF_FFFF
             if is_long:
@@ -159,12 +163,16 @@ def end_of_chunks(layout: ChunkLayout, data: bytes) -> Ending:
             if not fits and (layout.is_open(length) or (is_long and not 0 < length < OPEN_LONG_LENGTH)):
                 length = end_of_open_samples(layout, data, body) - body
                 patches = open_length(layout, start, body + length, long_offset if is_long else None)
+            elif length % block:
+                raise damaged(f"{length} bytes of samples are not a multiple of {block}")
             samples_end = body + length
         elif samples_end is not None and not layout.is_name(data, start):
             break
         if body + length > len(data):
             raise cut_short(body + length, len(data))
-        start = body + length + -(body + length) % layout.alignment
+        start = body + length
+        if not data[start : start + 1].strip(PADDING):
+            start += -start % layout.alignment
     if samples_end is None:
         raise damaged(f"it has no {layout.audio.decode().strip()!r} chunk, which holds the samples")
     # libsndfile takes the padding of an odd chunk for samples; in a WAV file all that it needs comes before them.

@@ -196,13 +196,28 @@ def split_mpeg(data: bytes, start: int) -> list[Recording]:
     recordings = []
     for stream in mpeg_streams(data, start):
         frames = b"".join(data[first:last] for first, last in stream.pieces)
-        if stream.tag and stream.promised == stream.frames:
-            recordings.append(Recording(stream.tag + frames))
+        if stream.tag and (stream.promised == stream.frames or states_bytes(stream, len(frames))):
+            recordings.append(Recording(with_count(stream) + frames))
         elif stream.frames:
             # libsndfile reads no more than it estimates, from the bytes of the first frame and of the file.
             padded = frames.ljust(stream.frames * stream.first.length, b"\0")
             recordings.append(Recording(padded, stream.frames * stream.first.samples))
     return recordings
+
+
+def states_bytes(stream: MpegStream, size: int) -> bool:
+    """Return True if a tag states the bytes of its recording rightly, so that only its number of frames is wrong."""
+    place = stream.first.tag
+    promised = int.from_bytes(stream.tag[place + 12 : place + 16], "big")
+    return stream.tag[place + 7] & 3 == 3 and promised == size + len(stream.tag)
+
+
+def with_count(stream: MpegStream) -> bytes:
+    """Return the frame with the tag, in which the number of frames is right."""
+    place = stream.first.tag + 8
+    if stream.promised == stream.frames:
+        return stream.tag
+    return stream.tag[:place] + stream.frames.to_bytes(4, "big") + stream.tag[place + 4 :]
 
 
 # ---- Ogg ------------------------------------------------------------------------------------------------------------

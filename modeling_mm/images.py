@@ -3,8 +3,6 @@
 
 import io
 import os
-import re
-import zlib
 from collections.abc import Sequence
 from struct import error as StructError
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from .batching import pad_rows
+from .image_files import check_png_chunks, check_tiff_strips
 from .modalities import MODALITIES
 from .placeholders import Rows, load_rows
 from .sources import describe, read_bytes
@@ -27,9 +26,6 @@ MAX_UINT8 = 255
 MAX_UINT16 = 65535
 # Pillow's errors for a damaged file depend on the format and on the place of the damage; AVIF's are RuntimeErrors.
 DAMAGED_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, StructError, RuntimeError, LookupError, ZlibError)
-PNG_START = re.compile(rb"\x89PNG\r\n\x1a\n")
-# Beginnings of files of icons and cursors, which hold PNG files.
-ICONS = (b"\0\0\x01\0", b"\0\0\x02\0", b"icns")
 ACCEPTED_IMAGES = (
     "a path, a URL, bytes, a PIL image, an array or tensor of 1, 3 or 4 channels, or a dict with `bytes` or `path`"
 )
@@ -47,6 +43,7 @@ def decode_image(data: bytes) -> Image.Image:
         Image.init()
         formats = [name for name in Image.OPEN if name not in REFUSED_FORMATS]
         with Image.open(io.BytesIO(data), formats=formats) as image:
+            check_tiff_strips(data, image)
             return to_rgb(image)
     except Image.DecompressionBombError as error:
         raise ValueError(
@@ -59,26 +56,6 @@ def decode_image(data: bytes) -> Image.Image:
         ) from error
     except DAMAGED_FILE_ERRORS as error:
         raise ValueError(f"the image is damaged or cut short ({error}); save or download the file again") from error
-
-
-def check_png_chunks(data: bytes) -> None:
-    """
-    Check the length and the checksum of each chunk of a PNG file, or of those in an icon; Pillow skips the pixels'.
-
-    Raises:
-        ValueError: for the first wrong one.
-    """
-    starts = PNG_START.finditer(data) if data.startswith(ICONS) else filter(None, [PNG_START.match(data)])
-    for match in starts:
-        place, name = match.end(), b""
-        while name != b"IEND":
-            end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-            if end > len(data):
-                raise ValueError(f"a PNG chunk promises {end} bytes and {len(data)} are there")
-            name = data[place + 4 : place + 8]
-            if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-                raise ValueError(f"the checksum of the PNG chunk {name!r} at byte {place} is wrong")
-            place = end
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -25,7 +25,17 @@ FLOORS = (
 PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "prompts", "transcripts"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
 CHAT = {"chat", "control_tokens"}
-PROCESSING = {"processing_mm", "audio", *AUDIO_FILES, "images", "sources", "placeholders", "batching", *CHAT}
+PROCESSING = {
+    "processing_mm",
+    "audio",
+    *AUDIO_FILES,
+    "images",
+    "image_files",
+    "sources",
+    "placeholders",
+    "batching",
+    *CHAT,
+}
 
 
 def tree(path: Path) -> ast.Module:

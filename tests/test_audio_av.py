@@ -62,6 +62,12 @@ def test_a_cut_file_is_refused(kind):
     assert {end: length for end, length in lengths.items() if length != whole} == {}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_joined_files_are_refused(kind):
+    with pytest.raises(ValueError, match=r"another file begins at byte \d+, of which nothing would be read"):
+        decode_audio(encode(kind) * 2)
+
+
 def test_damage_and_files_without_audio_are_value_errors():
     av = pytest.importorskip("av")
     data = encode("m4a")

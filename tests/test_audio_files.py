@@ -202,6 +202,21 @@ def test_a_length_that_is_too_small_is_refused():
             decode_audio(put(encode(noise(), kind, "PCM_16"), (place, struct.pack(f"{order}I", 2000))))
 
 
+def test_samples_that_are_no_whole_blocks_are_refused():
+    with pytest.raises(ValueError, match="3999 bytes of samples are not a multiple of 2"):
+        decode_audio(put(WAV[:-2] + bytes(2), (40, struct.pack("<I", 3999))))
+    aiff = encode(noise(), "AIFF", "PCM_16")
+    with pytest.raises(ValueError, match="1 bytes follow the end"):
+        decode_audio(put(aiff, (at("AIFF", b"SSND"), struct.pack(">I", 4007)), (len(aiff) - 1, b"\1")))
+
+
+def test_a_damaged_number_of_frames_in_an_mp3_tag_changes_nothing():
+    tagged, _ = mp3(16_000)
+    place = tagged.index(b"Info" if b"Info" in tagged else b"Xing") + 8
+    count = int.from_bytes(tagged[place : place + 4], "big")
+    assert samples_of(put(tagged, (place, (count - 5).to_bytes(4, "big")))) == samples_of(tagged)
+
+
 def test_flac_is_checked_against_its_frames():
     data = encode(noise(), "FLAC", "PCM_16")
     for samples in (1999, 2001):

@@ -227,6 +227,16 @@ def test_checksums_of_png_are_checked(kind):
             load_image(spoil(data, place))
 
 
+def test_checksums_of_compressed_tiff_are_checked():
+    """libtiff stops before them when it has enough pixels."""
+    data = encode(Image.new("RGB", (64, 64), RED), "TIFF", compression="tiff_deflate")
+    assert load_image(data).size == (64, 64)
+    with Image.open(io.BytesIO(data)) as image:
+        end = image.tag_v2[273][0] + image.tag_v2[279][0]
+    with pytest.raises(ValueError, match="incorrect data check"):
+        load_image(spoil(data, end - 1))
+
+
 def test_png_of_several_frames_and_with_something_behind_is_whole():
     frames = [Image.new("RGB", (1, 1), RED), Image.new("RGB", (1, 1), BLUE)]
     data = encode(frames[0], save_all=True, append_images=frames[1:])

@@ -14,13 +14,14 @@ import torch
 import yaml
 from transformers import GPT2LMHeadModel
 
+from modeling_mm import MMForSequenceClassification
 from modeling_mm.cli import COMMANDS, benchmark, main, parse
 from modeling_mm.recipes import read_recipe
 from modeling_mm.utils import find_resource
 from tests.fakes.processor_parts import make, picture, sound
 from tests.fakes.recipe_runs import plain_recipe
 from tests.fakes.serving_parts import generated, model
-from tests.fakes.tiny import gpt2_config, joined, vit, vit_config, whisper_config
+from tests.fakes.tiny import WIDTH, gpt2_config, joined, vit, vit_config, whisper_config
 from tests.fakes.tiny_chats import CHATS, processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -224,6 +225,77 @@ def test_measuring_writes_figures_and_every_answer(cached, folder, tmp_path, cap
     assert (tmp_path / "cache").is_dir() == cached
     assert main([*arguments, "--only", "nowhere"]) == 2
     assert "no test set nowhere" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Path:
+    """A classifier of `CHATS` whose label follows from a bias: it says "two" to everything."""
+    folder = tmp_path_factory.mktemp("classifier")
+    labels = {0: "one", 1: "two", 2: "three"}
+    found = joined(cls=MMForSequenceClassification, num_labels=3, id2label=labels, label2id={"one": 0})
+    found.config.id2label = labels
+    found.resize_token_embeddings(len(processor().tokenizer))
+    with torch.no_grad():
+        found.score.weight.zero_()
+        last = torch.nn.Parameter(found.model.language_model.ln_f.bias * 0 + 1.0)
+        found.model.language_model.ln_f.weight.zero_()
+        found.model.language_model.ln_f.bias.copy_(last)
+        found.score.weight[1] = 0.1
+    found.save_pretrained(folder / "tiny")
+    processor().save_pretrained(folder / "tiny")
+    return folder
+
+
+def test_a_classifier_is_measured_by_accuracy_f1_and_confusion(classifier, tmp_path, capsys):
+    answers = ("one", "two", "two", "three")
+    lines = [json.dumps({"prompt": f"question {i}", "completion": answer}) for i, answer in enumerate(answers)]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    values = plain_recipe(tmp_path) | {"objective": "classification", "labels": ["one", "two", "three"]}
+    values["data"] = {key: [{"source": str(tmp_path / "test.jsonl")}] for key in ("train", "evaluation")}
+    path, out = tmp_path / "given.yaml", tmp_path / "figures"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert main(["evaluate", str(path), str(classifier / "tiny"), "--out", str(out), "--no-text-only"]) == 0
+    figures = {each["metric"]: each for each in json.loads((out / "figures.json").read_text(encoding="utf-8"))}
+    assert figures.keys() == {"accuracy", "f1"} and figures["f1"]["dataset"] == "evaluation"
+    assert figures["accuracy"]["model"] == 0.5 and figures["f1"]["model"] == pytest.approx(2 / 3 / 3)
+    table = "| one | 0 | 1 | 0 |\n| two | 0 | 2 | 0 |\n| three | 0 | 1 | 0 |"
+    assert table in (out / "figures.md").read_text(encoding="utf-8") and table in capsys.readouterr().out
+    (tmp_path / "test.jsonl").write_text(lines[0].replace('"one"', '"four"'), encoding="utf-8")
+    assert main(["evaluate", str(path), str(classifier / "tiny"), "--out", str(out)]) == 2
+    assert "the answer of row 0 is 'four', but the model's labels are one, two, three" in capsys.readouterr().err
+
+
+def test_a_classifier_answers_with_labels_and_scores(classifier, tmp_path, capsys):
+    arguments = ["ask", str(classifier / "tiny"), "--device", "cpu"]
+    assert main([*arguments, "What do you see?"]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    expected = torch.tensor([0.0, 0.1 * WIDTH, 0.0]).softmax(-1)
+    assert printed[0] == ["two", f"{expected[1]:.3f}"] and {line[0] for line in printed[1:]} == {"one", "three"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "x", "completion": "two"}), encoding="utf-8")
+    assert main([*arguments, "--questions", str(tmp_path / "rows.jsonl")]) == 0
+    assert "1 of 1 are exactly right." in capsys.readouterr().out
+    picture("red").save(tmp_path / "red.png")
+    asked = ["What?", "--image", str(tmp_path / "red.png"), "--attention", str(tmp_path / "a.png")]
+    assert main([*arguments, *asked]) == 2
+    assert "this model classifies" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "app"])
+def test_a_classifier_is_not_served(command, classifier, capsys):
+    pytest.importorskip({"serve": "uvicorn", "app": "gradio"}[command])
+    assert main([command, str(classifier / "tiny")]) == 2
+    assert "is a classifier, which writes no answers" in capsys.readouterr().err
+
+
+def test_without_any_set_to_measure_nothing_is_written(classifier, tmp_path, capsys):
+    values = plain_recipe(tmp_path)
+    del values["data"]["evaluation"], values["training"]["eval_strategy"], values["training"]["eval_steps"]
+    path = tmp_path / "given.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    arguments = ["evaluate", str(path), str(classifier / "tiny"), "--out", str(tmp_path / "figures")]
+    assert main(arguments) == 2
+    assert "neither `data.test` nor `data.evaluation`" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
 
 
 # ---- benchmark ------------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio i
 import gradio as gr
 
 from ..serving.page import build_page
-from .loading import load_model
+from .loading import check_writes, load_config, load_model
 
 
 def run(options: Namespace) -> None:
     """Show the page until interrupted."""
+    check_writes(options.model, load_config(options.model))
     model, processor = load_model(options.model, options.device, attention="eager")  # eager keeps the weights to show
     page = build_page(model, processor, options.title, options.max_new_tokens)
     # Fonts of this machine: the page requests no other.

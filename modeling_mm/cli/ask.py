@@ -9,20 +9,32 @@ from transformers import TextStreamer
 
 from ..data import ChatDataset, ChatRow, load_chats, media_parts, media_source, turn_text
 from ..data.chat_row import Message
-from ..evaluation import free_positions, generate_answers, prompt_inputs
+from ..evaluation import (
+    classify,
+    free_positions,
+    generate_answers,
+    is_classifier,
+    labels_of,
+    predict_labels,
+    prompt_inputs,
+)
 from ..explain import Band, answer_attention, draw, read_band, save
 from ..explain.attention import check_explainable
 from ..modalities import MODALITIES
 from ..utils import format_table
 from .loading import load_model
 
+SHOWN = 5  # labels
+
 
 def run(options: Namespace) -> None:
-    """Print the answers, and draw where their words looked if a file is given for it."""
+    """Print the answers, of a classifier its labels, and draw where words looked if a file is given for it."""
     turn = user_turn(options)
     attention = "eager" if options.attention else None  # the fused kernels keep no weights
     model, processor = load_model(options.model, options.device, options.dtype, attention)
     if options.attention:
+        if is_classifier(model):
+            raise ValueError("--attention draws the words of an answer, but this model classifies. Leave it out.")
         check_explainable(model)
     answer = answer_file if options.questions else answer_question
     bands = answer(options, model, processor, turn)
@@ -40,7 +52,10 @@ def user_turn(options: Namespace) -> Message:
 
 
 def answer_question(options: Namespace, model: Any, processor: Any, turn: Message) -> list[Band]:
-    """Print the answer while it is generated; return what to draw of it."""
+    """Print the answer while it is generated, or labels with their scores; return what to draw of it."""
+    if is_classifier(model):
+        print_labels(model, classify(model, processor, [[turn]])[0])
+        return []
     inputs = {name: tensor.to(model.device) for name, tensor in prompt_inputs(processor, [[turn]]).items()}
     length = inputs["input_ids"].shape[1]
     tokens = model.generate(
@@ -56,6 +71,13 @@ def answer_question(options: Namespace, model: Any, processor: Any, turn: Messag
     return [read_band([turn], seen)]
 
 
+def print_labels(model: Any, scores: Any) -> None:
+    """Print the labels with the highest scores, one a line."""
+    ranked = sorted(zip(labels_of(model), scores.tolist(), strict=True), key=lambda pair: -pair[1])[:SHOWN]
+    width = max(len(label) for label, _ in ranked)
+    print("\n".join(f"{label:{width}}  {score:.3f}" for label, score in ranked))
+
+
 def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> list[Band]:
     """
     Print the answers beside their truth.
@@ -67,7 +89,10 @@ def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> l
     assert isinstance(chats, ChatDataset)  # no stream
     rows = [chats[number] for number in range(len(chats))]
     print(f"{options.model}: {model.num_parameters() / 1e6:.1f}M parameters. {len(rows)} questions:\n")
-    answers = generate_answers(model, processor, rows, batch_size=8, max_new_tokens=options.max_new_tokens)
+    if is_classifier(model):
+        answers = predict_labels(model, processor, rows, batch_size=8)
+    else:
+        answers = generate_answers(model, processor, rows, batch_size=8, max_new_tokens=options.max_new_tokens)
     marks = ["✓" if answer == row.answer else "✗" for row, answer in zip(rows, answers, strict=True)]
     cells = [
         (about(row), turn_text(row.prompt[-1]), answer, row.answer, mark)

@@ -5,9 +5,18 @@ import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..data import ChatDataset, ChatRow
-from ..evaluation import evaluate, figures_markdown, majority_answers
+from ..evaluation import (
+    confusion,
+    confusion_markdown,
+    evaluate,
+    figures_markdown,
+    is_classifier,
+    labels_of,
+    majority_answers,
+)
 from ..recipes import Recipe, RecipeData, load_source
 from ..recipes.build import filled_cache, rows_of
 from ..training import CachedCollator
@@ -40,6 +49,8 @@ def run(options: Namespace) -> None:
         task_metrics=recipe.task_metrics,
     )
     folder, text = Path(options.out), figures_markdown(figures)
+    if is_classifier(model):
+        text += "".join(f"\n\n**Confusion, {name}**\n\n{table}" for name, table in confusions(model, records).items())
     values = [asdict(figure) for figure in figures]
     write_text(folder / "figures.json", json.dumps(values, indent=1, ensure_ascii=False))
     write_text(folder / "figures.md", text + "\n")
@@ -47,17 +58,37 @@ def run(options: Namespace) -> None:
     print(text)
 
 
+def confusions(model: Any, records: list[dict[str, str]]) -> dict[str, str]:
+    """Return a classifier's table of confusion for each test set."""
+    labels, tables = labels_of(model), {}
+    for name in dict.fromkeys(record["dataset"] for record in records):
+        pairs = [(record["answer"], record["truth"]) for record in records if record["dataset"] == name]
+        counts = confusion(labels, [answer for answer, _ in pairs], [truth for _, truth in pairs])
+        tables[name] = confusion_markdown(labels, counts)
+    return tables
+
+
 def test_sets(recipe: Recipe, only: list[str] | None, limit: int | None) -> dict[str, list[ChatRow]]:
     """
-    Read the test sets of a recipe, at most `limit` rows of each source.
+    Read the test sets of a recipe, or else its evaluation set, at most `limit` rows of each source.
 
     Raises:
-        ValueError: if the recipe has no test set of a name in `only`.
+        ValueError: if the recipe has no test set of a name in `only`, or neither test nor evaluation sets, and for a
+            set without examples.
     """
-    if unknown := sorted(set(only or ()) - set(recipe.data.test)):
-        raise ValueError(f"The recipe has no test set {', '.join(unknown)}. It has {', '.join(recipe.data.test)}.")
-    return {
+    data = recipe.data
+    known = data.test or ({"evaluation": data.evaluation} if data.evaluation else {})
+    if not known:
+        raise ValueError(
+            "The recipe has neither `data.test` nor `data.evaluation`, so that there is nothing to measure."
+        )
+    if unknown := sorted(set(only or ()) - set(known)):
+        raise ValueError(f"The recipe has no test set {', '.join(unknown)}. It has {', '.join(known)}.")
+    sets = {
         name: [row for source in sources for row in list(rows_of(load_source(source)))[:limit]]
-        for name, sources in recipe.data.test.items()
+        for name, sources in known.items()
         if not only or name in only
     }
+    if empty := [name for name, rows in sets.items() if not rows]:
+        raise ValueError(f"The set {', '.join(empty)} of the recipe has no examples.")
+    return sets

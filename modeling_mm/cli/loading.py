@@ -5,8 +5,10 @@ import torch
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from .. import MMConfig, MMForConditionalGeneration, MMProcessor
+from .. import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMProcessor
 from .checks import check_model
+
+MODEL_CLASSES = {each.__name__: each for each in (MMForConditionalGeneration, MMForSequenceClassification)}
 
 
 def load_config(name: str) -> MMConfig:
@@ -26,9 +28,9 @@ def load_config(name: str) -> MMConfig:
 
 def load_model(
     name: str, device: str | None = None, dtype: str | None = None, attention: str | None = None
-) -> tuple[MMForConditionalGeneration, MMProcessor]:
+) -> tuple[MMForConditionalGeneration | MMForSequenceClassification, MMProcessor]:
     """
-    Load a joint model that writes, in evaluation mode, and its processor.
+    Load a joint model of the class that its config names, in evaluation mode, and its processor.
 
     Args:
         name: folder or Hub id
@@ -37,16 +39,37 @@ def load_model(
         attention: implementation of attention, such as `eager`
 
     Raises:
-        ValueError: if the device does not exist here, or if the model classifies.
+        ValueError: if the device does not exist here, or if the model has no head.
     """
     logging.disable_progress_bar()
     try:
         place = torch.empty(0, device=device or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    architectures = load_config(name).architectures or []
-    if any("Classification" in architecture for architecture in architectures):
-        raise ValueError(f"{name} is a {architectures[0]}, which writes no answers.")
+    model_class = class_of(name, load_config(name))
     dtype = dtype or ("auto" if place.type == "cuda" else "float32")
-    model = MMForConditionalGeneration.from_pretrained(name, dtype=dtype, attn_implementation=attention)
+    model = model_class.from_pretrained(name, dtype=dtype, attn_implementation=attention)
     return model.to(place).eval(), MMProcessor.from_pretrained(name)
+
+
+def class_of(name: str, config: MMConfig) -> type[MMForConditionalGeneration | MMForSequenceClassification]:
+    """
+    Return the class of a model's checkpoint; by default one that writes.
+
+    Raises:
+        ValueError: for a class without a head, and for one of another package.
+    """
+    for architecture in config.architectures or ():
+        if architecture not in MODEL_CLASSES:
+            raise ValueError(
+                f"{name} is a {architecture}, which neither writes nor classifies. Expected "
+                f"{' or '.join(MODEL_CLASSES)}."
+            )
+        return MODEL_CLASSES[architecture]
+    return MMForConditionalGeneration
+
+
+def check_writes(name: str, config: MMConfig) -> None:
+    """Raise a ValueError if a model does not write answers."""
+    if class_of(name, config) is not MMForConditionalGeneration:
+        raise ValueError(f"{name} is a classifier, which writes no answers. Use `modeling-mm ask` or `evaluate`.")

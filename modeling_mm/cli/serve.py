@@ -8,13 +8,13 @@ import uvicorn
 
 from ..serving.server import build_app
 from ..sources import SourcePolicy
-from .loading import load_config
+from .loading import check_writes, load_config
 
 
 def run(options: Namespace) -> None:
     """Serve until interrupted."""
     files = None if options.allow_files is None else Path(options.allow_files)
-    load_config(options.model)  # says clearly if there is no such model
+    check_writes(options.model, load_config(options.model))
     policy = SourcePolicy(private_urls=options.allow_private_urls, files=files or False)
     app = build_app(
         options.model, policy, options.device, options.dtype, options.attn, options.cors, options.max_tokens

@@ -2,6 +2,7 @@
 """Evaluation: answers in batches, metrics, and figures of test sets."""
 
 from .answering import free_positions, generate_answers, prompt_inputs
+from .classifying import classify, confusion, confusion_markdown, is_classifier, labels_of, predict_labels
 from .figures import Figure, evaluate, figures_markdown, majority_answers
 from .metrics import METRICS, Metric, check_metrics, score
 
@@ -10,11 +11,17 @@ __all__ = [
     "Figure",
     "Metric",
     "check_metrics",
+    "classify",
+    "confusion",
+    "confusion_markdown",
     "evaluate",
     "figures_markdown",
     "free_positions",
     "generate_answers",
+    "is_classifier",
+    "labels_of",
     "majority_answers",
+    "predict_labels",
     "prompt_inputs",
     "score",
 ]

@@ -16,6 +16,7 @@ from ..data.examples import task_kind, without_parts
 from ..modalities import MODALITIES
 from ..utils.tables import markdown_table
 from .answering import Inputs, generate_answers
+from .classifying import check_truths, is_classifier, predict_labels
 from .metrics import METRICS, score
 
 HEADER = ("task", "metric", "model", "majority", "text only", "questions")
@@ -55,34 +56,47 @@ def evaluate(
     task_metrics: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[list[Figure], list[dict[str, str]]]:
     """
-    Answer the questions of test sets and score the answers.
+    Answer the questions of test sets and score the answers; a classifier's answers are its labels.
 
     Args:
         datasets: chats by the name of the test set.
         majority: most frequent answer in training by task, see [`majority_answers`].
         prompt_batch: see [`generate_answers`].
         with_text_only: answer each question a second time without its media.
-        task_metrics: metrics beside `exact_match`, by the part of a task's name before the "/".
+        task_metrics: metrics beside `exact_match`, or of a classifier `accuracy` and `f1`, by the part of a task's
+            name before the "/".
 
     Returns:
         The figures, and all answers beside their truth (`dataset`, `task`, `id`, `answer`, `text_only`, `truth`).
+
+    Raises:
+        ValueError: for a test set without examples, and for one whose answers a classifier has no label for.
     """
     figures, records = [], []
+    metrics = ("accuracy", "f1") if is_classifier(model) else ("exact_match",)
     for name, dataset in datasets.items():
         rows = [to_row(item) for item in dataset]
+        if not rows:
+            raise ValueError(f"{name} has no examples, so that there is nothing to measure.")
         title = name if progress else None
-        answers = generate_answers(model, processor, rows, batch_size, max_new_tokens, prompt_batch, title)
+        if is_classifier(model):
+            check_truths(model, rows, name)
+            answers = predict_labels(model, processor, rows, batch_size, prompt_batch, title)
+        else:
+            answers = generate_answers(model, processor, rows, batch_size, max_new_tokens, prompt_batch, title)
         text_only = None
         if with_text_only:
             prompts = [without_parts(row, MODALITIES).prompt for row in rows]
             distinct = {str(prompt): prompt for prompt in prompts}  # without media many questions are the same
             title = f"{name}, text only" if progress else None
-            found = generate_answers(
-                model, processor, list(distinct.values()), batch_size, max_new_tokens, progress=title
-            )
+            asked = list(distinct.values())
+            if is_classifier(model):
+                found = predict_labels(model, processor, asked, batch_size, progress=title)
+            else:
+                found = generate_answers(model, processor, asked, batch_size, max_new_tokens, progress=title)
             answer_to = dict(zip(distinct, found, strict=True))
             text_only = [answer_to[str(prompt)] for prompt in prompts]
-        figures += score_rows(name, rows, answers, text_only, majority, task_metrics or {})
+        figures += score_rows(name, rows, answers, text_only, majority, task_metrics or {}, metrics)
         for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
             record = {"dataset": name, "task": row.task or "", "id": row.id or str(number), "answer": answer}
             records.append(record | {"text_only": text_only[number] if text_only else "", "truth": row.answer})
@@ -105,6 +119,7 @@ def score_rows(
     text_only: Sequence[str] | None,
     majority: Mapping[str, str],
     task_metrics: Mapping[str, Sequence[str]],
+    metrics: Sequence[str] = ("exact_match",),
 ) -> list[Figure]:
     """Return the figures of one test set, its tasks in alphabetical order."""
     by_task: dict[str, list[int]] = {}
@@ -114,7 +129,7 @@ def score_rows(
     for task, numbers in sorted(by_task.items()):
         truths = [rows[i].answer for i in numbers]
         usual = [majority.get(task, "")] * len(numbers)
-        for metric in ("exact_match", *task_metrics.get(task_kind(task), ())):
+        for metric in dict.fromkeys((*metrics, *task_metrics.get(task_kind(task), ()))):
             figures.append(
                 Figure(
                     dataset,

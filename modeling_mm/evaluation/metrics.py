@@ -2,6 +2,7 @@
 """Metrics of answers. A new metric is one row of `METRICS`."""
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,6 +18,7 @@ def score(name: str, answers: Sequence[str], truths: Sequence[str]) -> float:
     |---------------|-----------------------------------------------------------------------------|----------|--------|
     | `exact_match` | share of answers that equal the truth, except for surrounding white space   | 0 to 1   | high   |
     | `accuracy`    | another name of `exact_match`, for answers that are classes                 | 0 to 1   | high   |
+    | `f1`          | F1 of each class, on average over the classes of the truths and the answers | 0 to 1   | high   |
     | `wer`         | wrong, missing and added words, divided by the words of the truths (jiwer)  | 0 up     | low    |
     | `cer`         | the same by characters, as Chinese needs it (jiwer)                         | 0 up     | low    |
     | `spoken_wer`  | `wer` without case and punctuation, which are not audible                   | 0 up     | low    |
@@ -54,6 +56,13 @@ def check_metrics(names: Iterable[str]) -> None:
 def exact_match(answers: list[str], truths: list[str]) -> float:
     equal = (answer.strip() == truth.strip() for answer, truth in zip(answers, truths, strict=True))
     return sum(equal) / len(answers)
+
+
+def macro_f1(answers: list[str], truths: list[str]) -> float:
+    pairs = [(answer.strip(), truth.strip()) for answer, truth in zip(answers, truths, strict=True)]
+    right = Counter(truth for answer, truth in pairs if answer == truth)
+    given = Counter(answer for answer, _ in pairs) + Counter(truth for _, truth in pairs)
+    return sum(2 * right[name] / given[name] for name in given) / len(given)
 
 
 def word_error_rate(answers: list[str], truths: list[str]) -> float:
@@ -117,6 +126,7 @@ class Metric:
 METRICS = {
     "exact_match": Metric(exact_match),
     "accuracy": Metric(exact_match),
+    "f1": Metric(macro_f1),
     "wer": Metric(word_error_rate, is_error=True),
     "cer": Metric(character_error_rate, is_error=True),
     "spoken_wer": Metric(spoken_word_error_rate, is_error=True),

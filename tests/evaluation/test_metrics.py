@@ -60,3 +60,9 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it(monkeypatch, n
     with pytest.raises(ImportError, match=rf"'{name}' needs {module}.*pip install modeling_mm\[train\]"):
         score(name, ["a"], ["a"])
     assert score("exact_match", ["a"], ["a"]) == 1.0
+
+
+def test_f1_is_the_mean_over_classes_of_truths_and_answers():
+    """By hand: a has 2 right of 3 given and 2 true, b 0, c is only answered."""
+    assert score("f1", ["a", "a", "a", "c"], ["a", "a", "b", "b"]) == pytest.approx((2 * 2 / 5 + 0 + 0) / 3)
+    assert score("f1", ["a", "b"], ["a", "b"]) == 1.0

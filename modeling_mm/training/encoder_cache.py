@@ -142,12 +142,21 @@ class EncoderCache:
         return (source, part["sampling_rate"]) if "sampling_rate" in part else source
 
     def states(self, part: dict[str, Any], view: int = 0) -> list[torch.Tensor]:
-        """Return the windows (L, W) of a media part, or raise a KeyError if its file is not in the cache."""
+        """
+        Return the windows (L, W) of a media part.
+
+        Raises:
+            KeyError: if its file is not in the cache.
+            ValueError: if its states are damaged.
+        """
         path, store = source_path(part), self.store(part["type"])
         key = f"{self.digest(path)}/{view}"
         if key not in store:
             raise KeyError(f"{path} is not in the encoder cache. `fill` it with all rows that will be used.")
-        return store[key]
+        try:
+            return store[key]
+        except ValueError as error:
+            raise ValueError(f"The encoder cache of {path} cannot be used: {error}") from error
 
     def store(self, kind: str) -> StateStore:
         if kind not in self.stores:
@@ -159,7 +168,7 @@ class EncoderCache:
 
     def count_tokens(self, part: dict[str, Any]) -> int:
         """Return the number of encoder tokens of a media part."""
-        _, lengths, _ = self.stores[part["type"]].entries[f"{self.digest(source_path(part))}/0"]
+        _, lengths, *_ = self.stores[part["type"]].entries[f"{self.digest(source_path(part))}/0"]
         return sum(lengths)
 
     def digest(self, path: str) -> str:

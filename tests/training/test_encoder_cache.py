@@ -383,6 +383,67 @@ def test_a_killed_append_loses_its_items_alone(whole) -> None:
     assert all(equal(StateStore(whole), key, item) for key, item in (ITEMS | {"fourth": windows(3, 5)}).items())
 
 
+# ---- Damage and company ---------------------------------------------------------------------------------------------
+
+
+def test_a_changed_bit_anywhere_is_named_or_gives_the_same_states(whole, tmp_path) -> None:
+    for name in (STATES, LINES):
+        data = (whole / name).read_bytes()
+        for place in range(len(data)):
+            copy = tmp_path / "copy"
+            shutil.copytree(whole, copy, dirs_exist_ok=True)
+            (copy / name).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            for key, item in ITEMS.items():
+                try:
+                    store = StateStore(copy)
+                    assert key not in store or equal(store, key, item), (name, place)
+                except ValueError as error:
+                    assert str(copy / name) in str(error) or str(copy / STATES) in str(error)
+
+
+def test_a_cache_names_the_media_file_whose_states_are_damaged(media) -> None:
+    cache = filled(media, "a.png")
+    (states,) = Path(cache.stores["image"].folder).glob(STATES)
+    data = bytearray(states.read_bytes())
+    data[7] ^= 1
+    states.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"encoder cache of .*a\.png cannot be used: .*states\.bin, item \w+/0: damaged"
+    ):
+        cache.states(media_part(media, "a.png"))
+
+
+def test_lines_of_before_without_checksums_are_refused(whole) -> None:
+    (whole / LINES).write_text('["first", 0, [2], 3]\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"index\.jsonl, line 1: damaged\. Delete the folder"):
+        StateStore(whole)
+
+
+WRITERS, EACH = 4, 25
+
+
+def write_many(folder: Path, writer: int) -> None:
+    store = StateStore(folder)
+    for number in range(EACH):
+        store.append([(f"{writer}/{number}/{half}", windows(writer * EACH + number, 1 + half)) for half in (0, 1)])
+
+
+def test_several_writers_at_once_lose_and_mix_nothing(tmp_path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=write_many, args=(tmp_path, writer)) for writer in range(WRITERS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [0] * WRITERS
+    store = StateStore(tmp_path)
+    assert len(store.entries) == WRITERS * EACH * 2
+    for writer in range(WRITERS):
+        for number in range(EACH):
+            for half in (0, 1):
+                assert equal(store, f"{writer}/{number}/{half}", windows(writer * EACH + number, 1 + half))
+
+
 KILLED = """
 import os, signal, sys
 from modeling_mm.training import state_store as module

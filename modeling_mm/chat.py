@@ -23,6 +23,9 @@ ROLE_TOKENS = {
 }
 # Keys under which a part of a message may keep its media, besides its own type.
 SOURCE_KEYS = ("url", "path", "base64", "bytes")
+# Types of parts with text in the protocol of `/v1/responses`, and OpenAI's newer name of a role.
+TEXT_PARTS = ("input_text", "output_text")
+OTHER_ROLES = {"developer": "system"}
 # Keys of messages and their parts that hold no text of a person.
 NO_TEXT = ("role", "type", *SOURCE_KEYS, *MODALITIES)
 
@@ -106,23 +109,28 @@ def option_names(kwargs_type: Any) -> set[str]:
 
 
 def normalize_part(part: Any) -> Any:
-    """Return a part of a message without its empty keys, and OpenAI's types of parts as ours."""
+    """Return a part of a message without its empty keys, and the types of OpenAI's two protocols as ours."""
     if not isinstance(part, dict):
         return part
     part = {key: as_number(value) for key, value in part.items() if value is not None}
+    kind = part.get("type")
+    if kind in TEXT_PARTS:
+        return {"type": "text", "text": part.get("text")}
     for name in MODALITIES:
-        given, data = part.get(f"{name}_url"), part.get(f"input_{name}")
-        if part.get("type") == f"{name}_url":
+        given = part.get(f"{name}_url")
+        if kind == f"{name}_url" or (kind == f"input_{name}" and given is not None):
             return {"type": name, "url": given.get("url") if isinstance(given, dict) else given}
-        if part.get("type") == f"input_{name}" and isinstance(data, dict):
-            return {"type": name, "base64": data.get("data")}
+        if kind == f"input_{name}" and (data := part.get(kind)) is not None:
+            return {"type": name, "base64": data.get("data") if isinstance(data, dict) else data}
     return part
 
 
 def normalize_messages(messages: Any) -> list[dict[str, Any]]:
-    """Return fresh messages without empty keys, their parts normalized."""
+    """Return fresh messages without empty keys, their roles and parts normalized."""
     turns = [{key: as_list(value) for key, value in turn.items() if value is not None} for turn in messages]
     for turn in turns:
+        if "role" in turn:
+            turn["role"] = OTHER_ROLES.get(turn["role"], turn["role"])
         if isinstance(turn.get("content"), (list, tuple)):
             turn["content"] = [normalize_part(part) for part in turn["content"]]
     return turns

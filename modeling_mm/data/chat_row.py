@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
 from ..audio import is_audio
-from ..chat import SOURCE_KEYS, media_source, normalize_part
+from ..chat import OTHER_ROLES, SOURCE_KEYS, media_source, normalize_part
 from ..images import is_image
 from ..modalities import MODALITIES
 from ..placeholders import as_list, as_number
@@ -127,6 +127,8 @@ def raw_messages(sample: Mapping[str, Any]) -> list[Any]:
 
 def normalize_turn(turn: Any, number: int) -> Message:
     """Return a fresh turn with a list of parts, which hold only known keys."""
+    if isinstance(turn, Mapping) and turn.get("role") in OTHER_ROLES:
+        turn = {**turn, "role": OTHER_ROLES[turn["role"]]}
     if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
         raise ValueError(f"message {number}: expected a `role` of {', '.join(ROLES)}, got {turn!r:.80}")
     content = as_list(turn.get("content"))

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from ..audio_files import measure_audio
+from ..chat import OTHER_ROLES, TEXT_PARTS, media_source, normalize_part
 from ..images import DAMAGED_FILE_ERRORS
 from ..modalities import MODALITIES
 from ..sources import SourceError, SourcePolicy, read_bytes
@@ -22,11 +23,11 @@ from .fields import CHAT_FIELDS
 from .sampling import Sampling
 from .values import check_sampling, check_stream_options, check_text, check_type, shortened
 
-# `developer` is OpenAI's newer name of `system`.
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-# Part types of OpenAI: `image_url` and such for URLs, and `input_audio` for base64.
-MEDIA_PARTS = {**{f"{name}_url": name for name in MODALITIES}, "input_audio": "audio"}
-PARTS = ("text", *MEDIA_PARTS)
+ROLES = {role: role for role in ("system", "user", "assistant")} | OTHER_ROLES
+# Part types of OpenAI (`image_url` and such for URLs, `input_audio` for base64), and those of the processor's chats.
+MEDIA_PARTS = {f"{name}_url": name for name in MODALITIES} | {f"input_{name}": name for name in MODALITIES}
+MEDIA_PARTS |= {name: name for name in MODALITIES}
+PARTS = ("text", *TEXT_PARTS, *MEDIA_PARTS)
 LONGEST_TEXT = 200_000  # characters of a request; no model of this kind has positions for as many
 MOST_PARTS, MOST_MEDIA = 1024, 16
 # Pixels and samples of all media of a request: a small file can unpack into far more.
@@ -165,12 +166,11 @@ def check_part(where: str, part: Any, media: list[Media]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else part
     if not (isinstance(part, dict) and isinstance(kind, str) and kind in PARTS):
         raise BadRequest(f"`{where}`: expected a part of type {', '.join(PARTS)}, got {shortened(kind)}.")
-    if kind == "text":
+    if kind in ("text", *TEXT_PARTS):
         return {"type": "text", "text": check_text(f"{where}.text", part.get("text"), "a text")}
-    given = part.get(kind)
-    key = "data" if kind == "input_audio" else "url"
-    source = given.get(key) if isinstance(given, dict) else given
-    return media_part(f"{where}.{kind}", key, MEDIA_PARTS[kind], source, media)
+    normalized = normalize_part(part)
+    source = media_source(normalized) if normalized["type"] in MODALITIES else None
+    return media_part(f"{where}.{kind}", "data" if kind == "input_audio" else "url", MEDIA_PARTS[kind], source, media)
 
 
 def media_part(where: str, key: str, kind: str, source: Any, media: list[Media]) -> dict[str, Any]:

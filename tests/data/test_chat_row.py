@@ -102,6 +102,12 @@ def test_parts_may_hold_tensors_and_numbers_without_axes():
         torch.testing.assert_close(made[name], expected[name], rtol=0, atol=0)
 
 
+def test_a_developer_is_the_system():
+    assert (
+        to_row({"messages": [{"role": "developer", "content": "Be brief."}, *TURNS]}).messages[0]["role"] == "system"
+    )
+
+
 def test_one_pair_or_list_of_samples_in_a_column_is_one_audio():
     for audio in ((waves()["array"], RATE), waves()["array"].tolist(), waves()["array"]):
         (part,) = media_parts(to_row({"messages": TURNS, "audio": audio}).messages)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from modeling_mm.chat import media_source, normalize_conversations, normalize_part
 from modeling_mm.serving import SourcePolicy
 from modeling_mm.serving.answering import BadRequest
 from modeling_mm.serving.chat_request import UNPACKED_LIMITS, check_chat, read_media, unpacked_size
 from modeling_mm.serving.fields import CHAT_FIELDS, EMBEDDING_FIELDS, RESPONSE_FIELDS, TRANSCRIPTION_FIELDS
 from modeling_mm.serving.sampling import Sampling
+from modeling_mm.sources import read_bytes
 from tests.fakes.gallery import red
 
 RED = base64.b64encode(red()).decode()
@@ -47,6 +49,46 @@ def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
     assert checked.sampling == Sampling(stop=("a",)) and not checked.stream
     assert read(body) == [{"role": "user", "content": [{"type": "image", "bytes": red()}, text("x")]}]
     assert json.dumps(body) == before
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": RED}},
+        {"type": "image_url", "image_url": f"data:image/png;base64,{RED}", "detail": "low"},
+        {"type": "input_image", "image_url": RED},
+        {"type": "image", "image": RED},
+        {"type": "image", "url": f"data:;base64,{RED}"},
+        {"type": "image", "base64": RED, "path": None},
+        {"type": "image", "path": RED},  # what is no file is base64
+        {"type": "audio_url", "audio_url": {"url": RED}},
+        {"type": "input_audio", "input_audio": {"data": RED, "format": "wav"}},
+        {"type": "input_audio", "input_audio": RED},
+        {"type": "audio", "audio": RED},
+    ],
+)
+def test_the_server_takes_the_parts_that_the_processor_takes(part):
+    kind = "image" if "image" in part["type"] else "audio"
+    ((ours,),), _ = normalize_conversations([{"role": "developer", "content": [part]}])
+    assert ours["role"] == "system"
+    assert (ours["content"][0]["type"], read_bytes(media_source(ours["content"][0]))) == (kind, red())
+    assert read(chat(part))[0]["content"] == [{"type": kind, "bytes": red()}]
+
+
+def test_texts_of_the_other_protocol_are_texts():
+    for kind in ("text", "input_text", "output_text"):
+        part = {"type": kind, "text": "x"}
+        assert check_chat(chat(part)).messages[0]["content"] == [text("x")] == [normalize_part(part)]
+
+
+def test_paths_are_no_way_to_the_files_of_the_server(tmp_path):
+    (tmp_path / "a.png").write_bytes(red())
+    for part in (
+        {"type": "image", "path": str(tmp_path / "a.png")},
+        {"type": "image", "url": f"file://{tmp_path}/a.png"},
+    ):
+        with pytest.raises(BadRequest, match=r"messages\[0\].content\[0\].image`: .* as a data: URL"):
+            read(chat(part))
 
 
 def test_audio_is_read_from_each_kind_of_part():

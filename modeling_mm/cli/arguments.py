@@ -103,7 +103,8 @@ COMMANDS = {
         arg("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"),
         arg("--port", type=int, default=7860, help="(default: %(default)s)"),
         DEVICE,
-        arg("--title", default="modeling_mm", help="title of the page (default: %(default)s)"),
+        arg("--title", help="title of the page (default: the model's name)"),
+        arg("--examples", metavar="JSONL", help="chats whose questions can be clicked (default: those of a checkout)"),
         arg("--max-new-tokens", type=int, default=48, metavar="N", help="(default: %(default)s)"),
     ),
     "push": Command(

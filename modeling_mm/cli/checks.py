@@ -85,6 +85,12 @@ def check_serve(options: Namespace) -> None:
     check_model(options.model)
 
 
+def check_app(options: Namespace) -> None:
+    if options.examples is not None and not Path(options.examples).is_file():
+        raise FileNotFoundError(f"--examples: there is no file {options.examples}.{beside(Path(options.examples))}")
+    check_model(options.model)
+
+
 def check_push(options: Namespace) -> None:
     if not Path(options.folder).is_dir():
         raise FileNotFoundError(f"There is no folder {options.folder}.{beside(Path(options.folder))}")
@@ -167,7 +173,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "train": check_train,
     "evaluate": check_evaluate,
     "serve": check_serve,
-    "app": lambda options: check_model(options.model),
+    "app": check_app,
     "push": check_push,
     "benchmark": check_benchmark,
     "info": check_info,

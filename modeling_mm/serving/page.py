@@ -9,20 +9,25 @@ from typing import Any
 
 import gradio as gr
 
-from ..modalities import MODALITIES
 from .conversation import Turns, attention_gallery, check_turn, stream_answer, user_turn
+from .introduction import Introduction, modalities_of
 
 NOT_ANSWERED = "Not answered"
+HEIGHT = "clamp(200px, 100dvh - 420px, 420px)"  # of the chat: the question below it stays on the screen of a phone
 
 
-def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> gr.Blocks:
+def build_page(
+    model: Any, processor: Any, title: str, max_new_tokens: int, introduction: Introduction | None = None
+) -> gr.Blocks:
     """
     Return the page of a model.
 
     Args:
         model: loaded with `attn_implementation="eager"`, which gives the weights that are shown
         processor: its processor; the page offers the modalities that it takes
+        introduction: what the page says of the model, and its examples
     """
+    shown = introduction or Introduction(title)
     pool = ThreadPoolExecutor(1, "model")  # one visitor at a time uses the model
 
     def check(message: dict[str, Any]) -> dict[str, Any]:
@@ -57,15 +62,17 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
             gr.Warning(f"What the words looked at cannot be shown: {error}")
             return []
 
-    kinds = [modality.name for modality in MODALITIES.values() if getattr(processor, modality.processor) is not None]
+    kinds = modalities_of(processor)
     with gr.Blocks(title=title) as page:
         seen = gr.State(None)
         chat = gr.ChatInterface(
             respond,
             multimodal=True,
             title=title,
+            description=shown.sentence or None,
+            examples=shown.examples or None,
             chatbot=gr.Chatbot(
-                label="Chat", height=420, allow_tags=False, render_markdown=False, buttons=["copy"], elem_id="chat"
+                label="Chat", height=HEIGHT, allow_tags=False, render_markdown=False, buttons=["copy"], elem_id="chat"
             ),
             textbox=gr.MultimodalTextbox(
                 placeholder="What is this?",
@@ -92,6 +99,9 @@ def build_page(model: Any, processor: Any, title: str, max_new_tokens: int) -> g
             object_fit="contain",
             elem_id="view",
         )
+        if shown.summary:
+            with gr.Accordion(f"About {shown.name}", open=False, elem_id="about"):
+                gr.Markdown(shown.summary)
         chat.chatbot.undo(lambda: None, None, seen, api_visibility="private")
         seen.change(show, seen, view, api_visibility="private")
         # ChatInterface's own Clear lets a running answer go on, which then brings the conversation back; leaving the

@@ -46,13 +46,13 @@ def eager(folder):
     return MMForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
 
 
-def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
+def test_the_script_says_what_is_missing(tmp_path, folder, capsys, monkeypatch):
     if "gradio" not in MISSING:
         assert main(["app", str(tmp_path / "nothing")]) == 2
         assert "There is no folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "modeling_mm.cli.app", raising=False)
-    assert main(["app", str(tmp_path)]) == 1
+    assert main(["app", str(folder)]) == 1
     assert 'pip install "modeling_mm[app]"' in capsys.readouterr().err
 
 
@@ -338,3 +338,52 @@ def test_the_released_model_answers_and_shows_what_it_looked_at(visit, tmp_path)
         assert page.locator(BOTS).last.inner_text().strip()
         page.wait_for_timeout(1000)  # what fades in
         page.screenshot(path=os.environ.get("APP_SCREENSHOT", str(tmp_path / "page.png")), full_page=True)
+
+
+# ---- What it shows before the first question ------------------------------------------------------------------------
+
+
+@needs_extra
+@pytest.mark.parametrize("height", [844, 664])
+def test_a_phone_shows_name_examples_and_the_text_box_at_once(address, browser, height):
+    """The chat comes first, nothing is wider than the screen, and one tap asks an example."""
+    context = browser.new_context(viewport={"width": 390, "height": height}, has_touch=True)
+    try:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        page.wait_for_selector(QUESTION)
+        assert page.locator("h1").inner_text() == "tiny"
+        page.get_by_text("that reads text, images and audio").wait_for()
+        chat, question, view = (page.locator(name).bounding_box() for name in ("#chat", "#question", "#view"))
+        assert 0 < chat["y"] < question["y"] < view["y"]
+        assert question["y"] + question["height"] <= height and chat["height"] >= 200
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        examples = page.locator("#chat button.example")
+        assert examples.count() == 3
+        examples.first.tap()
+        page.wait_for_selector(f"{QUESTION}:enabled")
+        page.wait_for_selector("#view img")
+        assert page.locator("#chat img").count() == 1 and page.locator(BOTS).count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+    finally:
+        context.close()
+
+
+@needs_extra
+def test_an_example_gets_the_answer_of_its_question(eager, visit):
+    from modeling_mm.serving import build_page
+    from modeling_mm.serving.introduction import introduce
+
+    shown = introduce("tiny", eager, processor())
+    asked = [user_turn(shown.examples[2]["text"], shown.examples[2]["files"])]
+    page = build_page(eager, processor(), "tiny", LENGTH, shown)
+    _, address, _ = page.launch(server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True, quiet=True)
+    try:
+        visitor = visit(address)
+        visitor.locator("#chat button.example").nth(2).click()
+        wait_for_answer(visitor, generated(asked, max_new_tokens=LENGTH))
+        assert visitor.locator("#chat img").count() == 1
+        assert visitor.locator("#chat audio, #chat .play-btn").count() >= 1
+    finally:
+        page.close(verbose=False)

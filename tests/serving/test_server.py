@@ -253,6 +253,7 @@ def test_flags_allow_them(open_server, gallery):
 
 
 def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "mm"}')
     if not MISSING:
         assert main(["serve", str(tmp_path / "nothing")]) == 2
         assert "There is no folder" in capsys.readouterr().err

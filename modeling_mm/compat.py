@@ -1,6 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Private or changing APIs of transformers, one function each, so that an upgrade is checked in one file."""
 
+import re
+import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from importlib import import_module
@@ -23,9 +26,52 @@ def auto_model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     return found[0] if isinstance(found, (tuple, list)) else found
 
 
-def name_in_mapping(auto_class: Any, model_type: str, class_name: str) -> None:
-    """Add a model to the names that `Trainer`, pipelines and `serve` look up; `Auto*.register` leaves them alone."""
-    auto_class._model_mapping._model_mapping[model_type] = class_name
+def enter_names(key: str, classes: Mapping[str, str]) -> None:
+    """
+    Enter classes in the tables of names by which `Trainer`, pipelines and `serve` decide what a model is.
+
+    `Auto*.register` leaves these tables alone, and remote code registers with the Auto class that loads it only.
+
+    Args:
+        key: the model type, or, for a subclass, any key that no other model has
+        classes: the name of the class for each Auto class
+    """
+    for auto_name, class_name in classes.items():
+        getattr(transformers, auto_name)._model_mapping._model_mapping[key] = class_name
+
+
+def enter_adapter_defaults(model_type: str, like: str, more: Mapping[str, list[str]]) -> None:
+    """
+    Let PEFT's methods adapt a model by default where they adapt another one; its configs may name no modules.
+
+    Nothing happens until PEFT is imported, as its import takes seconds.
+
+    Args:
+        like: the model type whose modules have the same names
+        more: modules that the first model has beside one of the other's
+    """
+    constants = sys.modules.get("peft.utils.constants")
+    for table, defaults in list(vars(constants).items()) if constants else ():
+        if re.fullmatch(r"TRANSFORMERS_MODELS_TO_\w+_MODULES_MAPPING", table) and like in defaults:
+            names = [defaults[like]] if isinstance(defaults[like], str) else list(defaults[like])
+            extra = [name for known, added in more.items() if known in names for name in added]
+            defaults.setdefault(model_type, [*names, *extra])
+
+
+def plan_sharding(model: PreTrainedModel, last_norm: torch.nn.Module) -> None:
+    """
+    Set how `from_pretrained(distributed_config=...)` shards a model over processes: every block by itself.
+
+    transformers' own plan has Llama's names. This one follows from the modules, those of any encoder among them.
+
+    Args:
+        last_norm: kept whole, as the head is, because the backward pass starts with both
+    """
+    blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+    styles = dict.fromkeys([*blocks, model.get_input_embeddings()], "free_full_weight")
+    styles |= dict.fromkeys([last_norm, model.get_output_embeddings()], "keep_full_weight")
+    names = {name: module for name, module in model.named_modules() if module in styles}
+    model._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): styles[module] for name, module in names.items()}
 
 
 def nearest_attention(model_class: type[PreTrainedModel], implementation: str | None) -> str | None:

@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
+from .compat import enter_adapter_defaults, enter_names
 from .modalities import MODALITIES, Modality
 
 logger = logging.get_logger(__name__)
@@ -55,6 +56,9 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_mm.MMForSequenceClassification",
     "AutoModelForSpeechSeq2Seq": "modeling_mm.MMForConditionalGeneration",
 }
+
+# The name of our class for each Auto class of models.
+MODEL_CLASSES = {name: path.split(".")[1] for name, path in AUTO_MAP.items() if name.startswith("AutoModel")}
 
 # Which of our pipelines serves which task, and which Auto class loads the model for it.
 PIPELINES = {
@@ -165,7 +169,9 @@ class MMConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if not IS_REMOTE_CODE:
+        if IS_REMOTE_CODE:
+            enter_names(self.model_type, MODEL_CLASSES)
+        else:
             import_module(".registration", __package__).register_classes()
         self.text_config = text_sub_config(self.text_config)
         for modality in MODALITIES.values():
@@ -200,6 +206,11 @@ class MMConfig(PreTrainedConfig):
         if ("cross_attention_interval" in given or new_depth) and "cross_attention_layers" not in given:
             config_dict.pop("cross_attention_layers", None)  # they follow from the interval and the decoder's depth
         return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields; PEFT asks for them just before it looks up which modules to adapt by default."""
+        enter_adapter_defaults(self.model_type, "gpt2", {"c_attn": ["q_attn", "cross_attn.c_proj"]})
+        return super().to_dict()
 
     @property
     def custom_pipelines(self) -> dict[str, dict]:

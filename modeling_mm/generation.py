@@ -141,6 +141,8 @@ class MMGenerationMixin(GenerationMixin):
                     "Weights are sharded and gathered within `forward` only, so media alone cannot be encoded before "
                     "it. Pass input_ids with a placeholder for each item; MMProcessor makes them."
                 )
+        if given:
+            self.base_model.mask_padding(text, given)
         if given and is_sharded(self):
             model_kwargs.update(given)  # the first step encodes them, with the gathered weights
         elif given:

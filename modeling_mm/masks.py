@@ -38,6 +38,24 @@ def check_placeholders(name: str, token_id: int | None, placeholders: list[int],
             )
 
 
+def mask_of_padding(items: torch.Tensor, counts: list[int]) -> torch.Tensor | None:
+    """
+    Return which items are real if their padding is told by zeros alone, (B, I) bool.
+
+    Args:
+        items: (B, I, ...)
+        counts: placeholders of each row
+
+    Returns:
+        `None` if nothing is padding: each row has as many placeholders as items, or an item beyond them is not zero.
+    """
+    rows, slots = items.shape[:2]
+    if len(counts) != rows or max(counts) > slots or min(counts) == slots:
+        return None
+    present = torch.arange(slots, device=items.device) < torch.tensor(counts, device=items.device)[:, None]
+    return None if bool(items[~present].any()) else present
+
+
 def cross_attention_mask(
     visible: torch.Tensor, dtype: torch.dtype, boolean: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,20 +13,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
-from .compat import nearest_attention
-from .configuration_mm import AUTO_MAP, SPECIAL_TOKEN_FIELDS, MMConfig
+from .compat import enter_names, nearest_attention, plan_sharding
+from .configuration_mm import AUTO_MAP, MODEL_CLASSES, SPECIAL_TOKEN_FIELDS, MMConfig
 from .connectors import build_connector
 from .decoder import MMDecoder
 from .device_reads import read_once
-from .encoders import build_encoder
+from .encoders import build_encoder, item_dimensions
 from .generation import MMGenerationMixin
 from .joining import Component, join_pretrained
 from .layers import init_weights
 from .loading import check_finite, check_missing, check_weight_files
 from .losses import causal_lm_loss, classification_loss, problem_type
-from .masks import check_placeholders, wrong_rows
+from .masks import check_placeholders, mask_of_padding, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
-from .modalities import MODALITIES, show_media_inputs
+from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
 
 if TYPE_CHECKING:
@@ -84,6 +84,17 @@ class MMPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["DecoderBlock", "GatedCrossAttentionBlock", "ResamplerLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     loaded_revision: str | None = None  # of the Hub; a pipeline loads the processor of the same one
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter subclasses in the tables of names that their bases are in: a user's, and those that FSDP2 makes."""
+        super().__init_subclass__(**kwargs)
+        bases = {base.__name__ for base in cls.__mro__[1:]}
+        names = {auto_name: cls.__name__ for auto_name, base in MODEL_CLASSES.items() if base in bases}
+        enter_names(f"mm.{cls.__name__}", names)  # no model type, nor a name that `Trainer` refuses as a model type
+
+    def post_init(self) -> None:
+        super().post_init()
+        plan_sharding(self, self.base_model.language_model.ln_f)
 
     def _init_weights(self, module: nn.Module) -> None:
         init_weights(module, self.config.text_config)
@@ -238,12 +249,13 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
                 media alone with a mask, positions or a cache of a text. Not under `torch.compile`: these checks read
                 values, which a graph does not have.
         """
+        text = input_ids if input_ids is not None else inputs_embeds
         options = dict(kwargs)
+        self.mask_padding(text, options)
         batches = self.read_media(options)
         if media is not None and batches:
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
-        text = input_ids if input_ids is not None else inputs_embeds
         if text is None:
             check_media_alone(attention_mask, position_ids, past_key_values)
             return self._start_from_media(media, batches, use_cache=use_cache, **options)
@@ -305,7 +317,6 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         if is_torchdynamo_compiling() or (is_text_alone and (text.ndim == 3 or not is_start)):
             return
         rows = text.shape[0]
-        read_from = (text,) if text.ndim == 2 else (text, self.get_input_embeddings().weight)
         items = None if media is None else media.item_counts()
         for name, modality in MODALITIES.items():
             if items is not None:
@@ -316,8 +327,38 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             if len(counts) != rows:
                 raise wrong_rows(rows, len(counts))
             token_id = getattr(self.config, modality.token_id_field)
-            found = self.placeholders(token_id, text).sum(-1)
-            check_placeholders(name, token_id, read_once(("placeholders", token_id), found, *read_from), counts)
+            check_placeholders(name, token_id, self.count_placeholders(modality, text), counts)
+
+    def mask_padding(self, text: torch.Tensor | None, inputs: dict[str, Any]) -> None:
+        """
+        Add the masks of media that came without one in rows of unequal numbers of items.
+
+        Items beyond a row's placeholders are absent if they are zeros, as padding is. Some callers, such as TRL's
+        GRPO, hand on the media alone.
+
+        Args:
+            text: ids (B, L) or embeddings (B, L, D)
+            inputs: of the model, changed in place
+        """
+        if text is None or is_torchdynamo_compiling():
+            return
+        for modality in self.config.modalities:
+            source = next((name for name in modality.sources if inputs.get(name) is not None), None)
+            mask_name = modality.states_mask if source == modality.states else modality.mask
+            if source is None or inputs.get(mask_name) is not None:
+                continue
+            dimensions = 2 if source == modality.states else item_dimensions(getattr(self, modality.tower_attribute))
+            items = inputs[source][:, None] if inputs[source].ndim == dimensions + 1 else inputs[source]
+            mask = mask_of_padding(items, self.count_placeholders(modality, text))
+            if mask is not None and (axis := modality.frame_axis(source)) is not None:
+                mask = mask[..., None].expand(-1, -1, items.shape[axis])
+            inputs[mask_name] = mask
+
+    def count_placeholders(self, modality: Modality, text: torch.Tensor) -> list[int]:
+        """Return how many placeholders of a modality each row of ids (B, L) or embeddings (B, L, D) has."""
+        token_id = getattr(self.config, modality.token_id_field)
+        read_from = (text,) if text.ndim == 2 else (text, self.get_input_embeddings().weight)
+        return read_once(("placeholders", token_id), self.placeholders(token_id, text).sum(-1), *read_from)
 
     def placeholders(self, token_id: int | None, text: torch.Tensor) -> torch.Tensor:
         """Return which tokens of ids (B, L) or embeddings (B, L, D) are a placeholder, (B, L) bool."""
@@ -350,6 +391,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         self.model = MMModel(config)
         self.lm_head = nn.Linear(config.text_config.n_embd, config.text_config.vocab_size, bias=False)
         self.loss_function = causal_lm_loss
+        self.loss_type = "ForCausalLM"  # transformers guesses it from the class's name, and counts targets by it
         self.post_init()
         self.freeze()
 
@@ -425,6 +467,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = MMModel(config)
         self.score = nn.Linear(config.text_config.n_embd, self.num_labels, bias=False)
+        self.loss_type = "ForSequenceClassification"
         self.post_init()
 
     @show_media_inputs(MMModel.forward)

@@ -69,16 +69,15 @@ def register_classes() -> None:
     """Register config, processor, models and pipelines; called by the first config."""
     import transformers
 
-    from .compat import name_in_mapping, restore_task
-    from .configuration_mm import AUTO_MAP, PIPELINES, MMConfig
+    from .compat import enter_names, restore_task
+    from .configuration_mm import AUTO_MAP, MODEL_CLASSES, PIPELINES, MMConfig
 
     transformers.AutoConfig.register(MODEL_TYPE, MMConfig, exist_ok=True)
     for auto_name, path in AUTO_MAP.items():
         auto_class, our_class = getattr(transformers, auto_name), load(path)
         if auto_name != "AutoConfig":
             auto_class.register(MMConfig, our_class, exist_ok=True)
-        if auto_name.startswith("AutoModel"):
-            name_in_mapping(auto_class, MODEL_TYPE, our_class.__name__)
+    enter_names(MODEL_TYPE, MODEL_CLASSES)
     registry = transformers.pipelines.PIPELINE_REGISTRY
     for task, (path, auto_name) in PIPELINES.items():
         new = {"pt": (getattr(transformers, auto_name),), "default": {}, "type": "multimodal"}

@@ -105,8 +105,8 @@ def test_modeling_never_imports_processing_nor_processing_modeling():
     assert not reachable(["processing_mm"]) & (set().union(*FLOORS) - BASE)
 
 
-def test_configuration_imports_modalities_alone_and_no_torch():
-    assert own(FLAT["configuration_mm"]) == {"modalities"}
+def test_configuration_imports_modalities_and_compat_alone_and_no_torch():
+    assert own(FLAT["configuration_mm"]) == {"modalities", "compat"}
     assert own(FLAT["modalities"]) == own(FLAT["compat"]) == set()
     assert not any(name.split(".")[0] == "torch" for name in imports(FLAT["configuration_mm"]))
 

@@ -8,6 +8,7 @@ from modeling_mm.masks import (
     check_placeholders,
     check_positions,
     cross_attention_mask,
+    mask_of_padding,
     mask_tokens_without_media,
     text_positions,
 )
@@ -89,3 +90,12 @@ def test_tokens_without_media_get_exactly_zero_even_for_what_is_not_a_number():
     branch = torch.tensor([[[float("nan")], [2.0]]])
     assert mask_tokens_without_media(branch, torch.tensor([[[False], [True]]])).flatten().tolist() == [0.0, 2.0]
     assert mask_tokens_without_media(branch, None) is branch
+
+
+def test_zeros_beyond_a_rows_placeholders_are_padding():
+    items = torch.ones(3, 2, 1, 1)
+    items[1, 1] = items[2] = 0
+    assert mask_of_padding(items, [2, 1, 0]).tolist() == [[True, True], [True, False], [False, False]]
+    assert mask_of_padding(items, [2, 2, 2]) is None, "zeros are an item where there is a placeholder for them"
+    assert mask_of_padding(items, [1, 1, 0]) is None, "what is not zero is no padding"
+    assert mask_of_padding(items, [3, 1, 0]) is None and mask_of_padding(items, [2, 1]) is None

@@ -29,6 +29,7 @@ from .collators import ChatCollator
 from .divergence import MIN_LOSS_SCALE, NAMES, NamingCollator, check_figures, diverged, from_bytes, in_any_process
 from .freezing import average_gradients, frozen_parameters, parts_of
 from .sampling import MediaLengthGroupedSampler, media_size
+from .smoothing import smoother_for
 
 logger = logging.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class MMTrainer(Trainer):
 
     args: MMTrainingArguments
     data_collator: Any
+    label_smoother: Any
     optimizer_cls_and_kwargs: Any
 
     def __init__(
@@ -83,6 +85,7 @@ class MMTrainer(Trainer):
         if data_collator is None and isinstance(processing_class, ProcessorMixin):
             data_collator = ChatCollator(processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        self.label_smoother = smoother_for(self.model, self.label_smoother)
         self.add_callback(SetEpochCallback())
         self.add_callback(ProcessCountCallback())
         self.add_callback(ChecksumCallback())

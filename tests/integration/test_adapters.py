@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from modeling_mm.training import MODULES_TO_SAVE, TARGET_MODULES, add_lora
-from tests.fakes.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
+from tests.fakes.tiny import AUDIO, IMAGE, difference, gpt2, inputs, joined, labels, opened
 from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, moved, weights
 
 peft = pytest.importorskip("peft")
@@ -117,6 +117,58 @@ def test_a_classifiers_head_is_trained_and_saved_in_full(way, tmp_path):
 def test_the_head_is_a_part_that_can_be_left_out():
     model = add_lora(opened(cls=MMForSequenceClassification), {"train": ["connectors"]})
     assert not [name for name, p in model.named_parameters() if p.requires_grad and ".score" in name]
+
+
+@pytest.mark.parametrize("method", ["LoraConfig", "IA3Config", "AdaLoraConfig", "LNTuningConfig", "LoKrConfig"])
+@pytest.mark.parametrize("cls", [MMForConditionalGeneration, MMForSequenceClassification])
+def test_pefts_defaults_adapt_us_as_they_adapt_gpt2(cls, method):
+    """And cross-attention's own projections beside GPT-2's; encoders and connectors never."""
+    task = "CAUSAL_LM" if cls is MMForConditionalGeneration else "SEQ_CLS"
+    options = {"total_step": 10} if method == "AdaLoraConfig" else {}
+    make = lambda: getattr(peft, method)(task_type=task, **options)  # noqa: E731
+    try:
+        peft.get_peft_model(gpt2(), getattr(peft, method)(task_type="CAUSAL_LM", **options))
+    except (TypeError, ValueError):
+        pytest.skip(f"PEFT's {method} has no default for GPT-2")
+    model = peft.get_peft_model(opened(cls=cls), make())
+    trainable = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable and all(".language_model." in name or "score" in name for name in trainable)
+    assert any(".h.0." in name for name in trainable)
+    if method in ("LoraConfig", "IA3Config"):
+        assert any(".cross_blocks.1.cross_attn.q_attn." in name for name in trainable)
+    model.train()
+    batch = inputs(ROWS)
+    target = labels(batch) if cls is MMForConditionalGeneration else torch.tensor([0, 1, 0])
+    model(**batch, labels=target).loss.backward()
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    assert any(grad is not None and bool(grad.any()) for grad in grads)
+
+
+def test_a_default_adapter_of_an_ungated_fresh_model_learns_to_see():
+    """Its last projections are zero: without them among the adapted modules, media would stay without effect."""
+    batch = inputs(ROWS)
+    fresh = joined(cross_attention_gated=False, cross_attention_feed_forward=False)
+    model = peft.get_peft_model(fresh, peft.LoraConfig(init_lora_weights=False)).eval()
+    with torch.no_grad():
+        seen = model(**batch).logits
+        batch["pixel_values"] = batch["pixel_values"] + 3.0 * batch["image_mask"][..., None, None, None]
+        assert difference(model(**batch).logits, seen) > 1e-3
+
+
+def test_new_tokens_learned_beside_adapters_reach_the_tied_head():
+    """PEFT's `trainable_token_indices`: the head reads the same rows, before and after merging."""
+    config = peft.LoraConfig(r=4, trainable_token_indices={"wte": [20, 21]})
+    model = peft.get_peft_model(opened(), config).eval()
+    plain = logits(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens" in name and parameter.requires_grad:
+                parameter.add_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+    learned = logits(model)
+    assert (learned - plain)[..., 20].abs().max() > 0.1
+    others = [index for index in range(learned.shape[-1]) if index not in (20, 21)]
+    assert difference(learned[..., others], plain[..., others]) == 0.0, "no token of the batch is new"
+    assert difference(logits(model.merge_and_unload()), learned) <= 1e-4
 
 
 # ---- Merged, taken off, swapped -------------------------------------------------------------------------------------

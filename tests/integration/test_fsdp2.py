@@ -5,6 +5,7 @@ FSDP on for CPU processes, so that its own launch, and DeepSpeed's, wait for a G
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from transformers.models.auto import modeling_auto
 
-from modeling_mm import MMForConditionalGeneration
+from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from tests.fakes.ranks import RANKS, ROOT, join, launch_well, quiet_environment
 from tests.fakes.recipe_runs import plain_recipe
 from tests.fakes.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
@@ -94,6 +96,31 @@ def test_deepspeed_is_read(stage):
     assert zero["stage3_gather_16bit_weights_on_model_save"] is (stage == 3), "else the folder holds no whole model"
     for option in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"):
         assert plugin.deepspeed_config[option] == "auto", "the recipe's"
+
+
+# ---- transformers' own sharding, as it loads ------------------------------------------------------------------------
+
+PLANNED = hasattr(MMForConditionalGeneration, "fsdp_plan")  # `distributed_config` with FSDP, newer than 5.17
+
+
+@pytest.mark.skipif(not PLANNED, reason="this transformers does not shard with FSDP2 when it loads")
+@pytest.mark.parametrize("cls", [MMForConditionalGeneration, MMForSequenceClassification, MMModel])
+def test_the_plan_of_transformers_names_every_block_and_nothing_else(cls, caplog, monkeypatch):
+    from transformers.distributed import DistributedConfig
+
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = opened(cls=cls, vision_connector="perceiver")
+    prefix = "" if cls is MMModel else "model."
+    _, _, plan = model._resolve_parallel_plans(DistributedConfig(fsdp_size=2))
+    assert "match nothing" not in caplog.text
+    model.fsdp_plan = model.fsdp_plan  # validated by its setter
+    blocks = {name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules}
+    assert blocks >= {f"{prefix}language_model.h.{i}" for i in range(4)}
+    assert blocks >= {f"{prefix}vision_tower.layers.0", f"{prefix}audio_tower.layers.0"}
+    table, norm = f"{prefix}language_model.wte", f"{prefix}language_model.ln_f"
+    assert set(plan) == blocks | {table, norm}
+    tied = cls is MMForConditionalGeneration
+    assert {name for name, style in plan.items() if style == "keep_full_weight"} == ({table, norm} if tied else {norm})
 
 
 # ---- The program of each process ------------------------------------------------------------------------------------
@@ -173,7 +200,20 @@ def rank_program(rank: int, folder: Path) -> dict:
     resumed = get_model_state_dict(again, options=OPTIONS)
     if rank == 0:
         torch.save(resumed, folder / "resumed.pt")
-    return found
+    return found | (loaded_in_shards(rank, folder) if PLANNED else {})
+
+
+def loaded_in_shards(rank: int, folder: Path) -> dict:
+    """A folder that transformers shards as it loads, and what its first step gives."""
+    from transformers.distributed import DistributedConfig
+
+    distributed.barrier()
+    how = {"distributed_config": DistributedConfig(fsdp_size=RANKS)}
+    model = MMForConditionalGeneration.from_pretrained(folder / "whole", **how).train()
+    spread = [isinstance(parameter, DTensor) for parameter in model.parameters()]
+    losses = [step_of(model, torch.optim.SGD(model.parameters(), lr=0.02), [batch_of(rank)])[0] for _ in range(2)]
+    known = model._get_name() in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # FSDP2 renames the class
+    return {"loaded": losses, "all spread": all(spread), "name": model._get_name(), "name is known": known}
 
 
 def program(folder: Path) -> None:
@@ -259,6 +299,18 @@ def test_each_process_saves_its_share_and_one_process_loads_all(two_processes, o
 def test_the_whole_state_is_a_folder_like_any_other(two_processes, one_process):
     loaded = MMForConditionalGeneration.from_pretrained(two_processes[0] / "whole")
     same(loaded.state_dict(), one_process[1][FIRST], 1e-5)
+
+
+@pytest.mark.skipif(not PLANNED, reason="this transformers does not shard with FSDP2 when it loads")
+def test_what_transformers_shards_as_it_loads_learns_the_same(two_processes):
+    folder, ranks = two_processes
+    model = MMForConditionalGeneration.from_pretrained(folder / "whole").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    expected = [step_of(model, optimizer, [batch_of(rank) for rank in range(RANKS)]) for _ in range(2)]
+    for rank, found in enumerate(ranks):
+        assert found["all spread"]
+        assert found["name"] == "FSDPMMForConditionalGeneration" and found["name is known"]
+        assert found["loaded"] == pytest.approx([step[rank] for step in expected], abs=1e-5)
 
 
 def test_sharded_training_goes_on_from_its_shards(two_processes):

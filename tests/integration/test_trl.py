@@ -5,6 +5,7 @@ import torch
 import transformers
 from packaging.version import Version
 
+from modeling_mm import MMForConditionalGeneration
 from modeling_mm.evaluation import generate_answers
 from modeling_mm.training import MODULES_TO_SAVE, TARGET_MODULES, ChatCollator
 from tests.fakes.processor_parts import picture
@@ -113,3 +114,70 @@ def test_with_peft_only_adapters_connectors_and_gates_learn(tmp_path):
     seen = {name for name, p in run.model.named_parameters() if p.requires_grad and "audio_connector" not in name}
     assert changed == seen, "none of these chats has a sound"
     assert all(".lora_" in name or ".modules_to_save." in name for name in changed)
+
+
+# ---- Preferences and rewards ----------------------------------------------------------------------------------------
+
+
+def preferences(counts, **columns):
+    """Prompts with so many images each."""
+    message = {"role": datasets.Value("string"), "content": datasets.Value("string")}
+    question = [{"role": "user", "content": "What do you see?"}]
+    features = datasets.Features(
+        {"images": datasets.List(datasets.Image()), **{name: datasets.List(message) for name in ("prompt", *columns)}}
+    )
+    rows = [{"images": [picture("red")] * count, "prompt": question, **columns} for count in counts]
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def options_of(config_class, folder, **fields):
+    options = {"use_cpu": True, "bf16": False, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
+    return config_class(str(folder), max_steps=1, learning_rate=1e-2, logging_steps=1, **options, **fields)
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (1, 2)], ids=["equal", "unequal"])
+def test_dpo_sees_the_images(counts, tmp_path):
+    columns = {
+        "chosen": [{"role": "assistant", "content": "red"}],
+        "rejected": [{"role": "assistant", "content": "a"}],
+    }
+    chat_model().save_pretrained(tmp_path)  # TRL loads the reference from there
+    model = MMForConditionalGeneration.from_pretrained(tmp_path)
+    before, data = weights(model), preferences(counts, **columns)
+    arguments = options_of(trl.DPOConfig, tmp_path / "run", per_device_train_batch_size=2, max_length=None)
+    run = trl.DPOTrainer(model, args=arguments, train_dataset=data, processing_class=processor())
+    batch = next(iter(run.get_train_dataloader()))
+    assert batch["image_mask"].sum().item() == 2 * sum(counts)
+    assert run.train().training_loss == pytest.approx(0.6931, abs=1e-3), "a model is as good as itself"
+    assert any("cross_blocks" in name for name in moved(model, before))
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (1, 2), (2, 0, 0), (3, 1)], ids=str)
+def test_grpo_takes_unequal_numbers_of_images(counts, tmp_path):
+    """TRL hands on `pixel_values` alone, without the mask of their padding."""
+    model = chat_model()
+    before = weights(model)
+    arguments = options_of(
+        trl.GRPOConfig,
+        tmp_path,
+        per_device_train_batch_size=2 * len(counts),
+        num_generations=2,
+        max_completion_length=4,
+    )
+    run = trl.GRPOTrainer(
+        model,
+        reward_funcs=lambda completions, **_: [float(number) for number in range(len(completions))],
+        args=arguments,
+        train_dataset=preferences(counts),
+        processing_class=processor(),
+    )
+    run.train()
+    assert any("cross_blocks" in name for name in moved(model, before))
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_with_a_peft_config_that_names_no_modules(tmp_path):
+    peft = pytest.importorskip("peft")
+    run = sft_trainer(chat_model(), tmp_path, peft_config=peft.LoraConfig(task_type="CAUSAL_LM"), max_steps=8)
+    run.train()
+    assert losses(run)[-1] < losses(run)[0]

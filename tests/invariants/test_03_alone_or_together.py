@@ -208,3 +208,32 @@ def test_a_classifier_row_is_the_same_alone_or_together(side):
             images, sounds = media_of(i, row)
             moved = difference(together[i], model(**inputs([row], [images], [sounds])).logits[0])
             assert moved <= TOLERANCE, f"row {i} moved by {moved}"
+
+
+@pytest.mark.parametrize("way", ["ids", "embeddings", "states"])
+def test_padding_of_zeros_needs_no_mask(way):
+    """As TRL's GRPO hands on media: without their masks."""
+    rows = [[5, IMAGE, 6, IMAGE, 7], [8, 9, AUDIO], [IMAGE, 10, AUDIO, AUDIO]]
+    model, batch = opened(), inputs(rows, side="left")
+    expected = model(**batch).logits
+    if way == "states":
+        frames = batch["feature_attention_mask"].flatten(0, 1).bool()
+        states, windows = (
+            model.get_image_features(batch.pop("pixel_values")).last_hidden_state,
+            batch["input_features"],
+        )
+        states = states.view(3, 2, *states.shape[1:])
+        batch["vision_states"] = states * batch["image_mask"][..., None, None]
+        assert windows.shape[:2] == (3, 2) and frames.any()
+    elif way == "embeddings":
+        batch["inputs_embeds"] = model.get_input_embeddings()(batch.pop("input_ids"))
+    real = batch["attention_mask"].bool()
+    for name in ("image_mask", "feature_attention_mask"):
+        batch.pop(name)
+    with torch.no_grad():
+        assert difference(model(**batch).logits[real], expected[real]) <= 1e-5
+    if way == "ids":
+        tokens = [
+            model.generate(**each, max_new_tokens=5, do_sample=False) for each in (batch, inputs(rows, side="left"))
+        ]
+        assert tokens[0].tolist() == tokens[1].tolist()

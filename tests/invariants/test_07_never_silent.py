@@ -258,3 +258,18 @@ def test_two_placeholders_cannot_share_an_id():
             audio_token_id=88,
         )
     assert "image_token_id" in str(error.value) and "audio_token_id" in str(error.value)
+
+
+def test_an_item_beyond_the_placeholders_that_is_not_zeros_is_no_padding(model):
+    batch = inputs([[5, IMAGE, 6, IMAGE], [7, 8]])
+    batch["pixel_values"][1, 0, 0, 0, 0] = 1e-3
+    batch.pop("image_mask")
+    with pytest.raises(ValueError, match=r"Row 1: 0 image placeholder token\(s\).* for 2 image\(s\)"):
+        model(**batch)
+
+
+def test_an_image_of_zeros_that_its_mask_calls_real_needs_a_placeholder(model):
+    batch = inputs([[5, IMAGE, 6, IMAGE], [7, 8]])
+    batch["image_mask"] = torch.ones_like(batch["image_mask"])
+    with pytest.raises(ValueError, match="Row 1: 0 image"):
+        model(**batch)

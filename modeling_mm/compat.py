@@ -58,20 +58,16 @@ def enter_adapter_defaults(model_type: str, like: str, more: Mapping[str, list[s
             defaults.setdefault(model_type, [*names, *extra])
 
 
-def plan_sharding(model: PreTrainedModel, last_norm: torch.nn.Module) -> None:
+def plan_sharding(model: PreTrainedModel) -> None:
     """
     Set how `from_pretrained(distributed_config=...)` shards a model over processes: every block by itself.
 
-    transformers' own plan has Llama's names. This one follows from the modules, those of any encoder among them.
-
-    Args:
-        last_norm: kept whole, as the head is, because the backward pass starts with both
+    transformers' own plan has Llama's names. This one follows from the modules, those of any encoder among them. What
+    is in no block, the table and the head among them, belongs to the root, which is whole during a step.
     """
-    blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
-    styles = dict.fromkeys([*blocks, model.get_input_embeddings()], "free_full_weight")
-    styles |= dict.fromkeys([last_norm, model.get_output_embeddings()], "keep_full_weight")
-    names = {name: module for name, module in model.named_modules() if module in styles}
-    model._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): styles[module] for name, module in names.items()}
+    blocks = model._no_split_modules or ()
+    names = [name for name, module in model.named_modules() if type(module).__name__ in blocks]
+    model._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in names}
 
 
 def nearest_attention(model_class: type[PreTrainedModel], implementation: str | None) -> str | None:

@@ -141,16 +141,14 @@ class MMGenerationMixin(GenerationMixin):
                     "Weights are sharded and gathered within `forward` only, so media alone cannot be encoded before "
                     "it. Pass input_ids with a placeholder for each item; MMProcessor makes them."
                 )
-        if given:
-            self.base_model.mask_padding(text, given)
         if given and is_sharded(self):
             model_kwargs.update(given)  # the first step encodes them, with the gathered weights
         elif given:
             with torch.no_grad():
-                model_kwargs["media"] = self.encode_media(**given)
+                model_kwargs["media"] = self.encode_media(text=text, **given)
             if text is not None and len(text) != len(model_kwargs["media"].mask):
                 raise wrong_rows(len(text), len(model_kwargs["media"].mask))
-            model_kwargs["media_inputs"] = given  # for an assistant model, which has other encoders
+            model_kwargs["media_inputs"] = {"text": text, **given}  # for an assistant model, which has other encoders
         if text is None and model_kwargs.get("media") is not None:
             inputs, model_kwargs["attention_mask"] = placeholder_prompt(model_kwargs["media"], self.config)
             model_kwargs.pop("input_ids", None)

@@ -69,7 +69,7 @@ def check_missing(model: PreTrainedModel, missing: Iterable[str], source: str) -
         ValueError: if weights are missing, with their names.
     """
     prefix = f"{model.base_model_prefix}."
-    is_same_class = type(model).__name__ in (model.config.architectures or ())
+    is_same_class = type(model).__name__.removeprefix("FSDP") in (model.config.architectures or ())
     has_head = model.base_model is not model
     lost = sorted(name for name in missing if is_same_class or not has_head or name.startswith(prefix))
     if lost:
@@ -108,8 +108,9 @@ def plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield the floating tensors that hold a tensor's values: itself, or those inside a quantized or sharded one."""
     data = tensor.data
     if hasattr(data, "__tensor_flatten__"):
-        for name in data.__tensor_flatten__()[0]:
-            yield from plain(getattr(data, name))
+        inner = [getattr(data, name) for name in data.__tensor_flatten__()[0]]  # a device mesh may be among them
+        for part in inner:
+            yield from plain(part) if isinstance(part, torch.Tensor) else ()
     elif data.is_floating_point() and data.numel() > 0 and data.device.type != "meta":
         yield data
 

@@ -40,7 +40,7 @@ def check_placeholders(name: str, token_id: int | None, placeholders: list[int],
 
 def mask_of_padding(items: torch.Tensor, counts: list[int]) -> torch.Tensor | None:
     """
-    Return which items are real if their padding is told by zeros alone, (B, I) bool.
+    Return which items are real if their padding is inferred from zeros alone, (B, I) bool.
 
     Args:
         items: (B, I, ...)

@@ -1,7 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """From raw media to media tokens: gather what is real, encode it, connect it to the decoder's width, scatter it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from .encoders import (
     prepare_call,
     read_tokens,
 )
+from .masks import mask_of_padding
 from .modalities import MODALITIES, Modality
 from .outputs import MMMediaOutput
 
@@ -42,6 +44,7 @@ class MediaBatch:
         present: which items are real, (B, I) bool; `None` if all are
         frames: which frames or states are real, (B, I, T) bool; `None` if all are, or items have none
         counts: number of real items in each row, read from the device; in a compiled graph that of all items
+        is_unmasked: whether the items came without a mask
     """
 
     modality: Modality
@@ -50,6 +53,7 @@ class MediaBatch:
     present: torch.Tensor | None
     frames: torch.Tensor | None
     counts: list[int]
+    is_unmasked: bool = False
 
 
 class MediaEncodingMixin:
@@ -57,6 +61,7 @@ class MediaEncodingMixin:
 
     config: MMConfig
     training: bool
+    count_placeholders: Callable[[Modality, torch.Tensor], list[int]]
 
     @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -112,7 +117,7 @@ class MediaEncodingMixin:
             attentions=encoded.get("attentions"),
         )
 
-    def encode_media(self, **inputs: torch.Tensor | None) -> MMMediaOutput:
+    def encode_media(self, *, text: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> MMMediaOutput:
         """
         Encode media once, to be passed as `media=` with any number of prompts.
 
@@ -126,12 +131,14 @@ class MediaEncodingMixin:
                 same `image_mask`. Frozen encoders need to run only once over data that is used often.
             audio_states: (B, A, L, W), likewise of the audio encoder, instead of its inputs
             audio_states_mask: (B, A, L), which states are of real frames; a window without any is absent
+            text: ids (B, L) or embeddings (B, L, D) that the media belong to. Without a mask, items beyond a row's
+                placeholders are then absent if they are zeros, as padding is.
 
         Raises:
             ValueError: for a modality that the model has no encoder for, for one that is given twice, and for masks
                 that do not fit.
         """
-        media = self._encode(self.read_media(inputs))
+        media = self._encode(self.read_media(inputs, text))
         if inputs:
             raise TypeError(f"encode_media got unexpected arguments: {', '.join(inputs)}.")
         if media is None:
@@ -139,12 +146,12 @@ class MediaEncodingMixin:
             raise ValueError(f"encode_media was given no media. Pass one of {', '.join(sources)}.")
         return media
 
-    def read_media(self, inputs: dict) -> dict[str, MediaBatch]:
+    def read_media(self, inputs: dict, text: torch.Tensor | None = None) -> dict[str, MediaBatch]:
         """
         Take the media inputs out of `inputs` and return their items by modality.
 
         Masks are read here, before anything is launched, so that Python waits once for the device, or not at all if it
-        has read these masks before.
+        has read these masks before. Some callers, such as TRL's GRPO, hand on the media of a text without their masks.
         """
         batches = {}
         for modality in MODALITIES.values():
@@ -156,7 +163,10 @@ class MediaEncodingMixin:
                 raise ValueError(f"Pass one of {names} for the {modality.plural}, not {' and '.join(sources)}.")
             if sources:
                 tower, _ = self.parts_of(modality)
-                batches[modality.name] = make_batch(modality, tower, sources[0], given)
+                batch = make_batch(modality, tower, sources[0], given)
+                if text is not None and batch.is_unmasked and not is_torchdynamo_compiling():
+                    batch = without_padding(batch, self.count_placeholders(modality, text))
+                batches[modality.name] = batch
         rows = [batch.items.shape[0] for batch in batches.values()]
         if len(set(rows)) > 1:
             raise ValueError(
@@ -283,7 +293,7 @@ def make_batch(modality: Modality, tower: PreTrainedModel, source: str, inputs: 
     mask_name = modality.states_mask if is_encoded else modality.mask
     given = inputs.get(mask_name)
     if given is None:
-        return MediaBatch(modality, is_encoded, items, None, None, [slots] * rows)
+        return MediaBatch(modality, is_encoded, items, None, None, [slots] * rows, is_unmasked=True)
     shape: tuple[int, ...] = (rows, slots)
     if modality.frame_axes:
         shape += (items.shape[2 if is_encoded else modality.frame_axes[modality.inputs.index(source)]],)
@@ -296,6 +306,12 @@ def make_batch(modality: Modality, tower: PreTrainedModel, source: str, inputs: 
         return MediaBatch(modality, is_encoded, items, present, frames, [slots] * rows)
     counts = read_once(mask_name, present.sum(-1), given)
     return MediaBatch(modality, is_encoded, items, None if min(counts) == slots else present, frames, counts)
+
+
+def without_padding(batch: MediaBatch, placeholders: list[int]) -> MediaBatch:
+    """Return a batch without the zeros that pad rows to one number of items, inferred from their placeholders."""
+    present = mask_of_padding(batch.items, placeholders)
+    return batch if present is None else replace(batch, present=present, counts=placeholders)
 
 
 def gather(batch: MediaBatch) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:

@@ -18,13 +18,13 @@ from .configuration_mm import AUTO_MAP, MODEL_CLASSES, SPECIAL_TOKEN_FIELDS, MMC
 from .connectors import build_connector
 from .decoder import MMDecoder
 from .device_reads import read_once
-from .encoders import build_encoder, item_dimensions
+from .encoders import build_encoder
 from .generation import MMGenerationMixin
 from .joining import Component, join_pretrained
 from .layers import init_weights
 from .loading import check_finite, check_missing, check_weight_files
 from .losses import causal_lm_loss, classification_loss, problem_type
-from .masks import check_placeholders, mask_of_padding, wrong_rows
+from .masks import check_placeholders, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
 from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
@@ -94,7 +94,7 @@ class MMPreTrainedModel(PreTrainedModel):
 
     def post_init(self) -> None:
         super().post_init()
-        plan_sharding(self, self.base_model.language_model.ln_f)
+        plan_sharding(self)
 
     def _init_weights(self, module: nn.Module) -> None:
         init_weights(module, self.config.text_config)
@@ -249,10 +249,9 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
                 media alone with a mask, positions or a cache of a text. Not under `torch.compile`: these checks read
                 values, which a graph does not have.
         """
-        text = input_ids if input_ids is not None else inputs_embeds
         options = dict(kwargs)
-        self.mask_padding(text, options)
-        batches = self.read_media(options)
+        text = input_ids if input_ids is not None else inputs_embeds
+        batches = self.read_media(options, text)
         if media is not None and batches:
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
@@ -317,6 +316,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         if is_torchdynamo_compiling() or (is_text_alone and (text.ndim == 3 or not is_start)):
             return
         rows = text.shape[0]
+        read_from = (text,) if text.ndim == 2 else (text, self.get_input_embeddings().weight)
         items = None if media is None else media.item_counts()
         for name, modality in MODALITIES.items():
             if items is not None:
@@ -327,32 +327,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             if len(counts) != rows:
                 raise wrong_rows(rows, len(counts))
             token_id = getattr(self.config, modality.token_id_field)
-            check_placeholders(name, token_id, self.count_placeholders(modality, text), counts)
-
-    def mask_padding(self, text: torch.Tensor | None, inputs: dict[str, Any]) -> None:
-        """
-        Add the masks of media that came without one in rows of unequal numbers of items.
-
-        Items beyond a row's placeholders are absent if they are zeros, as padding is. Some callers, such as TRL's
-        GRPO, hand on the media alone.
-
-        Args:
-            text: ids (B, L) or embeddings (B, L, D)
-            inputs: of the model, changed in place
-        """
-        if text is None or is_torchdynamo_compiling():
-            return
-        for modality in self.config.modalities:
-            source = next((name for name in modality.sources if inputs.get(name) is not None), None)
-            mask_name = modality.states_mask if source == modality.states else modality.mask
-            if source is None or inputs.get(mask_name) is not None:
-                continue
-            dimensions = 2 if source == modality.states else item_dimensions(getattr(self, modality.tower_attribute))
-            items = inputs[source][:, None] if inputs[source].ndim == dimensions + 1 else inputs[source]
-            mask = mask_of_padding(items, self.count_placeholders(modality, text))
-            if mask is not None and (axis := modality.frame_axis(source)) is not None:
-                mask = mask[..., None].expand(-1, -1, items.shape[axis])
-            inputs[mask_name] = mask
+            found = self.placeholders(token_id, text).sum(-1)
+            check_placeholders(name, token_id, read_once(("placeholders", token_id), found, *read_from), counts)
 
     def count_placeholders(self, modality: Modality, text: torch.Tensor) -> list[int]:
         """Return how many placeholders of a modality each row of ids (B, L) or embeddings (B, L, D) has."""
@@ -395,9 +371,9 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         self.post_init()
         self.freeze()
 
-    def encode_media(self, **inputs: torch.Tensor | None) -> MMMediaOutput:
+    def encode_media(self, *, text: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> MMMediaOutput:
         """See [`MMModel.encode_media`]."""
-        return self.model.encode_media(**inputs)
+        return self.model.encode_media(text=text, **inputs)
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """See [`MMModel.get_image_features`]."""

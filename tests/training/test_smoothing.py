@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from modeling_mm import MMForConditionalGeneration
-from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer
+from modeling_mm.training import ChatCollator
+from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, processor
 
 SMOOTHING = 0.1
 
@@ -15,7 +16,7 @@ class Captioner(MMForConditionalGeneration):
 
 def expected(model) -> float:
     """Computed by torch's own smoothing over all learned tokens."""
-    batch = mm_trainer(model, "unused").data_collator(CHATS)
+    batch = ChatCollator(processor())(CHATS)
     labels = batch.pop("labels")[:, 1:]
     with torch.no_grad():
         logits = model.eval()(**batch).logits[:, :-1]

@@ -36,6 +36,54 @@ class MMCommonTests(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin
                 self.skipTest(f"this variant has no {tower} tower")
         self.model_tester = MMModelTester(self, sees=self.sees, hears=self.hears)
 
+    def moved_by(self, model_class, change) -> torch.Tensor:
+        """How far each row's output moves when `change` is made to the inputs, (batch_size,)."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = model_class(config).eval()
+        changed = {name: tensor.clone() for name, tensor in inputs.items()}
+        change(changed)
+        with torch.no_grad():
+            difference = model(**inputs)[0] - model(**changed)[0]
+        return difference.abs().flatten(1).amax(-1)
+
+    def media(self) -> list[str]:
+        return ["pixel_values"] * self.sees + ["input_features"] * self.hears
+
+    def test_media_move_every_output(self):
+        """All comparisons here are of models that see and hear: with closed cross-attention they would hold anyway."""
+        for model_class in self.all_model_classes:
+            for name in self.media():
+                moved = self.moved_by(model_class, lambda inputs, name=name: inputs[name].mul_(3.0))
+                self.assertGreater(moved.min().item(), 1e-3, f"{name} of {model_class.__name__}")
+
+    def test_media_of_one_row_move_that_row_alone(self):
+        for model_class in self.all_model_classes:
+            for name in self.media():
+                moved = self.moved_by(model_class, lambda inputs, name=name: inputs[name][2].mul_(3.0))
+                self.assertGreater(moved[2].item(), 1e-3)
+                moved[2] = 0.0
+                self.assertLess(moved.max().item(), 1e-5, f"{name} of {model_class.__name__}")
+
+    def test_media_move_what_is_generated_at_every_step(self):
+        """The stock generation suite, which is not in the source distribution, would not notice otherwise either."""
+        for name in self.media():
+            config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+            model = MMForConditionalGeneration(config).eval()
+            options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "output_logits": True}
+            options["return_dict_in_generate"] = True
+            one = model.generate(**inputs, **options)
+            with torch.no_grad():
+                again = model(
+                    **{**inputs, "input_ids": one.sequences, "attention_mask": torch.ones_like(one.sequences)}
+                ).logits[:, -5:-1]
+            torch.testing.assert_close(torch.stack(one.logits, 1), again, atol=1e-4, rtol=1e-4)
+            inputs[name] = 3.0 * inputs[name]
+            inputs["input_ids"] = one.sequences
+            inputs["attention_mask"] = torch.ones_like(one.sequences)
+            with torch.no_grad():
+                moved = (model(**inputs).logits[:, -5:-1] - again).abs().amax((0, 2))
+            self.assertGreater(moved.min().item(), 1e-3, name)
+
     def test_config(self):
         fields = {"cross_attention_interval": 2, "cross_attention_layers": [1, 3], "vision_connector": "perceiver"}
         ConfigTester(self, config_class=MMConfig, has_text_modality=False, **fields).run_common_tests()

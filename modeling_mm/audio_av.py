@@ -24,6 +24,8 @@ READERS = (
 )
 # Elements of Matroska: the head of a file; the segment, and in it the cluster, which hold others.
 EBML, SEGMENT, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+# Boxes or elements that are walked through; hours of audio have fewer.
+MOST_PIECES = 1 << 19
 EXTRA = '`pip install "modeling_mm[audio]"`'
 
 
@@ -38,12 +40,14 @@ def joined(start: int) -> ValueError:
 
 def check_boxes(data: bytes) -> None:
     """Raise a `ValueError` for an MP4 file whose boxes reach beyond its end."""
-    start, found = 0, set()
-    while start + 8 <= len(data) and data[start:].strip(b"\0"):
+    start, found = 0, False
+    for _ in range(MOST_PIECES):
+        if start + 8 > len(data) or not data[start : start + 8].strip(b"\0"):
+            break
         name = data[start + 4 : start + 8]
         if name == b"ftyp" and found:
             raise joined(start)
-        found.add(name)
+        found = True
         length, head = int.from_bytes(data[start : start + 4], "big"), 8
         if length == 1:
             length, head = int.from_bytes(data[start + 8 : start + 16], "big"), 16
@@ -52,6 +56,8 @@ def check_boxes(data: bytes) -> None:
         if length < head:
             raise damaged(f"the MP4 box at byte {start} has a length of {length}")
         start += length
+    else:
+        raise damaged(f"it has more than {MOST_PIECES} boxes")
     if start > len(data) or data[start:].strip(b"\0"):
         raise cut_short(max(start, len(data) + 1), len(data))
 
@@ -72,7 +78,9 @@ def read_element(data: bytes, start: int) -> tuple[int, int | None, int]:
 def check_elements(data: bytes) -> None:
     """Raise a `ValueError` for a Matroska file with an element that reaches beyond its end."""
     start = 0
-    while start < len(data) and data[start]:
+    for _ in range(MOST_PIECES):
+        if start >= len(data) or not data[start]:
+            break
         kind, length, content = read_element(data, start)
         if kind == EBML and start:
             raise joined(start)
@@ -82,6 +90,10 @@ def check_elements(data: bytes) -> None:
         if length is None and not is_parent:
             raise damaged(f"the Matroska element at byte {start} states no length")
         start = content if is_parent else content + (length or 0)
+    else:
+        raise damaged(f"it has more than {MOST_PIECES} elements")
+    if data[start:].strip(b"\0"):
+        raise damaged(f"there is no Matroska element at byte {start}")
 
 
 def import_av() -> Any:

@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 Patches = Mapping[int, bytes]  # bytes of the header to replace, by their offset
 
@@ -35,6 +36,8 @@ JOINED = re.compile(
 )
 # Chunks that may follow the samples of a WAV file.
 LATER_CHUNKS = re.compile(rb"LIST|id3 |ID3 |bext|iXML|fact|cue |smpl|inst|PEAK|_PMX|JUNK|PAD ")
+# Limits on what is walked through in Python: a file of nothing but heads would take minutes.
+MOST_CHUNKS, MOST_LATER_CHUNKS, MOST_LATER_BYTES, MOST_JOINED = 4096, 64, 1 << 16, 32
 # Codecs of WAV files with blocks of one length, so that the samples are a multiple of it: PCM, float, G.711, GSM.
 WHOLE_BLOCKS = [code.to_bytes(2, "little") for code in (0x01, 0x03, 0x06, 0x07, 0x31)]
 # Types of blocks in a Creative Voice file: samples, more of them, silence, and samples of the newer kind.
@@ -45,7 +48,9 @@ IRCAM_HEAD = re.compile(rb"\x64\xa3[\x01-\x04]\0.{4}[^\0]\0{3}|\0[\x01-\x04]\xa3
 PAF_HEAD = re.compile(rb" paf\0{7}[\0\x01]|fap \0{4}[\0\x01]\0{3}")
 PVF_HEAD = re.compile(rb"PVF1\n(\d+) \d+ (\d+)\n")
 XI_HEAD = re.compile(rb"Extended Instrument: ")
-XI_16_BITS = 0x10
+XI_16_BITS = b"\x10"
+# Bytes of the head of a sample dump, and of its packets: five before the samples, and a checksum behind them.
+SDS_HEAD, SDS_PACKET = 21, 127
 # Bytes of a frame of one channel by the type of a PARIS file; 24 bits come in blocks of ten.
 PAF_BYTES = {0: 2, 1: 32, 2: 1}
 # Bytes of a value by the type of a MATLAB 4 matrix.
@@ -69,7 +74,9 @@ def damaged(reason: str) -> ValueError:
 
 def is_appended(data: bytes, start: int) -> bool:
     """Return True if what begins at `start` is padding, the tag of a player's library, or nothing."""
-    return data.startswith(APPENDED, start) or not data[start:].strip(PADDING)
+    if data.startswith(APPENDED, start):
+        return True
+    return not data[start : start + 1].strip(PADDING) and not data[start:].strip(PADDING)
 
 
 # ---- Files of chunks ------------------------------------------------------------------------------------------------
@@ -144,7 +151,9 @@ def end_of_chunks(layout: ChunkLayout, data: bytes) -> Ending:
     """
     start, samples_end, long_offset, block = layout.first, None, None, 1
     patches: Patches = {}
-    while start + layout.head <= len(data):
+    for _ in range(MOST_CHUNKS):
+        if start + layout.head > len(data):
+            break
         if samples_end is not None and (is_appended(data, start) or starts_recording(data, start)):
             break
         if not layout.is_name(data, start) and layout.is_name(data, start - 1):  # an odd chunk without its padding
@@ -173,6 +182,8 @@ def end_of_chunks(layout: ChunkLayout, data: bytes) -> Ending:
         start = body + length
         if not data[start : start + 1].strip(PADDING):
             start += -start % layout.alignment
+    else:
+        raise damaged(f"it has more than {MOST_CHUNKS} chunks")
     if samples_end is None:
         raise damaged(f"it has no {layout.audio.decode().strip()!r} chunk, which holds the samples")
     # libsndfile takes the padding of an odd chunk for samples; in a WAV file all that it needs comes before them.
@@ -185,9 +196,11 @@ def end_of_open_samples(layout: ChunkLayout, data: bytes, start: int) -> int:
     """Return the end of samples of unknown length: the end of the file, another file, or chunks to the end of it."""
     joined = JOINED.search(data, start)
     end = len(data) if joined is None else joined.start()
-    for chunk in LATER_CHUNKS.finditer(data, start, end):
+    for chunk in LATER_CHUNKS.finditer(data, max(start, end - MOST_LATER_BYTES), end):
         place = chunk.start()
-        while place + layout.head <= end and layout.is_name(data, place):
+        for _ in range(MOST_LATER_CHUNKS):
+            if place + layout.head > end or not layout.is_name(data, place):
+                break
             place += layout.head + layout.length(data, place + layout.name_bytes)
             place += place % layout.alignment
         if place in (end, end + 1):
@@ -247,7 +260,7 @@ def end_of_xi(data: bytes) -> Ending:
     start = 298 + 40 * count
     if lengths and all(lengths):
         return Ending(start + sum(lengths))
-    return Ending(whole_frames(data, start, 1 + bool(data[312] & XI_16_BITS), XI_HEAD))
+    return Ending(whole_frames(data, start, 1 + (data[312:313] == XI_16_BITS), XI_HEAD))
 
 
 def end_of_ircam(data: bytes) -> Ending:
@@ -310,9 +323,13 @@ def end_of_mat5(data: bytes) -> Ending:
 
 def end_of_voc(data: bytes) -> Ending:
     start, blocks = int.from_bytes(data[20:22], "little"), 0
-    while start < len(data) and data[start]:
+    for _ in range(MOST_CHUNKS):
+        if start >= len(data) or not data[start]:
+            break
         blocks += data[start] in VOC_SAMPLES
         start += 4 + int.from_bytes(data[start + 1 : start + 4], "little")
+    else:
+        raise damaged(f"it has more than {MOST_CHUNKS} blocks")
     if blocks > 1:
         raise ValueError(
             f"the file holds {blocks} blocks of samples, of which only one could be read; convert it to WAV"
@@ -322,14 +339,15 @@ def end_of_voc(data: bytes) -> Ending:
 
 def end_of_sds(data: bytes) -> Ending:
     bits, length = data[6], sum(data[10 + place] << 7 * place for place in range(3))
-    packets = -(-length // (120 // -(-bits // 7)))
-    end = 21 + 127 * packets
-    for start in range(21, min(end, len(data) - 126), 127):
-        checksum = 0
-        for value in islice(data, start + 1, start + 125):
-            checksum ^= value
-        if checksum & 0x7F != data[start + 125]:
-            raise damaged(f"the checksum of the packet at byte {start} is wrong")
+    words = 120 // -(-bits // 7) if bits else 0
+    if not words:
+        raise damaged(f"its samples have {bits} bits")
+    end = SDS_HEAD + SDS_PACKET * -(-length // words)
+    whole = (min(end, len(data)) - SDS_HEAD) // SDS_PACKET
+    packets = np.frombuffer(data, np.uint8, whole * SDS_PACKET, SDS_HEAD).reshape(whole, SDS_PACKET)
+    wrong = np.bitwise_xor.reduce(packets[:, 1:125], axis=1) & 0x7F != packets[:, 125]
+    if wrong.any():
+        raise damaged(f"the checksum of packet {int(wrong.argmax())} is wrong")
     return Ending(end)
 
 
@@ -382,6 +400,8 @@ def split_containers(data: bytes) -> list[bytes]:
         if is_appended(data, end):
             return recordings
         data = data[end:]
+        if len(recordings) == MOST_JOINED:
+            raise ValueError(f"the file joins more than {MOST_JOINED} recordings; separate them")
     raise damaged(f"{len(data)} bytes follow the end that its header states, and are not a recording")
 
 

@@ -7,6 +7,7 @@ libsndfile estimates the length of an MP3 that does not state it, and reads the 
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -19,6 +20,12 @@ class Recording:
 
     data: bytes
     samples: int | None = None
+
+
+def check_count(recordings: Sequence[object]) -> None:
+    """Raise a `ValueError` for more recordings than joined files may have."""
+    if len(recordings) > MOST_RECORDINGS:
+        raise ValueError(f"the file joins more than {MOST_RECORDINGS} recordings; separate them")
 
 
 # ---- MPEG audio -----------------------------------------------------------------------------------------------------
@@ -37,6 +44,9 @@ RATES = (44_100, 48_000, 32_000)
 ENOUGH_FRAMES = 4
 MOST_JUNK = 1 << 16
 TAGS = (b"Xing", b"Info")
+MOST_TAGS = 64
+# Most recordings of joined files; each is opened before the first one is decoded.
+MOST_RECORDINGS = 1000
 OLD_TAG, OLD_TAG_PLACE = b"VBRI", 36
 
 
@@ -125,7 +135,9 @@ def are_frames(data: bytes, start: int) -> bool:
 def end_of_tags(data: bytes) -> int:
     """Return the end of the tags of a player's library at the beginning of a file."""
     start = 0
-    while data.startswith(b"ID3", start) and end_of_tag(data, start) <= len(data):
+    for _ in range(MOST_TAGS):
+        if not data.startswith(b"ID3", start) or end_of_tag(data, start) > len(data):
+            break
         start = end_of_tag(data, start)
     return start
 
@@ -150,7 +162,8 @@ def promised_frames(data: bytes, start: int, frame: Frame) -> int | None:
         return None
     place = start + frame.tag
     if data[place : place + 4] in TAGS:
-        return int.from_bytes(data[place + 8 : place + 12], "big") if data[place + 7] & 1 else 0
+        flags, count = (int.from_bytes(data[at : at + 4], "big") for at in (place + 4, place + 8))
+        return count if flags & 1 else 0
     place = start + OLD_TAG_PLACE
     if data[place : place + 4] == OLD_TAG:
         return int.from_bytes(data[place + 14 : place + 18], "big")
@@ -185,6 +198,7 @@ def mpeg_streams(data: bytes, start: int) -> list[MpegStream]:
                 streams.append(MpegStream(frame))
             streams[-1].add(frame, start)
         start = end
+        check_count(streams)
     for stream in streams:
         if stream.promised > stream.frames + 1:  # some count the frame of the tag
             raise damaged(f"its header promises {stream.promised} MPEG frames and {stream.frames} are there")
@@ -208,8 +222,8 @@ def split_mpeg(data: bytes, start: int) -> list[Recording]:
 def states_bytes(stream: MpegStream, size: int) -> bool:
     """Return True if a tag states the bytes of its recording rightly, so that only its number of frames is wrong."""
     place = stream.first.tag
-    promised = int.from_bytes(stream.tag[place + 12 : place + 16], "big")
-    return stream.tag[place + 7] & 3 == 3 and promised == size + len(stream.tag)
+    flags, promised = (int.from_bytes(stream.tag[at : at + 4], "big") for at in (place + 4, place + 12))
+    return flags & 3 == 3 and promised == size + len(stream.tag)
 
 
 def with_count(stream: MpegStream) -> bytes:
@@ -265,6 +279,7 @@ def split_ogg(data: bytes) -> list[Recording]:
         start = end
         if not pages:
             recordings.append(Recording(data[first:end]))
+            check_count(recordings)
             first = end
     if pages:
         raise ValueError("the file is cut short: its last Ogg page is missing; save or download it again")
@@ -280,6 +295,8 @@ FLAC_LENGTH = (1 << 36) - 1
 FLAC_CHECKSUMS = list(range(256))
 for _ in range(8):
     FLAC_CHECKSUMS = [(value << 1 ^ (0x07 if value & 0x80 else 0)) & 0xFF for value in FLAC_CHECKSUMS]
+# Places that are tried as the last frame.
+MOST_TRIES = 1 << 16
 # Rates by their code in the head of a frame; others are written out, or are those of the first block.
 FLAC_RATES = dict(
     enumerate((88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000), start=1)
@@ -299,7 +316,7 @@ class FlacFrame:
 def read_flac_frame(data: bytes, start: int, block: int) -> FlacFrame | None:
     """Return the head of the frame at `start` of a file with blocks of `block` samples, or None if there is none."""
     head = data[start : start + 16]
-    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[2] < 0x10:
         return None
     more = max(0, f"{head[4]:08b}".index("0") - 1) if head[4] != 0xFF else 0  # as UTF-8 counts the bytes of a number
     number = head[4] & (0x7F >> (more + 1 if more else 0))
@@ -326,18 +343,21 @@ def read_flac_frame(data: bytes, start: int, block: int) -> FlacFrame | None:
 def last_flac_frame(data: bytes, start: int, block: int) -> FlacFrame | None:
     """Return the head of the last of the frames that begin at `start`."""
     first = read_flac_frame(data, start, block)
-    place = data.rfind(b"\xff", start)
-    while place >= start:
+    if first is None:
+        return None
+    sync, place = data[start : start + 2], len(data)
+    for _ in range(MOST_TRIES):
+        place = data.rfind(sync, start, place)
         frame = read_flac_frame(data, place, block)
-        if first is not None and frame is not None and frame.kind == first.kind:
+        if frame is not None and frame.kind == first.kind:  # at the latest the first one
             return frame
-        place = data.rfind(b"\xff", start, place)
-    return None
+    raise damaged("its last frame cannot be found")
 
 
 def split_flac(data: bytes) -> list[Recording]:
     """Return the recordings of one FLAC file, or of several joined ones."""
     starts = [match.start() for match in FLAC_START.finditer(data)]
+    check_count(starts)
     return [flac_recording(data[start:end]) for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 

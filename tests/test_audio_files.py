@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -345,3 +346,42 @@ def test_too_many_values_are_refused_before_they_are_decoded(monkeypatch):
     for kind in ("WAV", "FLAC", "OGG", "MP3"):
         with pytest.raises(ValueError, match="2000 samples in 1 channels, more than the limit of 1999"):
             decode_audio(encode(noise(), kind))
+
+
+HEADS = 1 << 20  # bytes of heads without content, through which a parser could walk for long
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"RIFF" + bytes(4) + b"WAVE" + (b"JUNK" + bytes(4)) * (HEADS // 8), "more than 4096 chunks"),
+        (WAV + (b"LIST" + bytes(4)) * (HEADS // 8), "more than 4096 chunks"),
+        (encode(noise(1), "WAV") * 40, "joins more than 32 recordings"),
+        (encode(noise(1), "FLAC") * 1001, "joins more than 1000 recordings"),
+        (encode(noise(), "VOC")[:26] + b"\x05\0\0\0" * (HEADS // 4), "more than 4096 blocks"),
+        (encode(noise(), "FLAC") + b"\xff\xf8" * HEADS, "its last frame cannot be found"),
+        (b"ID3\x04\0\0\0\0\0\0" * (HEADS // 10), "cannot be decoded"),
+        (b"\0\0\0\x08ftyp" + b"\0\0\0\x08free" * HEADS, "more than 524288 boxes"),
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"\xec\x80" * HEADS, "more than 524288 elements"),
+    ],
+    ids=["chunks before", "chunks behind", "WAV", "FLAC", "VOC", "FLAC frames", "tags", "MP4", "Matroska"],
+)
+def test_files_of_nothing_but_heads_are_refused_soon(data, message):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=message):
+        decode_audio(data)
+    assert time.monotonic() - start < 20  # it takes a second or two
+
+
+BEGINNINGS = [
+    *(b"RIFF....WAVE", b"FORM....AIFF", b"caff", b".snd", b"NIST_1A\n", b"2BIT", b"ALawSoundFile**"),
+    *(b"fLaC\0\0\0\x22", b"MATLAB 5.0 MAT-file", b"Extended Instrument: ", b"Creative Voice File\x1a"),
+    *(b"PVF1\n0 8000 0\n", b"OggS", b"ID3", b"\xf0\x7e\0\1" + bytes(17), b"\1\4" + bytes(38)),
+    *(bytes(4) + b"\1\0\0\0" * 2, b"\x1a\x45\xdf\xa3", b"\xff\xfb\x90"),
+]
+
+
+@pytest.mark.parametrize("start", BEGINNINGS)
+def test_the_beginning_of_a_header_is_refused(start):
+    for tail in (b"", b"\0", b"\xff" * 5, bytes(40), b"\xff" * 400):
+        assert refuses(start + tail)

@@ -4,6 +4,7 @@ import base64
 import http.server
 import io
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
-from modeling_mm import images
+from modeling_mm import image_files, images
 from modeling_mm.images import array_to_image, image_features, load_image, resized_pixels, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -235,6 +236,17 @@ def test_checksums_of_compressed_tiff_are_checked():
         end = image.tag_v2[273][0] + image.tag_v2[279][0]
     with pytest.raises(ValueError, match="incorrect data check"):
         load_image(spoil(data, end - 1))
+
+
+def test_png_of_nothing_but_chunks_and_tiff_of_more_than_its_pixels_are_refused(monkeypatch):
+    empty = bytes(4) + b"tEXt" + zlib.crc32(b"tEXt").to_bytes(4, "big")
+    with pytest.raises(ValueError, match="more than 262144 chunks"):
+        load_image(encode(two_pixels())[:33] + empty * 300_000)
+    data = encode(Image.new("RGB", (2000, 2000), RED), "TIFF", compression="tiff_deflate")
+    monkeypatch.setattr(image_files, "TIFF_PIXEL_BYTES", 0)
+    monkeypatch.setattr(image_files, "UNPACKED_AT_ONCE", 1 << 16)
+    with pytest.raises(ValueError, match=r"the TIFF strip at byte \d+ has no end"):
+        load_image(data)
 
 
 def test_png_of_several_frames_and_with_something_behind_is_whole():

@@ -2,8 +2,10 @@
 """Checks of loaded weights: every tensor is there, can be read and is finite."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,13 +48,38 @@ def read_shards(index: Path) -> list[str]:
     """Return the names of the files of weights that an index lists, or raise a `ValueError` that names the index."""
     try:
         listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(listed.values()))
+        names = sorted(map(os.fspath, set(listed.values())))
         metadata = json.loads(index.read_text(encoding="utf-8"))["metadata"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index}: no readable `weight_map` and `metadata`. {SAVE_AGAIN}.") from error
     if not names or not isinstance(metadata, dict) or any(Path(name).name != name for name in names):
         raise ValueError(f"{index}: `weight_map` must give each weight the name of a file. {SAVE_AGAIN}.")
     return names
+
+
+def source_of(name: str | os.PathLike | None) -> str:
+    """Return what a message calls the source of weights: their file in a local folder, or else its name."""
+    if name is None:
+        return "The given weights"
+    paths = (Path(name, each) for each in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    return str(next((path for path in paths if path.is_file()), name))
+
+
+def check_shapes(mismatched: Iterable[tuple[str, Any, Any]], source: str) -> None:
+    """
+    Check that no weight has another shape than in the model.
+
+    Raises:
+        RuntimeError: with names and shapes, as transformers raises it, which leaves them to a table in its log.
+    """
+    found = sorted(mismatched)
+    if found:
+        name, saved, expected = found[0]
+        raise RuntimeError(
+            f"{source}: {count([each[0] for each in found])} of another shape than in the model: {name} is "
+            f"{tuple(saved)}, expected {tuple(expected)}. Save the model again with its config, or pass "
+            "ignore_mismatched_sizes=True to start them at random."
+        )
 
 
 def check_missing(model: PreTrainedModel, missing: Iterable[str], source: str) -> None:

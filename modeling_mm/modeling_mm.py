@@ -19,10 +19,11 @@ from .connectors import build_connector
 from .decoder import MMDecoder
 from .device_reads import read_once
 from .encoders import build_encoder
+from .folders import CONFIGS, check_configs
 from .generation import MMGenerationMixin
 from .joining import Component, join_pretrained
 from .layers import init_weights
-from .loading import check_finite, check_missing, check_weight_files
+from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
 from .losses import causal_lm_loss, classification_loss, problem_type
 from .masks import check_placeholders, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
@@ -131,6 +132,7 @@ class MMPreTrainedModel(PreTrainedModel):
         *args: Any,
         ignore_missing: bool | None = None,
         output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
         """
@@ -143,14 +145,19 @@ class MMPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: if weights are missing, NaN or infinite, or a file of a local folder is damaged, with names.
+            RuntimeError: if weights have another shape, unless `ignore_mismatched_sizes`.
         """
         name, state = pretrained_model_name_or_path, kwargs.get("state_dict")
         if name is not None and os.path.isdir(name) and kwargs.get("variant") is None:
-            check_weight_files(Path(name, kwargs.get("subfolder") or ""))
-        model, report = super().from_pretrained(
-            name, *args, output_loading_info=True, **{"use_safetensors": True, **kwargs}
-        )
-        source = "The given weights" if name is None else str(name)
+            folder = Path(name, kwargs.get("subfolder") or "")
+            is_given = kwargs.get("config") is not None or (folder / "adapter_config.json").exists()
+            check_configs(folder, CONFIGS, required=() if is_given else CONFIGS[:1])
+            check_weight_files(folder)
+        kwargs = {"use_safetensors": True, **kwargs, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, report = super().from_pretrained(name, *args, **kwargs)
+        source = source_of(name)
+        if not ignore_mismatched_sizes:
+            check_shapes(report["mismatched_keys"], source)
         is_free = output_loading_info if ignore_missing is None else ignore_missing
         if not is_free and state != {}:  # no weights at all are a way to ask for random ones
             check_missing(model, report["missing_keys"], source)

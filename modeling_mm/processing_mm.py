@@ -42,6 +42,7 @@ from .chat import (
     set_option,
 )
 from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
+from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
 from .modalities import MODALITIES
 from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out
@@ -161,6 +162,9 @@ class MMProcessor(ProcessorMixin):
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
         # Unlike the inherited method, this one allows absent parts, and does not load the ones that are passed.
+        is_whole = not kwargs.get("subfolder") and "tokenizer" not in kwargs
+        if is_whole and os.path.isdir(pretrained_model_name_or_path):
+            check_processor_files(pretrained_model_name_or_path)
         saved = processor_dict or {}
         given = {name: kwargs.pop(name) for name in AUTO_CLASSES if name in kwargs}
         parts = []

@@ -12,7 +12,7 @@ FLAT = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem !=
 NESTED = sorted(path for path in PACKAGE.glob("*/**/*.py"))
 SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "pipelines")
 
-BASE = {"compat", "configuration_mm", "modalities"}
+BASE = {"compat", "configuration_mm", "folders", "modalities"}
 
 # A module may import from a lower floor, or from its own where that makes no circle.
 FLOORS = (

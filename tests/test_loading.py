@@ -27,7 +27,7 @@ def saved(folder, model=None, change=None, **options):
     model.save_pretrained(folder, **options)
     if change is not None:
         path = folder / "model.safetensors"
-        state = load_file(path)
+        state = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
         change(state)
         save_file(state, path, metadata={"format": "pt"})
     return folder
@@ -157,7 +157,7 @@ def broken(folder, change):
     joined().save_pretrained(folder, max_shard_size="20KB")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     path = folder / index["weight_map"][BLOCK]
-    state = load_file(path)
+    state = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
     change(state)
     save_file(state, path, metadata={"format": "pt"})
     return folder
@@ -205,7 +205,7 @@ def test_an_adapter_whose_weights_are_missing_or_not_finite(tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     assert MMForConditionalGeneration.from_pretrained(tmp_path / "adapter").active_adapters() == ["default"]
     path = tmp_path / "adapter" / "adapter_model.safetensors"
-    state = load_file(path)
+    state = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
     name = sorted(state)[0]
     state[name][0, 0] = math.nan
     save_file(state, path, metadata={"format": "pt"})

@@ -111,9 +111,9 @@ def import_av() -> Any:
 @contextmanager
 def open_track(data: bytes) -> Iterator[tuple[Any, Any]]:
     """Open the file and its first audio track; errors of FFmpeg become a `ValueError`."""
-    av = import_av()
     reader = reader_of(data)
     (check_boxes if reader == "mov" else check_elements)(data)
+    av = import_av()
     try:
         with av.open(io.BytesIO(data), format=reader) as container:
             if not container.streams.audio:

@@ -146,9 +146,11 @@ def try_all(kind: str, data: bytes, content: Callable[[bytes], tuple]) -> tuple[
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged tags
 def test_no_damaged_file_is_taken_for_what_it_is_not():
+    Image.init()
+    images = [(kind, options) for kind, options in IMAGES if kind in Image.SAVE]  # AVIF and QOI from Pillow 11.3 on
     files: list[tuple[str, str, bytes, Callable[[bytes], tuple]]] = [
         *[(kind, f"{kind} {subtype}", encode_audio(kind, subtype), audio_content) for kind, subtype in AUDIO],
-        *[(kind, f"{kind} {options or ''}", encode_image(kind, options), image_content) for kind, options in IMAGES],
+        *[(kind, f"{kind} {options or ''}", encode_image(kind, options), image_content) for kind, options in images],
     ]
     try:
         import av  # noqa: F401

@@ -260,6 +260,9 @@ def test_png_of_several_frames_and_with_something_behind_is_whole():
 @pytest.mark.parametrize("kind", ["AVIF", "BLP"])
 def test_every_error_of_pillow_for_a_damaged_file_is_a_value_error(kind):
     """AVIF raises RuntimeError, BLP NotImplementedError."""
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip("Pillow writes AVIF from 11.3 on")
     noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     data = encode(image if kind == "AVIF" else image.convert("P"), kind)

@@ -58,6 +58,8 @@ def check_ask(options: Namespace) -> None:
     has_question = any(files.values()) or bool((options.question or "").strip())
     if has_question == (options.questions is not None):
         raise ValueError("Give either a question (with files if it is about some), or --questions FILE.")
+    if options.questions is not None and Path(options.questions).suffix not in ("", ".jsonl"):
+        raise ValueError(f"--questions {options.questions}: expected a .jsonl file, or a folder of chats.")
     if options.questions is not None and not Path(options.questions).exists():
         raise FileNotFoundError(f"The file {options.questions} does not exist.{beside(Path(options.questions))}")
     if options.attention:

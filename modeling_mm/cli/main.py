@@ -3,6 +3,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit code: 0; 1 if something failed, such as training that diverged; 2 if an argument, or what a file
-        holds, is wrong.
+        holds, is wrong; 130 after Ctrl-C; 141 if whoever reads the output has closed it.
 
     Example:
         >>> main(["ask", "model_cards/mm-pocket", "--image", "cat.png", "What is this?"])
@@ -27,7 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         importlib.import_module(".checks", __package__).check_arguments(options)  # it reads YAML, of an extra
-        return importlib.import_module(f".{name}", __package__).run(options) or 0
+        code = importlib.import_module(f".{name}", __package__).run(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. Python would say so again when it closes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell says it
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
         is_ours = isinstance(error, ImportError) and (error.name or "").startswith("modeling_mm")
         if options.traceback or is_ours:

@@ -196,6 +196,10 @@ def find_lines(path: Path, split: str) -> Path | None:
         if not path.is_file():
             raise FileNotFoundError(f"The file {path} does not exist.")
         return path
+    if path.is_file():
+        raise ValueError(
+            f"{path} is a file of another kind: expected a .jsonl file, a folder or a dataset of the Hub."
+        )
     if not path.is_dir():
         if path.is_absolute() or str(path).startswith("."):
             raise FileNotFoundError(f"{path} is neither a file nor a folder.")

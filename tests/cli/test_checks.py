@@ -108,6 +108,7 @@ SLIPS = {
     "ask model_cards/mm-pocket ' '": "Give either a question",
     "ask model_cards/mm-pocket What? --questions a.jsonl": "Give either a question",
     "ask model_cards/mm-pocket --questions a.jsonl": "The file a.jsonl does not exist.",
+    "ask model_cards/mm-pocket --questions README.md": "--questions README.md: expected a .jsonl file, or a folder",
     "ask model_cards/mm-pocket --image redme.md What?": "--image: there is no file redme.md.",
     "ask model_cards/mm-pocket --image scripts/ap.png What?": "Did you mean 'scripts/app.png'?",
     "ask model_cards/mm-pocket What? --attention a.png": "no image and no audio to attend to",
@@ -150,3 +151,25 @@ def test_a_folder_that_is_no_model_says_what_it_is(tmp_path):
         folders.items(), light([["serve", str(tmp_path / name)] for name in folders]), strict=True
     ):
         assert code == 2 and part in said and said.count("\n") == 1, (name, said)
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word():
+    """As `modeling-mm info | head -1` does."""
+    command = f"{sys.executable} -m modeling_mm.cli info | head -1; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stderr == "" and done.stdout.splitlines()[-1] in ("141", "0")
+
+
+def test_an_interrupt_ends_the_command_without_a_traceback():
+    code = """
+import signal, threading, os
+from modeling_mm.cli import main
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+raise SystemExit(main(["ask", "model_cards/mm-pocket", "What?"]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (130, "")

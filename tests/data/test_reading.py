@@ -228,6 +228,9 @@ def test_missing_files_splits_and_wrong_options_are_refused(folder: Path) -> Non
         load_chats(folder, name="en")
     with pytest.raises(ValueError, match="`limit` must be at least 1, or None for all examples, got 0"):
         load_chats(folder, limit=0)
+    (folder / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"notes\.txt is a file of another kind"):
+        load_chats(folder / "notes.txt")
     (folder / "empty.jsonl").touch()
     with pytest.raises(ValueError, match="holds no examples"):
         load_chats(folder, split="empty")

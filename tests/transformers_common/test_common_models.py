@@ -84,6 +84,28 @@ class MMCommonTests(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin
                 moved = (model(**inputs).logits[:, -5:-1] - again).abs().amax((0, 2))
             self.assertGreater(moved.min().item(), 1e-3, name)
 
+    def test_no_token_sees_media_that_come_after_it(self):
+        for model_class in (MMModel, MMForConditionalGeneration):
+            config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+            model = model_class(config).eval()
+            for name in self.media():
+                first = (inputs["input_ids"][0] >= self.model_tester.image_token_id).nonzero()[0].item()
+                with torch.no_grad():
+                    before = model(**inputs)[0][:, :first]
+                    after = model(**{**inputs, name: 3.0 * inputs[name]})[0][:, :first]
+                self.assertTrue(torch.equal(before, after), f"{name} of {model_class.__name__}")
+
+    def test_the_embedding_of_each_modality_moves_every_output(self):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = MMForConditionalGeneration(config).eval()
+        connectors = [model.model.vision_connector] * self.sees + [model.model.audio_connector] * self.hears
+        for connector in connectors:
+            with torch.no_grad():
+                before = model(**inputs).logits
+                connector.modality.weight.add_(torch.linspace(-2, 2, connector.modality.weight.numel()))
+                moved = (model(**inputs).logits - before).abs().flatten(1).amax(-1)
+            self.assertGreater(moved.min().item(), 1e-3)
+
     def test_config(self):
         fields = {"cross_attention_interval": 2, "cross_attention_layers": [1, 3], "vision_connector": "perceiver"}
         ConfigTester(self, config_class=MMConfig, has_text_modality=False, **fields).run_common_tests()

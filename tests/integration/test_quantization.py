@@ -104,7 +104,7 @@ def test_heads_and_connectors_are_kept(cls, connector):
 
 
 def test_a_classifier_keeps_its_head():
-    model = quantize(joined(cls=MMForSequenceClassification), torchao_config("int8"))
+    model = quantize(opened(cls=MMForSequenceClassification), torchao_config("int8"))
     assert type(model.score.weight) is nn.Parameter and is_small(model.model.language_model.h[0].mlp.c_fc)
     with torch.no_grad():
         assert difference(model(**inputs(ROWS)).logits, read_back(model)(**inputs(ROWS)).logits) <= 1e-4

@@ -124,13 +124,13 @@ def test_the_evaluation_loop_and_predictions(tmp_path):
 def test_save_load_and_resume(tmp_path):
     """Six steps in one go equal three, a checkpoint, and three more."""
     arguments = {"optim": "adamw_torch", "learning_rate": 1e-3, "per_device_train_batch_size": 4, "max_steps": 6}
-    whole = joined()
+    whole = opened()
     trainer(whole, tmp_path / "whole", **arguments).train()
     saving = {**arguments, "save_strategy": "steps", "save_steps": 3}
-    trainer(joined(), tmp_path / "parts", **saving).train()
+    trainer(opened(), tmp_path / "parts", **saving).train()
     folder = tmp_path / "parts" / "checkpoint-3"
     assert (folder / "model.safetensors").exists()
-    resumed = joined()
+    resumed = opened()
     run = trainer(resumed, tmp_path / "parts", **arguments)
     run.train(resume_from_checkpoint=str(folder))
     for name, tensor in whole.state_dict().items():

@@ -103,7 +103,7 @@ def test_reload_is_identity_with_a_wave_encoder(tmp_path, norm):
 
 
 def test_reload_after_training_is_identity(tmp_path):
-    model = joined()
+    model = opened()
     batch = inputs(BATCH)
     train(model, [batch | {"labels": labels(batch)}], steps=3)
     model.save_pretrained(tmp_path)

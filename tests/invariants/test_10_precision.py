@@ -13,6 +13,7 @@ from tests.fakes.tiny import (
     inputs,
     joined,
     labels,
+    open_gates,
     opened,
     pad_images,
     vit,
@@ -172,9 +173,9 @@ def test_media_encoded_once_in_half_precision_are_reused_exactly():
 @torch.no_grad()
 def test_parts_of_different_precision_join():
     """A bf16 decoder with float32 encoders runs, whatever precision the joint model takes."""
-    model = joined(gpt2().bfloat16(), vit(), whisper())
+    model = open_gates(joined(gpt2().bfloat16(), vit(), whisper()))
     assert torch.isfinite(model(**inputs(ROWS)).logits).all()
-    model = joined(gpt2(), vit().bfloat16(), whisper().half())
+    model = open_gates(joined(gpt2(), vit().bfloat16(), whisper().half()))
     assert torch.isfinite(model(**inputs(ROWS)).logits).all()
 
 

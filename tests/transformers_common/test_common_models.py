@@ -2,7 +2,7 @@
 transformers' ModelTesterMixin, ConfigTester and TrainingTesterMixin on models with each combination of towers.
 
 Not run, as they ask for what the package has no use for: the tensor, expert and FSDP parallel mixins (they test
-`base_model_*_plan` entries of models in their own list) and PipelineTesterMixin (tiny checkpoints from the Hub).
+`base_model_*_plan` entries of models in their own list). PipelineTesterMixin runs in `test_common_pipelines.py`.
 The generation suite is not in the source distribution: its mixin is empty here, see `fetch.py`.
 """
 

@@ -90,6 +90,8 @@ COMMANDS = {
         DTYPE,
         arg("--attn", help="attention implementation, such as sdpa"),
         arg("--max-tokens", type=int, metavar="N", help="limit of a request (default: the model's positions)"),
+        arg("--max-audio-seconds", type=float, default=600.0, help="limit of a request (default: %(default)g)"),
+        arg("--max-requests", type=int, default=256, metavar="N", help="at once; more get 429 (default: %(default)s)"),
         arg("--cors", action="store_true", help="accept requests of pages of any origin"),
         arg("--allow-private-urls", action="store_true", help="URLs may lead to private addresses"),
         arg("--allow-files", metavar="FOLDER", help="requests may name files of this folder"),

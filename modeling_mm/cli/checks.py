@@ -37,6 +37,8 @@ def check_arguments(options: Namespace) -> None:
         "limit": 1,
         "search": 1,
         "max_tokens": 1,
+        "max_audio_seconds": 1,
+        "max_requests": 1,
         "tokens": 1,
         "repeats": 1,
     }.items():

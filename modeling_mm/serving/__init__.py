@@ -9,12 +9,13 @@ OpenAI's protocol (`build_app`, extra `serve`) and a web page (`build_page`, ext
 from typing import TYPE_CHECKING, Any
 
 from ..sources import SourcePolicy
+from .limits import ServerLimits
 
 if TYPE_CHECKING:
     from .page import build_page
     from .server import build_app
 
-__all__ = ["SourcePolicy", "build_app", "build_page"]
+__all__ = ["ServerLimits", "SourcePolicy", "build_app", "build_page"]
 
 
 def __getattr__(name: str) -> Any:

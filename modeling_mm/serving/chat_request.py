@@ -6,20 +6,15 @@ transformers takes most requests as they are and ignores unknown parts; here eve
 is refused, with the reason.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
-from ..audio_files import measure_audio
 from ..chat import OTHER_ROLES, TEXT_PARTS, media_source, normalize_part
-from ..images import DAMAGED_FILE_ERRORS
 from ..modalities import MODALITIES
-from ..sources import SourceError, SourcePolicy, read_bytes
-from .answering import BadRequest
 from .fields import CHAT_FIELDS
+from .limits import BadRequest
+from .preparing import Media
 from .sampling import Sampling
 from .values import check_sampling, check_stream_options, check_text, check_type, shortened
 
@@ -30,17 +25,6 @@ MEDIA_PARTS |= {name: name for name in MODALITIES}
 PARTS = ("text", *TEXT_PARTS, *MEDIA_PARTS)
 LONGEST_TEXT = 200_000  # characters of a request; no model of this kind has positions for as many
 MOST_PARTS, MOST_MEDIA = 1024, 16
-# Pixels and samples of all media of a request: a small file can unpack into far more.
-UNPACKED_LIMITS = {"image": 1 << 26, "audio": 1 << 27}
-
-
-@dataclass(frozen=True)
-class Media:
-    """Image or audio of a request: its place in the request, its source, and the part that gets its bytes."""
-
-    where: str
-    source: str
-    part: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,7 @@ class ChatRequest:
     Checked request.
 
     Args:
-        messages: the conversation in our chat form; parts with media get their `bytes` from `read_media`.
+        messages: the conversation in our chat form; parts with media get their content from `prepare`.
         media: its images and audio in order.
         sampling: the options of its answers.
         stream: whether the answer comes in pieces.
@@ -100,47 +84,6 @@ def check_size(field: str, messages: list[dict[str, Any]], media: list[Media]) -
     ):
         if count > most:
             raise BadRequest(f"`{field}`: expected {most} {name} at most, got {count}; send less.")
-
-
-def read_media(media: list[Media], policy: SourcePolicy, deadline: float) -> None:
-    """
-    Put the bytes of all media into their parts.
-
-    Args:
-        deadline: the time in `time.monotonic()` by which all URLs must be read
-
-    Raises:
-        BadRequest: for a source that is refused or unreadable, and for more than a request may hold.
-    """
-    bytes_left, left = policy.max_bytes, dict(UNPACKED_LIMITS)
-    for each in media:
-        kind = each.part["type"]
-        try:
-            data = read_bytes(each.source, policy, bytes_left, deadline)
-        except SourceError as error:
-            raise BadRequest(f"`{each.where}`: {error}.") from error
-        bytes_left -= len(data)
-        left[kind] -= unpacked_size(data, kind)
-        if left[kind] < 0:
-            raise BadRequest(f"`{each.where}`: {unpacks_too_large(kind)}")
-        each.part["bytes"] = data
-
-
-def unpacked_size(data: bytes, kind: str) -> int:
-    """Return the pixels or samples that a file announces; 0 for a broken file, which its decoder reports better."""
-    try:
-        if kind == "image":
-            with Image.open(io.BytesIO(data)) as image:
-                return image.width * image.height
-        size = measure_audio(data)
-        return size.samples * size.channels
-    except (*DAMAGED_FILE_ERRORS, Image.DecompressionBombError):
-        return 0
-
-
-def unpacks_too_large(kind: str) -> str:
-    unit = "pixels of images" if kind == "image" else "values of audio"
-    return f"expected {UNPACKED_LIMITS[kind]} {unit} at most in a request, once they are unpacked; make them smaller."
 
 
 def check_message(index: int, message: Any, media: list[Media]) -> dict[str, Any]:

@@ -31,8 +31,7 @@ class ChatHandler:
         """
         self.queue.manager.check_name(body.get("model"))
         chat = await asyncio.to_thread(check_chat, body)
-        await self.queue.read_media(chat.media)
-        streams = await self.queue.begin(chat.messages, chat.sampling)
+        streams = await self.queue.begin(chat.messages, chat.sampling, chat.media)
         head = self.head(request)
         if chat.stream:
             return EventStream(chat_events(head, streams, chat), streams)

@@ -3,19 +3,21 @@
 
 import asyncio
 import mimetypes
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..explain.attention import AnswerAttention, answer_attention
 from ..images import decode_image
 from ..processing_mm import READERS
-from .answering import GenerationStream, encode, make_config
+from .answering import GenerationStream, make_config
+from .engine import Engine
+from .preparing import encode
 from .sampling import Sampling
 
 Turns = list[dict[str, Any]]
@@ -69,21 +71,20 @@ def check_turn(turn: dict[str, Any]) -> None:
 
 
 async def stream_answer(
-    submit: Callable[..., Future], model: Any, processor: Any, turns: Turns, max_new_tokens: int
+    engine: Engine, processor: Any, turns: Turns, max_new_tokens: int
 ) -> AsyncGenerator[tuple[str, list[int]], None]:
     """
     Yield the growing answer to a conversation: its text and its tokens. Closing the iterator ends the generation.
 
-    Args:
-        submit: runs work in the thread of the model
-
     Raises:
         ValueError: for messages that the processor refuses, and for a conversation that is too long for the model.
     """
-    inputs = await asyncio.wrap_future(submit(encode, model, processor, turns))
+    model = engine.model
+    encoded = await asyncio.to_thread(encode, processor, turns)
+    inputs = {name: torch.from_numpy(array).to(model.device) for name, array in encoded.items()}
     sampling = Sampling(temperature=0.0)
     config = make_config(sampling, model, inputs["input_ids"].shape[1], max_new_tokens)
-    stream = GenerationStream(submit, model, processor, inputs, config, sampling)
+    stream = GenerationStream(engine, processor, inputs, config, sampling)
     text = ""
     try:
         async for piece in stream.pieces():

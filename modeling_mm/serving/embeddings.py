@@ -15,10 +15,13 @@ from fastapi.responses import JSONResponse, Response
 from torch.nn.functional import normalize
 
 from ..evaluation.answering import free_positions
-from .answering import BadRequest, encode
-from .chat_request import MOST_PARTS, Media, check_part, check_size
+from ..outputs import MMMediaOutput
+from .chat_request import MOST_PARTS, check_part, check_size
 from .fields import EMBEDDING_FIELDS
 from .handlers import RequestQueue
+from .limits import BadRequest
+from .preparing import Media
+from .row import items_of
 from .values import check_text, shortened
 
 ENCODINGS = ("float", "base64")
@@ -39,17 +42,18 @@ class EmbeddingsHandler:
             HTTPException: for another model.
         """
         self.queue.manager.check_name(body.get("model"))
-        model, processor = self.queue.manager.served()
+        model, _ = self.queue.manager.served()
         messages, media = await asyncio.to_thread(check_embeddings, body, model.config.text_config.n_embd)
-        await self.queue.read_media(media)
         rows = []
         tokens = 0
         for index, message in enumerate(messages):
-            inputs = await self.queue.read(encode, model, processor, [message])
+            prepared = await self.queue.prepare([message], [each for each in media if is_of(each, message)])
+            inputs = self.queue.tensors(prepared)
             check_length(index, inputs["input_ids"].shape[1], model)
             tokens += inputs["input_ids"].shape[1]
             # One by one, so that the answers of others go on in between.
-            vector = await self.queue.use_model(embed, model, inputs)
+            shown = await asyncio.wrap_future(self.queue.engine.encode(items_of(inputs)))
+            vector = await self.queue.use_model(embed, model, inputs["input_ids"], shown)
             embedding = encoded(vector) if body.get("encoding_format") == "base64" else vector.tolist()
             rows.append({"object": "embedding", "index": index, "embedding": embedding})
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -58,10 +62,15 @@ class EmbeddingsHandler:
 
 
 @torch.no_grad()
-def embed(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the embedding (D,) of one row, in float32 on the CPU."""
-    state = model.model(**inputs, use_cache=False).last_hidden_state[0, -1]
+def embed(model: Any, input_ids: torch.Tensor, media: MMMediaOutput | None) -> torch.Tensor:
+    """Return the embedding (D,) of one row (1, L) with its encoded media, in float32 on the CPU."""
+    state = model.model(input_ids, media=media, use_cache=False).last_hidden_state[0, -1]
     return normalize(state.float(), dim=0).cpu()
+
+
+def is_of(media: Media, message: Mapping[str, Any]) -> bool:
+    """Return True for an image or audio of a message."""
+    return any(part is media.part for part in message["content"])
 
 
 def encoded(vector: torch.Tensor) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answering import BadRequest
+from .limits import BadRequest
 from .values import RANGES, shortened
 
 

@@ -2,13 +2,13 @@
 """
 The served model, and the queue through which requests are read and answered.
 
-Loading and the thread that generates are those of `transformers serve`. Ours differ in these points:
+Loading is that of `transformers serve`. Ours differ in these points:
 
 - Requests are checked, and their media read, before they are handled; theirs open any file and any address.
 - A fault in a request, such as a broken image, is answered with 400 before an answer is begun; theirs answers
   500. Faults of the server are logged and answered with 500, without their text.
-- Nothing slow runs on the event loop: threads fetch sources, so that slow ones delay no other request; one thread
-  reads messages, since tokenizers are not thread-safe and unpacked media add up.
+- Nothing slow runs on the event loop: threads fetch URLs, processes decode media, one thread reads text.
+- Answers are generated together, each as if alone; theirs come one after the other.
 - Answers without a requested length are as long as the model's positions allow; theirs asks for 1024 tokens, which a
   decoder with learned positions may not have.
 - An answer ends before its stop string, and when its client leaves, streamed or not.
@@ -19,19 +19,23 @@ Loading and the thread that generates are those of `transformers serve`. Ours di
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from transformers.cli.serving.model_manager import ModelManager
-from transformers.cli.serving.utils import GenerationState
 
 from ..sources import WEB, SourcePolicy
-from .answering import BadRequest, GenerationStream, encode, make_config
-from .chat_request import Media, read_media
+from .answering import GenerationStream, make_config
+from .engine import Engine
+from .limits import BadRequest, ServerLimits
+from .preparing import Media, Prepared, TextRoom, fetch, prepare
+from .row import items_of
 from .sampling import Sampling
 from .values import shortened
+from .workers import WorkerPool
 
 FETCHERS = 16
 
@@ -68,55 +72,79 @@ class OneModel(ModelManager):
 
 class RequestQueue:
     """
-    Queue through which both handlers have requests read and answered.
+    Queue through which all handlers have requests read and answered.
 
     Args:
-        most_tokens: limit on the tokens of an answer; by default the positions of the model
+        policy: what media of a request may be
+        limits: of the server
     """
 
-    def __init__(
-        self, manager: OneModel, state: GenerationState, policy: SourcePolicy, most_tokens: int | None = None
-    ):
-        self.manager, self.state, self.policy, self.most_tokens = manager, state, policy, most_tokens
+    def __init__(self, manager: OneModel, policy: SourcePolicy, limits: ServerLimits):
+        self.manager, self.policy, self.limits = manager, policy, limits
+        model, processor = manager.served()
+        self.engine = Engine(model, limits.rows)
+        self.workers = WorkerPool(processor, limits.workers, limits.prepare_seconds)
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
-        self.reader = ThreadPoolExecutor(1, "read")
+        self.reader = ThreadPoolExecutor(1, "read")  # tokenizers are not thread-safe
+        self.room = TextRoom.of(model, processor)
 
-    async def read(self, work: Callable, *arguments: Any) -> Any:
-        """Run work on the content of a request, one request at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self.reader, work, *arguments)
-
-    async def read_media(self, media: list[Media]) -> None:
+    async def prepare(self, messages: list[dict[str, Any]], media: Sequence[Media] = ()) -> Prepared:
         """
-        Read all media of a request into its messages.
+        Return the inputs of a conversation. Media are decoded by a worker; text alone, which takes no time, is not.
 
         Raises:
-            BadRequest: for media that cannot be read, or not in time: names, connections and free threads may be late.
+            BadRequest: for media and messages that are refused.
         """
-        arguments = media, self.policy, time.monotonic() + self.policy.timeout
-        if not any(each.source.startswith(WEB) for each in media):
-            await self.read(read_media, *arguments)
-            return
-        fetched = asyncio.get_running_loop().run_in_executor(self.fetchers, read_media, *arguments)
+        media = await self.fetch(media)
+        arguments = messages, media, self.policy, self.room
+        if media:
+            return await self.workers.run(prepare, *arguments)
+        _, processor = self.manager.served()
+        return await asyncio.get_running_loop().run_in_executor(self.reader, prepare, processor, *arguments)
+
+    async def fetch(self, media: Sequence[Media]) -> Sequence[Media]:
+        """
+        Return media with the content of their URLs.
+
+        Raises:
+            BadRequest: for those that cannot be read, or not in time: names, connections and free threads may be late.
+        """
+        if not any(isinstance(each.source, str) and each.source.startswith(WEB) for each in media):
+            return media
+        deadline = time.monotonic() + self.policy.timeout
+        fetched = asyncio.get_running_loop().run_in_executor(self.fetchers, fetch, media, self.policy, deadline)
         try:
-            await asyncio.wait_for(fetched, self.policy.timeout + 1)
+            return await asyncio.wait_for(fetched, self.policy.timeout + 1)
         except asyncio.TimeoutError as error:
             raise BadRequest(f"`messages`: its URLs took longer than {self.policy.timeout:g} s.") from error
 
-    @property
-    def submit(self) -> Callable[..., Future]:
-        """Run work in the thread of the model, behind what was submitted before."""
-        return self.state.get_manager(self.manager.process_model_name(self.manager.force_model)).submit
-
-    async def use_model(self, work: Callable, *arguments: Any) -> Any:
+    async def use_model(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return the result of work with the model, which nothing else uses meanwhile."""
-        return await asyncio.wrap_future(self.submit(work, *arguments))
+        return await asyncio.wrap_future(self.engine.call(work, *arguments))
 
-    async def begin(self, messages: list[dict[str, Any]], sampling: Sampling) -> list[GenerationStream]:
-        """Queue the answers to a conversation behind the answers that were requested before."""
+    async def begin(
+        self, messages: list[dict[str, Any]], sampling: Sampling, media: Sequence[Media] = ()
+    ) -> list[GenerationStream]:
+        """Have the answers to a conversation generated, beside those of other requests."""
+        return self.answer(await self.prepare(messages, media), sampling)
+
+    def answer(self, prepared: Prepared, sampling: Sampling) -> list[GenerationStream]:
         model, processor = self.manager.served()
-        inputs = await self.read(encode, model, processor, messages)
-        config = make_config(sampling, model, inputs["input_ids"].shape[-1], self.most_tokens)
+        inputs = self.tensors(prepared)
+        config = make_config(sampling, model, inputs["input_ids"].shape[-1], self.limits.tokens)
+        items = items_of(inputs)
         return [
-            GenerationStream(self.submit, model, processor, inputs, config, sampling, seed)
+            GenerationStream(self.engine, processor, inputs, config, sampling, seed, items)
             for seed in sampling.seeds()
         ]
+
+    def tensors(self, prepared: Prepared) -> dict[str, torch.Tensor]:
+        """Return prepared inputs on the model's device."""
+        device = self.engine.model.device
+        return {name: torch.from_numpy(array).to(device) for name, array in prepared.inputs.items()}
+
+    def stop(self) -> None:
+        """End the engine and the workers, whatever they do."""
+        self.engine.stop()
+        self.workers.stop()
+        self.fetchers.shutdown(wait=False, cancel_futures=True)

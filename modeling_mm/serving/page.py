@@ -3,13 +3,13 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
 from .conversation import Turns, attention_gallery, check_turn, stream_answer, user_turn
+from .engine import Engine
 from .introduction import Introduction, modalities_of
 
 NOT_ANSWERED = "Not answered"
@@ -28,7 +28,7 @@ def build_page(
         introduction: what the page says of the model, and its examples
     """
     shown = introduction or Introduction(title)
-    pool = ThreadPoolExecutor(1, "model")  # one visitor at a time uses the model
+    engine = Engine(model)
 
     def check(message: dict[str, Any]) -> dict[str, Any]:
         """Check a message before it leaves the text box, where it stays if it is refused."""
@@ -43,7 +43,7 @@ def build_page(
         turns = [*turns_of(history), turn_of(message)]
         try:
             text, tokens = "", list[int]()
-            async with aclosing(stream_answer(pool.submit, model, processor, turns, max_new_tokens)) as steps:
+            async with aclosing(stream_answer(engine, processor, turns, max_new_tokens)) as steps:
                 async for step in steps:
                     text, tokens = step
                     yield text, None
@@ -57,7 +57,7 @@ def build_page(
         if seen is None:
             return []
         try:
-            return pool.submit(attention_gallery, model, processor, *seen).result()
+            return engine.call(attention_gallery, model, processor, *seen).result()
         except ValueError as error:
             gr.Warning(f"What the words looked at cannot be shown: {error}")
             return []

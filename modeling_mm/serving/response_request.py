@@ -3,9 +3,10 @@
 
 from typing import Any
 
-from .answering import BadRequest
-from .chat_request import MOST_PARTS, ROLES, ChatRequest, Media, check_size, media_part
+from .chat_request import MOST_PARTS, ROLES, ChatRequest, check_size, media_part
 from .fields import RESPONSE_FIELDS
+from .limits import BadRequest
+from .preparing import Media
 from .values import check_sampling, check_stream_options, check_text, check_type, shortened
 
 LOGPROBS = "message.output_text.logprobs"

@@ -35,8 +35,7 @@ class ResponsesHandler:
         self.queue.manager.check_name(body.get("model"))
         chat = await asyncio.to_thread(check_response, body)
         metadata = check_metadata(body.get("metadata"))
-        await self.queue.read_media(chat.media)
-        streams = await self.queue.begin(chat.messages, chat.sampling)
+        streams = await self.queue.begin(chat.messages, chat.sampling, chat.media)
         answer = ResponseAnswer(
             self.queue.manager.force_model, request.state.request_id, {**body, "metadata": metadata}
         )

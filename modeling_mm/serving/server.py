@@ -8,8 +8,9 @@ messages.
 
 import inspect
 import re
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,22 +18,22 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
 from ..sources import SourcePolicy
-from .answering import BadRequest
+from .bodies import TOO_MANY, LimitBodies
 from .completions import ChatHandler
 from .embeddings import EmbeddingsHandler
 from .events import FAILED
 from .fields import UnknownField
 from .handlers import OneModel, RequestQueue
+from .limits import BadRequest, ServerLimits
 from .responses import ResponsesHandler
 from .transcriptions import TranscriptionHandler
+from .workers import worker_context
 
 KEPT_ROUTES = ("/v1/models", "/health")  # of transformers
-TOO_LARGE = 413
 FORM_ROUTE = "/v1/audio/transcriptions"
 SEND_FORM = "Send multipart/form-data with its boundary."
 SEND_JSON = "Send a JSON object in UTF-8, with `Content-Type: application/json`."
@@ -46,8 +47,7 @@ def build_app(
     dtype: str | None = None,
     attn_implementation: str | None = None,
     enable_cors: bool = False,
-    most_tokens: int | None = None,
-    max_body_bytes: int | None = None,
+    limits: ServerLimits = ServerLimits(),  # noqa: B008  # frozen
 ) -> FastAPI:
     """
     Load a model and return the app that serves it.
@@ -56,22 +56,23 @@ def build_app(
         model: a folder or Hub id; clients use the same name
         policy: the sources of images and audio that requests may name
         dtype: precision of the weights; by default that of the checkpoint on a GPU, float32 on a CPU
-        most_tokens: limit on the tokens of an answer; by default the positions of the model
-        max_body_bytes: limit on the body of a request; by default media of the largest size and a conversation
+        limits: on what it does at once
     """
-    if max_body_bytes is None:
-        max_body_bytes = policy.max_bytes * 4 // 3 + (1 << 20)  # media come in base64
+    if limits.body_bytes is None:
+        limits = replace(limits, body_bytes=policy.max_bytes * 4 // 3 + (1 << 20))  # media come in base64
     if dtype is None:
         dtype = "auto" if torch.cuda.is_available() and device != "cpu" else "float32"
+    worker_context()  # its imports run while the model is loaded
     manager = OneModel(device=device, dtype=dtype, attn_implementation=attn_implementation, force_model=model)
     state = GenerationState()
-    queue = RequestQueue(manager, state, policy, most_tokens)
+    queue = RequestQueue(manager, policy, limits)
     given: dict[str, Any] = {"model_manager": manager, "generation_state": state, "enable_cors": enable_cors}
     # The handlers depend on the version of transformers; those of the removed routes are None.
     app = build_server(**{name: given.get(name) for name in inspect.signature(build_server).parameters})
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in KEPT_ROUTES]
     add_routes(app, queue)
-    app.add_middleware(LimitBody, limit=max_body_bytes)
+    app.add_middleware(LimitBodies, limits=limits, refuse=error_response)
+    app.router.lifespan_context = until_stopped(app.router.lifespan_context, queue)
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return app
@@ -104,40 +105,17 @@ def add_routes(app: FastAPI, queue: RequestQueue) -> None:
         return queue.manager.description()
 
 
-class LimitBody:
-    """
-    Middleware that refuses requests with a body of more than `limit` bytes, announced or not, before they are handled.
+def until_stopped(inner: Callable[[Any], AbstractAsyncContextManager], queue: RequestQueue) -> Callable[[Any], Any]:
+    """Return the life of an app whose workers start and end with it, and whose engine ends with it."""
 
-    It reads each body to its end, as an answer cannot be sent from within the code that reads a body.
-    """
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with inner(app) as state:
+            await queue.workers.start()
+            yield state
+        queue.stop()
 
-    def __init__(self, app: ASGIApp, limit: int):
-        self.app, self.limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        received = int(announced) if announced.isdigit() else 0
-        parts: deque[Message] = deque()
-        has_more = received <= self.limit
-        received = 0 if has_more else received
-        while has_more and received <= self.limit:
-            parts.append(await receive())
-            received += len(parts[-1].get("body", b""))
-            has_more = parts[-1].get("more_body", False)  # none either if the client has left
-        if received > self.limit:
-            parts.clear()
-            message = f"The request is larger than {self.limit} bytes; send smaller images and audio."
-            # The rest of the body is not read.
-            await error_response(TOO_LARGE, message, {"Connection": "close"})(scope, receive, send)
-            return
-
-        async def replay() -> Message:
-            return parts.popleft() if parts else await receive()
-
-        await self.app(scope, replay, send)
+    return lifespan
 
 
 # ---- Errors, as OpenAI's clients read them --------------------------------------------------------------------------
@@ -145,7 +123,7 @@ class LimitBody:
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Return an error as OpenAI's clients read it; the field that a message begins with is its `param`."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == TOO_MANY else "invalid_request_error"
     message = message[:LONGEST_MESSAGE].encode("utf-8", "backslashreplace").decode()  # halves of surrogate pairs
     field = re.match(r"`([^`]+)`: ", message)
     content = {"error": {"message": message, "type": kind, "param": field and field[1], "code": str(status)}}

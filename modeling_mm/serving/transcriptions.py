@@ -12,14 +12,15 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import FormData, UploadFile
 
-from ..audio import load_audio
 from ..prompts import transcription_languages, transcription_prompt
-from .answering import BadRequest, GenerationStream
-from .chat_request import LONGEST_TEXT, UNPACKED_LIMITS, unpacked_size, unpacks_too_large
+from .answering import GenerationStream
+from .chat_request import LONGEST_TEXT
 from .completions import usage_of
 from .events import END_EVENT, FAILED, EventStream, error_event, event, whole_texts
 from .fields import TRANSCRIPTION_FIELDS
 from .handlers import RequestQueue
+from .limits import BadRequest
+from .preparing import Media
 from .sampling import Sampling
 from .values import RANGES, check_number, check_text, shortened
 
@@ -55,9 +56,10 @@ class TranscriptionHandler:
             data = await upload.read()
         if processor.feature_extractor is None:
             raise BadRequest("`model`: it has no audio encoder; use /v1/chat/completions, or a model with one.")
-        rate = processor.feature_extractor.sampling_rate
-        messages, seconds = await self.queue.read(audio_question, data, prompt, rate)
-        streams = await self.queue.begin(messages, sampling)
+        audio = {"type": "audio"}
+        messages = [{"role": "user", "content": [audio, {"type": "text", "text": prompt}]}]
+        prepared = await self.queue.prepare(messages, [Media("file", data, audio)])
+        streams = self.queue.answer(prepared, sampling)
         if fields.get("stream") == "true":
             return EventStream(transcript_events(streams[0]), streams)
         (text,) = await whole_texts(streams, request.receive)
@@ -67,8 +69,8 @@ class TranscriptionHandler:
         if form_of_answer == "json":
             return JSONResponse({"text": text, "usage": {"type": "tokens", **as_audio_usage(streams[0])}})
         language = fields.get("language") or next(iter(transcription_languages(model)))
-        verbose = {"task": "transcribe", "language": language, "duration": seconds, "text": text}
-        return JSONResponse({**verbose, "usage": {"type": "duration", "seconds": seconds}})
+        verbose = {"task": "transcribe", "language": language, "duration": prepared.audio_seconds, "text": text}
+        return JSONResponse({**verbose, "usage": {"type": "duration", "seconds": prepared.audio_seconds}})
 
 
 def check_form(form: FormData) -> dict[str, str]:
@@ -120,18 +122,6 @@ def prompt_of(fields: dict[str, str], model: Any) -> str:
     if len(prompt) > LONGEST_TEXT:
         raise BadRequest(f"`prompt`: expected {LONGEST_TEXT} characters at most, got {len(prompt)}.")
     return prompt
-
-
-def audio_question(data: bytes, prompt: str, rate: int) -> tuple[list[dict[str, Any]], float]:
-    """Return a conversation that asks about an audio file, and the seconds of the file."""
-    if unpacked_size(data, "audio") > UNPACKED_LIMITS["audio"]:
-        raise BadRequest(f"`file`: {unpacks_too_large('audio')}")
-    try:
-        samples = load_audio(data, rate)
-    except ValueError as error:
-        raise BadRequest(f"`file`: {error}") from error
-    audio = {"type": "audio", "audio": {"array": samples, "sampling_rate": rate}}
-    return [{"role": "user", "content": [audio, {"type": "text", "text": prompt}]}], len(samples) / rate
 
 
 def as_audio_usage(stream: GenerationStream) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from .answering import BadRequest
+from .limits import BadRequest
 from .sampling import Sampling
 
 # field: (type, lower bound, upper bound, if the lower bound itself is allowed)

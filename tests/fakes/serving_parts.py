@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from modeling_mm.prompts import set_prompts
-from modeling_mm.serving import SourcePolicy
+from modeling_mm.serving import ServerLimits, SourcePolicy
 from modeling_mm.training import ChatCollator
 from tests.fakes.processor_parts import RATE, picture, sound
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
@@ -220,7 +220,8 @@ def run_here(folder, **options):
 
     from modeling_mm.serving import build_app
 
-    app = build_app(str(folder), SourcePolicy(private_urls=True, timeout=URL_SECONDS), "cpu", **options)
+    policy = SourcePolicy(private_urls=True, timeout=URL_SECONDS)
+    app = build_app(str(folder), policy, "cpu", limits=ServerLimits(**options))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         runner = uvicorn.Server(uvicorn.Config(app, log_config=None))
         thread = threading.Thread(target=runner.run, args=([listening],), daemon=True)

@@ -61,5 +61,5 @@ def endless_server(tmp_path_factory):
 def server_here(folder):
     if MISSING:
         pytest.skip(needs_extra.kwargs["reason"])
-    with run_here(folder, max_body_bytes=SMALL_BODY) as server:
+    with run_here(folder, body_bytes=SMALL_BODY) as server:
         yield server

@@ -2,19 +2,16 @@
 
 import base64
 import inspect
-import io
 import json
-import time
 
-import numpy as np
 import pytest
-import soundfile
 
 from modeling_mm.chat import media_source, normalize_conversations, normalize_part
 from modeling_mm.serving import SourcePolicy
-from modeling_mm.serving.answering import BadRequest
-from modeling_mm.serving.chat_request import UNPACKED_LIMITS, check_chat, read_media, unpacked_size
+from modeling_mm.serving.chat_request import check_chat
 from modeling_mm.serving.fields import CHAT_FIELDS, EMBEDDING_FIELDS, RESPONSE_FIELDS, TRANSCRIPTION_FIELDS
+from modeling_mm.serving.limits import BadRequest
+from modeling_mm.serving.preparing import read
 from modeling_mm.serving.sampling import Sampling
 from modeling_mm.sources import read_bytes
 from tests.fakes.gallery import red
@@ -34,12 +31,6 @@ def chat(*parts, **fields) -> dict:
     return {"messages": [{"role": "user", "content": list(parts) or "x"}], **fields}
 
 
-def read(body, **limits) -> list[dict]:
-    checked = check_chat(body)
-    read_media(checked.media, SourcePolicy(**limits), time.monotonic() + 5)
-    return checked.messages
-
-
 def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
     body = chat(image(RED), text("x"), n=1, tools=[], logit_bias={}, stop="a")
     before = json.dumps(body)
@@ -47,7 +38,6 @@ def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
     assert checked.messages[0]["content"] == [{"type": "image"}, text("x")]
     assert [(media.where, media.source) for media in checked.media] == [("messages[0].content[0].image_url", RED)]
     assert checked.sampling == Sampling(stop=("a",)) and not checked.stream
-    assert read(body) == [{"role": "user", "content": [{"type": "image", "bytes": red()}, text("x")]}]
     assert json.dumps(body) == before
 
 
@@ -72,7 +62,8 @@ def test_the_server_takes_the_parts_that_the_processor_takes(part):
     ((ours,),), _ = normalize_conversations([{"role": "developer", "content": [part]}])
     assert ours["role"] == "system"
     assert (ours["content"][0]["type"], read_bytes(media_source(ours["content"][0]))) == (kind, red())
-    assert read(chat(part))[0]["content"] == [{"type": kind, "bytes": red()}]
+    (media,) = check_chat(chat(part)).media
+    assert media.part == {"type": kind} and read(media, SourcePolicy(), 1000) == red()
 
 
 def test_texts_of_the_other_protocol_are_texts():
@@ -88,7 +79,7 @@ def test_paths_are_no_way_to_the_files_of_the_server(tmp_path):
         {"type": "image", "url": f"file://{tmp_path}/a.png"},
     ):
         with pytest.raises(BadRequest, match=r"messages\[0\].content\[0\].image`: .* as a data: URL"):
-            read(chat(part))
+            read(check_chat(chat(part)).media[0], SourcePolicy(), 1000)
 
 
 def test_audio_is_read_from_each_kind_of_part():
@@ -97,7 +88,8 @@ def test_audio_is_read_from_each_kind_of_part():
         {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,QUJD"}},
         {"type": "audio_url", "audio_url": "QUJD"},
     ):
-        assert read(chat(part))[0]["content"] == [{"type": "audio", "bytes": b"ABC"}]
+        (media,) = check_chat(chat(part)).media
+        assert read(media, SourcePolicy(), 100) == b"ABC"
 
 
 def test_only_what_is_known_is_handed_on():
@@ -208,26 +200,3 @@ def test_at_the_limits_requests_pass_and_beyond_them_they_do_not():
     ):
         with pytest.raises(BadRequest, match=reason):
             check_chat(chat(*parts))
-
-
-def test_a_request_has_one_room_for_all_its_media(monkeypatch):
-    silence = io.BytesIO()
-    soundfile.write(silence, np.zeros(1000, np.float32), 8000, format="FLAC")
-    sound = {"type": "audio_url", "audio_url": {"url": base64.b64encode(silence.getvalue()).decode()}}
-    monkeypatch.setitem(UNPACKED_LIMITS, "image", 2 * 24)
-    monkeypatch.setitem(UNPACKED_LIMITS, "audio", 2000)
-    for limits, part, reason in (
-        ({"max_bytes": 2 * len(red()) + 10}, image(RED), r"content\[2\].image_url`: .* the limit of 10 bytes"),
-        ({}, image(RED), r"content\[2\].image_url`: expected 48 pixels of images at most"),
-        ({}, sound, r"content\[2\].audio_url`: expected 2000 values of audio at most"),
-    ):
-        assert len(read(chat(part, part), **limits)[0]["content"]) == 2
-        with pytest.raises(BadRequest, match=reason):
-            read(chat(part, part, part), **limits)
-
-
-def test_small_files_announce_how_large_they_become():
-    sound = io.BytesIO()
-    soundfile.write(sound, np.zeros((90, 2), np.float32), 8000, format="FLAC")
-    assert unpacked_size(red(), "image") == 24 and unpacked_size(sound.getvalue(), "audio") == 180
-    assert unpacked_size(b"none", "image") == unpacked_size(b"none", "audio") == 0

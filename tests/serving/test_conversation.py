@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from PIL import Image
 
 from modeling_mm.evaluation import free_positions
 from modeling_mm.explain import AnswerAttention
-from modeling_mm.serving.answering import encode
 from modeling_mm.serving.conversation import (
     SHOWN_WIDTH,
     STRIP_HEIGHT,
@@ -24,6 +22,8 @@ from modeling_mm.serving.conversation import (
     stream_answer,
     user_turn,
 )
+from modeling_mm.serving.engine import Engine
+from modeling_mm.serving.preparing import encode
 from tests.fakes.serving_parts import endless, generated, media_files, settled
 from tests.fakes.tiny_chats import processor
 
@@ -39,13 +39,14 @@ def steps_of(model, turns, steps=None, length=LENGTH) -> list[tuple[str, list[in
     """Return what an answer yields, at most `steps` times; the tokens are one list, complete at the end."""
 
     async def collect():
-        with ThreadPoolExecutor(1) as pool:
-            async with aclosing(stream_answer(pool.submit, model, processor(), turns, length)) as stream:
-                seen = []
-                async for text, tokens in stream:
-                    seen.append((text, tokens))
-                    if len(seen) == steps:
-                        break
+        engine = Engine(model)
+        async with aclosing(stream_answer(engine, processor(), turns, length)) as stream:
+            seen = []
+            async for text, tokens in stream:
+                seen.append((text, tokens))
+                if len(seen) == steps:
+                    break
+        engine.stop()
         return seen
 
     return asyncio.run(collect())
@@ -109,7 +110,7 @@ def test_a_conversation_that_is_too_long_is_refused(eager):
 def test_an_answer_ends_where_the_positions_do(eager, files):
     """More tokens are allowed than fit. The view of the answer takes one step, no second answer."""
     turns = [user_turn("Look and listen." + " dog" * 100, files.values())]
-    room = free_positions(eager.config, encode(eager, processor(), turns)["input_ids"].shape[1])
+    room = free_positions(eager.config, encode(processor(), turns)["input_ids"].shape[1])
     assert 0 < room < LENGTH
     with endless(eager) as steps:
         tokens = answered(eager, turns)

@@ -117,7 +117,7 @@ def test_a_fault_of_the_server_ends_the_stream_and_is_not_told(server_here, monk
     def fail(*_):
         raise ValueError("what is in /etc/secret")
 
-    monkeypatch.setattr("modeling_mm.serving.answering.generate", fail)
+    monkeypatch.setattr("modeling_mm.serving.running_batch.RunningBatch.prefill", fail)
     events = list(create(server_here, "hello", stream=True))
     assert [event.type for event in events[-2:]] == ["error", "response.failed"]
     assert "its log says why" in events[-1].response.error.message and "secret" not in str(events)

@@ -2,22 +2,29 @@
 
 import io
 import json
+import multiprocessing
+import os
 import re
+import signal
 import socket
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from modeling_mm.cli import main
 from modeling_mm.serving import SourcePolicy
+from modeling_mm.serving.workers import Worker
 from tests.fakes.processor_parts import picture
+from tests.fakes.ranks import ROOT
 from tests.fakes.serving_parts import (
     MISSING,
     SMALL_BODY,
+    Server,
     answer,
     audio_part,
     data_url,
@@ -139,11 +146,11 @@ def test_a_large_body_that_does_not_say_so_gets_413(server_here):
 def test_a_fault_of_the_server_is_logged_and_not_told(server_here, monkeypatch, caplog):
     import openai
 
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("what is in /etc/secret")
 
     logged = []
-    monkeypatch.setattr("modeling_mm.serving.answering.generate", fail)
+    monkeypatch.setattr("modeling_mm.serving.running_batch.RunningBatch.prefill", fail)
     monkeypatch.setattr("modeling_mm.serving.answering.logger.error", lambda *_, exc_info: logged.append(exc_info))
     with pytest.raises(openai.InternalServerError, match="its log says why") as caught:
         server_here.ask(to_openai(CHATS[0]))
@@ -160,22 +167,54 @@ def test_a_fault_of_the_server_is_logged_and_not_told(server_here, monkeypatch, 
 
 
 @needs_extra
-def test_others_are_served_while_a_message_is_read(server_here, monkeypatch):
-    from modeling_mm.serving import handlers
-
-    is_reading, may_go_on, encode = threading.Event(), threading.Event(), handlers.encode
-
-    def slow(*arguments):
-        is_reading.set()
-        assert may_go_on.wait(30)
-        return encode(*arguments)
-
-    monkeypatch.setattr(handlers, "encode", slow)
+def test_others_are_served_while_media_are_decoded(server_here):
+    workers = [each for each in multiprocessing.active_children() if each.name == Worker.NAME]
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
-        said = pool.submit(server_here.says, to_openai(CHATS[0]))
-        assert is_reading.wait(30) and server_here.is_well()
-        may_go_on.set()
-        assert said.result() == answer(0)
+        seeing = pool.submit(server_here.says, to_openai(CHATS[0]))
+        assert server_here.says(to_openai(CHATS[2])) == answer(2) and not seeing.done()
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGCONT)
+        assert workers and seeing.result() == answer(0)
+
+
+@needs_extra
+def test_a_hostile_request_gets_400_and_holds_up_nobody(server):
+    import openai
+
+    hour = io.BytesIO()
+    soundfile.write(hour, np.zeros(3600 * 8000, np.int16), 8000, format="FLAC")
+    second = io.BytesIO()
+    soundfile.write(second, np.zeros(500, np.int16), 1, format="WAV")
+    wide = io.BytesIO()
+    Image.new("1", (1_000_000, 1)).save(wide, "PNG")
+    for part, reason in (
+        (audio_part(hour.getvalue()), "lasts 3600 s, more than the limit of 600 s"),
+        (audio_part(second.getvalue()), "at least 100 Hz, got 1"),
+        (image_part(data_url(wide.getvalue())), "longer than 65536 pixels"),
+        (text_part("a" * 200_000), "the model has 128 positions; shorten it"),
+    ):
+        start = time.monotonic()
+        with pytest.raises(openai.BadRequestError, match=reason):
+            server.ask(user(part))
+        assert time.monotonic() - start < 10
+
+
+@needs_extra
+def test_sigterm_ends_the_server_whatever_clients_do(folder):
+    server = Server(folder)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    address = ("127.0.0.1", server.port)
+    with socket.create_connection(address) as half, socket.create_connection(address) as silent:
+        half.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        silent.sendall(head.encode())
+        with server.ask(user(text_part("hello")), stream=True) as stream:
+            next(iter(stream))
+            server.process.send_signal(signal.SIGTERM)
+            start = time.monotonic()
+            server.process.wait(30)
+    assert time.monotonic() - start < 15
 
 
 @needs_extra
@@ -263,5 +302,5 @@ def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
         assert "--max-tokens: expected at least 1, got 0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "modeling_mm.cli.serve", raising=False)
-    assert main(["serve", str(tmp_path)]) == 1
+    assert main(["serve", str(ROOT / "model_cards" / "mm-pocket")]) == 1
     assert 'pip install "modeling_mm[serve]"' in capsys.readouterr().err

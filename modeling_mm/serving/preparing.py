@@ -1,0 +1,216 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+From a checked conversation to the inputs of the model: read its media, decode them, tokenize.
+
+Cost is bounded by what a request announces, before it is paid: bytes, pixels before and after the processor's resize,
+seconds of audio, characters for the model's positions.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from PIL import Image
+
+from ..audio import load_audio
+from ..audio_files import measure_audio
+from ..evaluation.answering import free_positions, prompt_inputs
+from ..images import DAMAGED_FILE_ERRORS, check_resize, decode_image, resized_pixels
+from ..sources import WEB, SourceError, SourcePolicy, check_size, read_bytes
+from .limits import BadRequest
+
+# Values of a request's audio, all channels, and pixels of its images as the processor resizes them.
+MOST_VALUES, MOST_RESIZED = 1 << 27, 1 << 25
+
+
+@dataclass(frozen=True)
+class Media:
+    """
+    Image or audio of a request.
+
+    Args:
+        where: its place in the request
+        source: a URL, base64 or a name; or the bytes
+        part: of the conversation, which gets the decoded content
+    """
+
+    where: str
+    source: str | bytes
+    part: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    Inputs of `generate`, of one row, as numpy arrays: they may come from another process.
+
+    Args:
+        audio_seconds: of all audio in the conversation
+    """
+
+    inputs: dict[str, np.ndarray]
+    audio_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TextRoom:
+    """
+    Room for the text of a conversation.
+
+    Args:
+        positions: of the model
+        characters: that these can hold, if each is a token of the most characters
+    """
+
+    positions: float = float("inf")
+    characters: float = float("inf")
+
+    @classmethod
+    def of(cls, model: Any, processor: Any) -> "TextRoom":
+        """Return the room of a model: no limit without learned positions, or if its tokenizer drops text."""
+        tokenizer, positions = processor.tokenizer, free_positions(model.config, 0)
+        is_whole = tokenizer.is_fast and tokenizer.backend_tokenizer.normalizer is None
+        return cls(positions, positions * max(map(len, tokenizer.get_vocab()))) if is_whole else cls()
+
+    def check(self, messages: Iterable[dict[str, Any]]) -> None:
+        """Raise a `BadRequest` for a conversation with more characters than can become tokens of the model."""
+        contents = [message["content"] for message in messages]
+        parts = [part for content in contents for part in ([content] if isinstance(content, str) else content)]
+        count = sum(len(part if isinstance(part, str) else part.get("text") or "") for part in parts)
+        if count > self.characters:
+            raise BadRequest(
+                f"The prompt has {count} characters, of which {self.characters:.0f} at most can fit, and the model "
+                f"has {self.positions:.0f} positions; shorten it, or start over."
+            )
+
+
+def prepare(
+    processor: Any,
+    messages: list[dict[str, Any]],
+    media: Sequence[Media],
+    policy: SourcePolicy,
+    room: TextRoom,
+) -> Prepared:
+    """
+    Return the inputs of a conversation, up to where its answer begins.
+
+    Raises:
+        BadRequest: for media and messages that are refused, or cost too much; the reason holds nothing of the server.
+    """
+    room.check(messages)
+    seconds = decode_media(processor, media, policy)
+    return Prepared(encode(processor, messages), seconds)
+
+
+def encode(processor: Any, messages: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """
+    Return the inputs of a conversation in our chat form.
+
+    Raises:
+        BadRequest: for messages that the processor or the template refuses.
+    """
+    try:
+        return {name: tensor.numpy() for name, tensor in prompt_inputs(processor, [messages]).items()}
+    except (ValueError, TemplateError) as error:
+        raise BadRequest(str(error)) from error
+
+
+# ---- Media ----------------------------------------------------------------------------------------------------------
+
+
+def fetch(media: Sequence[Media], policy: SourcePolicy, deadline: float) -> list[Media]:
+    """
+    Return media with the content of all URLs.
+
+    Args:
+        deadline: the time in `time.monotonic()` by which they must be read
+
+    Raises:
+        BadRequest: for a URL that is refused, unreadable or late, and for more bytes than a request may hold.
+    """
+    left, fetched = policy.max_bytes, []
+    for each in media:
+        if isinstance(each.source, str) and each.source.startswith(WEB):
+            data = read(each, policy, left, deadline)
+            left -= len(data)
+            each = replace(each, source=data)
+        fetched.append(each)
+    return fetched
+
+
+def read(media: Media, policy: SourcePolicy, left: int, deadline: float | None = None) -> bytes:
+    try:
+        data = read_bytes(media.source, policy, left, deadline)
+        check_size("the media of this request", len(data), left)  # bytes that were there already
+        return data
+    except SourceError as error:
+        raise BadRequest(f"`{media.where}`: {error}.") from error
+
+
+def decode_media(processor: Any, media: Sequence[Media], policy: SourcePolicy) -> float:
+    """
+    Decode media into their parts of the conversation; return the seconds of all audio.
+
+    Raises:
+        BadRequest: for a source that is refused or unreadable, and for more than a request may hold.
+    """
+    left, seconds = Left(policy.max_bytes, policy.max_pixels, MOST_RESIZED, MOST_VALUES), 0.0
+    for each in media:
+        data = read(each, policy, left.size)
+        left.size -= len(data)
+        try:
+            if each.part["type"] == "image" and processor.image_processor is not None:
+                left.take_image(data, processor.image_processor, policy)
+                each.part["image"] = decode_image(data)
+            elif each.part["type"] == "audio" and processor.feature_extractor is not None:
+                left.take_audio(data)
+                rate = processor.feature_extractor.sampling_rate
+                samples = load_audio(data, rate, max_seconds=policy.max_seconds - seconds)
+                seconds += len(samples) / rate
+                each.part["audio"] = {"array": samples, "sampling_rate": rate}
+            else:
+                each.part["bytes"] = data  # the processor says that it takes none
+        except ValueError as error:
+            raise BadRequest(f"`{each.where}`: {error}.") from error
+    return seconds
+
+
+@dataclass
+class Left:
+    """Room that is left for the rest of a request's media."""
+
+    size: int
+    pixels: int
+    resized: int
+    values: int
+
+    def take_image(self, data: bytes, image_processor: Any, policy: SourcePolicy) -> None:
+        """Count an image by its header; raise a `ValueError` if it is too large. A broken one fails to decode."""
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+        except (*DAMAGED_FILE_ERRORS, Image.DecompressionBombError):
+            return
+        if max(width, height) > policy.max_side:
+            raise ValueError(f"an image of {width}x{height} is longer than {policy.max_side} pixels; crop it")
+        self.pixels -= width * height
+        if self.pixels < 0:
+            raise ValueError(
+                f"expected {policy.max_pixels} pixels of images at most in a request, once they are unpacked; make "
+                "them smaller"
+            )
+        check_resize(image_processor, width, height, self.resized)
+        self.resized -= int(resized_pixels(image_processor, width, height))
+
+    def take_audio(self, data: bytes) -> None:
+        """Count the values of audio in all channels by its header, likewise; `load_audio` counts its seconds."""
+        size = measure_audio(data)
+        self.values -= size.samples * size.channels
+        if self.values < 0:
+            raise ValueError(
+                f"expected {MOST_VALUES} values of audio at most in a request, once they are unpacked; make them "
+                "smaller"
+            )

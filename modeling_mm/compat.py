@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -120,6 +121,15 @@ def with_offloaded_weights(module: nn.Module) -> AbstractContextManager:
 def set_named_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:
     """Give a tokenizer special tokens under new attributes; public only as arguments of its constructor."""
     tokenizer._set_model_specific_special_tokens(tokens)
+
+
+@cache
+def template_variables(template: str) -> frozenset[str]:
+    """Return the names of the variables that a chat template reads; only transformers' environment can parse one."""
+    from jinja2.meta import find_undeclared_variables
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return frozenset(find_undeclared_variables(_compile_jinja_template(template).environment.parse(template)))
 
 
 def restore_task(task: str) -> None:

@@ -50,7 +50,9 @@ AUTO_MAP = {
     "AutoConfig": "configuration_mm.MMConfig",
     "AutoProcessor": "processing_mm.MMProcessor",
     "AutoModel": "modeling_mm.MMModel",
+    "AutoModelForAudioClassification": "modeling_mm.MMForSequenceClassification",
     "AutoModelForCausalLM": "modeling_mm.MMForConditionalGeneration",
+    "AutoModelForImageClassification": "modeling_mm.MMForSequenceClassification",
     "AutoModelForImageTextToText": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForSequenceClassification": "modeling_mm.MMForSequenceClassification",
@@ -63,10 +65,15 @@ MODEL_CLASSES = {name: path.split(".")[1] for name, path in AUTO_MAP.items() if 
 # Which of our pipelines serves which task, and which Auto class loads the model for it.
 PIPELINES = {
     "any-to-any": ("pipelines.MMAnyToAnyPipeline", "AutoModelForMultimodalLM"),
+    "audio-classification": ("pipelines.MMAudioClassificationPipeline", "AutoModelForAudioClassification"),
     "automatic-speech-recognition": ("pipelines.MMSpeechRecognitionPipeline", "AutoModelForSpeechSeq2Seq"),
+    "feature-extraction": ("pipelines.MMFeatureExtractionPipeline", "AutoModel"),
+    "image-classification": ("pipelines.MMImageClassificationPipeline", "AutoModelForImageClassification"),
+    "image-feature-extraction": ("pipelines.MMImageFeatureExtractionPipeline", "AutoModel"),
     "image-text-to-text": ("pipelines.MMImageTextToTextPipeline", "AutoModelForImageTextToText"),
     "multimodal-translation": ("pipelines.MMTranslationPipeline", "AutoModelForImageTextToText"),
     "text-classification": ("pipelines.MMTextClassificationPipeline", "AutoModelForSequenceClassification"),
+    "text-generation": ("pipelines.MMTextGenerationPipeline", "AutoModelForCausalLM"),
     "visual-question-answering": ("pipelines.MMVisualQuestionAnsweringPipeline", "AutoModelForImageTextToText"),
 }
 

@@ -6,7 +6,7 @@ Shape legend: B rows, L tokens, K answers of a row.
 """
 
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Collection, Mapping, Sized
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ from transformers.pipelines.pt_utils import (
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import is_valid_message
 
-from .compat import merge_generate_kwargs
-from .configuration_mm import MMConfig
+from .compat import merge_generate_kwargs, template_variables
+from .configuration_mm import IS_REMOTE_CODE, MMConfig
+from .control_tokens import mark
 from .modalities import MODALITIES
 from .processing_mm import AUTO_CLASSES, MMProcessor
 
@@ -41,9 +42,11 @@ def load_processor(model: Any, parts: dict[str, Any]) -> MMProcessor:
     """
     parts = {name: part for name, part in parts.items() if part is not None}
     if source := model.config._name_or_path:
-        revision = {} if model.loaded_revision is None else {"revision": model.loaded_revision}
+        options: dict[str, Any] = {} if model.loaded_revision is None else {"revision": model.loaded_revision}
+        if IS_REMOTE_CODE:  # this is code of that folder, which the caller has allowed
+            options["trust_remote_code"] = True
         try:
-            return MMProcessor.from_pretrained(source, **revision, **parts)
+            return MMProcessor.from_pretrained(source, **options, **parts)
         except OSError as error:
             logger.warning(f"No processor could be loaded from {source!r}, so it is made of the parts: {error}")
     if "tokenizer" not in parts:
@@ -76,6 +79,29 @@ def check_keys(inputs: dict, known: tuple[str, ...]) -> None:
             f"expected a dict with keys among {', '.join(known)}; got {sorted(unknown)} too: leave them out, or "
             "rename them"
         )
+
+
+def check_options(options: Mapping[str, Any], known: Collection[str], *named: str) -> None:
+    """
+    Raise a `ValueError` for options that a pipeline would ignore.
+
+    Args:
+        known: names of options that are used.
+        named: names for the message, where `known` are many.
+    """
+    if unknown := sorted(set(options) - set(known)):
+        others = ", ".join(name for name in named if name not in ("self", "kwargs", "generate_kwargs"))
+        raise ValueError(
+            f"got {', '.join(unknown)}, which this pipeline does not use for such an input; expected one of {others}"
+            f"{', or an option of the processor or its chat template' if known else ''}. Leave it out, correct its "
+            "name, or pass media with their text as one input"
+        )
+
+
+def refuse_timeout(timeout: Any) -> None:
+    """Raise a `ValueError` for a limit on downloads that would not hold."""
+    if timeout is not None:
+        raise ValueError("`timeout` is not for this processor, which has its own limit; fetch the media before")
 
 
 def take(options: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -162,6 +188,14 @@ class MMPipeline(Pipeline):
         outputs = iterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
+    def encoding_options(self) -> set[str]:
+        """Return the names of options that reach the processor, or a variable of its chat templates."""
+        templates = self.processor.chat_template or ""
+        texts = templates.values() if isinstance(templates, dict) else [templates]
+        variables = frozenset().union(*map(template_variables, texts))
+        own = {"sanitize_control_tokens", "chat_template", "tools", "documents"}
+        return self.processor.option_names | own | variables - {"messages", "add_generation_prompt"}
+
     def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> Any:
         """Return the model's inputs for a chat, up to where the assistant speaks next."""
         inputs = self.processor.apply_chat_template(
@@ -174,7 +208,10 @@ class MMPipeline(Pipeline):
         plurals = [modality.plural for modality in MODALITIES.values()]
         if text is None and all(inputs.get(plural) is None for plural in plurals):
             raise ValueError(f"There is nothing to read: pass `text`, {' or '.join(f'`{each}`' for each in plurals)}")
+        check_options(inputs, {*plurals, "videos", *self.processor.option_names}, *plurals)  # it refuses videos itself
         text = "" if text is None else text
+        if all(inputs.get(plural) is None for plural in plurals):  # a placeholder in it belongs to no media
+            text = mark(text, tuple(modality.token for modality in MODALITIES.values()))
         return self.processor(text=text, return_tensors="pt", **inputs).to(dtype=self.dtype)
 
 
@@ -206,11 +243,15 @@ class MMGenerationPipeline(MMPipeline):
         both = {"tokenizer": self.processor.tokenizer, "assistant_tokenizer": tokenizer}
         return named if tokenizer is None else {**named, **both}
 
-    def with_assistant(self, generate_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the options of a call, with the pipeline's own assistant unless they name another."""
+    def complete_options(self, generate_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """
+        Return the options of a call, with what the pipeline has for `generate`.
+
+        That is the pipeline's own assistant, unless they name another, and the tokenizer, which finds `stop_strings`.
+        """
         given = generate_kwargs or {}
         preset = self.name_assistant(self.assistant_model, self.assistant_tokenizer)
-        return {**({} if "assistant_model" in given else preset), **given}
+        return {"tokenizer": self.processor.tokenizer, **({} if "assistant_model" in given else preset), **given}
 
     def ask(self, content: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the model's inputs for one message of a user."""
@@ -225,7 +266,7 @@ class MMGenerationPipeline(MMPipeline):
             None if `generate` returns no scores.
         """
         rows, length = model_inputs["input_ids"].shape
-        given = self.with_assistant(generate_kwargs)
+        given = self.complete_options(generate_kwargs)
         options = merge_generate_kwargs(self, given, return_dict_in_generate=True, **overrides)
         output = self.model.generate(**model_inputs, **options)
         scores = output.get("sequences_scores")

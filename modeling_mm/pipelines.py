@@ -3,26 +3,47 @@
 Pipelines of transformers for the models of this package.
 
 For tasks of transformers, such as "automatic-speech-recognition", they serve these models and pass every other model
-to the stock pipeline. Two tasks that transformers 5 no longer has are for these models alone. Text generation and
-feature extraction work with the stock pipelines.
+to the stock pipeline. Two tasks that transformers 5 no longer has are for these models alone.
 """
 
+import inspect
 from types import GeneratorType
 from typing import Any
 
 from torch.utils.data import Dataset
+from transformers.generation import GenerationConfig
 from transformers.pipelines import any_to_any
 from transformers.pipelines.any_to_any import AnyToAnyPipeline
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
-from transformers.pipelines.text_classification import TextClassificationPipeline
+from transformers.pipelines.text_generation import TextGenerationPipeline
 from transformers.utils.chat_template_utils import Chat
 
+from .chat import parts_of
 from .modalities import MODALITIES
 from .pipeline_answers import MMTranslationPipeline, MMVisualQuestionAnsweringPipeline
-from .pipeline_base import MMGenerationPipeline, MMPipeline, Parameters, as_stream, check_keys, messages_of, take
+from .pipeline_base import (
+    MMGenerationPipeline,
+    Parameters,
+    as_stream,
+    check_keys,
+    check_options,
+    messages_of,
+    refuse_timeout,
+    take,
+)
+from .pipeline_classification import (
+    MMAudioClassificationPipeline,
+    MMImageClassificationPipeline,
+    MMTextClassificationPipeline,
+)
+from .pipeline_features import MMFeatureExtractionPipeline, MMImageFeatureExtractionPipeline
 from .pipeline_speech import MMSpeechRecognitionPipeline
-from .sources import describe
+
+# Options of `generate` that a call may give by name.
+GENERATION_OPTIONS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | {
+    *("generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "streamer"),
+}
 
 # ---- Text about media -----------------------------------------------------------------------------------------------
 
@@ -44,9 +65,13 @@ class MMChatPipeline(MMGenerationPipeline):
     stock_chat: type = Chat
 
     def _sanitize_parameters(self, generate_kwargs: dict | None = None, **options: Any) -> Parameters:
-        assistant = take(options, "assistant_model", "assistant_tokenizer")
+        stock = inspect.signature(type(self).stock._sanitize_parameters).parameters  # type: ignore[union-attr]
+        encoding = self.encoding_options()
+        names = GENERATION_OPTIONS - stock.keys() - encoding
+        given = take(options, "assistant_model", "assistant_tokenizer", *names)
+        check_options(options, {*stock, *encoding}, *stock, "an option of `generate`")
         # A copy, because the stock pipeline writes into it; None to keep the preset.
-        generate_kwargs = self.options_of_call(generate_kwargs, **assistant) or None
+        generate_kwargs = self.options_of_call(generate_kwargs, **given) or None
         return super()._sanitize_parameters(generate_kwargs=generate_kwargs, **options)
 
     def answer_rows(self, rows: Any, **kwargs: Any) -> Any:
@@ -58,18 +83,18 @@ class MMChatPipeline(MMGenerationPipeline):
     ) -> Any:
         if (messages := messages_of(inputs)) is not None:
             inputs = self.stock_chat(messages)
+        inputs = {"text": inputs} if isinstance(inputs, str) else inputs
         if not isinstance(inputs, dict):
             return super().preprocess(inputs, timeout, continue_final_message, **options)
         check_keys(inputs, ("text", "videos", *(modality.plural for modality in MODALITIES.values())))
-        if timeout is not None:
-            raise ValueError("`timeout` is not for this processor, which has its own limit; fetch the media before")
+        refuse_timeout(timeout)
         options = options if options.get("processor_kwargs") is None else options["processor_kwargs"]
         model_inputs = self.encode_text(**inputs, **options)
         model_inputs["text"] = "" if inputs.get("text") is None else inputs["text"]
         return model_inputs
 
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> dict[str, Any]:
-        return super()._forward(model_inputs, self.with_assistant(generate_kwargs))
+        return super()._forward(model_inputs, self.complete_options(generate_kwargs))
 
 
 class MMImageTextToTextPipeline(MMChatPipeline, ImageTextToTextPipeline):
@@ -110,55 +135,65 @@ class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
         return AnyToAnyPipeline.__call__(self, text, images, videos, audio, **kwargs)
 
 
-# ---- Classification -------------------------------------------------------------------------------------------------
+# ---- Text alone -----------------------------------------------------------------------------------------------------
 
 
-class MMTextClassificationPipeline(MMPipeline, TextClassificationPipeline):
-    """
-    `pipeline("text-classification")` of texts, with or without media, and of chats.
+class MMTextGenerationPipeline(MMGenerationPipeline, TextGenerationPipeline):
+    """`pipeline("text-generation")` of texts and of chats without media."""
 
-    Texts are read as they are; chats up to the place of the assistant's answer, as recipes train classifiers.
+    stock = TextGenerationPipeline
 
-    ```python
-    classify = pipeline("text-classification", model)
-    classify({"text": "What a day", "images": ["rain.jpg"], "audio": ["sigh.wav"]})  # {"label": ..., "score": ...}
-    ```
-    """
+    def preprocess(  # type: ignore[override]  # the stock pipeline names each option
+        self,
+        prompt_text: Any,
+        continue_final_message: bool | None = None,
+        tokenizer_encode_kwargs: dict | None = None,
+        tools: Any = None,
+        documents: Any = None,
+        **options: Any,
+    ) -> Any:
+        messages = messages_of(prompt_text)
+        chosen = {"tokenizer_encode_kwargs": tokenizer_encode_kwargs, "tools": tools, "documents": documents}
+        if messages is None:
+            return super().preprocess(prompt_text, continue_final_message=continue_final_message, **chosen, **options)
+        for kind in MODALITIES:
+            turn = next((i for i, message in enumerate(messages) if parts_of(message, kind)), None)
+            if turn is not None:
+                raise ValueError(
+                    f"Turn {turn} holds {kind}, and this pipeline reads text alone; use "
+                    "pipeline('image-text-to-text') or pipeline('any-to-any')"
+                )
+        if continue_final_message is None:  # as the stock pipeline: an answer that was begun
+            continue_final_message = messages[-1]["role"] == "assistant"
+        names = ("truncation", "padding", "max_length")
+        inputs = self.processor.apply_chat_template(
+            messages,
+            add_generation_prompt=not continue_final_message,
+            continue_final_message=continue_final_message,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            tools=tools,
+            documents=documents,
+            **{name: options[name] for name in names if options.get(name) is not None},
+            **(tokenizer_encode_kwargs or {}),
+        )
+        return {**inputs, "prompt_text": prompt_text}
 
-    stock = TextClassificationPipeline
-
-    def check_model(self, model: Any) -> None:
-        if not hasattr(model, "num_labels"):
-            raise ValueError(
-                f"expected a model that classifies, MMForSequenceClassification, got a {type(model).__name__}, which "
-                "does not; load the weights with that class, or use the pipeline for what this one does"
-            )
-
-    def preprocess(self, inputs: Any, **options: Any) -> Any:
-        if (messages := messages_of(inputs)) is not None:
-            return self.encode_chat(messages, **options)
-        inputs = {"text": inputs} if isinstance(inputs, str) else inputs
-        if not isinstance(inputs, dict):
-            raise ValueError(
-                f"expected a text, a dict with `text`, `images` and `audio`, or a chat; got {describe(inputs)}"
-            )
-        plurals = [modality.plural for modality in MODALITIES.values()]
-        check_keys(inputs, ("text", "text_pair", *dict.fromkeys((*MODALITIES, *plurals))))
-        text = inputs.get("text")
-        media = {each.plural: inputs.get(each.plural, inputs.get(name)) for name, each in MODALITIES.items()}
-        if inputs.get("text_pair") is None:
-            return self.encode_text(text, **media, **options)
-        if any(items is not None for items in media.values()):
-            raise ValueError("A pair of texts cannot have media beside it; write both texts into `text`")
-        pair = {"text": text, "text_pair": inputs["text_pair"]}
-        return super().preprocess(pair, return_token_type_ids=False, **options)
+    def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
+        return super()._forward(model_inputs, **self.complete_options(generate_kwargs))
 
 
 __all__ = [
     "MMAnyToAnyPipeline",
+    "MMAudioClassificationPipeline",
+    "MMFeatureExtractionPipeline",
+    "MMImageClassificationPipeline",
+    "MMImageFeatureExtractionPipeline",
     "MMImageTextToTextPipeline",
     "MMSpeechRecognitionPipeline",
     "MMTextClassificationPipeline",
+    "MMTextGenerationPipeline",
     "MMTranslationPipeline",
     "MMVisualQuestionAnsweringPipeline",
 ]

@@ -184,6 +184,12 @@ class MMProcessor(ProcessorMixin):
                 names += [raw_input(getattr(self, modality.processor), modality), modality.mask]
         return names
 
+    @property
+    def option_names(self) -> set[str]:
+        """Names of the options of a call, in their groups and inside them."""
+        valid = (self.valid_processor_kwargs, getattr(self.image_processor, "valid_kwargs", None))
+        return set().union(*map(option_names, valid))
+
     # ---- Encoding ---------------------------------------------------------------------------------------------------
 
     # The common tests of transformers take only annotated arguments for inputs.
@@ -408,9 +414,8 @@ class MMProcessor(ProcessorMixin):
             raise ValueError("`return_assistant_tokens_mask` needs a fast tokenizer and no `continue_final_message`")
         template = pick_template(self.chat_template, chat_template)
         conversations, is_batched = normalize_conversations(conversation)
-        valid = (self.valid_processor_kwargs, getattr(self.image_processor, "valid_kwargs", None))
-        names = set().union(*map(option_names, valid))
-        options = {**(processor_kwargs or {}), **{key: kwargs.pop(key) for key in list(kwargs) if key in names}}
+        named = {key: kwargs.pop(key) for key in kwargs.keys() & self.option_names}
+        options = {**(processor_kwargs or {}), **named}
         sources = {name: [collect_sources(chat, name) for chat in conversations] for name in MODALITIES}
         if sanitize_control_tokens:
             tokens = control_tokens(self.tokenizer, template)

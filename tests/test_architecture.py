@@ -22,7 +22,8 @@ FLOORS = (
     {"media", "joining", "generation"},
     {"modeling_mm"},
 )
-PIPELINES = {"pipelines", "pipeline_answers", "pipeline_base", "pipeline_speech", "prompts", "transcripts"}
+TASKS = {"pipeline_answers", "pipeline_classification", "pipeline_features", "pipeline_speech"}
+PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
 CHAT = {"chat", "control_tokens"}
 PROCESSING = {

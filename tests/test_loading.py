@@ -70,8 +70,8 @@ def test_infinite_weights_are_refused_whatever_is_ignored(tmp_path, value):
 
 
 def class_of(name):
-    classes = {"AutoModel": MMModel, "AutoModelForSequenceClassification": MMForSequenceClassification}
-    return classes.get(name, MMForConditionalGeneration)
+    known = (MMModel, MMForConditionalGeneration, MMForSequenceClassification)
+    return next(cls for cls in known if AUTO_MAP[name].endswith(f".{cls.__name__}"))
 
 
 def named(name, weight):

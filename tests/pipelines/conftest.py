@@ -30,7 +30,7 @@ def pipes(folders):
 
     def pipe(task: str):
         if task not in made:
-            name = "classifier" if task == "text-classification" else "model"
+            name = "classifier" if task.endswith("classification") else "model"
             made[task] = pipeline(task, str(folders / name), device="cpu")
         return made[task]
 

@@ -29,6 +29,8 @@ def rows_of(task: str) -> list:
         "feature-extraction": ["hello there", "a cat", "a dog and a bird"],
         "image-feature-extraction": [picture(color) for color in COLORS],
         "text-classification": [CLASSIFIED["both"], CLASSIFIED["text"], CHATS["both"]],
+        "image-classification": [picture(color) for color in COLORS],
+        "audio-classification": [noise(seed=i) for i in range(3)],
         "visual-question-answering": [{"image": picture(color), "question": "a cat?"} for color in COLORS],
         "multimodal-translation": [{"text": "a cat", "image": picture(color), "tgt_lang": "fr"} for color in COLORS],
     }
@@ -44,6 +46,8 @@ OPTIONS: dict[str, dict] = {
     "feature-extraction": {},
     "image-feature-extraction": {},
     "text-classification": {"top_k": None},
+    "image-classification": {"top_k": 3},
+    "audio-classification": {"top_k": 3},
     "visual-question-answering": GREEDY,
     "multimodal-translation": GREEDY,
 }
@@ -66,10 +70,10 @@ def test_a_key_dataset_is_answered_like_its_rows_for_every_task(pipes, task):
     alone = [pipe(row, **OPTIONS[task]) for row in rows]
     streamed = pipe(KeyDataset([{"x": row} for row in rows], "x"), batch_size=2, **OPTIONS[task])
     assert not isinstance(streamed, list)
-    if task.endswith("feature-extraction"):  # a batch is padded on the left
+    if task.endswith("feature-extraction"):
         for one, other in zip(alone, streamed, strict=True):
-            assert difference(torch.tensor(one)[0], torch.tensor(other)[0, -len(one[0]) :]) < 1e-4
-    elif task == "text-classification":
+            assert difference(torch.tensor(one), torch.tensor(other)) < 1e-4
+    elif task.endswith("classification"):
         for one, other in zip(alone, streamed, strict=True):
             assert [row["label"] for row in one] == [row["label"] for row in other]
             assert difference(numbers(one), numbers(other)) < 1e-5
@@ -79,7 +83,7 @@ def test_a_key_dataset_is_answered_like_its_rows_for_every_task(pipes, task):
 
 @pytest.mark.parametrize("task", OPTIONS)
 def test_every_pipeline_runs_in_bfloat16(folders, task):
-    name = "classifier" if task == "text-classification" else "model"
+    name = "classifier" if task.endswith("classification") else "model"
     pipe = pipeline(task, str(folders / name), device="cpu", dtype=torch.bfloat16)
     assert pipe.model.dtype == torch.bfloat16
     first = rows_of(task)[0]
@@ -93,7 +97,7 @@ def test_every_pipeline_runs_in_bfloat16(folders, task):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("task", OPTIONS)
 def test_every_pipeline_runs_on_a_device(folders, pipes, task, dtype):
-    name = "classifier" if task == "text-classification" else "model"
+    name = "classifier" if task.endswith("classification") else "model"
     pipe = pipeline(task, str(folders / name), device="cuda:0", dtype=dtype)
     assert pipe.model.device.type == "cuda"
     results = said(pipe, task, rows_of(task), batch_size=2)
@@ -162,6 +166,9 @@ def answers(folders, **kwargs):
     row = {"text": "hello", "images": picture, "audio": (sound, 16000)}
     classified = make("text-classification", "classifier")(row)
     said["class"] = [classified["label"], round(classified["score"], 3)]
+    for task, row in (("image-classification", picture), ("audio-classification", sound)):
+        best = make(task, "classifier")(row, prompt="a cat?")[0]
+        said[task] = [best["label"], round(best["score"], 3)]
     said["question"] = make("visual-question-answering")(picture, "a cat?", **greedy)
     said["translation"] = make("multimodal-translation")("a cat", image=picture, tgt_lang="fr", **greedy)
     return said
@@ -201,3 +208,71 @@ def test_every_task_gives_the_same_from_a_folder_where_the_package_cannot_be_imp
     expected = json.loads(json.dumps(namespace["answers"](folders)))
     printed = run_without_package(f"FOLDERS = {str(folders)!r}\n" + REMOTE, tmp_path)
     assert json.loads(printed.splitlines()[-1]) == expected
+
+
+INPUTS = {
+    "visual-question-answering": {"image": picture(), "question": "a cat?"},
+    "multimodal-translation": {"text": "a cat", "tgt_lang": "fr"},
+    "feature-extraction": "a cat",
+}
+
+
+def one_row(task: str):
+    return INPUTS.get(task) or rows_of(task)[0]
+
+
+@pytest.mark.parametrize("task", OPTIONS)
+def test_an_unknown_option_is_refused_by_name(pipes, task):
+    for option in ("nonsense", "part", "return_all"):  # the second is a word of the chat template
+        with pytest.raises(ValueError, match=option):
+            pipes(task)(one_row(task), **{option: 3})
+
+
+@pytest.mark.parametrize("task", ["image-text-to-text", "text-classification", "feature-extraction"])
+def test_an_unknown_option_is_refused_when_a_pipeline_is_made(folders, task):
+    name = "classifier" if task.endswith("classification") else "model"
+    with pytest.raises(ValueError, match="nonsense"):
+        pipeline(task, str(folders / name), device="cpu", nonsense=3)
+
+
+GENERATING = [task for task in OPTIONS if "generate_kwargs" in OPTIONS[task] or "max_new_tokens" in OPTIONS[task]]
+
+
+def words_of(results) -> str:
+    """The text of an answer, wherever a pipeline puts it."""
+    result = results[0] if isinstance(results, list) else results
+    return next(value for name, value in result.items() if name != "input_text")
+
+
+@pytest.mark.parametrize("task", GENERATING)
+def test_options_of_generate_reach_it_by_every_way(pipes, task, monkeypatch):
+    """`stop_strings` needs the tokenizer, which the pipeline has."""
+    pipe, given = pipes(task), []
+    generate = pipe.model.generate
+    monkeypatch.setattr(pipe.model, "generate", lambda **kwargs: given.append(kwargs) or generate(**kwargs))
+    full = {} if "return_full_text" not in OPTIONS[task] and task != "text-generation" else {"return_full_text": False}
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, **full}
+    free = words_of(pipe(one_row(task), **options))
+    stop = next(letter for letter in free.strip() if letter != "\ufffd")
+    stopped = words_of(pipe(one_row(task), stop_strings=[stop], **options))
+    assert len(stopped) < len(free) and free.strip().startswith(stopped.strip())
+    assert given[-1]["tokenizer"] is pipe.processor.tokenizer
+    if task != "text-generation":  # the stock one has no such option
+        nested = {name: options[name] for name in ("max_new_tokens", "do_sample", "eos_token_id")}
+        again = pipe(one_row(task), generate_kwargs={"stop_strings": [stop], **nested}, **full)
+        assert words_of(again) == stopped
+    cold = words_of(pipe(one_row(task), **{**options, "do_sample": True, "temperature": 1e-8}))
+    assert cold == free
+
+
+@pytest.mark.parametrize("task", ["image-text-to-text", "automatic-speech-recognition", "text-generation"])
+def test_an_answer_as_long_as_the_positions_is_kept(pipes, task):
+    """The pipelines' own length, 256 new tokens, is more than the positions left."""
+    full = {"return_full_text": False} if "return_full_text" in OPTIONS[task] or task == "text-generation" else {}
+    assert words_of(pipes(task)(one_row(task), eos_token_id=None, do_sample=False, **full))
+
+
+def test_options_of_generate_are_kept_by_the_pipeline(folders):
+    made = pipeline("visual-question-answering", str(folders / "model"), device="cpu", stop_strings=["e"])
+    assert made._generate_kwargs["stop_strings"] == ["e"]
+    assert made(one_row("visual-question-answering"), max_new_tokens=2)

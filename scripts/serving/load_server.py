@@ -174,8 +174,8 @@ def measure_hostile(build: Build, name: str, content: str | list) -> None:
         time.sleep(HEAD_START)
         beside = [build.ask("hello", max_tokens=2)[0] for _ in range(3)]
         took, status = hostile.result()
-    build.figures[f"beside {name}"] = max(beside)
-    build.figures[f"  itself ({status})"[:12] + f" {name}"] = took
+    build.figures[f"beside {name} ({status})"] = max(beside)
+    build.figures[f"{name} itself"] = took
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..evaluation.answering import free_positions
 from .engine import Engine
 from .limits import BadRequest
-from .row import MediaItem, Row, items_of
+from .row import MediaItem, Row, items_of, single_options
 from .sampling import Sampling
 from .text_streamer import TextStreamer
 
@@ -91,13 +91,16 @@ def make_config(sampling: Sampling, model: Any, prompt: int, most: int | None) -
         most: limit of the server on the tokens of an answer
 
     Raises:
-        BadRequest: if the prompt or the answer does not fit, or a token is not in the vocabulary.
+        BadRequest: if the prompt or the answer does not fit, a token is not in the vocabulary, or log-probabilities
+            are requested of a model whose config lets only `generate` answer, which keeps none.
     """
     size = model.config.text_config.vocab_size
     unknown = [token for token in sampling.logit_bias if token >= size]
     if unknown:
         raise BadRequest(f"`logit_bias`: expected token ids below {size}, got {unknown[0]}.")
     config = sampling.config(model.generation_config)
+    if sampling.top_logprobs is not None and (options := single_options(config)):
+        raise BadRequest(f"`logprobs`: not with this model's generation config ({', '.join(options)}); leave it out.")
     config.max_new_tokens = answer_length(sampling.max_tokens, model, prompt, most)
     return config
 

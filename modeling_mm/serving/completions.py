@@ -13,6 +13,7 @@ from .answering import GenerationStream
 from .chat_request import ChatRequest, check_chat
 from .events import END_EVENT, FAILED, EventStream, error_event, event, merged_pieces, whole_texts
 from .handlers import RequestQueue
+from .logprobs import AnswerLogprobs
 
 
 class ChatHandler:
@@ -33,14 +34,15 @@ class ChatHandler:
         chat = await asyncio.to_thread(check_chat, body)
         streams = await self.queue.begin(chat.messages, chat.sampling, chat.media)
         head = self.head(request)
+        logprobs = [AnswerLogprobs(self.queue.tokenizer, stream) for stream in streams]
         if chat.stream:
-            return EventStream(chat_events(head, streams, chat), streams)
+            return EventStream(chat_events(head, streams, chat, logprobs), streams)
         texts = await whole_texts(streams, request.receive)
         choices = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
+                "logprobs": logprobs_of(chat, logprobs[index].whole(text)),
                 "finish_reason": stream.finish_reason(),
             }
             for index, (text, stream) in enumerate(zip(texts, streams, strict=True))
@@ -54,22 +56,28 @@ class ChatHandler:
 
 
 async def chat_events(
-    head: dict[str, Any], streams: Sequence[GenerationStream], chat: ChatRequest
+    head: dict[str, Any],
+    streams: Sequence[GenerationStream],
+    chat: ChatRequest,
+    logprobs: Sequence[AnswerLogprobs],
 ) -> AsyncIterator[str]:
     """Yield answers as the events of a chat completion."""
 
     def chunk(choices: list[dict[str, Any]], **further: Any) -> str:
         return event({**head, "object": "chat.completion.chunk", "choices": choices, **further})
 
-    def choice(index: int, delta: dict[str, Any], reason: str | None = None) -> list[dict[str, Any]]:
-        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}]
+    def choice(
+        index: int, delta: dict[str, Any], entries: list[dict[str, Any]], reason: str | None = None
+    ) -> list[dict[str, Any]]:
+        known = logprobs_of(chat, entries) if entries else None
+        return [{"index": index, "delta": delta, "logprobs": known, "finish_reason": reason}]
 
     for index in range(len(streams)):
-        yield chunk(choice(index, {"role": "assistant", "content": ""}))
+        yield chunk(choice(index, {"role": "assistant", "content": ""}, []))
     unfinished = len(streams)
     async for index, piece in merged_pieces(streams):
         if piece is not None:
-            yield chunk(choice(index, {"content": piece}))
+            yield chunk(choice(index, {"content": piece}, logprobs[index].take(piece)))
             continue
         if streams[index].has_failed():
             yield error_event(FAILED)
@@ -78,10 +86,15 @@ async def chat_events(
         # OpenAI's clients read the usage of an event without choices if they have asked for it; others of the last.
         is_last = not unfinished and chat.include_usage is None
         usage = {"usage": usage_of(streams)} if is_last else {}
-        yield chunk(choice(index, {}, streams[index].finish_reason()), **usage)
+        yield chunk(choice(index, {}, logprobs[index].rest(), streams[index].finish_reason()), **usage)
     if not unfinished and chat.include_usage:
         yield chunk([], usage=usage_of(streams))
     yield END_EVENT
+
+
+def logprobs_of(chat: ChatRequest, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the log-probabilities of a choice; None unless they were requested."""
+    return None if chat.sampling.top_logprobs is None else {"content": entries, "refusal": None}
 
 
 def usage_of(streams: Sequence[GenerationStream]) -> dict[str, int]:

@@ -138,6 +138,10 @@ class RequestQueue:
             for seed in sampling.seeds()
         ]
 
+    @property
+    def tokenizer(self) -> Any:
+        return self.manager.served()[1].tokenizer
+
     def tensors(self, prepared: Prepared) -> dict[str, torch.Tensor]:
         """Return prepared inputs on the model's device."""
         device = self.engine.model.device

@@ -4,7 +4,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -14,6 +14,7 @@ from .answering import GenerationStream
 from .completions import usage_of
 from .events import FAILED, EventStream, event, whole_texts
 from .handlers import RequestQueue
+from .logprobs import AnswerLogprobs
 from .response_request import check_response
 from .values import check_metadata
 
@@ -39,10 +40,11 @@ class ResponsesHandler:
         answer = ResponseAnswer(
             self.queue.manager.force_model, request.state.request_id, {**body, "metadata": metadata}
         )
+        logprobs = AnswerLogprobs(self.queue.tokenizer, streams[0])
         if chat.stream:
-            return EventStream(answer.events(streams[0]), streams)
+            return EventStream(answer.events(streams[0], logprobs), streams)
         (text,) = await whole_texts(streams, request.receive)
-        return JSONResponse(answer.whole(text, streams[0]))
+        return JSONResponse(answer.whole(text, streams[0], logprobs.whole(text)))
 
 
 class ResponseAnswer:
@@ -74,8 +76,8 @@ class ResponseAnswer:
             "usage": None,
         }
 
-    def part(self, text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    def part(self, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
     def message(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
         return {
@@ -89,13 +91,13 @@ class ResponseAnswer:
     def response(self, status: str, **fields: Any) -> dict[str, Any]:
         return {**self.fields, "status": status, "output": [], **fields}
 
-    def whole(self, text: str, stream: GenerationStream) -> dict[str, Any]:
+    def whole(self, text: str, stream: GenerationStream, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the response with a whole answer."""
         status = self.status(stream)
         usage = usage_of([stream])
         return self.response(
             status,
-            output=[self.message([self.part(text)], status)],
+            output=[self.message([self.part(text, logprobs)], status)],
             incomplete_details=None if status == "completed" else {"reason": "max_output_tokens"},
             usage={
                 "input_tokens": usage["prompt_tokens"],
@@ -109,7 +111,7 @@ class ResponseAnswer:
     def status(self, stream: GenerationStream) -> str:
         return "incomplete" if stream.finish_reason() == "length" else "completed"
 
-    async def events(self, stream: GenerationStream) -> AsyncIterator[str]:
+    async def events(self, stream: GenerationStream, logprobs: AnswerLogprobs) -> AsyncIterator[str]:
         """Yield an answer as the events of a response."""
         numbers = itertools.count()
 
@@ -121,17 +123,19 @@ class ResponseAnswer:
             yield emit(f"response.{status}", response=self.response("in_progress"))
         yield emit("response.output_item.added", output_index=0, item=self.message([], "in_progress"))
         yield emit("response.content_part.added", **place, part=self.part(""))
-        text = ""
+        text, entries = "", list[dict[str, Any]]()
         async for piece in stream.pieces():
             text += piece
-            yield emit("response.output_text.delta", **place, delta=piece, logprobs=[])
+            entries += (new := logprobs.take(piece))
+            yield emit("response.output_text.delta", **place, delta=piece, logprobs=new)
         if stream.has_failed():
             error = {"code": "server_error", "message": FAILED}
             yield emit("error", **error, param=None)
             yield emit("response.failed", response=self.response("failed", error=error))
             return
-        whole, status = self.whole(text, stream), self.status(stream)
-        yield emit("response.output_text.done", **place, text=text, logprobs=[])
-        yield emit("response.content_part.done", **place, part=self.part(text))
+        entries += logprobs.rest()
+        whole, status = self.whole(text, stream, entries), self.status(stream)
+        yield emit("response.output_text.done", **place, text=text, logprobs=entries)
+        yield emit("response.content_part.done", **place, part=self.part(text, entries))
         yield emit("response.output_item.done", output_index=0, item=whole["output"][0])
         yield emit(f"response.{status}", response=whole)

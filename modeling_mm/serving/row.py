@@ -143,7 +143,7 @@ class Row(MediaRow):
 
     def needs_generate(self) -> bool:
         """Return True for a row that only `generate` can answer, alone."""
-        return any(getattr(self.config, name, None) not in values for name, values in SINGLE_OPTIONS.items())
+        return bool(single_options(self.config))
 
     def is_over(self) -> bool:
         return self.streamer.is_over()
@@ -158,6 +158,11 @@ class Row(MediaRow):
             self.streamer.take(choice.token)
         is_long = len(self.streamer.tokens) >= self.config.max_new_tokens
         return choice.token in self.ends or is_long or self.is_over()
+
+
+def single_options(config: GenerationConfig) -> list[str]:
+    """Return the options of a config that a shared batch has no place for."""
+    return [name for name, values in SINGLE_OPTIONS.items() if getattr(config, name, None) not in values]
 
 
 def items_of(inputs: Mapping[str, torch.Tensor]) -> list[MediaItem]:

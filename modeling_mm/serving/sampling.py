@@ -88,12 +88,10 @@ class Sampling:
         if self.temperature is not None:
             config.do_sample = self.temperature >= LEAST_TEMPERATURE
             config.temperature = self.temperature if config.do_sample else None
-        if self.top_p is not None:
-            config.top_p = self.top_p
-        if config.do_sample and self.top_k is not None:
-            config.top_k = self.top_k
-        elif config.do_sample and config.top_k is None:
-            config.top_k = 0  # all; transformers would leave the 50 best
+        if config.do_sample:
+            config.top_p = config.top_p if self.top_p is None else self.top_p
+            config.top_k = config.top_k if self.top_k is None else self.top_k
+            config.top_k = 0 if config.top_k is None else config.top_k  # all; transformers would leave the 50 best
         if self.logit_bias:
             config.sequence_bias = {(token,): bias for token, bias in self.logit_bias.items()}
         return config

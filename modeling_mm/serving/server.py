@@ -134,7 +134,8 @@ async def refuse_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AnyHTTPException)
     detail = str(error.detail)
     if detail in ("Not Found", "Method Not Allowed"):  # of the framework
-        routes = ", ".join(dict.fromkeys(getattr(route, "path", "") for route in request.app.router.routes))
+        paths = dict.fromkeys(getattr(route, "path", "") for route in request.app.router.routes)
+        routes = ", ".join(paths).replace(":path", "")
         detail = f"There is no {request.method} {request.url.path} here; this server has {routes}."
     elif error.status_code == 400:  # likewise, for a body that it cannot read
         detail = f"The body cannot be read ({detail}). {SEND_FORM if request.url.path == FORM_ROUTE else SEND_JSON}"

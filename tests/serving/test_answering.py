@@ -43,3 +43,5 @@ def test_a_request_changes_the_config_of_its_answer_alone():
     assert not make_config(Sampling(temperature=0.0), default, 1, None).do_sample
     with pytest.raises(BadRequest, match="expected token ids below 50, got 50"):
         make_config(Sampling(logit_bias={50: 1.0}), default, 1, None)
+    with pytest.raises(BadRequest, match=r"`logprobs`: not with .* \(prompt_lookup_num_tokens\); leave it out"):
+        make_config(Sampling(top_logprobs=0), model(prompt_lookup_num_tokens=2), 1, None)

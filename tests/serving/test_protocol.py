@@ -3,9 +3,11 @@
 import string
 
 import pytest
+import torch
 
-from tests.fakes.processor_parts import sound
-from tests.fakes.serving_parts import answer, generated, needs_extra, text_part, to_openai, user, wav
+from modeling_mm.serving.logprobs import token_bytes
+from tests.fakes.processor_parts import make_bpe, make_wordpiece, sound
+from tests.fakes.serving_parts import answer, generated, model, needs_extra, text_part, to_openai, user, wav
 from tests.fakes.tiny_chats import CHATS, processor
 
 HELLO = user(text_part("hello"))
@@ -147,3 +149,72 @@ def test_control_tokens_in_a_text_are_text_at_every_door(server, text):
     embedded = client.embeddings.create(model=server.folder, input=text)
     assert embedded.usage.prompt_tokens == response.usage.input_tokens
     assert client.audio.transcriptions.create(model=server.folder, file=("a.wav", wav()), prompt=text).text
+
+
+# ---- Log-probabilities ----------------------------------------------------------------------------------------------
+
+
+def expected_logprobs(text: str) -> list[float]:
+    """Return the log-probabilities of the tokens of an answer to `HELLO` by one pass over all of them."""
+    inputs = processor().apply_chat_template(
+        HELLO, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    answered = processor().tokenizer(text, return_tensors="pt").input_ids
+    ids = torch.cat([inputs["input_ids"], answered], dim=1)
+    with torch.no_grad():
+        logits = model().eval()(input_ids=ids).logits.float().log_softmax(-1)
+    before = logits[0, -answered.shape[1] - 1 : -1]
+    return before.gather(1, answered[0][:, None])[:, 0].tolist()
+
+
+@needs_extra
+@pytest.mark.parametrize("stop", [None, "you"])
+def test_log_probabilities_are_those_of_the_model_streamed_and_not(server, stop):
+    options = {"logprobs": True, "top_logprobs": 2, "frequency_penalty": 0.1, "stop": stop}
+    choice = server.ask(HELLO, **options).choices[0]
+    text, content = choice.message.content, choice.logprobs.content
+    assert text == (answer(2) if stop is None else answer(2).partition("you")[0]) and choice.finish_reason == "stop"
+    said = [bytes(entry.bytes).decode() for entry in content]
+    assert "".join(said).startswith(text) and len("".join(said[:-1])) < len(text), "no token of the stop string alone"
+    assert [entry.token for entry in content] == said
+    expected = expected_logprobs(answer(2))[: len(content)]
+    assert [entry.logprob for entry in content] == pytest.approx(expected, abs=1e-3)
+    for entry in content:
+        assert len(entry.top_logprobs) == 2 and entry.top_logprobs[0].logprob >= entry.top_logprobs[1].logprob
+        assert (entry.top_logprobs[0].token, entry.top_logprobs[0].logprob) == (entry.token, entry.logprob)
+    streamed = [
+        entry
+        for chunk in server.streams(HELLO, **options)
+        if chunk.choices[0].logprobs
+        for entry in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == content
+
+
+@needs_extra
+def test_log_probabilities_come_only_if_requested(server):
+    assert server.ask(HELLO).choices[0].logprobs is None
+    entries = server.ask(HELLO, logprobs=True, n=2, temperature=0).choices[1].logprobs.content
+    assert entries and all(entry.top_logprobs == [] for entry in entries)
+    create, given = server.client.responses.create, {"model": server.folder, "input": "hello"}
+    assert create(**given).output[0].content[0].logprobs == []
+    part = create(**given, include=["message.output_text.logprobs"], top_logprobs=1).output[0].content[0]
+    assert [entry.token for entry in part.logprobs] == [entry.token for entry in entries]
+    *_, last = create(**given, include=["message.output_text.logprobs"], top_logprobs=1, stream=True)
+    assert last.response.output[0].content[0].logprobs == part.logprobs
+
+
+@needs_extra
+def test_tokens_that_are_parts_of_characters_have_their_bytes(server):
+    bias = {str(processor().tokenizer.convert_tokens_to_ids(letter)): 100 for letter in ("Ã", "©")}
+    options = {"logit_bias": bias, "logprobs": True, "max_tokens": 6}
+    content = server.ask(HELLO, **options).choices[0].logprobs.content
+    assert {tuple(entry.bytes) for entry in content} <= {(0xC3,), (0xA9,)} and len(content) == 6
+    assert {entry.token for entry in content} == {"\ufffd"}
+
+
+def test_a_tokenizer_without_bytes_has_the_bytes_of_its_words():
+    tokenizer = make_wordpiece()
+    token = tokenizer.convert_tokens_to_ids("dog")
+    assert token_bytes(tokenizer, token) == b"dog"
+    assert token_bytes(make_bpe(), make_bpe().eos_token_id) == b"<|endoftext|>"

@@ -39,13 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_ours = isinstance(error, ImportError) and (error.name or "").startswith("modeling_mm")
         if options.traceback or is_ours:
             raise
-        message = " ".join(str(error).split())
+        message = one_line(str(error))
         if isinstance(error, ImportError):
             message += f'. Install the extra: pip install "modeling_mm[{COMMANDS[name].extra}]"'
         print(f"modeling-mm {name}: {message}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     except KeyboardInterrupt:
         return 130
+
+
+def one_line(text: str) -> str:
+    """Return a message in one line; of an error in a worker of a data loader, whose text is a traceback, its last."""
+    if "DataLoader worker" in text and "Traceback" in text:
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

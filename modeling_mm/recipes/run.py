@@ -232,8 +232,9 @@ def measure(trainer: MMTrainer, data: RecipeData) -> dict[str, dict[str, float]]
     figures = {}
     sets = data.test or ({} if data.evaluation is None else {"evaluation": data.evaluation})
     for name, dataset in sets.items():
-        prefix = f"{name}_"
-        metrics = trainer.evaluate(dataset, metric_key_prefix=name)
+        key = name if name == "test" else f"test_{name}"  # TensorBoard shows what begins with test_ as test/...
+        prefix = f"{key}_"
+        metrics = trainer.evaluate(dataset, metric_key_prefix=key)
         kept = [key for key in metrics if key.startswith(prefix) and not key.endswith(SPEED)]
         figures[name] = {"samples": len(dataset), **{key.removeprefix(prefix): metrics[key] for key in kept}}
     return figures

@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 
 from ..data.chat_row import ChatRow, to_row
 from ..evaluation.metrics import score
+from ..utils.spelling import suggestion
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,29 @@ def check_can_answer(model: Any, processor: Any) -> None:
         raise ValueError(
             f"predict_with_generate needs a model that generates, such as MMForConditionalGeneration, but "
             f"{type(model).__name__} does not. Set predict_with_generate=False."
+        )
+
+
+def check_best_metric(args: Any, given: Iterable[str] | None) -> None:
+    """
+    Check before training that evaluation gives the metric that chooses the best state.
+
+    Args:
+        given: metrics beside the loss and those of answers; None if they are unknown
+
+    Raises:
+        ValueError: if it does not, with the nearest name.
+    """
+    name = (args.metric_for_best_model or "").removeprefix("eval_")
+    if not name or given is None or args.eval_strategy == "no":
+        return
+    answered = args.metrics if args.predict_with_generate else ()
+    known = ["loss", *given, *answered, "runtime", "samples_per_second", "steps_per_second"]
+    # Metrics of one task, and of one of several evaluation sets, end with the name of one.
+    if name not in known and not name.endswith(tuple(f"_{each}" for each in known)):
+        raise ValueError(
+            f"metric_for_best_model: evaluation gives no {name!r}.{suggestion(name, known)} It gives "
+            f"{', '.join(known[:-3])}."
         )
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Callbacks for the stock `Trainer` and for `MMTrainer`."""
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,10 +36,25 @@ class LossProgressCallback(ProgressCallback):
 
     @classmethod
     def take_over(cls, trainer: Trainer) -> None:
-        """Replace the progress bar or printer of a trainer."""
+        """Replace the progress bar or printer of a trainer; where no terminal shows a bar, by lines."""
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
-        trainer.add_callback(cls)
+        trainer.add_callback(cls if sys.stderr.isatty() and not trainer.args.disable_tqdm else LossLinesCallback)
+
+
+class LossLinesCallback(TrainerCallback):
+    """One line at every logging step and evaluation, for files and pipes, which a progress bar would fill."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and "loss" in (logs or {}):
+            self.write(f"step {state.global_step} of {state.max_steps}: loss {float(logs['loss']):.3f}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.write(f"step {state.global_step}: {describe(metrics or {})}")
+
+    def write(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def describe(metrics: Mapping[str, float]) -> str:

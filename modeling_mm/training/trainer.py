@@ -21,11 +21,20 @@ from ..batching import IGNORED
 from ..evaluation.answering import generate_answers
 from ..evaluation.metrics import score
 from ..modeling_mm import share_weights
-from .answers import AnsweredRow, as_chat, check_can_answer, in_groups, is_numbered, score_answers, share_of
+from .answers import (
+    AnsweredRow,
+    as_chat,
+    check_best_metric,
+    check_can_answer,
+    in_groups,
+    is_numbered,
+    score_answers,
+    share_of,
+)
 from .arguments import RATE_OF, MMTrainingArguments
 from .callbacks import ChecksumCallback, ProcessCountCallback, SetEpochCallback, ThawCallback
 from .checkpoints import last_whole_checkpoint, problem_of
-from .collators import ChatCollator
+from .collators import ChatCollator, accuracy
 from .divergence import MIN_LOSS_SCALE, NAMES, NamingCollator, check_figures, diverged, from_bytes, in_any_process
 from .freezing import average_gradients, frozen_parameters, parts_of
 from .sampling import MediaLengthGroupedSampler, media_size
@@ -115,8 +124,10 @@ class MMTrainer(Trainer):
             FloatingPointError: at the first loss or gradient that is not finite, in all processes together and before
                 it changes the weights; and for figures of an evaluation that are not. The message names the step, the
                 examples of the batch and the last checkpoint.
-            ValueError: if a checkpoint is incomplete or damaged.
+            ValueError: if a checkpoint is incomplete or damaged, or evaluation gives no `metric_for_best_model`.
         """
+        is_known = self.compute_metrics in (None, accuracy)
+        check_best_metric(self.args, ["accuracy"] * bool(self.compute_metrics) if is_known else None)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:

@@ -1,5 +1,7 @@
 """MMTrainer piece by piece: its arguments, groups of parameters, shares of rows, figures; what it refuses, and how."""
 
+import sys
+
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
@@ -312,7 +314,19 @@ def test_the_collators_processor_serves_where_none_was_given(tmp_path):
 # ---- The bar --------------------------------------------------------------------------------------------------------
 
 
-def test_the_bar_shows_the_loss_and_a_line_for_each_evaluation(tmp_path, capsys):
+def test_without_a_terminal_each_logging_step_and_evaluation_is_a_line(tmp_path, capsys):
+    fields = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 2}
+    run = mm_trainer(chat_model(), tmp_path, disable_tqdm=False, **fields)
+    LossProgressCallback.take_over(run)
+    run.train()
+    first, second, evaluated = run.state.log_history[:3]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    expected = [f"step 1 of 2: loss {first['loss']:.3f}", f"step 2 of 2: loss {second['loss']:.3f}"]
+    assert lines == [*expected, f"step 2: loss {evaluated['eval_loss']:.3f}"]
+
+
+def test_the_bar_shows_the_loss_and_a_line_for_each_evaluation(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     fields = {"predict_with_generate": True, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
     run = mm_trainer(chat_model(), tmp_path, disable_tqdm=False, **fields)
     LossProgressCallback.take_over(run)

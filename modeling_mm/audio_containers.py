@@ -165,8 +165,9 @@ def end_of_chunks(layout: ChunkLayout, data: bytes) -> Ending:
         if name == b"fmt " and data[body : body + 2] in WHOLE_BLOCKS:
             block = int.from_bytes(data[body + 12 : body + 14], layout.order) or 1
         if name == layout.audio and samples_end is None:
-            is_long = long_offset is not None and length == 0xFFFF_FFFF
+            is_long = length == 0xFFFF_FFFF and long_offset is not None
             if is_long:
+                assert long_offset is not None
                 length = int.from_bytes(data[long_offset : long_offset + 8], "little")
             fits = layout.prefix < length <= len(data) - body
             if not fits and (layout.is_open(length) or (is_long and not 0 < length < OPEN_LONG_LENGTH)):

@@ -122,7 +122,7 @@ def find_mpeg(data: bytes) -> int | None:
 
 def are_frames(data: bytes, start: int) -> bool:
     """Return True if a few frames of one kind follow each other from `start` on, or fill the file."""
-    kinds = set()
+    kinds: set[tuple[int, int, int, bool]] = set()
     for _ in range(ENOUGH_FRAMES):
         frame = read_frame(data[start : start + 4])
         if frame is None:
@@ -254,7 +254,8 @@ def split_ogg(data: bytes) -> list[Recording]:
     Raises:
         ValueError: if a page is damaged or missing, the last one too.
     """
-    recordings, start, first, pages = [], 0, 0, {}
+    recordings, start, first = [], 0, 0
+    pages: dict[bytes, int] = {}  # the next page's number of each stream that is not over
     while start < len(data):
         if data[start : start + 4] != b"OggS":
             if not pages and is_appended(data, start):

@@ -25,8 +25,10 @@ BACKGROUND = (255, 255, 255, 255)
 MAX_UINT8 = 255
 MAX_UINT16 = 65535
 # Pillow's errors for a damaged file depend on the format and on the place of the damage.
-DAMAGED_FILE_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, StructError, ZlibError)
-DAMAGED_FILE_ERRORS += (RuntimeError, LookupError, ArithmeticError, AttributeError, TypeError)  # AVIF, BLP, SPIDER
+DAMAGED_FILE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, StructError, ZlibError),
+    *(RuntimeError, LookupError, ArithmeticError, AttributeError, TypeError),  # AVIF, BLP, SPIDER
+)
 ACCEPTED_IMAGES = (
     "a path, a URL, bytes, a PIL image, an array or tensor of 1, 3 or 4 channels, or a dict with `bytes` or `path`"
 )

@@ -38,6 +38,7 @@ from .collators import ChatCollator, accuracy
 from .divergence import MIN_LOSS_SCALE, NAMES, NamingCollator, check_figures, diverged, from_bytes, in_any_process
 from .freezing import average_gradients, frozen_parameters, parts_of
 from .sampling import MediaLengthGroupedSampler, media_size
+from .shown_answers import ShownAnswers
 from .smoothing import smoother_for
 
 logger = logging.get_logger(__name__)
@@ -101,6 +102,7 @@ class MMTrainer(Trainer):
         # Of the current optimizer step: losses of its batches, (1,) each, and names of their examples.
         self.step_losses: list[torch.Tensor] = []
         self.step_examples: list[torch.Tensor] = []
+        self.shown = ShownAnswers("eval")
         # Trainable parameters that were frozen when DDP wrapped the model.
         self.unwatched_parameters: list[nn.Parameter] = []
         if args.predict_with_generate:
@@ -291,6 +293,7 @@ class MMTrainer(Trainer):
             dataset: Any = dataloader.dataset
             while isinstance(dataset, IterableDatasetShard):  # accelerate gives each process a shard
                 dataset = dataset.dataset
+            self.shown = ShownAnswers(metric_key_prefix)
             answers = self.answer_dataset(dataset)
             output.metrics.update(score_answers(answers, self.args.metrics, metric_key_prefix))
         check_figures(output.metrics, self.state.global_step)
@@ -317,9 +320,17 @@ class MMTrainer(Trainer):
                     )
                 for (number, row), answer in zip(rows.items(), answers, strict=True):
                     answered.append(AnsweredRow(number, row.task, answer, row.answer))
+                    self.shown.add(number, row, answer)
                 bar.update(len(batch))
         by_number = {row.row: row for row in gather_object(answered)}
         return [by_number[number] for number in sorted(by_number)]
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Log as the stock trainer; after an evaluation also some of its answers, to TensorBoard."""
+        super().log(*args, **kwargs)
+        if self.is_world_process_zero():
+            self.shown.write(self.callback_handler.callbacks, self.state.global_step)
+        self.shown.rows.clear()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)

@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -353,6 +354,37 @@ def test_tensorboard_shows_losses_and_figures_of_answers(tmp_path):
     assert {"train/loss", "eval/loss", "eval/exact_match", "eval/color_exact_match"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("eval/exact_match")] == [1, 2]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(run))
+
+
+def test_tensorboard_shows_media_with_their_answers(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    image = {"type": "image", "image": np.full((4, 8, 3), 200, np.uint8)}
+    audio = {"type": "audio", "audio": np.zeros(1600, np.float32), "sampling_rate": 16_000}
+    pairs = [(image, "Which | color?", "gray"), (audio, "What is heard?", "nothing")]
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": [part, {"type": "text", "text": question}]},
+                {"role": "assistant", "content": [{"type": "text", "text": truth}]},
+            ]
+        }
+        for part, question, truth in pairs
+    ]
+    fields = {"report_to": ["tensorboard"], "predict_with_generate": True, "generation_max_new_tokens": 2}
+    run = mm_trainer(chat_model(), tmp_path, evaluate=chats, max_steps=1, **fields)
+    run.train()
+    answers = [each.answer for each in run.answer_dataset(run.eval_dataset)]
+    run.evaluate(metric_key_prefix="test_held")  # training has closed the writer
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder)).Reload()
+    assert events.Tags()["images"] == ["test/held/row 0, image 0"]
+    assert events.Tags()["audio"] == ["test/held/row 1, audio 0"]
+    (table,) = events.Tensors("test/held/answers/text_summary")
+    lines = table.tensor_proto.string_val[0].decode().splitlines()
+    assert lines[2] == f"| 0 | Which \\| color? | {answers[0]} | gray |"
+    assert lines[3] == f"| 1 | What is heard? | {answers[1]} | nothing |"
 
 
 # ---- Two processes --------------------------------------------------------------------------------------------------

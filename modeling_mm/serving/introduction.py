@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""What the page shows before the first question: the model's name, what it reads, its card's summary, and examples."""
+"""Introduction on the page: the model's name, what it reads, its card's summary, and examples."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -91,7 +91,8 @@ def test_the_first_names_and_their_number_are_given(tmp_path):
     names = [f"model.language_model.h.{layer}.mlp.c_fc.weight" for layer in range(4)]
     folder = saved(tmp_path, change=without(*names))
     with pytest.raises(
-        ValueError, match=re.escape(f"{folder}: 4 weights are missing: {', '.join(names[:3])} and 1 more.")
+        ValueError,
+        match=re.escape(f"{folder / 'model.safetensors'}: 4 weights are missing: {', '.join(names[:3])} and 1 more."),
     ):
         MMForConditionalGeneration.from_pretrained(folder)
 

@@ -14,7 +14,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .compat import with_offloaded_weights
 
-SHOWN = 3  # names in a message
+MOST_NAMES = 3  # names in a message
 SAVE_AGAIN = "Save or download the model again"
 
 
@@ -47,9 +47,9 @@ def check_weight_files(folder: Path) -> None:
 def read_shards(index: Path) -> list[str]:
     """Return the names of the files of weights that an index lists, or raise a `ValueError` that names the index."""
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(map(os.fspath, set(listed.values())))
-        metadata = json.loads(index.read_text(encoding="utf-8"))["metadata"]
+        listed = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(map(os.fspath, set(listed["weight_map"].values())))
+        metadata = listed["metadata"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index}: no readable `weight_map` and `metadata`. {SAVE_AGAIN}.") from error
     if not names or not isinstance(metadata, dict) or any(Path(name).name != name for name in names):
@@ -164,5 +164,5 @@ def count(names: list[str]) -> str:
 
 def shortened(names: list[str]) -> str:
     """Return the first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

@@ -49,7 +49,7 @@ def ask(folder: Path, *arguments: str) -> int:
 
 
 def test_a_command_says_nothing_but_its_own(folder):
-    """In a process of its own, where libraries speak when they are imported."""
+    """Run in a new process, because libraries print messages when they are imported."""
     done = subprocess.run(
         [sys.executable, "-m", "modeling_mm.cli", "ask", str(folder / "tiny"), "What do you see?"],
         capture_output=True,

@@ -133,7 +133,7 @@ def test_a_token_in_pieces_is_text(processor, name):
 
 
 def test_templates_of_users(processor):
-    """Tokens of their own, special or not; messages that follow each other without anything between."""
+    """Template with tokens unknown to the package, special or not, and with nothing between messages."""
     words = make_bpe()
     words.add_tokens([AddedToken("<turn>", special=False, normalized=False), AddedToken("<T>", special=True)])
     own = MMProcessor(

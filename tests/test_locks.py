@@ -25,7 +25,7 @@ def locked(name: str) -> list[str]:
 
 
 def versions(name: str, python: str) -> dict[str, str]:
-    """What a lock installs on Linux with a Python."""
+    """Return the packages that a lock installs on Linux with one version of Python."""
     place = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
     place |= {
         "platform_machine": "x86_64",
@@ -58,7 +58,7 @@ def test_a_lock_holds_what_the_project_asks_for(name, python):
 
 
 def test_developing_adds_to_running_and_changes_no_version():
-    """So that `make test` after `make demo` installs what is missing, and nothing anew."""
+    """After `make demo`, `make test` installs missing packages only."""
     missing = set(locked("requirements.lock")) - set(locked("requirements-dev.lock"))
     assert not missing
     for python in PYTHONS:

@@ -24,7 +24,7 @@ from ..modalities import MODALITIES
 from ..utils import format_table
 from .loading import load_model
 
-SHOWN = 5  # labels
+MOST_LABELS = 5  # labels
 
 
 def run(options: Namespace) -> None:
@@ -73,7 +73,7 @@ def answer_question(options: Namespace, model: Any, processor: Any, turn: Messag
 
 def print_labels(model: Any, scores: Any) -> None:
     """Print the labels with the highest scores, one a line."""
-    ranked = sorted(zip(labels_of(model), scores.tolist(), strict=True), key=lambda pair: -pair[1])[:SHOWN]
+    ranked = sorted(zip(labels_of(model), scores.tolist(), strict=True), key=lambda pair: -pair[1])[:MOST_LABELS]
     width = max(len(label) for label, _ in ranked)
     print("\n".join(f"{label:{width}}  {score:.3f}" for label, score in ranked))
 

@@ -19,7 +19,7 @@ TOWERS = tuple(modality.tower for modality in MODALITIES.values())
 INPUTS = ("source", "pretrained", "text", *TOWERS, "processor", "preset")
 FOLDERS = ("configuration/", "data/", "outputs/", "processing/")
 FILES = (".csv", ".json", ".jsonl", ".parquet", ".yaml")
-SHOWN = 6  # of the inputs that are missing
+MOST_INPUTS = 6  # of the inputs that are missing
 GPT2 = "transformers.models.gpt2.configuration_gpt2", "GPT2Config"
 
 
@@ -52,8 +52,8 @@ def check_recipe(name: str, overrides: Sequence[str], sections: Sequence[str] = 
     is_packaged = path != Path(name)
     needed = {key: value for key, value in values.items() if not sections or key in sections}
     if missing := list(missing_inputs(needed, is_packaged)):
-        more = f", and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        listed = f"names inputs that are not here: {', '.join(missing[:SHOWN])}{more}."
+        more = f", and {len(missing) - MOST_INPUTS} more" if len(missing) > MOST_INPUTS else ""
+        listed = f"names inputs that are not here: {', '.join(missing[:MOST_INPUTS])}{more}."
         key = missing[0].partition("=")[0]
         what = f"The packaged recipe {name}" if is_packaged else name
         raise FileNotFoundError(f"{what} {listed} Override these keys, such as {key}=PATH.")

@@ -189,7 +189,7 @@ class Engine:
         """Run work for rows. Its error ends these rows, whose clients are told, and nothing else."""
         try:
             return work()
-        except Exception as error:
+        except Exception as error:  # the thread serves all clients: no fault of one row may end it
             for row in rows:
                 row.finish(error)
             if fallback is not None:
@@ -255,5 +255,5 @@ def generate_alone(model: Any, row: Row) -> None:
 def run_call(future: Future, work: Callable[[], Any]) -> None:
     try:
         future.set_result(work())
-    except Exception as error:
+    except Exception as error:  # raised again by whoever waits for the future
         future.set_exception(error)

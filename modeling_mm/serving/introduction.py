@@ -16,7 +16,7 @@ from ..modalities import MODALITIES
 
 CARD = "README.md"
 SHIPPED = Path(__file__).resolve().parents[2] / "processing" / "corpora" / "unseen" / "questions.jsonl"
-SHOWN = 3  # examples, as many as a phone has room for
+MOST_CLICKABLE = 3  # examples, as many as a phone has room for
 SUMMARY = re.compile(r"^# .+\n+((?:[^\n#|`<].*\n?)+)", re.MULTILINE)  # the paragraph below a card's title
 
 
@@ -82,7 +82,7 @@ def read_card(path: Path) -> tuple[list[str], str]:
 
 
 def read_examples(path: Path, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the first question about each set of modalities that the model takes, at most `SHOWN`."""
+    """Yield the first question about each set of modalities that the model takes, at most `MOST_CLICKABLE`."""
     first: dict[tuple[str, ...], ChatRow] = {}
     for row in load_chats(path):
         parts = media_parts(row.prompt)
@@ -90,6 +90,6 @@ def read_examples(path: Path, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
             first.setdefault(tuple(sorted({part["type"] for part in parts})), row)
     fitting = [combination for combination in first if set(combination) <= set(kinds)]
     simple_first = sorted(fitting, key=lambda each: (len(each), *map(kinds.index, each)))
-    for row in [first[combination] for combination in simple_first[:SHOWN]]:
+    for row in [first[combination] for combination in simple_first[:MOST_CLICKABLE]]:
         files = [str(media_source(part)) for part in media_parts(row.prompt)]
         yield {"text": turn_text(row.prompt[-1]), "files": files}

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from ..chat import TEXT_PARTS
 from .chat_request import MOST_PARTS, ROLES, ChatRequest, check_size, media_part
 from .fields import RESPONSE_FIELDS
 from .limits import BadRequest
@@ -21,7 +22,6 @@ INCLUDED = (
     "web_search_call.action.sources",
     "web_search_call.results",
 )
-TEXT_PARTS = ("input_text", "output_text")
 PARTS = (*TEXT_PARTS, "input_image", "input_audio")
 
 

@@ -17,8 +17,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..compat import logits_processors
 
-# Scores divided by less leave the precision of float32; the limit of small temperatures is the best token.
-LEAST_TEMPERATURE = 1e-5
 DEFAULT_TEMPERATURE = 1.0  # of OpenAI's protocol
 # A request with one of these asks for samples, and so does one for several answers.
 SAMPLING_OPTIONS = ("temperature", "top_p", "top_k", "seed")
@@ -86,7 +84,7 @@ class Sampling:
         config = copy.deepcopy(default)
         config.num_beams = config.num_return_sequences = 1
         if self.temperature is not None:
-            config.do_sample = self.temperature >= LEAST_TEMPERATURE
+            config.do_sample = self.temperature > 0
             config.temperature = self.temperature if config.do_sample else None
         if config.do_sample:
             config.top_p = config.top_p if self.top_p is None else self.top_p

@@ -143,6 +143,6 @@ def serve(connection: Connection, processor: Any) -> None:
             result = work(processor, *arguments)
         except BadRequest as error:
             fault = error
-        except Exception:  # it may not be picklable
+        except Exception:  # the parent process raises it; as text, since it may not be picklable
             fault = RuntimeError(f"A worker failed:\n{traceback.format_exc()}")
         connection.send((result, fault))

@@ -13,7 +13,7 @@ from ..data.chat_row import ChatRow, media_parts, media_source, turn_text
 
 NAMES = "example_names"  # key of a batch: the names of its rows, (B, NAME_BYTES) uint8, as devices hold no text
 NAME_BYTES = 96
-SHOWN = 16
+MOST_EXAMPLES = 16
 # GradScaler halves its scale at each step whose fp16 gradients overflow, which is normal while it is large.
 MIN_LOSS_SCALE = 1e-4
 
@@ -69,7 +69,9 @@ def diverged(
     """Return the error of a step whose loss or gradients are not finite."""
     broken = [loss for loss in losses if not math.isfinite(loss)]
     what = f"the loss is {broken[0]}" if broken else f"the norm of the gradients is {norm}"
-    names = ", ".join(examples[:SHOWN]) + (f" and {len(examples) - SHOWN} more" if len(examples) > SHOWN else "")
+    names = ", ".join(examples[:MOST_EXAMPLES]) + (
+        f" and {len(examples) - MOST_EXAMPLES} more" if len(examples) > MOST_EXAMPLES else ""
+    )
     kept = f"The last good checkpoint is {checkpoint}." if checkpoint else "No checkpoint was saved before."
     return FloatingPointError(
         f"Training diverged at step {step}: {what}. The weights were not changed by it. Examples of the batch: "

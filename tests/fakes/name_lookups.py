@@ -102,7 +102,7 @@ def logged(function) -> tuple:
 
 @lookup
 def label_smoothing():
-    """Whether labels are shifted before they are smoothed."""
+    """Return True if labels are shifted before they are smoothed."""
     return trained_loss(load(), label_smoothing_factor=0.1)
 
 
@@ -187,7 +187,7 @@ def generation():
 
 @lookup
 def attention():
-    """Whether the implementation may be set is read from the source of the class's module."""
+    """Return True if the attention implementation may be set; transformers reads the source of the class's module."""
     model, found = load(), []
     for implementation in ("eager", "sdpa"):
         model.set_attn_implementation(implementation)
@@ -261,7 +261,7 @@ def serving():
 
 @lookup
 def peft_defaults():
-    """Which modules are adapted when a config names none; PEFT may be imported after the model is made."""
+    """Return the modules that PEFT adapts by default; it may be imported after the model is made."""
     loaded, found = [load() for _ in range(3)], {}
     from peft import IA3Config, LNTuningConfig, LoraConfig, get_peft_model
 

@@ -23,7 +23,7 @@ def recipe_file(folder: Path, **training) -> Path:
 
 
 def train(path: Path, before: str = "") -> subprocess.CompletedProcess:
-    """Train in a process of its own, after a line of Python."""
+    """Train in a new process, after a line of Python."""
     program = f"{before}\nimport sys\nfrom modeling_mm.cli import main\nsys.exit(main(['train', {str(path)!r}]))"
     environment = quiet_environment() | {"PYTHONWARNINGS": "ignore"}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""What OpenAI's own client can ask for beside one plain answer: penalties, sampling, usage, models."""
+"""Requests of OpenAI's own client beyond one plain answer: penalties, sampling, usage, models."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""What each task's pipeline is asked in transformers' PipelineTesterMixin; its own task tests are not distributed."""
+"""Inputs of each task for transformers' PipelineTesterMixin, whose task tests are not distributed."""
 
 from transformers import pipeline
 

@@ -37,7 +37,7 @@ class MMCommonTests(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin
         self.model_tester = MMModelTester(self, sees=self.sees, hears=self.hears)
 
     def moved_by(self, model_class, change) -> torch.Tensor:
-        """How far each row's output moves when `change` is made to the inputs, (batch_size,)."""
+        """Return the greatest change of each row's output, (batch_size,), when `change` is made to the inputs."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         model = model_class(config).eval()
         changed = {name: tensor.clone() for name, tensor in inputs.items()}

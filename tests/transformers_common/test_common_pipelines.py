@@ -29,7 +29,7 @@ TASKS = {
 
 
 class Names:
-    """Where the mixin looks names of processors up: transformers, and ours."""
+    """Namespace in which the mixin looks up names of processors: transformers, and ours."""
 
     MMProcessor = MMProcessor
 

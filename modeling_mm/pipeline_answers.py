@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers.generation import GenerationConfig
 
 from .modalities import MODALITIES
-from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, take
+from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, given_media, take
 from .prompts import language_name, translation_prompt
 from .sources import describe
 
@@ -151,14 +151,12 @@ class MMTranslationPipeline(MMAnsweringPipeline):
             A list of `{"translation_text": ...}`, one unless `num_return_sequences` is larger; a list of such lists
             for a list, an iterator over them for a dataset or a generator.
         """
-        media = dict(zip(MODALITIES, (image, audio), strict=False))
+        media = given_media(image=image, audio=audio)
         if text is None or isinstance(text, str):
             return super().__call__({"text": text, **media}, **kwargs)
-        if all(column is None for column in media.values()) and not (
-            isinstance(text, list) and text and isinstance(text[0], str)
-        ):
+        if not media and not (isinstance(text, list) and text and isinstance(text[0], str)):
             return super().__call__(text, **kwargs)
-        columns = {"text": text} | {name: column for name, column in media.items() if column is not None}
+        columns = {"text": text, **media}
         if any(not isinstance(column, list) or len(column) != len(text) for column in columns.values()):
             sizes = {name: len(c) if isinstance(c, list) else describe(c) for name, c in columns.items()}
             raise ValueError(

@@ -109,6 +109,11 @@ def take(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := options.pop(name, None)) is not None}
 
 
+def given_media(**media: Any) -> dict[str, Any]:
+    """Return the media that a caller has passed, by the names of their arguments."""
+    return {name: value for name, value in media.items() if value is not None}
+
+
 class MMPipeline(Pipeline):
     """
     A pipeline for the models of this package.

@@ -9,7 +9,16 @@ from transformers.pipelines.feature_extraction import FeatureExtractionPipeline
 from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 
 from .modalities import MODALITIES
-from .pipeline_base import MMPipeline, Parameters, check_keys, check_options, messages_of, refuse_timeout, take
+from .pipeline_base import (
+    MMPipeline,
+    Parameters,
+    check_keys,
+    check_options,
+    given_media,
+    messages_of,
+    refuse_timeout,
+    take,
+)
 from .sources import describe
 
 
@@ -64,7 +73,7 @@ class MMFeatureExtractionPipeline(MMFeaturePipeline, FeatureExtractionPipeline):
             inputs: a text, a chat, or a dict with some of `text`, `images` and `audio`; or many of them.
             images, audio (*optional*): media of the text; of a list of texts, lists as long as it.
         """
-        columns = {name: media for name, media in (("images", images), ("audio", audio)) if media is not None}
+        columns = given_media(images=images, audio=audio)
         if not columns:
             return super().__call__(inputs, **kwargs)
         if inputs is None or isinstance(inputs, str):

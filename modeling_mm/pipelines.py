@@ -28,6 +28,7 @@ from .pipeline_base import (
     as_stream,
     check_keys,
     check_options,
+    given_media,
     messages_of,
     refuse_timeout,
     take,
@@ -130,9 +131,10 @@ class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
     def __call__(
         self, text: Any = None, images: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> Any:
-        if images is None and videos is None and audio is None and are_rows(text):
+        media = given_media(images=images, videos=videos, audio=audio)
+        if not media and are_rows(text):
             return self.answer_rows(text, **kwargs)
-        return AnyToAnyPipeline.__call__(self, text, images, videos, audio, **kwargs)
+        return AnyToAnyPipeline.__call__(self, text, **media, **kwargs)
 
 
 # ---- Text alone -----------------------------------------------------------------------------------------------------

@@ -2,20 +2,17 @@
 """One chat sample, from every known form: the package's own, TRL's with media in columns, or prompt and completion."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
-from ..audio import is_audio
 from ..chat import OTHER_ROLES, SOURCE_KEYS, media_source, normalize_part
-from ..images import is_image
 from ..modalities import MODALITIES
 from ..placeholders import as_list, as_number
+from ..processing_mm import READERS
 
 Message = dict[str, Any]
-# Functions that tell one item of a column from several.
-IS_ITEM: dict[str, Callable[[Any], bool]] = {"image": is_image, "audio": is_audio}
 
 ROLES = ("system", "user", "assistant")
 # Other keys of a media part: the rate of bare samples, and a mark for images with writing, which are never mirrored.
@@ -186,7 +183,7 @@ def split_column(items: Any, kind: str, wanted: int) -> list[Any]:
     """
     if items is None:
         return []
-    is_item = IS_ITEM.get(kind, lambda value: not isinstance(value, (list, tuple)))
+    is_item = READERS[kind][0] if kind in READERS else lambda value: not isinstance(value, (list, tuple))
     is_stack = (
         getattr(items, "ndim", 0) > 1 and len(items) == wanted > 1
     )  # gray images have as many axes as one of RGB

@@ -41,7 +41,11 @@ SPECIAL_TOKEN_FIELDS = (
     "end_token_id",
 )
 
-CONNECTORS = ("linear", "mlp", "conv", "gru", "perceiver")
+DIRECT = "direct"
+CONNECTORS = ("linear", "mlp", "conv", "gru", "perceiver", DIRECT)
+CROSS_ATTENTION_PLACEMENTS = ("before", "inside")
+HIDDEN = "hidden"
+PLACEHOLDER_KINDS = ("text", HIDDEN)
 MEDIA_POSITION_ENCODINGS = ("sinusoidal", "learned", "none")
 TEXT_POSITION_ENCODINGS = ("learned", "sinusoidal")
 
@@ -95,9 +99,17 @@ class MMConfig(PreTrainedConfig):
             Any audio encoder known to [`AutoModel`]; `None` for a model that does not hear. Of an encoder-decoder
             such as Whisper the encoder is used.
         cross_attention_layers (`list[int]`, *optional*):
-            The decoder blocks that have a cross-attention block before them. By default every
-            `cross_attention_interval`-th block.
+            The decoder blocks that have cross-attention. By default every `cross_attention_interval`-th block. It is
+            shared by the modalities that have no layers of their own.
         cross_attention_interval (`int`, *optional*, defaults to 4): see above.
+        cross_attention_placement (`str`, *optional*, defaults to `"before"`):
+            Where cross-attention stands: in a block of its own `"before"` the decoder block, or `"inside"` it, between
+            self-attention and feed-forward, as in GPT-2 with `add_cross_attention` and in Whisper.
+        vision_cross_attention_layers, audio_cross_attention_layers (`list[int]`, *optional*):
+            The decoder blocks that have cross-attention to this modality alone, so that what it learns leaves the
+            other as it is; by default it shares `cross_attention_layers`.
+        vision_cross_attention_placement, audio_cross_attention_placement (`str`, *optional*):
+            Where a modality's own cross-attention stands; by default as `cross_attention_placement` says.
         cross_attention_gated (`bool`, *optional*, defaults to `False`):
             Whether both branches of a cross-attention block pass a tanh gate that starts at zero, as Flamingo's do.
             Without gates the last projection of each branch starts at zero instead, so that joining never changes the
@@ -105,10 +117,13 @@ class MMConfig(PreTrainedConfig):
             gates a model learns to see late, unless they have about ten times the learning rate of the rest.
         cross_attention_feed_forward (`bool`, *optional*, defaults to `False`):
             Whether a cross-attention block has a feed-forward branch as Flamingo's do. It is two thirds of a block's
-            weights, all read at every decoded token, so it is for those who find that it earns its time.
+            weights, all read at every decoded token, so it is for those who find that it earns its time. Gates and
+            this branch belong to blocks before decoder blocks; inside them there is GPT-2's cross-attention alone.
         vision_connector, audio_connector (`str`, *optional*, defaults to `"mlp"`):
             What turns encoder tokens into media tokens: `"linear"`, `"mlp"`, `"conv"` (strided convolutions over the
-            token sequence), `"gru"` (recurrent) or `"perceiver"` (a resampler with a fixed number of latents).
+            token sequence), `"gru"` (recurrent), `"perceiver"` (a resampler with a fixed number of latents) or
+            `"direct"`: what the encoder says as it is, through one linear layer where the widths differ, without norm,
+            position or modality vector, as encoder-decoders connect their halves.
         vision_connector_size, audio_connector_size (`int`, *optional*):
             Hidden width of the connector (`mlp`, `conv`, `gru`); the decoder's width by default.
         vision_connector_layers, audio_connector_layers (`int`, *optional*, defaults to 1):
@@ -125,13 +140,24 @@ class MMConfig(PreTrainedConfig):
             `"learned"` as in GPT-2, or `"sinusoidal"`, which has no greatest length.
         modality_embedding (`bool`, *optional*, defaults to `True`):
             Whether a learned vector of the modality is added to media tokens.
+        audio_attends_padding (`bool`, *optional*, defaults to `False`):
+            Whether the text also sees the tokens of the padding behind an audio window's end, as Whisper's does.
+        placeholders (`str`, *optional*, defaults to `"text"`):
+            Whether a placeholder is a token of the `"text"`, or `"hidden"`: it only marks the place of its item, has 0
+            in the attention mask and takes no position, as is right for a decoder that has never seen one.
+        prompt_token_ids (`list[int]`, *optional*):
+            What media that come without text are followed by, for a decoder that begins its answers so. Needed with
+            hidden placeholders, which leave nothing else to read.
         image_token_id, audio_token_id (`int`, *optional*):
             Placeholder ids: one in the text for each image, one for each audio window. Needed with the modality.
         system_token_id, user_token_id, assistant_token_id, end_token_id (`int`, *optional*):
             Ids of the chat template's role and end-of-turn tokens.
         freeze_text, freeze_vision, freeze_audio (`bool`, *optional*, defaults to `False`):
             Which pretrained parts start frozen; of the text its token embeddings too, those of the special tokens
-            among them. The connectors and the cross-attention blocks never are.
+            among them.
+        freeze_cross_attention (`bool`, *optional*, defaults to `False`):
+            Whether the cross-attention that modalities share starts frozen too, with the `"direct"` connectors, as is
+            right where it is pretrained. Other connectors, and the layers of one modality alone, never are.
         use_cache (`bool`, *optional*, defaults to `True`): whether generation keeps keys and values.
         tie_word_embeddings (`bool`, *optional*): whether head and embedding are one; as in `text_config` by default.
 
@@ -148,6 +174,11 @@ class MMConfig(PreTrainedConfig):
     audio_config: dict | PreTrainedConfig | None = None
     cross_attention_layers: list[int] | None = None
     cross_attention_interval: int = 4
+    cross_attention_placement: str = "before"
+    vision_cross_attention_layers: list[int] | None = None
+    vision_cross_attention_placement: str | None = None
+    audio_cross_attention_layers: list[int] | None = None
+    audio_cross_attention_placement: str | None = None
     cross_attention_gated: bool = False
     cross_attention_feed_forward: bool = False
     vision_connector: str = "mlp"
@@ -163,6 +194,9 @@ class MMConfig(PreTrainedConfig):
     max_media_positions: int = 2048
     text_position_encoding: str = "learned"
     modality_embedding: bool = True
+    audio_attends_padding: bool = False
+    placeholders: str = "text"
+    prompt_token_ids: list[int] | None = None
     image_token_id: int | None = None
     audio_token_id: int | None = None
     system_token_id: int | None = None
@@ -172,6 +206,7 @@ class MMConfig(PreTrainedConfig):
     freeze_text: bool = False
     freeze_vision: bool = False
     freeze_audio: bool = False
+    freeze_cross_attention: bool = False
     use_cache: bool = True
     tie_word_embeddings: bool | None = None
 
@@ -216,7 +251,8 @@ class MMConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields; PEFT asks for them just before it looks up which modules to adapt by default."""
-        enter_adapter_defaults(self.model_type, "gpt2", {"c_attn": ["q_attn", "cross_attn.c_proj"]})
+        inside = [f"{prefix}crossattention.c_proj" for prefix in ("", *(f"{each.tower}_" for each in self.modalities))]
+        enter_adapter_defaults(self.model_type, "gpt2", {"c_attn": ["q_attn", "cross_attn.c_proj", *inside]})
         return super().to_dict()
 
     @property
@@ -275,6 +311,7 @@ class MMConfig(PreTrainedConfig):
         """Check every field against its choices, at construction and again when the config is saved."""
         check_choice("media_position_encoding", self.media_position_encoding, MEDIA_POSITION_ENCODINGS)
         check_choice("text_position_encoding", self.text_position_encoding, TEXT_POSITION_ENCODINGS)
+        check_choice("placeholders", self.placeholders, PLACEHOLDER_KINDS)
         check_positive("cross_attention_interval", self.cross_attention_interval)
         check_positive("max_media_positions", self.max_media_positions)
         if not 0 <= self.connector_dropout < 1:
@@ -284,21 +321,49 @@ class MMConfig(PreTrainedConfig):
             for field in (f"{tower}_connector_layers", f"{tower}_latents", f"{tower}_connector_size"):
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
-        self._check_cross_attention_layers()
+        self._check_cross_attention()
         self._check_token_ids()
 
-    def _check_cross_attention_layers(self) -> None:
-        layers, num_layers = self.cross_attention_layers or [], self.text_config.n_layer
+    def _check_cross_attention(self) -> None:
+        check_choice("cross_attention_placement", self.cross_attention_placement, CROSS_ATTENTION_PLACEMENTS)
+        shared = []
+        for modality in MODALITIES.values():
+            if (placement := getattr(self, modality.placement_field)) is not None:
+                check_choice(modality.placement_field, placement, CROSS_ATTENTION_PLACEMENTS)
+            layers = getattr(self, modality.layers_field)
+            if layers is not None:
+                self._check_layers(modality.layers_field, layers, [modality])
+            elif placement is not None:
+                raise ValueError(
+                    f"{modality.placement_field} is {placement!r}, but {modality.plural} share the others' "
+                    f"cross-attention. Name their own blocks by {modality.layers_field}, or set "
+                    "cross_attention_placement."
+                )
+            elif modality in self.modalities:
+                shared.append(modality)
+        self._check_layers("cross_attention_layers", self.cross_attention_layers or [], shared)
+        placements = {self.cross_attention_placement} if shared or not self.modalities else set()
+        own = [each for each in self.modalities if each not in shared]
+        placements |= {getattr(self, each.placement_field) or self.cross_attention_placement for each in own}
+        for field in ("cross_attention_gated", "cross_attention_feed_forward"):
+            if getattr(self, field) and "before" not in placements:
+                raise ValueError(
+                    f"{field} belongs to cross-attention before decoder blocks, but all of it stands inside them. "
+                    f"Leave {field} out, or set cross_attention_placement='before'."
+                )
+
+    def _check_layers(self, field: str, layers: list[int], readers: list[Modality]) -> None:
+        num_layers = self.text_config.n_layer
         if sorted(set(layers)) != list(layers) or any(not 0 <= layer < num_layers for layer in layers):
             raise ValueError(
-                f"cross_attention_layers must be ascending, distinct indices of decoder blocks from 0 to "
-                f"{num_layers - 1}, got {layers}."
+                f"{field} must be ascending, distinct indices of decoder blocks from 0 to {num_layers - 1}, got "
+                f"{layers}."
             )
-        if not layers and self.modalities:
-            fields = " and ".join(modality.config_field for modality in self.modalities)
+        if not layers and set(readers) & set(self.modalities):
+            fields = " and ".join(modality.config_field for modality in readers)
             raise ValueError(
-                "cross_attention_layers is empty, so the decoder could not see any media. Name at least one block, or "
-                f"leave out {fields}."
+                f"{field} is empty, so the decoder could not see any media. Name at least one block, or leave out "
+                f"{fields}."
             )
 
     def _check_token_ids(self) -> None:

@@ -9,7 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
 from .attention import Attention
-from .configuration_mm import MMConfig
+from .configuration_mm import DIRECT, MMConfig
 from .encoders import encoder_width
 from .layers import MLP, activation, sinusoidal_positions
 from .masks import cross_attention_mask
@@ -20,10 +20,35 @@ from .modalities import Modality
 StatesAndMask = tuple[torch.Tensor, torch.Tensor]
 
 
-def build_connector(modality: Modality, config: MMConfig) -> "Connector | None":
+def build_connector(modality: Modality, config: MMConfig) -> "Connector | DirectConnector | None":
     """Build the connector of a modality; `None` if the model has no encoder for it."""
     encoder_config = getattr(config, modality.config_field)
-    return None if encoder_config is None else Connector(config, modality.tower, encoder_width(encoder_config))
+    if encoder_config is None:
+        return None
+    width = encoder_width(encoder_config)
+    if getattr(config, f"{modality.tower}_connector") == DIRECT:
+        return DirectConnector(width, config.text_config.n_embd)
+    return Connector(config, modality.tower, width)
+
+
+class DirectConnector(nn.Module):
+    """
+    Encoder tokens (N, L, W) as media tokens (N, L, D), through one linear layer where the widths differ.
+
+    It adds neither norm nor positions nor modality vector, as encoder-decoders connect their halves.
+
+    Args:
+        width: W
+        text_width: D
+    """
+
+    def __init__(self, width: int, text_width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, text_width) if width != text_width else nn.Identity()
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        """Return media tokens (N, L, D) with their mask (N, L); masked ones are zeros."""
+        return self.linear(states).masked_fill(~mask[..., None], 0.0), mask
 
 
 class Connector(nn.Module):

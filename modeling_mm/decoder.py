@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""GPT-2's blocks, and the gated cross-attention blocks between them that read media."""
+"""GPT-2's decoder, with cross-attention before or inside its blocks that reads media."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,9 +17,16 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import Attention
 from .configuration_mm import MMConfig
+from .cross_attention import (
+    SHARED,
+    CrossAttention,
+    CrossAttentionGroup,
+    GatedCrossAttentionBlock,
+    cross_attention_groups,
+)
 from .device_reads import read_once
-from .layers import MLP, TanhGate, init_weights, sinusoidal_positions
-from .masks import check_not_packed, check_positions, cross_attention_mask, mask_tokens_without_media, text_positions
+from .layers import MLP, init_weights, sinusoidal_positions
+from .masks import check_not_packed, check_positions, cross_attention_mask, text_positions
 from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
 
@@ -26,12 +34,24 @@ from .outputs import MMModelOutput
 
 
 class DecoderBlock(GradientCheckpointingLayer):
-    """A GPT-2 block: attention and feed-forward, each after its layer norm and added to the residual stream."""
+    """
+    A GPT-2 block: attention and feed-forward, each after its layer norm and added to the residual stream.
 
-    def __init__(self, config: GPT2Config, layer_idx: int):
+    Cross-attention inside it stands between the two, as in GPT-2 with `add_cross_attention` and in Whisper, under
+    GPT-2's names: `ln_cross_attn` and `crossattention`, which begin with the tower of a modality that has its own.
+
+    Args:
+        prefixes: of the groups that have cross-attention inside this block
+    """
+
+    def __init__(self, config: GPT2Config, layer_idx: int, prefixes: Sequence[str] = ()):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = Attention(config, layer_idx)
+        for prefix in prefixes:
+            norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+            setattr(self, f"{prefix}ln_cross_attn", norm)
+            setattr(self, f"{prefix}crossattention", CrossAttention(config, layer_idx))
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
@@ -39,82 +59,35 @@ class DecoderBlock(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        *media_states: torch.Tensor | None,
         past_key_values: Cache | None = None,
+        cross_inputs: Sequence[tuple[str, dict[str, Any]]] = (),
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Apply the block, (B, L, D) to (B, L, D)."""
-        attended, _ = self.attn(self.ln_1(hidden_states), attention_mask, past_key_values, **kwargs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.ln_2(hidden_states))
-
-
-class GatedCrossAttentionBlock(GradientCheckpointingLayer):
-    """
-    Cross-attention from text to media, and a feed-forward branch.
-
-    `x + tanh(gate)·CrossAttention(norm(x), media)`, then `x + tanh(gate)·FFN(norm(x))`, as in
-    [Flamingo](https://arxiv.org/abs/2204.14198).
-
-    Both branches add zero to a token that sees no media. The block starts by adding nothing: its gates are zero, or,
-    without gates, its output projections are.
-    """
-
-    def __init__(self, config: MMConfig, layer_idx: int):
-        super().__init__()
-        text, gated = config.text_config, config.cross_attention_gated
-        self.layer_idx = layer_idx
-        self.norm_attn = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
-        self.cross_attn = Attention(text, layer_idx, is_cross_attention=True, zero_init=not gated)
-        self.gate_attn = TanhGate() if gated else nn.Identity()
-        self.feed_forward = config.cross_attention_feed_forward
-        if self.feed_forward:
-            self.norm_mlp = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
-            self.mlp = MLP(text, zero_init=not gated)
-            self.gate_mlp = TanhGate() if gated else nn.Identity()
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        media_states: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        has_media: torch.Tensor | None,
-        media_cache: CrossAttentionCache | None = None,
-        implementation: str | None = None,
-    ) -> torch.Tensor:
         """
-        Add what the text tokens read from the media.
+        Apply the block, (B, L, D) to (B, L, D).
 
         Args:
             hidden_states: (B, L, D)
-            media_states: (B, S, D), media that are new in this step; `None` if `media_cache` holds all
-            attention_mask: (B, 1, L, S), or `None` if every token sees all media
-            has_media: (B, L, 1) bool, which tokens see any media, or `None` if all do
-            media_cache: keeps keys and values between steps; `None` in training
-            implementation: the attention implementation to use
-
-        Returns:
-            (B, L, D)
+            attention_mask: of the self-attention
+            *media_states: (B, S, D) for each group with cross-attention inside, `None` where its cache holds all
+            past_key_values: the text's cache
+            cross_inputs: for each of these groups its prefix and the further arguments of a cross-attention block
         """
-        if media_states is None:
-            media = media_cache.layers[self.layer_idx]
-        else:
-            media = self.cross_attn.keys_and_values(media_states)
-            if media_cache is not None:
-                media = media_cache.update(self.layer_idx, media)
-        normed = self.norm_attn(hidden_states)
-        attended, _ = self.cross_attn(normed, attention_mask, media=media, implementation=implementation)
-        hidden_states = hidden_states + mask_tokens_without_media(self.gate_attn(attended), has_media)
-        if self.feed_forward:
-            fed = self.mlp(self.norm_mlp(hidden_states))
-            hidden_states = hidden_states + mask_tokens_without_media(self.gate_mlp(fed), has_media)
-        return hidden_states
+        attended, _ = self.attn(self.ln_1(hidden_states), attention_mask, past_key_values, **kwargs)
+        hidden_states = hidden_states + attended
+        for states, (prefix, inputs) in zip(media_states, cross_inputs, strict=True):
+            normed = getattr(self, f"{prefix}ln_cross_attn")(hidden_states)
+            hidden_states = hidden_states + getattr(self, f"{prefix}crossattention").read(normed, states, **inputs)
+        return hidden_states + self.mlp(self.ln_2(hidden_states))
 
 
 class MMDecoder(PreTrainedModel):
     """
-    A GPT-2 decoder with gated cross-attention blocks before the blocks named by `config.cross_attention_layers`.
+    A GPT-2 decoder with cross-attention before or inside the blocks named by `config.cross_attention_layers`.
 
-    Its GPT-2 parameters have GPT-2's names (`wte`, `wpe`, `h.0.attn.c_attn`, ..., `ln_f`).
+    Its GPT-2 parameters have GPT-2's names (`wte`, `wpe`, `h.0.attn.c_attn`, ..., `ln_f`). Blocks before decoder
+    blocks are in `cross_blocks`, and in `vision_cross_blocks` (and so on) for a modality with layers of its own.
     """
 
     config: GPT2Config
@@ -132,7 +105,7 @@ class MMDecoder(PreTrainedModel):
     _can_record_outputs = {
         "hidden_states": DecoderBlock,
         "attentions": OutputRecorder(Attention, index=1, layer_name=".attn"),
-        "cross_attentions": OutputRecorder(Attention, index=1, layer_name=".cross_attn"),
+        "cross_attentions": OutputRecorder(CrossAttention, index=1),
     }
 
     def __init__(self, config: MMConfig):
@@ -141,10 +114,16 @@ class MMDecoder(PreTrainedModel):
         self.wte = nn.Embedding(text.vocab_size, text.n_embd)
         self.wpe = nn.Embedding(text.n_positions, text.n_embd) if config.text_position_encoding == "learned" else None
         self.drop = nn.Dropout(text.embd_pdrop)
-        self.h = nn.ModuleList(DecoderBlock(text, i) for i in range(text.n_layer))
+        self.groups = cross_attention_groups(config)
+        inside = [group for group in self.groups if group.placement == "inside"]
+        prefixes = [[group.prefix for group in inside if i in group.layers] for i in range(text.n_layer)]
+        self.h = nn.ModuleList(DecoderBlock(text, i, prefixes[i]) for i in range(text.n_layer))
         # By the index of the decoder block that each one precedes.
-        layers = config.cross_attention_layers if config.modalities else []
-        self.cross_blocks = nn.ModuleDict({str(i): GatedCrossAttentionBlock(config, i) for i in layers})
+        self.cross_blocks = nn.ModuleDict()
+        for group in self.groups:
+            if group.placement == "before":
+                blocks = {str(i): GatedCrossAttentionBlock(config, i) for i in group.layers}
+                setattr(self, f"{group.prefix}cross_blocks", nn.ModuleDict(blocks))
         self.ln_f = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.post_init()
@@ -170,6 +149,7 @@ class MMDecoder(PreTrainedModel):
         media_states: torch.Tensor | None = None,
         media_mask: torch.Tensor | None = None,
         media_index: torch.Tensor | None = None,
+        media_sizes: Sequence[int] | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> MMModelOutput:
@@ -184,6 +164,11 @@ class MMDecoder(PreTrainedModel):
             media_states: (B, S, D), or (1, S, D) for all rows: media that are new in this step
             media_mask: (B, S) or (1, S) bool, which of them are real
             media_index: (B, S), index in this step's tokens of each one's placeholder
+            media_sizes: how many of the S are of which modality, in their order; needed if one has layers of its own
+
+        Raises:
+            ValueError: for text in two forms or none, for media without their sizes where these are needed, and for
+                rows that are too long or packed.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
@@ -204,15 +189,31 @@ class MMDecoder(PreTrainedModel):
             media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
             if position_ids is not None and attention_mask is None and not is_torchdynamo_compiling():
                 check_not_packed(position_ids)
-        cross_inputs = self.cross_attention_inputs(
-            hidden_states, media_mask, media_index, past_key_values, past_length, will_decode
-        )
+        is_new = media_states is not None and media_mask is not None and media_index is not None
+        shown = self.split_media((media_states, media_mask, media_index), media_sizes) if is_new else {}
+        reading: list[tuple[CrossAttentionGroup, torch.Tensor | None, dict[str, Any]]] = []
+        for group in self.groups:
+            states, *where = shown.get(group.name, (None, None, None))
+            inputs = self.cross_attention_inputs(
+                group.prefix, hidden_states, *where, past_key_values, past_length, will_decode
+            )
+            if inputs:
+                reading.append((group, states, inputs))
         kwargs = {**kwargs, "implementation": self.config._attn_implementation, "past_key_values": past_key_values}
         for i, block in enumerate(self.h):
-            if cross_inputs and str(i) in self.cross_blocks:
-                # Media are positional, so that re-entrant checkpointing carries their gradient.
-                hidden_states = self.cross_blocks[str(i)](hidden_states, media_states, **cross_inputs)
-            hidden_states = block(hidden_states, causal_mask, **kwargs)
+            # Media are positional, so that re-entrant checkpointing carries their gradient.
+            inside, inside_states = [], []
+            for group, states, inputs in reading:
+                if i not in group.layers:
+                    continue
+                if group.placement == "before":
+                    hidden_states = getattr(self, f"{group.prefix}cross_blocks")[str(i)](
+                        hidden_states, states, **inputs
+                    )
+                else:
+                    inside.append((group.prefix, inputs))
+                    inside_states.append(states)
+            hidden_states = block(hidden_states, causal_mask, *inside_states, cross_inputs=inside, **kwargs)
         return MMModelOutput(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
         )
@@ -259,8 +260,23 @@ class MMDecoder(PreTrainedModel):
             allow_is_causal_skip=not is_padded,  # known to be padded: transformers need not read the mask again
         )
 
+    def split_media(
+        self, media: tuple[torch.Tensor, ...], sizes: Sequence[int] | None
+    ) -> dict[str, tuple[torch.Tensor, ...]]:
+        """Return the media (states, mask, index) of each group that has some in this step, by its name."""
+        if len(self.groups) == 1 and self.groups[0].name == SHARED:
+            return {SHARED: media}
+        if sizes is None:
+            raise ValueError(
+                "These media do not say how many of their tokens are of which modality (MMMediaOutput.sizes), but a "
+                "modality of this model has cross-attention layers of its own. Take them from encode_media."
+            )
+        some = [group for group in self.groups if any(sizes[number] for number in group.modalities)]
+        return {group.name: tuple(group.select(tensor, sizes) for tensor in media) for group in some}
+
     def cross_attention_inputs(
         self,
+        prefix: str,
         hidden_states: torch.Tensor,
         media_mask: torch.Tensor | None,
         media_index: torch.Tensor | None,
@@ -268,8 +284,8 @@ class MMDecoder(PreTrainedModel):
         past_length: int | torch.Tensor,
         will_decode: bool,
     ) -> dict[str, Any]:
-        """Return what all cross-attention blocks need beside the media, new and cached; nothing without media."""
-        media_cache = CrossAttentionCache.of(past_key_values, past_length)
+        """Return what the blocks of a group need beside its media, new and cached; nothing without any."""
+        media_cache = CrossAttentionCache.of(past_key_values, past_length, prefix)
         length, device = hidden_states.shape[1], hidden_states.device
         is_new = media_mask is not None and media_index is not None
         if is_new:
@@ -278,7 +294,7 @@ class MMDecoder(PreTrainedModel):
         if media_cache is None:
             return {}
         if past_key_values is not None:
-            past_key_values.cross_attention_cache = media_cache
+            media_cache.put_on(past_key_values, prefix)
         implementation = self.config._attn_implementation
         if implementation is not None and "flash" in implementation:
             implementation = "sdpa"  # flash kernels take no mask as cross-attention needs; it is short anyway

@@ -159,8 +159,9 @@ def parameters_of(module: nn.Module) -> Iterator[torch.Tensor]:
         yield from getattr(child, "_former_parameters", {}).values()
 
 
-def dtype_of(module: nn.Module) -> torch.dtype:
-    return next(p.dtype for p in parameters_of(module) if p.is_floating_point())
+def dtype_of(*modules: nn.Module) -> torch.dtype:
+    """Return the floating type of the first of these modules that has any: a `direct` connector may have none."""
+    return next(p.dtype for module in modules for p in parameters_of(module) if p.is_floating_point())
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -16,9 +16,11 @@ from transformers.generation import (
 )
 from transformers.utils import logging
 
+from .configuration_mm import HIDDEN
 from .encoders import is_sharded
 from .masks import check_placeholders, wrong_rows
 from .media import check_media_alone, placeholder_prompt
+from .media_cache import has_cached_media
 from .modalities import MODALITIES, media_inputs
 from .outputs import MMMediaOutput
 
@@ -154,6 +156,13 @@ class MMGenerationMixin(GenerationMixin):
             model_kwargs.pop("input_ids", None)
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
+    def _prepare_attention_mask_for_generation(self, inputs: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        mask = super()._prepare_attention_mask_for_generation(inputs, *args, **kwargs)
+        if self.config.placeholders == HIDDEN and mask.ndim == 2 and mask.shape == inputs.shape[:2]:
+            for token_id in self.config.placeholder_ids:
+                mask = mask.masked_fill(self.model.placeholders(token_id, inputs), 0)
+        return mask
+
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, **kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -251,11 +260,7 @@ class MMGenerationMixin(GenerationMixin):
         mask = media.mask & (position >= 0)
         if not bool(mask.any()):
             return None
-        return MMMediaOutput(media.states, mask, position.masked_fill(~mask, -1), media.modality)
-
-
-def has_cached_media(cache: Cache | None) -> bool:
-    return getattr(cache, "cross_attention_cache", None) is not None
+        return MMMediaOutput(media.states, mask, position.masked_fill(~mask, -1), media.modality, media.sizes)
 
 
 def check_tokens(inputs: Any) -> None:

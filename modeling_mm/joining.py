@@ -14,6 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
 from .configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, MMConfig
+from .cross_attention import CROSS_ATTENTION
 from .encoders import encoder_class_of
 from .loading import check_missing, check_weight_files, count, shortened
 from .modalities import MODALITIES, Modality
@@ -108,9 +109,9 @@ def check_arguments(config_class: type[MMConfig], kwargs: dict[str, Any]) -> Non
 
 def check_report(report: dict) -> None:
     """Raise a `ValueError` if a weight of a pretrained component was not loaded."""
-    connectors = (f"{modality.connector_attribute}." for modality in MODALITIES.values())
-    new = (*connectors, "cross_blocks.", "score.", "lm_head.")
-    missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in new))
+    new = (*(f"{modality.connector_attribute}." for modality in MODALITIES.values()), "score.", "lm_head.")
+    lost = [name for name in report["missing_keys"] if not CROSS_ATTENTION.search(name)]
+    missing = sorted(name for name in lost if not any(part in name for part in new))
     if missing:
         raise ValueError(
             f"{count(missing)} missing in the given components: {shortened(missing)}. Pass a whole checkpoint, or a "

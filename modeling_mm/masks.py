@@ -38,6 +38,26 @@ def check_placeholders(name: str, token_id: int | None, placeholders: list[int],
             )
 
 
+def check_hidden(name: str, visible: list[int]) -> None:
+    """
+    Check that hidden placeholders are masked.
+
+    Args:
+        name: of the modality
+        visible: placeholders of each row that the attention mask does not hide
+
+    Raises:
+        ValueError: for the first row with a placeholder that the text would read.
+    """
+    for row, number in enumerate(visible):
+        if number:
+            raise ValueError(
+                f"Row {row}: {number} {name} placeholder(s) with 1 in the attention mask, or without one, but this "
+                "model's placeholders are hidden (config.placeholders). Pass the attention_mask that a processor made "
+                "with placeholders='hidden' returns: it is 0 at every placeholder."
+            )
+
+
 def mask_of_padding(items: torch.Tensor, counts: list[int]) -> torch.Tensor | None:
     """
     Return which items are real if their padding is inferred from zeros alone, (B, I) bool.

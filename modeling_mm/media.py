@@ -1,9 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """From raw media to media tokens: gather what is real, encode it, connect it to the decoder's width, scatter it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers.cache_utils import Cache
@@ -11,8 +11,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
-from .configuration_mm import MMConfig
-from .connectors import Connector
+from .configuration_mm import HIDDEN, MMConfig
+from .connectors import Connector, DirectConnector
 from .device_reads import read_once
 from .encoders import (
     dtype_of,
@@ -30,6 +30,9 @@ from .outputs import MMMediaOutput
 
 # Shape legend: B rows, I items (images or audio windows) a row, N items that are real, T frames, L encoder tokens, W
 # the encoder's width, M media tokens an item, S media tokens a row, D the decoder's width.
+
+
+AnyConnector: TypeAlias = Connector | DirectConnector
 
 
 @dataclass
@@ -110,6 +113,8 @@ class MediaEncodingMixin:
         frame_mask = None if frame_mask is None else frame_mask.flatten(0, -2).bool()
         options = {key: kwargs[key] for key in ("output_attentions", "output_hidden_states") if key in kwargs}
         encoded, tokens, mask = encode(tower, items, frame_mask, **options)
+        if getattr(self.config, MODALITIES[name].padding_field, False):
+            mask = mask.any(-1, keepdim=True).expand_as(mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=connector(tokens, mask)[0],
@@ -188,18 +193,18 @@ class MediaEncodingMixin:
             absent: number of rows and device of the padding that replaces a modality that is not given, if other
                 processes wait for it
         """
-        parts = []
+        parts: dict[str, tuple[torch.Tensor, ...]] = {}
         for modality in MODALITIES.values():
             batch = batches.get(modality.name)
             if batch is None or not any(batch.counts):
                 padding = absent if batch is None else (batch.items.shape[0], batch.items.device)
                 if padding is not None and getattr(self, modality.tower_attribute) is not None:
-                    parts.append(self._dummy_media(modality, *padding))
+                    parts[modality.name] = self._dummy_media(modality, *padding)
                 continue
             tower, connector = self.parts_of(modality)
             items, frames, index = gather(batch)  # (N, ...), (N, T), (N,)
             if batch.is_encoded:
-                tokens = items.to(dtype_of(connector))  # (N, L, W)
+                tokens = items.to(dtype_of(connector, tower))  # (N, L, W)
                 mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if frames is None else frames
             else:
                 # The encoder is called here instead of in `encode`, so that a traceback into it is short.
@@ -207,11 +212,11 @@ class MediaEncodingMixin:
                 with torch.set_grad_enabled(needs_grad):
                     output = call(**arguments)
                 tokens, mask = read_tokens(tower, output, frames)  # (N, L, W), (N, L)
+            if getattr(self.config, modality.padding_field, False):
+                mask = mask.any(-1, keepdim=True).expand_as(mask)  # all tokens of a real item
             states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
-            parts.append(scatter(batch, index, states, mask))  # (B, S, D), (B, S), ...
-        if len(parts) < 2:
-            return MMMediaOutput(*parts[0]) if parts else None
-        return MMMediaOutput(*[torch.cat(same, dim=1) for same in zip(*parts, strict=True)])
+            parts[modality.name] = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...
+        return join_modalities(parts)
 
     def _dummy_media(self, modality: Modality, rows: int, device: torch.device) -> tuple[torch.Tensor, ...]:
         """
@@ -228,11 +233,11 @@ class MediaEncodingMixin:
         position = torch.full((rows, 1), -1, device=device)
         return states, mask, position, torch.full_like(position, list(MODALITIES).index(modality.name))
 
-    def _empty_item(self, tower: PreTrainedModel, connector: Connector, device: torch.device) -> torch.Tensor:
+    def _empty_item(self, tower: PreTrainedModel, connector: AnyConnector, device: torch.device) -> torch.Tensor:
         """Return media tokens (1, M, D) of an item of zeros; a frozen encoder need not run for them."""
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         if not learns and not is_sharded(self):  # type: ignore[arg-type]
-            tokens = torch.zeros(1, 1, encoder_width(tower.config), dtype=dtype_of(connector), device=device)
+            tokens = torch.zeros(1, 1, encoder_width(tower.config), dtype=dtype_of(connector, tower), device=device)
             return connector(tokens, torch.ones(1, 1, dtype=torch.bool, device=device))[0]
         training = tower.training
         tower.eval()  # batch statistics must not learn from an empty item
@@ -240,7 +245,7 @@ class MediaEncodingMixin:
         tower.train(training)
         return connector(tokens, mask)[0]
 
-    def parts_of(self, modality: Modality) -> tuple[PreTrainedModel, Connector]:
+    def parts_of(self, modality: Modality) -> tuple[PreTrainedModel, AnyConnector]:
         """
         Return the encoder and the connector of a modality.
 
@@ -358,6 +363,15 @@ def scatter(
     return states.reshape(rows, -1, states.shape[-1]), mask.flatten(1), position.flatten(1), modality.flatten(1)
 
 
+def join_modalities(parts: Mapping[str, tuple[torch.Tensor, ...]]) -> MMMediaOutput | None:
+    """Return the media of several modalities, each laid out as `scatter` does, one behind the other in each row."""
+    if not parts:
+        return None
+    sizes = tuple([parts[name][1].shape[1] if name in parts else 0 for name in MODALITIES])
+    tensors = [same[0] if len(same) == 1 else torch.cat(same, dim=1) for same in zip(*parts.values(), strict=True)]
+    return MMMediaOutput(*tensors, sizes=sizes)
+
+
 def is_empty(past_key_values: Cache | None) -> bool:
     return past_key_values is None or (not is_torchdynamo_compiling() and past_key_values.get_seq_length() == 0)
 
@@ -389,9 +403,21 @@ def placeholder_prompt(media: MMMediaOutput, config: MMConfig) -> tuple[torch.Te
     """
     Return the prompt of media without text: their placeholders, in the order of the modalities, padded on the left.
 
+    `config.prompt_token_ids` follow; hidden placeholders are masked.
+
     Returns:
         input_ids and attention_mask, (B, L) each
+
+    Raises:
+        ValueError: for a row without media, and if nothing but hidden placeholders would be left to start from.
     """
+    if config.placeholders == HIDDEN and not config.prompt_token_ids:
+        raise ValueError(
+            "Media came without text, and this model's placeholders are hidden, so that nothing is left to start "
+            "from. Pass input_ids (MMProcessor makes them), or set config.prompt_token_ids to what answers begin with."
+        )
+    prompt = list(config.prompt_token_ids or ())
+    is_seen = int(config.placeholders != HIDDEN)
     device = media.states.device
     rows: list[list[int]] = [[] for _ in media.mask]
     for name, numbers in media.item_counts().items():
@@ -401,6 +427,6 @@ def placeholder_prompt(media: MMMediaOutput, config: MMConfig) -> tuple[torch.Te
         raise ValueError(f"Row {rows.index([])} has neither text nor media to start from.")
     longest = max(map(len, rows))
     padding = config.text_config.pad_token_id or 0  # masked, so any id serves
-    input_ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows], device=device)
-    attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
-    return input_ids, attention_mask
+    ids = [[padding] * (longest - len(row)) + row + prompt for row in rows]
+    mask = [[0] * (longest - len(row)) + [is_seen] * len(row) + [1] * len(prompt) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

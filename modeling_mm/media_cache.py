@@ -15,6 +15,19 @@ from .masks import cross_attention_mask
 Masks = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
+NAME = "cross_attention_cache"
+
+
+def cached_media(cache: Cache | None) -> "dict[str, CrossAttentionCache]":
+    """Return the media on the cache of a text, by the prefix of the cross-attention that reads them."""
+    found = {name: value for name, value in vars(cache).items() if name.endswith(NAME)} if cache is not None else {}
+    return {name.removesuffix(NAME): value for name, value in found.items() if value is not None}
+
+
+def has_cached_media(cache: Cache | None) -> bool:
+    return bool(cached_media(cache))
+
+
 @dataclass
 class CrossAttentionCache:
     """
@@ -23,7 +36,8 @@ class CrossAttentionCache:
     Also which media tokens are real, and the text index of each one's placeholder.
 
     Stored as an attribute of the text's cache, so that it works with every cache class (dynamic, static, quantized,
-    offloaded). It is not a layer of that cache, because the operations on layers would be wrong or wasted on media:
+    offloaded): `cross_attention_cache`, or `vision_cross_attention_cache` for a modality with cross-attention layers
+    of its own. It is not a layer of that cache, because the operations on layers would be wrong or wasted on media:
     they neither grow with the text, nor are cropped with rejected draft tokens, nor differ between the beams of a row.
     (Start a new cache if you reorder the rows of one by hand.)
 
@@ -41,7 +55,7 @@ class CrossAttentionCache:
     masks: Masks = (None, None)
 
     @staticmethod
-    def of(cache: Cache | None, past_length: int | torch.Tensor) -> "CrossAttentionCache | None":
+    def of(cache: Cache | None, past_length: int | torch.Tensor, prefix: str = "") -> "CrossAttentionCache | None":
         """
         Return the media of a cache.
 
@@ -50,18 +64,23 @@ class CrossAttentionCache:
 
         Args:
             past_length: text tokens in the cache; a tensor only for static caches, which cannot be cropped.
+            prefix: of the modality's own cross-attention, such as `"vision_"`
         """
-        media = getattr(cache, "cross_attention_cache", None)
+        media = getattr(cache, prefix + NAME, None)
         # Compiled code decodes; this check has run in the uncompiled step before it.
         if media is None or is_torchdynamo_compiling():
             return media
         if past_length == 0:
-            cache.cross_attention_cache = None  # type: ignore[union-attr]
+            setattr(cache, prefix + NAME, None)
             return None
         if isinstance(past_length, int) and (media.visible_from is None or past_length < media.visible_from):
             media.mask = media.mask & (media.index < past_length)
             media.visible_from = None
         return media
+
+    def put_on(self, cache: Cache, prefix: str = "") -> None:
+        """Keep these media on the cache of the text that they belong to."""
+        setattr(cache, prefix + NAME, self)
 
     def extend(self, mask: torch.Tensor, index: torch.Tensor) -> "CrossAttentionCache":
         """Return a cache with more media behind the present ones; `update` adds their keys and values."""

@@ -45,6 +45,9 @@ class Modality:
     connector_attribute: str = field(init=False)
     freeze_field: str = field(init=False)
     token_id_field: str = field(init=False)
+    layers_field: str = field(init=False)
+    placement_field: str = field(init=False)
+    padding_field: str = field(init=False)
     sources: tuple[str, ...] = field(init=False)  # raw and encoded, of which a batch has at most one
     model_inputs: tuple[str, ...] = field(init=False)  # every argument of the model, each once
 
@@ -56,6 +59,9 @@ class Modality:
             "connector_attribute": f"{self.tower}_connector",
             "freeze_field": f"freeze_{self.tower}",
             "token_id_field": f"{self.name}_token_id",
+            "layers_field": f"{self.tower}_cross_attention_layers",
+            "placement_field": f"{self.tower}_cross_attention_placement",
+            "padding_field": f"{self.tower}_attends_padding",
             "sources": (*self.inputs, self.states),
             "model_inputs": tuple(dict.fromkeys(inputs)),
         }
@@ -75,8 +81,12 @@ class Modality:
     @property
     def config_defaults(self) -> dict[str, Any]:
         """Every config field of this modality with its default; `MMConfig` declares those of images and audio."""
+        padding = {self.padding_field: False} if self.has_frames else {}
         return {
             self.config_field: None,
+            self.layers_field: None,
+            self.placement_field: None,
+            **padding,
             f"{self.tower}_connector": "mlp",
             f"{self.tower}_connector_size": None,
             f"{self.tower}_connector_layers": 1,

@@ -14,8 +14,9 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
 from .compat import enter_names, nearest_attention, plan_sharding
-from .configuration_mm import AUTO_MAP, MODEL_CLASSES, SPECIAL_TOKEN_FIELDS, MMConfig
+from .configuration_mm import AUTO_MAP, DIRECT, HIDDEN, MODEL_CLASSES, SPECIAL_TOKEN_FIELDS, MMConfig
 from .connectors import build_connector
+from .cross_attention import CROSS_ATTENTION
 from .decoder import MMDecoder
 from .device_reads import read_once
 from .encoders import build_encoder
@@ -25,7 +26,7 @@ from .joining import Component, join_pretrained
 from .layers import init_weights
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
 from .losses import causal_lm_loss, classification_loss, problem_type
-from .masks import check_placeholders, wrong_rows
+from .masks import check_hidden, check_placeholders, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
 from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
@@ -168,16 +169,23 @@ class MMPreTrainedModel(PreTrainedModel):
         return (model, report) if output_loading_info else model
 
     def freeze(self) -> None:
-        """Freeze the pretrained parts that the config names; connectors and cross-attention blocks stay trainable."""
+        """Freeze the pretrained parts that the config names; new connectors and cross-attention stay trainable."""
         base = self.base_model
         for modality in self.config.modalities:
             if getattr(self.config, modality.freeze_field):
                 getattr(base, modality.tower_attribute).requires_grad_(False)
-        if self.config.freeze_text:
-            base.language_model.requires_grad_(False)
-            base.language_model.cross_blocks.requires_grad_(True)
-            if (head := self.get_output_embeddings()) is not None:
-                head.requires_grad_(False)
+        is_cross_pretrained = self.config.freeze_cross_attention
+        if is_cross_pretrained:
+            for modality in self.config.modalities:
+                if getattr(self.config, f"{modality.tower}_connector") == DIRECT:
+                    getattr(base, modality.connector_attribute).requires_grad_(False)
+        for name, parameter in base.language_model.named_parameters():
+            cross = CROSS_ATTENTION.search(f".{name}")
+            is_shared = cross is not None and not cross[1]
+            if (is_shared and is_cross_pretrained) or (cross is None and self.config.freeze_text):
+                parameter.requires_grad_(False)
+        if self.config.freeze_text and (head := self.get_output_embeddings()) is not None:
+            head.requires_grad_(False)
 
     @classmethod
     def from_text_vision_audio_pretrained(
@@ -268,6 +276,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
 
         is_start = is_empty(past_key_values)
         self._check_items(text, batches, media, is_start)
+        if self.config.placeholders == HIDDEN and not is_torchdynamo_compiling():
+            self._check_hidden(text, attention_mask)
         if media is None:
             # Other processes may wait for a batch without media, or without one of them, to use all encoders.
             is_awaited = is_start and self._must_run_all_encoders()
@@ -283,6 +293,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             media_states=None if media is None else media.states,
             media_mask=None if media is None else media.mask,
             media_index=None if media is None else self.media_positions(media, text),
+            media_sizes=None if media is None else media.sizes,
             use_cache=use_cache,
             **options,
         )
@@ -336,6 +347,19 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             token_id = getattr(self.config, modality.token_id_field)
             found = self.placeholders(token_id, text).sum(-1)
             check_placeholders(name, token_id, read_once(("placeholders", token_id), found, *read_from), counts)
+
+    def _check_hidden(self, text: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """Check that hidden placeholders among these tokens are masked; a prepared 4-D mask is taken as it is."""
+        if attention_mask is not None and attention_mask.ndim != 2:
+            return
+        for name, modality in MODALITIES.items():
+            token_id = getattr(self.config, modality.token_id_field)
+            found = self.placeholders(token_id, text)  # (B, L)
+            read_from = [text] if text.ndim == 2 else [text, self.get_input_embeddings().weight]
+            if attention_mask is not None:
+                found = found & attention_mask[:, -text.shape[1] :].bool()
+                read_from.append(attention_mask)
+            check_hidden(name, read_once(("visible", token_id), found.sum(-1), *read_from))
 
     def count_placeholders(self, modality: Modality, text: torch.Tensor) -> list[int]:
         """Return how many placeholders of a modality each row of ids (B, L) or embeddings (B, L, D) has."""

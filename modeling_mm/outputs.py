@@ -29,6 +29,9 @@ class MMMediaOutput(ModelOutput):
             Number of the item that a media token belongs to, within its row and modality, from 0: the item of number k
             belongs to the row's k-th placeholder of that modality. -1 for padding.
         modality (`torch.Tensor` of shape `(B, S)`): index in `MODALITIES`: 0 for images, 1 for audio windows.
+        sizes (`tuple[int, ...]`, *optional*):
+            How many of the S media tokens are of each modality, in the order of `MODALITIES`, the same in every row.
+            Models whose modalities have cross-attention layers of their own tell media apart by them.
 
     Example:
 
@@ -38,14 +41,15 @@ class MMMediaOutput(ModelOutput):
         model.generate(input_ids=prompts, media=media.repeat_interleave(2))  # each row's media for two prompts
         ```
 
-    As in every `ModelOutput` a string selects a tensor (`media["mask"]`) and `to_tuple()` gives all four. Anything
-    else selects rows. (In other outputs an integer selects a tensor, but media are used by rows.)
+    As in every `ModelOutput` a string selects a field (`media["mask"]`) and `to_tuple()` gives all. Anything else
+    selects rows. (In other outputs an integer selects a tensor, but media are used by rows.)
     """
 
     states: torch.Tensor = None  # type: ignore[assignment]
     mask: torch.Tensor = None  # type: ignore[assignment]
     position: torch.Tensor = None  # type: ignore[assignment]
     modality: torch.Tensor = None  # type: ignore[assignment]
+    sizes: tuple[int, ...] | None = None
 
     def __getitem__(self, key: Any) -> Any:
         """Return a tensor by its name, or the media of rows: an integer, a slice, a list or a tensor of indices."""
@@ -54,9 +58,14 @@ class MMMediaOutput(ModelOutput):
         rows = torch.arange(len(self.states))[key.cpu() if isinstance(key, torch.Tensor) else key].reshape(-1)
         return self.map(lambda tensor: tensor[rows.to(tensor.device)])
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The four tensors."""
+        return self.states, self.mask, self.position, self.modality
+
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MMMediaOutput":
         """Return a copy with `function` applied to each of the four tensors."""
-        return MMMediaOutput(*map(function, self.to_tuple()))
+        return MMMediaOutput(*map(function, self.tensors), sizes=self.sizes)
 
     def repeat_interleave(self, repeats: int) -> "MMMediaOutput":
         """Return the media with each row `repeats` times, as `generate` lays out beams and samples."""

@@ -54,21 +54,26 @@ def describe_model(name: str) -> None:
 
     from .. import MMConfig, MMModel, MMProcessor
     from ..audio import window_length
+    from ..cross_attention import CROSS_ATTENTION
     from .loading import load_config
 
     path = resource_or_path("presets", name)
     config = load_config(name) if path == name else MMConfig.from_pretrained(path)
     with torch.device("meta"):
         model = MMModel(config)
-    text, layers = config.get_text_config(decoder=True), ", ".join(map(str, config.cross_attention_layers or ()))
-    kinds = {"text": f"{text.model_type}, {text.n_layer} layers of {text.n_embd}", CROSS: f"at layers {layers}"}
+    text = config.get_text_config(decoder=True)
+    places = [
+        f"{group.placement} layers {', '.join(map(str, group.layers))}" + f" ({group.name})" * bool(group.prefix)
+        for group in model.language_model.groups
+    ]
+    kinds = {"text": f"{text.model_type}, {text.n_layer} layers of {text.n_embd}", CROSS: "; ".join(places)}
     joined = [each for each in MODALITIES.values() if getattr(config, each.config_field) is not None]
     for modality in joined:
         kinds[modality.tower_attribute] = getattr(config, modality.config_field).model_type
         kinds[modality.connector_attribute] = getattr(config, modality.connector_attribute)
     sizes = dict.fromkeys(kinds, 0)
     for parameter_name, parameter in model.named_parameters():
-        part = CROSS if ".cross_blocks." in parameter_name else parameter_name.partition(".")[0]
+        part = CROSS if CROSS_ATTENTION.search(parameter_name) else parameter_name.partition(".")[0]
         sizes[part if part in sizes else "text"] += parameter.numel()
     rows = [(part, kinds[part], f"{size / 1e6:.2f}M") for part, size in sizes.items()]
     rows.append(("total", str(config.dtype or "").removeprefix("torch."), f"{sum(sizes.values()) / 1e6:.2f}M"))

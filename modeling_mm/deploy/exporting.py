@@ -16,7 +16,7 @@ from torch import nn
 from torch.export import Dim
 from transformers.cache_utils import Cache, DynamicCache
 
-from ..media_cache import CrossAttentionCache
+from ..media_cache import CrossAttentionCache, cached_media
 from ..modalities import MODALITIES
 from ..modeling_mm import MMForConditionalGeneration
 
@@ -58,7 +58,7 @@ class MediaEncoder(nn.Module):
             items: (B, I, 3, H, W), (B, I, n_mels, T) or (B, I, T)
             mask: which images (B, I) or which frames of audio (B, I, T) are real
         """
-        return self.model.encode_media(**dict(zip(self.names, (items, mask), strict=True))).to_tuple()
+        return self.model.encode_media(**dict(zip(self.names, (items, mask), strict=True))).tensors
 
 
 class DecoderStep(nn.Module):
@@ -84,7 +84,13 @@ class DecoderStep(nn.Module):
     def __init__(self, model: MMForConditionalGeneration):
         super().__init__()
         self.model = model
-        self.blocks = sorted(map(int, model.model.language_model.cross_blocks))
+        groups = model.model.language_model.groups
+        if len(groups) > 1:
+            raise ValueError(
+                "The step is exported for models whose modalities share their cross-attention; this one has layers "
+                f"for {' and '.join(group.name for group in groups)} apart."
+            )
+        self.prefix, self.blocks = groups[0].prefix, sorted(groups[0].layers)
         self.eval()
 
     @staticmethod
@@ -99,7 +105,7 @@ class DecoderStep(nn.Module):
         Raises:
             ValueError: if the prompt had no media, or has media after its last token.
         """
-        media: CrossAttentionCache | None = getattr(cache, "cross_attention_cache", None)
+        media = next(iter(cached_media(cache).values()), None)
         if media is None:
             raise ValueError("This cache has seen no media. Export the step after a prompt that has some.")
         if bool((media.mask & (media.index >= cache.get_seq_length())).any()):
@@ -132,7 +138,7 @@ class DecoderStep(nn.Module):
         media = CrossAttentionCache(media_mask, torch.zeros_like(media_mask, dtype=torch.long))
         pairs = zip(media_keys.unbind(), media_values.unbind(), strict=True)
         media.layers = dict(zip(self.blocks, pairs, strict=True))
-        cache.cross_attention_cache = media
+        media.put_on(cache, self.prefix)
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True)
         layers = output.past_key_values.layers
         keys, values = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))

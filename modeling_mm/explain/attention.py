@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..cross_attention import CrossAttentionGroup, recording_order
 from ..evaluation.answering import prompt_inputs
 from ..modalities import MODALITIES
 from ..outputs import MMMediaOutput
@@ -93,7 +94,8 @@ def answer_attention(
     # Token t is predicted at position t - 1, so the last token is not read.
     read = torch.cat([prompt_ids, prompt_ids.new_tensor([answer_ids[:-1]])], dim=1)  # (1, P + L - 1)
     outputs = model(input_ids=read, media=media, output_attentions=True)
-    weights = mean_weights(outputs.cross_attentions)[0, prompt_length - 1 :]  # (L, S)
+    groups = model.model.language_model.groups
+    weights = mean_weights(outputs.cross_attentions, groups, media.sizes)[0, prompt_length - 1 :]  # (L, S)
     weights = torch.stack([weights[start:stop].mean(0) for start, stop in spans])  # (W, S)
     return AnswerAttention(
         words=words,
@@ -122,9 +124,28 @@ def check_explainable(model: Any) -> None:
             )
 
 
-def mean_weights(cross_attentions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the mean over blocks and heads: one (B, H, L, S) a block -> (B, L, S)."""
-    return torch.stack([weights.float().mean(1) for weights in cross_attentions]).mean(0)
+def mean_weights(
+    cross_attentions: Sequence[torch.Tensor], groups: Sequence[CrossAttentionGroup], sizes: Sequence[int]
+) -> torch.Tensor:
+    """
+    Return the mean over blocks and heads: one (B, H, L, S) a block -> (B, L, S).
+
+    Modalities that have cross-attention layers of their own get the same share of a word each.
+
+    Args:
+        cross_attentions: as a forward records them, (B, H, L, S) with the media tokens of their group alone
+        groups: of the model
+        sizes: media tokens of each modality in a row
+    """
+    shown = [group for group in groups if any(sizes[number] for number in group.modalities)]
+    recorded = recording_order(shown, 1 + max(layer for group in shown for layer in group.layers))
+    parts: dict[int, torch.Tensor] = {}
+    for group in shown:
+        own = [weights for weights, each in zip(cross_attentions, recorded, strict=True) if each is group]
+        mean = torch.stack([weights.float().mean(1) for weights in own]).mean(0) / len(shown)  # (B, L, S of the group)
+        columns = mean.split([sizes[number] for number in group.modalities], dim=-1)
+        parts.update(zip(group.modalities, columns, strict=True))
+    return torch.cat([parts[number] for number in sorted(parts)], dim=-1)
 
 
 def without_special_tokens(ids: Sequence[int], tokenizer: Any) -> list[int]:
@@ -150,8 +171,8 @@ def group_words(texts: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]
 
 def item_columns(media: MMMediaOutput, modality: str) -> list[torch.Tensor]:
     """Return the real media tokens (M,) of each item of a modality, as indices among the S of a batch of one row."""
-    number, (_, mask, position, modalities) = list(MODALITIES).index(modality), media.to_tuple()
-    items = position[0].masked_fill(~mask[0] | (modalities[0] != number), -1)
+    number = list(MODALITIES).index(modality)
+    items = media.position[0].masked_fill(~media.mask[0] | (media.modality[0] != number), -1)
     return [(items == item).nonzero().flatten() for item in range(int(media.count(number)[0]))]
 
 

@@ -76,6 +76,7 @@ class MediaRow:
     def media(self) -> MMMediaOutput | None:
         """Return the encoded items as one row, as `encode_media` lays them out; None without any."""
         counts: dict[str, int] = {}
+        sizes = dict.fromkeys(MODALITIES, 0)
         parts = []
         for item in self.items:  # in the order of the modalities
             assert item.states is not None and item.mask is not None, "encoded before"
@@ -83,7 +84,10 @@ class MediaRow:
             position = torch.where(item.mask, number, -1)
             modality = torch.full_like(position, list(MODALITIES).index(item.modality))
             parts.append((item.states, item.mask, position, modality))
-        return MMMediaOutput(*[torch.cat(same)[None] for same in zip(*parts, strict=True)]) if parts else None
+            sizes[item.modality] += len(item.mask)
+        if not parts:
+            return None
+        return MMMediaOutput(*[torch.cat(same)[None] for same in zip(*parts, strict=True)], tuple(sizes.values()))
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the work: it is complete, or has failed."""

@@ -14,7 +14,9 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from ..media_cache import CrossAttentionCache
+from ..media import join_modalities
+from ..media_cache import CrossAttentionCache, cached_media
+from ..modalities import MODALITIES
 from ..outputs import MMMediaOutput
 from .row import Row
 
@@ -101,13 +103,19 @@ def stack_media(media: Sequence[MMMediaOutput | None]) -> MMMediaOutput | None:
     if some is None:
         return None
     none = some.map(lambda tensor: tensor[:, :0])
+    none.sizes = (0,) * len(MODALITIES)
     rows = [none if each is None else each for each in media]
-    padding = (0.0, False, -1, 0)  # of states, mask, position and modality
-    stacked = [
-        pad_sequence([tensor[0] for tensor in same], True, value)
-        for same, value in zip(zip(*(row.to_tuple() for row in rows), strict=True), padding, strict=True)
-    ]
-    return MMMediaOutput(*stacked)
+    parts = {}
+    for number, name in enumerate(MODALITIES):  # each modality has its columns, the same in all rows
+        ends = [sum(row.sizes[: number + 1]) for row in rows]
+        spans = [slice(end - row.sizes[number], end) for end, row in zip(ends, rows, strict=True)]
+        if any(row.sizes[number] for row in rows):
+            padding = (0.0, False, -1, number)  # of states, mask, position and modality
+            parts[name] = tuple(
+                pad_sequence([tensor[0, span] for tensor, span in zip(same, spans, strict=True)], True, value)
+                for same, value in zip(zip(*(row.tensors for row in rows), strict=True), padding, strict=True)
+            )
+    return join_modalities(parts)
 
 
 def join_caches(first: DynamicCache, second: DynamicCache, columns: int, rows: tuple[int, int]) -> DynamicCache:
@@ -119,19 +127,15 @@ def join_caches(first: DynamicCache, second: DynamicCache, columns: int, rows: t
             for pair in zip(*((layer.keys, layer.values) for layer in layers), strict=True)
         )
         joined.update(keys, values, number)
-    joined.cross_attention_cache = join_media([media_of(first), media_of(second)], rows)
+    caches = [cached_media(cache) for cache in (first, second)]
+    for prefix in {prefix for media in caches for prefix in media}:
+        join_media([media.get(prefix) for media in caches], rows).put_on(joined, prefix)
     return joined
 
 
-def media_of(cache: DynamicCache) -> CrossAttentionCache | None:
-    return getattr(cache, "cross_attention_cache", None)
-
-
-def join_media(parts: Sequence[CrossAttentionCache | None], rows: Sequence[int]) -> CrossAttentionCache | None:
+def join_media(parts: Sequence[CrossAttentionCache | None], rows: Sequence[int]) -> CrossAttentionCache:
     """Return the media of the rows of several caches, padded on the right; rows without any have masked zeros."""
-    some = next((part for part in parts if part is not None), None)
-    if some is None:
-        return None
+    some = next(part for part in parts if part is not None)
     longest = max(part.mask.shape[1] for part in parts if part is not None)
     masks = [
         some.mask.new_zeros(count, longest) if part is None else pad(part.mask, (0, longest - part.mask.shape[1]))
@@ -160,14 +164,15 @@ def select_rows(cache: DynamicCache, index: torch.Tensor, unused: int) -> Dynami
     selected = DynamicCache()
     for number, layer in enumerate(cache.layers):
         selected.update(layer.keys[index, :, unused:], layer.values[index, :, unused:], number)
-    media = media_of(cache)
-    if media is not None and bool(media.mask[index].any()):
+    for prefix, media in cached_media(cache).items():
         mask = media.mask[index]
+        if not bool(mask.any()):
+            continue
         longest = mask.shape[1] - int(mask.any(0).flip(0).int().argmax())
         rest = CrossAttentionCache(mask[:, :longest], media.index[index, :longest] * 0)
         rest.layers = {
             number: (keys[index, :, :longest], values[index, :, :longest])
             for number, (keys, values) in media.layers.items()
         }
-        selected.cross_attention_cache = rest
+        rest.put_on(selected, prefix)
     return selected

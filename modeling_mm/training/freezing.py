@@ -1,21 +1,23 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Parts of a joint model, which are frozen, thawed and given learning rates apart."""
 
+import re
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from ..cross_attention import CROSS_ATTENTION
 from ..modalities import MODALITIES
 
 NamedParameters = list[tuple[str, nn.Parameter]]
 
-# Substrings of parameter names by part, tried in this order. They hold inside any wrapper (PEFT, DDP). Every other
+# What tells a part by a parameter's name, tried in this order. It holds inside any wrapper (PEFT, DDP). Every other
 # parameter, the head included, belongs to the text.
 MARKS = {
-    **{modality.tower: (f"{modality.tower_attribute}.",) for modality in MODALITIES.values()},
-    "connectors": tuple(f"{modality.connector_attribute}." for modality in MODALITIES.values()),
-    "cross_attention": (".cross_blocks.",),
+    **{modality.tower: re.compile(rf"{modality.tower_attribute}\.") for modality in MODALITIES.values()},
+    "connectors": re.compile("|".join(rf"{modality.connector_attribute}\." for modality in MODALITIES.values())),
+    "cross_attention": CROSS_ATTENTION,
 }
 ENCODERS = tuple(modality.tower for modality in MODALITIES.values())
 PARTS = ("text", "cross_attention", "connectors", *ENCODERS)
@@ -23,7 +25,7 @@ PARTS = ("text", "cross_attention", "connectors", *ENCODERS)
 
 def part_of(name: str) -> str:
     """Return the part of a parameter, by its name in the model."""
-    return next((part for part, marks in MARKS.items() if any(mark in name for mark in marks)), "text")
+    return next((part for part, mark in MARKS.items() if mark.search(name)), "text")
 
 
 def parts_of(model: nn.Module) -> dict[str, NamedParameters]:

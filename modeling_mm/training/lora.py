@@ -29,16 +29,18 @@ CONNECTORS = [modality.connector_attribute for modality in MODALITIES.values()]
 # Projections of a part. PEFT matches the whole name of a module.
 PROJECTIONS = {
     "text": r".*language_model\.h\.\d+\.(attn|mlp)\.c_\w+",
-    "cross_attention": r".*language_model\.cross_blocks\.\d+\.(cross_attn|mlp)\.(q_attn|c_\w+)",
+    "cross_attention": (
+        r".*language_model\.(\w*cross_blocks\.\d+\.(cross_attn|mlp)|h\.\d+\.\w*crossattention)\.(q_attn|c_\w+)"
+    ),
 }
 # Modules of a part that is trained in full.
 IN_FULL = {
     "connectors": rf".*\b({'|'.join(CONNECTORS)})",
-    "cross_attention": r".*\.cross_blocks\.\d+",
+    "cross_attention": r".*\.(\w*cross_blocks\.\d+|h\.\d+\.\w*(crossattention|ln_cross_attn))",
     "head": r".*\bscore",  # of MMForSequenceClassification
 }
 # Gates have no projection to adapt and would keep a block shut, so they are trained in full beside its adapters.
-GATES = r".*\.cross_blocks\.\d+\.gate_\w+"
+GATES = r".*\.\w*cross_blocks\.\d+\.gate_\w+"
 TARGET_MODULES = "|".join(PROJECTIONS.values())
 MODULES_TO_SAVE = [*CONNECTORS, "gate_attn", "gate_mlp", "score"]  # PEFT skips those that a model lacks
 
@@ -143,12 +145,13 @@ def add_lora(model: nn.Module, options: Mapping[str, Any] | None = None) -> "Pef
 
 def is_fresh(model: nn.Module) -> bool:
     """Return if the cross-attention adds nothing yet, as joining leaves it."""
-    blocks = [module for name, module in model.named_modules() if re.fullmatch(IN_FULL["cross_attention"], name)]
+    modules = [module for name, module in model.named_modules() if re.fullmatch(IN_FULL["cross_attention"], name)]
+    blocks = [module for module in modules if not isinstance(module, nn.LayerNorm)]
     return bool(blocks) and not any(bool(torch.any(opening(block) != 0)) for block in blocks)
 
 
 def opening(block: nn.Module) -> torch.Tensor:
-    """Return the weight of a cross-attention block that starts at zero: its gate, or else its last projection."""
-    gate = list(block.get_submodule("gate_attn").parameters())
-    weight = gate[0] if gate else block.get_parameter("cross_attn.c_proj.weight")
+    """Return the weight of cross-attention that starts at zero: its gate, or else its last projection."""
+    gates = [parameter for name, parameter in block.named_parameters() if name.startswith("gate_attn.")]
+    weight = gates[0] if gates else getattr(block, "cross_attn", block).get_parameter("c_proj.weight")
     return weight if type(weight.data) is torch.Tensor else weight.dequantize()

@@ -1,0 +1,171 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Cross-attention from text to media: which one reads which media, and where it stands."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+
+from .attention import Attention
+from .configuration_mm import MMConfig
+from .layers import MLP, TanhGate
+from .masks import mask_tokens_without_media
+from .media_cache import CrossAttentionCache
+from .modalities import MODALITIES
+
+# Shape legend: B rows, L text tokens, S media tokens, D width.
+
+SHARED = "shared"
+# Parameters of cross-attention by their names in a model, also inside a wrapper (PEFT, DDP); the first group is the
+# tower of a modality that they belong to alone, with an underscore, or empty.
+CROSS_ATTENTION = re.compile(r"\.(\w*?)(?:cross_blocks|ln_cross_attn|crossattention)\.")
+
+
+@dataclass(frozen=True)
+class CrossAttentionGroup:
+    """
+    Cross-attention layers that read the same media.
+
+    Modalities share one group; those with layers of their own (`config.vision_cross_attention_layers`) have one each,
+    so that what one modality learns leaves the others as they are. Which media tokens a group reads follows from their
+    number by modality, not from values: graphs of it can be compiled and exported.
+
+    Args:
+        name: `"shared"`, or the tower of the modality, such as `"vision"`
+        modalities: which it reads, by their number in `MODALITIES`
+        layers: indices of decoder blocks
+        placement: `"before"` these blocks, or `"inside"` them, between self-attention and feed-forward
+        prefix: with which the names of its modules and of its cache begin
+    """
+
+    name: str
+    modalities: tuple[int, ...]
+    layers: tuple[int, ...]
+    placement: str
+    prefix: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", "" if self.name == SHARED else f"{self.name}_")
+
+    def select(self, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """Return its columns of a tensor (B, S, ...); `sizes` are the media tokens a row of each modality."""
+        ends = [sum(sizes[: number + 1]) for number in self.modalities]
+        parts = [tensor[:, end - sizes[number] : end] for end, number in zip(ends, self.modalities, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def cross_attention_groups(config: MMConfig) -> tuple[CrossAttentionGroup, ...]:
+    """Return the groups of a model, without those that would have nothing to read."""
+    own, shared = [], []
+    for number, modality in enumerate(MODALITIES.values()):
+        layers = getattr(config, modality.layers_field)
+        if modality not in config.modalities:
+            continue
+        if layers is None:
+            shared.append(number)
+        else:
+            placement = getattr(config, modality.placement_field) or config.cross_attention_placement
+            own.append(CrossAttentionGroup(modality.tower, (number,), tuple(layers), placement))
+    if not shared:
+        return tuple(own)
+    layers = tuple(config.cross_attention_layers or ())
+    return (CrossAttentionGroup(SHARED, tuple(shared), layers, config.cross_attention_placement), *own)
+
+
+def recording_order(groups: Sequence[CrossAttentionGroup], num_layers: int) -> list[CrossAttentionGroup]:
+    """Return the group of each of the `cross_attentions` that a forward records, if all groups have media."""
+    by_place = [group for place in ("before", "inside") for group in groups if group.placement == place]
+    return [group for layer in range(num_layers) for group in by_place if layer in group.layers]
+
+
+class CrossAttention(Attention):
+    """Attention from text to media, which may be in a cache; a class of its own so that its weights are recorded."""
+
+    def __init__(self, config: GPT2Config, layer_idx: int, zero_init: bool = True):
+        super().__init__(config, layer_idx, is_cross_attention=True, zero_init=zero_init)
+
+    def read(
+        self,
+        normed: torch.Tensor,
+        media_states: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        has_media: torch.Tensor | None,
+        media_cache: CrossAttentionCache | None = None,
+        implementation: str | None = None,
+        gate: nn.Module | None = None,
+    ) -> torch.Tensor:
+        """
+        Return what text tokens read from media, (B, L, D), zero for those that see none.
+
+        Args:
+            normed: (B, L, D), text states behind their layer norm
+            media_states, attention_mask, has_media, media_cache, implementation: see [`GatedCrossAttentionBlock`]
+            gate: applied to what was read
+        """
+        if media_states is None:
+            assert media_cache is not None, "media are new or cached"
+            media = media_cache.layers[self.layer_idx]
+        else:
+            media = self.keys_and_values(media_states)
+            if media_cache is not None:
+                media = media_cache.update(self.layer_idx, media)
+        attended, _ = self(normed, attention_mask, media=media, implementation=implementation)
+        return mask_tokens_without_media(attended if gate is None else gate(attended), has_media)
+
+
+class GatedCrossAttentionBlock(GradientCheckpointingLayer):
+    """
+    Cross-attention from text to media, and a feed-forward branch.
+
+    `x + tanh(gate)·CrossAttention(norm(x), media)`, then `x + tanh(gate)·FFN(norm(x))`, as in
+    [Flamingo](https://arxiv.org/abs/2204.14198).
+
+    Both branches add zero to a token that sees no media. The block starts by adding nothing: its gates are zero, or,
+    without gates, its output projections are.
+    """
+
+    def __init__(self, config: MMConfig, layer_idx: int):
+        super().__init__()
+        text, gated = config.text_config, config.cross_attention_gated
+        self.norm_attn = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
+        self.cross_attn = CrossAttention(text, layer_idx, zero_init=not gated)
+        self.gate_attn = TanhGate() if gated else nn.Identity()
+        self.feed_forward = config.cross_attention_feed_forward
+        if self.feed_forward:
+            self.norm_mlp = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
+            self.mlp = MLP(text, zero_init=not gated)
+            self.gate_mlp = TanhGate() if gated else nn.Identity()
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        media_states: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        has_media: torch.Tensor | None,
+        media_cache: CrossAttentionCache | None = None,
+        implementation: str | None = None,
+    ) -> torch.Tensor:
+        """
+        Add what the text tokens read from the media.
+
+        Args:
+            hidden_states: (B, L, D)
+            media_states: (B, S, D), media that are new in this step; `None` if `media_cache` holds all
+            attention_mask: (B, 1, L, S), or `None` if every token sees all media
+            has_media: (B, L, 1) bool, which tokens see any media, or `None` if all do
+            media_cache: keeps keys and values between steps; `None` in training
+            implementation: the attention implementation to use
+
+        Returns:
+            (B, L, D)
+        """
+        media = (media_states, attention_mask, has_media, media_cache, implementation)
+        hidden_states = hidden_states + self.cross_attn.read(self.norm_attn(hidden_states), *media, self.gate_attn)
+        if self.feed_forward:
+            fed = self.mlp(self.norm_mlp(hidden_states))
+            hidden_states = hidden_states + mask_tokens_without_media(self.gate_mlp(fed), has_media)
+        return hidden_states

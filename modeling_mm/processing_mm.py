@@ -41,6 +41,7 @@ from .chat import (
     pick_template,
     set_option,
 )
+from .configuration_mm import HIDDEN, PLACEHOLDER_KINDS, check_choice
 from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
 from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
@@ -97,6 +98,12 @@ class MMProcessor(ProcessorMixin):
         chat_template (`str`, *optional*): the template of `apply_chat_template`; the package's own by default.
         audio_window_seconds (`float`, *optional*, defaults to 30):
             The longest window of encoders that set no length themselves. Longer audio becomes several windows.
+        placeholders (`str`, *optional*, defaults to `"text"`):
+            As the model's config has it: whether a placeholder is a token of the `"text"`, or `"hidden"` from it by 0
+            in the attention mask.
+
+    Raises:
+        ValueError: without a tokenizer, and for a window or placeholders of no meaning.
     """
 
     valid_processor_kwargs = MMProcessorKwargs
@@ -109,16 +116,19 @@ class MMProcessor(ProcessorMixin):
         tokenizer: Any = None,
         chat_template: str | dict[str, str] | None = None,
         audio_window_seconds: float = DEFAULT_WINDOW_SECONDS,
+        placeholders: str = "text",
         **kwargs: Any,
     ):
         if tokenizer is None:
             raise ValueError("MMProcessor needs a `tokenizer`; `image_processor` and `feature_extractor` are optional")
         if not audio_window_seconds >= FRAME_SECONDS:
             raise ValueError(f"`audio_window_seconds` must be at least {FRAME_SECONDS}, got {audio_window_seconds}")
+        check_choice("placeholders", placeholders, PLACEHOLDER_KINDS)
         parts = dict(zip(AUTO_CLASSES, (image_processor, feature_extractor, tokenizer), strict=True))
         for name, part in parts.items():
             setattr(self, name, part)
         self.audio_window_seconds = audio_window_seconds
+        self.placeholders = placeholders
         super().__init__(
             **{name: part for name, part in parts.items() if part is not None},
             chat_template=default_chat_template() if chat_template is None else chat_template,
@@ -145,9 +155,11 @@ class MMProcessor(ProcessorMixin):
             text: the tokenizer, a Hub id or a path. Tokens are added to it in place.
             vision (*optional*): the image processor, an id or a path.
             audio (*optional*): the feature extractor, an id or a path.
-            kwargs: `chat_template` and `audio_window_seconds` of the processor; options of loading (`revision`, ...).
+            kwargs: `chat_template`, `audio_window_seconds` and `placeholders` of the processor; options of loading
+                (`revision`, ...).
         """
-        own = {key: kwargs.pop(key) for key in ("chat_template", "audio_window_seconds") if key in kwargs}
+        names = ("chat_template", "audio_window_seconds", "placeholders")
+        own = {key: kwargs.pop(key) for key in names if key in kwargs}
         sources = dict(zip(AUTO_CLASSES, (vision, audio, text), strict=True))
         parts = {
             name: AUTO_CLASSES[name].from_pretrained(source, **kwargs)
@@ -313,6 +325,9 @@ class MMProcessor(ProcessorMixin):
                         f"Row {row}: its text has {written} {MODALITIES[name].token} tokens, of which truncation left "
                         f"{found}; raise `max_length`, or shorten the text or its media"
                     )
+        if self.placeholders == HIDDEN and "attention_mask" in inputs:
+            ids = [getattr(self, each.token_id_field) for each in MODALITIES.values()]
+            inputs["attention_mask"] = hide(inputs["attention_mask"], inputs["input_ids"], ids)
         if with_offsets:
             inputs["text_replacement_offsets"] = [replacements for _, replacements in expanded]
         if with_types:
@@ -471,6 +486,16 @@ class MMProcessor(ProcessorMixin):
             window = window_length(self.feature_extractor, self.audio_window_seconds)
             counts["num_audio_tokens"] = [math.ceil(length / window) for length in audio_lengths]
         return MultiModalData(**counts)
+
+
+def hide(mask: Any, input_ids: Any, hidden_ids: Sequence[int]) -> Any:
+    """Return an attention mask (B, L), a tensor, an array or lists, with 0 where a token is among `hidden_ids`."""
+    if isinstance(mask, list):
+        rows = zip(mask, input_ids, strict=True)
+        return [[0 if token in hidden_ids else kept for kept, token in zip(*row, strict=True)] for row in rows]
+    for token_id in hidden_ids:
+        mask = mask * (input_ids != token_id)
+    return mask
 
 
 def convert(tensor: torch.Tensor, return_tensors: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ..configuration_mm import HIDDEN
 from ..media import join_modalities
 from ..media_cache import CrossAttentionCache, cached_media
 from ..modalities import MODALITIES
@@ -52,6 +53,9 @@ class RunningBatch:
         padding = self.model.config.text_config.pad_token_id or 0  # masked, so any id serves
         ids = pad_sequence(prompts, True, padding, "left").to(self.model.device)  # (B_new, L)
         mask = pad_sequence([torch.ones_like(prompt) for prompt in prompts], True, 0, "left").to(self.model.device)
+        if self.model.config.placeholders == HIDDEN:
+            for token_id in self.model.config.placeholder_ids:
+                mask = mask.masked_fill(ids == token_id, 0)
         cache = DynamicCache()
         logits = self.model(
             input_ids=ids,

@@ -55,7 +55,7 @@ class CrossAttentionGroup:
         """Return its columns of a tensor (B, S, ...); `sizes` are the media tokens a row of each modality."""
         ends = [sum(sizes[: number + 1]) for number in self.modalities]
         parts = [tensor[:, end - sizes[number] : end] for end, number in zip(ends, self.modalities, strict=True)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def cross_attention_groups(config: MMConfig) -> tuple[CrossAttentionGroup, ...]:

@@ -48,6 +48,11 @@ DEFAULTS = {
     "audio_config": None,
     "cross_attention_layers": [3, 7, 11],
     "cross_attention_interval": 4,
+    "cross_attention_placement": "before",
+    "vision_cross_attention_layers": None,
+    "vision_cross_attention_placement": None,
+    "audio_cross_attention_layers": None,
+    "audio_cross_attention_placement": None,
     "cross_attention_gated": False,
     "cross_attention_feed_forward": False,
     "vision_connector": "mlp",
@@ -63,6 +68,9 @@ DEFAULTS = {
     "max_media_positions": 2048,
     "text_position_encoding": "learned",
     "modality_embedding": True,
+    "audio_attends_padding": False,
+    "placeholders": "text",
+    "prompt_token_ids": None,
     "image_token_id": None,
     "audio_token_id": None,
     "system_token_id": None,
@@ -72,6 +80,7 @@ DEFAULTS = {
     "freeze_text": False,
     "freeze_vision": False,
     "freeze_audio": False,
+    "freeze_cross_attention": False,
     "use_cache": True,
     "tie_word_embeddings": True,
 }
@@ -122,6 +131,12 @@ WRONG = [
     ("cross_attention_layers", [1, 1], "distinct"),
     ("cross_attention_layers", [3, 1], "ascending"),
     ("cross_attention_layers", [], "Name at least one block"),
+    ("cross_attention_placement", "between", "'before', 'inside'"),
+    ("vision_cross_attention_layers", [4], "from 0 to 3"),
+    ("audio_cross_attention_layers", [2, 1], "ascending"),
+    ("vision_cross_attention_layers", [], "leave out vision_config"),
+    ("vision_cross_attention_placement", "inside", "Name their own blocks by vision_cross_attention_layers"),
+    ("placeholders", "none", "'text', 'hidden'"),
     ("image_token_id", -1, "must not be negative"),
     ("end_token_id", -5, "must not be negative"),
 ]
@@ -131,6 +146,10 @@ WRONG_TYPES = [
     ("cross_attention_interval", 2.5),
     ("cross_attention_layers", 3),
     ("cross_attention_layers", ["1"]),
+    ("cross_attention_placement", None),
+    ("vision_cross_attention_layers", "0"),
+    ("audio_attends_padding", "yes"),
+    ("prompt_token_ids", 3),
     ("cross_attention_gated", "yes"),
     ("cross_attention_feed_forward", 1.0),
     ("vision_connector_size", "big"),
@@ -246,6 +265,19 @@ EFFECTS = {
     "cross_attention_interval": ({"cross_attention_interval": 1}, {}, "shapes"),
     "cross_attention_gated": ({"cross_attention_gated": True}, {}, "shapes"),
     "cross_attention_feed_forward": ({"cross_attention_feed_forward": True}, {}, "shapes"),
+    "cross_attention_placement": ({"cross_attention_placement": "inside"}, {}, "shapes"),
+    "vision_cross_attention_layers": ({"vision_cross_attention_layers": [0]}, {}, "shapes"),
+    "audio_cross_attention_layers": ({"audio_cross_attention_layers": [0]}, {}, "shapes"),
+    "vision_cross_attention_placement": (
+        {"vision_cross_attention_placement": "inside"},
+        {"vision_cross_attention_layers": [0]},
+        "shapes",
+    ),
+    "audio_cross_attention_placement": (
+        {"audio_cross_attention_placement": "inside"},
+        {"audio_cross_attention_layers": [0]},
+        "shapes",
+    ),
     "vision_connector": ({"vision_connector": "gru"}, {}, "shapes"),
     "vision_connector_size": ({"vision_connector_size": 9}, {}, "shapes"),
     "vision_connector_layers": ({"vision_connector_layers": 2}, {}, "shapes"),
@@ -262,11 +294,13 @@ EFFECTS = {
     "freeze_text": ({"freeze_text": True}, {}, "trainable"),
     "freeze_vision": ({"freeze_vision": True}, {}, "trainable"),
     "freeze_audio": ({"freeze_audio": True}, {}, "trainable"),
+    "freeze_cross_attention": ({"freeze_cross_attention": True}, {}, "trainable"),
     "use_cache": ({"use_cache": False}, {}, "cache"),
     "tie_word_embeddings": ({"tie_word_embeddings": False}, {}, "tied"),
 }
 # Tested by their own tests in this file and in the processor's.
 ELSEWHERE = {"vision_config", "audio_config", *SPECIAL_TOKEN_FIELDS}
+ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in test_cross_attention.py
 
 
 def same(one, other) -> bool:
@@ -281,11 +315,11 @@ def test_every_option_changes_the_model(field):
     assert not same(before[what], after[what])
 
 
-@pytest.mark.parametrize("connector", ["linear", "mlp", "conv", "gru", "perceiver"])
+@pytest.mark.parametrize("connector", ["linear", "mlp", "conv", "gru", "perceiver", "direct"])
 @pytest.mark.parametrize("modality", ["vision", "audio"])
 def test_every_connector_is_another_model(modality, connector):
     shapes = fingerprint(**{f"{modality}_connector": connector})["shapes"]
-    others = {"linear", "mlp", "conv", "gru", "perceiver"} - {connector}
+    others = {"linear", "mlp", "conv", "gru", "perceiver", "direct"} - {connector}
     assert all(shapes != fingerprint(**{f"{modality}_connector": other})["shapes"] for other in others)
 
 

@@ -117,7 +117,7 @@ def test_the_media_given_are_not_changed(model):
         media = model.encode_media(**batch)
     before = media.map(torch.clone)
     model.generate(**text, media=media, num_beams=3, **GREEDY)
-    assert all(torch.equal(one, other) for one, other in zip(media.to_tuple(), before.to_tuple(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(media.tensors, before.tensors, strict=True))
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"num_beams": 3}, {"use_cache": False}], ids=["greedy", "beams", "no cache"])

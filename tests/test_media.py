@@ -101,7 +101,7 @@ def test_one_item_a_row_may_come_without_its_dimension(model, kind):
             mask[1, 9:] = 0
             short = model.encode_media(input_features=values, feature_attention_mask=mask)
             full = model.encode_media(input_features=values[:, None], feature_attention_mask=mask[:, None])
-    for one, other in zip(short.to_tuple(), full.to_tuple(), strict=True):
+    for one, other in zip(short.tensors, full.tensors, strict=True):
         assert torch.equal(one, other)
 
 
@@ -316,7 +316,7 @@ def test_states_of_the_encoders_give_what_the_raw_media_give(kind):
     raw, states = states_before(model, [[image(0), image(1)], [], [image(2)]], [[], [sound(0), sound(1)], [sound(2)]])
     with torch.no_grad():
         from_raw, from_states = model.encode_media(**raw), model.encode_media(**states)
-    for ours, theirs in zip(from_states.to_tuple(), from_raw.to_tuple(), strict=True):
+    for ours, theirs in zip(from_states.tensors, from_raw.tensors, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_mm.cross_attention import CrossAttentionGroup
 from modeling_mm.data import turn_text
 from modeling_mm.explain import AnswerAttention, Band, answer_attention, draw, read_band, save
 from modeling_mm.explain.attention import (
@@ -58,7 +59,20 @@ WEIGHTS = torch.tensor([[0.1, 0.1, 0.2, 0.1, 0.1, 0.3, 0.1, 0.0]])
 
 def test_weights_are_averaged_over_blocks_and_heads() -> None:
     blocks = [torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]], [[1.0, 0.0]]]])]
-    assert mean_weights(blocks).tolist() == [[[0.75, 0.25]]]
+    groups = (CrossAttentionGroup("shared", (0, 1), (2, 5), "before"),)
+    assert mean_weights(blocks, groups, (1, 1)).tolist() == [[[0.75, 0.25]]]
+
+
+def test_modalities_with_layers_of_their_own_share_a_word_evenly() -> None:
+    """Recorded by layer, blocks before a decoder block first: audio in 0, the image inside 0, audio in 1."""
+    groups = (
+        CrossAttentionGroup("vision", (0,), (0,), "inside"),
+        CrossAttentionGroup("audio", (1,), (0, 1), "before"),
+    )
+    audio, image = torch.tensor([[[[0.25, 0.75]]]]), torch.tensor([[[[1.0]]]])
+    later = torch.tensor([[[[0.75, 0.25]]]])
+    assert mean_weights([audio, image, later], groups, (1, 2)).tolist() == [[[0.5, 0.25, 0.25]]]
+    assert mean_weights([audio, later], groups, (0, 2)).tolist() == [[[0.5, 0.5]]]
 
 
 def test_media_tokens_are_found_item_by_item() -> None:
@@ -176,7 +190,8 @@ def test_the_attention_is_the_one_that_chose_the_word(fresh) -> None:
     )
     seen = answer_attention(model, processor, samples[0].prompt, max_new_tokens=1)
     with torch.no_grad():
-        weights = mean_weights(model(**inputs, output_attentions=True).cross_attentions)[0, -1]
+        attentions = model(**inputs, output_attentions=True).cross_attentions
+        weights = torch.stack([each.mean(1) for each in attentions]).mean(0)[0, -1]
     torch.testing.assert_close(seen.patches[0, 0].flatten(), weights)
 
 

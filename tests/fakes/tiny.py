@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from modeling_mm import MMForConditionalGeneration
+from modeling_mm.cross_attention import CROSS_ATTENTION
 
 VOCABULARY = 90  # ids of words: 0 to 89, of which 0 begins and ends a text
 POSITIONS = 64
@@ -123,7 +124,7 @@ _JOINED: dict = {}
 
 
 def cross_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if ".cross_blocks." in name}
+    return {name: parameter for name, parameter in model.named_parameters() if CROSS_ATTENTION.search(name)}
 
 
 @torch.no_grad()
@@ -134,14 +135,15 @@ def open_gates(model: nn.Module, value: float = 0.7, seed: int = 5) -> nn.Module
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if ".cross_blocks." not in name and "_connector." not in name:
+        if not CROSS_ATTENTION.search(name) and "_connector." not in name:
             continue
+        is_norm = "norm" in name or "ln_cross_attn" in name
         if "gate" in name.split(".")[-2]:
             parameter.fill_(value)
-        elif "norm" not in name and parameter.dim() > 1:
+        elif not is_norm and parameter.dim() > 1:
             draw = torch.randn(parameter.shape, generator=generator) * 0.2
             parameter.copy_(draw.to(parameter))
-        elif "norm" not in name:  # biases, which a fresh model has at zero
+        elif not is_norm:  # biases, which a fresh model has at zero
             draw = torch.randn(parameter.shape, generator=generator) * 0.05
             parameter.copy_(draw.to(parameter))
     return model

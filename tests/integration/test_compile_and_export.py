@@ -226,7 +226,7 @@ def test_the_exported_encoder_gives_what_encode_media_gives(modality, connector,
     other = {name: tensor.flip(0) for name, tensor in media.items()}  # other media, absent elsewhere
     for batch in (media, other):
         with torch.no_grad():
-            found, expected = graph(*batch.values()), model.encode_media(**batch).to_tuple()
+            found, expected = graph(*batch.values()), model.encode_media(**batch).tensors
         for one, two in zip(found, expected, strict=True):
             assert difference(one, two) <= 1e-5
 

@@ -100,10 +100,10 @@ class MMConfig(PreTrainedConfig):
             such as Whisper the encoder is used.
         cross_attention_layers (`list[int]`, *optional*):
             The decoder blocks that have cross-attention. By default every `cross_attention_interval`-th block. It is
-            shared by the modalities that have no layers of their own.
+            shared by the modalities that have no separate layers.
         cross_attention_interval (`int`, *optional*, defaults to 4): see above.
         cross_attention_placement (`str`, *optional*, defaults to `"before"`):
-            Where cross-attention stands: in a block of its own `"before"` the decoder block, or `"inside"` it, between
+            Where cross-attention stands: in a separate block `"before"` the decoder block, or `"inside"` it, between
             self-attention and feed-forward, as in GPT-2 with `add_cross_attention` and in Whisper.
         vision_cross_attention_layers, audio_cross_attention_layers (`list[int]`, *optional*):
             The decoder blocks that have cross-attention to this modality alone, so that what it learns leaves the

@@ -30,7 +30,7 @@ class CrossAttentionGroup:
     """
     Cross-attention layers that read the same media.
 
-    Modalities share one group; those with layers of their own (`config.vision_cross_attention_layers`) have one each,
+    Modalities share one group; those with separate layers (`config.vision_cross_attention_layers`) have one each,
     so that what one modality learns leaves the others as they are. Which media tokens a group reads follows from their
     number by modality, not from values: graphs of it can be compiled and exported.
 
@@ -76,6 +76,26 @@ def cross_attention_groups(config: MMConfig) -> tuple[CrossAttentionGroup, ...]:
     return (CrossAttentionGroup(SHARED, tuple(shared), layers, config.cross_attention_placement), *own)
 
 
+def split_media(
+    groups: Sequence[CrossAttentionGroup], media: tuple[torch.Tensor, ...], sizes: Sequence[int] | None
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """
+    Return the media (states, mask, index) of each group that has some in this step, by its name.
+
+    Raises:
+        ValueError: for media without their sizes, if more than one group reads them.
+    """
+    if len(groups) == 1 and groups[0].name == SHARED:
+        return {SHARED: media}
+    if sizes is None:
+        raise ValueError(
+            "These media do not say how many of their tokens are of which modality (MMMediaOutput.sizes), but a "
+            "modality of this model has separate cross-attention layers. Take them from encode_media."
+        )
+    some = [group for group in groups if any(sizes[number] for number in group.modalities)]
+    return {group.name: tuple(group.select(tensor, sizes) for tensor in media) for group in some}
+
+
 def recording_order(groups: Sequence[CrossAttentionGroup], num_layers: int) -> list[CrossAttentionGroup]:
     """Return the group of each of the `cross_attentions` that a forward records, if all groups have media."""
     by_place = [group for place in ("before", "inside") for group in groups if group.placement == place]
@@ -83,7 +103,7 @@ def recording_order(groups: Sequence[CrossAttentionGroup], num_layers: int) -> l
 
 
 class CrossAttention(Attention):
-    """Attention from text to media, which may be in a cache; a class of its own so that its weights are recorded."""
+    """Attention from text to media, which may be in a cache; a separate class so that its weights are recorded."""
 
     def __init__(self, config: GPT2Config, layer_idx: int, zero_init: bool = True):
         super().__init__(config, layer_idx, is_cross_attention=True, zero_init=zero_init)

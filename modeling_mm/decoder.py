@@ -18,11 +18,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import Attention
 from .configuration_mm import MMConfig
 from .cross_attention import (
-    SHARED,
     CrossAttention,
     CrossAttentionGroup,
     GatedCrossAttentionBlock,
     cross_attention_groups,
+    split_media,
 )
 from .device_reads import read_once
 from .layers import MLP, init_weights, sinusoidal_positions
@@ -87,7 +87,7 @@ class MMDecoder(PreTrainedModel):
     A GPT-2 decoder with cross-attention before or inside the blocks named by `config.cross_attention_layers`.
 
     Its GPT-2 parameters have GPT-2's names (`wte`, `wpe`, `h.0.attn.c_attn`, ..., `ln_f`). Blocks before decoder
-    blocks are in `cross_blocks`, and in `vision_cross_blocks` (and so on) for a modality with layers of its own.
+    blocks are in `cross_blocks`, and in `vision_cross_blocks` (and so on) for a modality with separate layers.
     """
 
     config: GPT2Config
@@ -164,7 +164,7 @@ class MMDecoder(PreTrainedModel):
             media_states: (B, S, D), or (1, S, D) for all rows: media that are new in this step
             media_mask: (B, S) or (1, S) bool, which of them are real
             media_index: (B, S), index in this step's tokens of each one's placeholder
-            media_sizes: how many of the S are of which modality, in their order; needed if one has layers of its own
+            media_sizes: how many of the S are of which modality, in their order; needed if one has separate layers
 
         Raises:
             ValueError: for text in two forms or none, for media without their sizes where these are needed, and for
@@ -189,13 +189,14 @@ class MMDecoder(PreTrainedModel):
             media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
             if position_ids is not None and attention_mask is None and not is_torchdynamo_compiling():
                 check_not_packed(position_ids)
-        is_new = media_states is not None and media_mask is not None and media_index is not None
-        shown = self.split_media((media_states, media_mask, media_index), media_sizes) if is_new else {}
+        shown: dict[str, tuple[torch.Tensor, ...]] = {}
+        if media_states is not None and media_mask is not None and media_index is not None:
+            shown = split_media(self.groups, (media_states, media_mask, media_index), media_sizes)
         reading: list[tuple[CrossAttentionGroup, torch.Tensor | None, dict[str, Any]]] = []
         for group in self.groups:
-            states, *where = shown.get(group.name, (None, None, None))
+            states, mask, index = shown.get(group.name, (None, None, None))
             inputs = self.cross_attention_inputs(
-                group.prefix, hidden_states, *where, past_key_values, past_length, will_decode
+                group.prefix, hidden_states, mask, index, past_key_values, past_length, will_decode
             )
             if inputs:
                 reading.append((group, states, inputs))
@@ -259,20 +260,6 @@ class MMDecoder(PreTrainedModel):
             position_ids=position_ids,
             allow_is_causal_skip=not is_padded,  # known to be padded: transformers need not read the mask again
         )
-
-    def split_media(
-        self, media: tuple[torch.Tensor, ...], sizes: Sequence[int] | None
-    ) -> dict[str, tuple[torch.Tensor, ...]]:
-        """Return the media (states, mask, index) of each group that has some in this step, by its name."""
-        if len(self.groups) == 1 and self.groups[0].name == SHARED:
-            return {SHARED: media}
-        if sizes is None:
-            raise ValueError(
-                "These media do not say how many of their tokens are of which modality (MMMediaOutput.sizes), but a "
-                "modality of this model has cross-attention layers of its own. Take them from encode_media."
-            )
-        some = [group for group in self.groups if any(sizes[number] for number in group.modalities)]
-        return {group.name: tuple(group.select(tensor, sizes) for tensor in media) for group in some}
 
     def cross_attention_inputs(
         self,

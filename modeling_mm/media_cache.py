@@ -36,9 +36,9 @@ class CrossAttentionCache:
     Also which media tokens are real, and the text index of each one's placeholder.
 
     Stored as an attribute of the text's cache, so that it works with every cache class (dynamic, static, quantized,
-    offloaded): `cross_attention_cache`, or `vision_cross_attention_cache` for a modality with cross-attention layers
-    of its own. It is not a layer of that cache, because the operations on layers would be wrong or wasted on media:
-    they neither grow with the text, nor are cropped with rejected draft tokens, nor differ between the beams of a row.
+    offloaded): `cross_attention_cache`, or `vision_cross_attention_cache` for a modality with separate cross-attention
+    layers. It is not a layer of that cache, because the operations on layers would be wrong or wasted on media: they
+    neither grow with the text, nor are cropped with rejected draft tokens, nor differ between the beams of a row.
     (Start a new cache if you reorder the rows of one by hand.)
 
     Args:

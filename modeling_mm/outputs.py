@@ -31,7 +31,7 @@ class MMMediaOutput(ModelOutput):
         modality (`torch.Tensor` of shape `(B, S)`): index in `MODALITIES`: 0 for images, 1 for audio windows.
         sizes (`tuple[int, ...]`, *optional*):
             How many of the S media tokens are of each modality, in the order of `MODALITIES`, the same in every row.
-            Models whose modalities have cross-attention layers of their own tell media apart by them.
+            Models whose modalities have separate cross-attention layers tell media apart by them.
 
     Example:
 

@@ -18,7 +18,7 @@ BASE = {"compat", "configuration_mm", "folders", "modalities"}
 FLOORS = (
     BASE,
     {"device_reads", "layers", "loading", "attention", "masks", "outputs"},
-    {"media_cache", "decoder", "encoders", "connectors", "losses"},
+    {"media_cache", "cross_attention", "decoder", "encoders", "connectors", "losses"},
     {"media", "joining", "generation"},
     {"modeling_mm"},
 )

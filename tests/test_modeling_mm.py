@@ -467,7 +467,11 @@ def is_ours(frame) -> bool:
 
 
 def test_the_road_to_an_encoder_is_short():
-    """At most 3 functions of ours above an encoder (8 before), and at most 40 different ones in a forward (65)."""
+    """
+    At most 3 functions of ours above an encoder (8 once), and at most 44 different ones in a forward (65 once).
+
+    Four of the 44 came with media that may have separate cross-attention layers.
+    """
     model = joined(text=gpt2(n_layer=2), cross_attention_layers=[0, 1])
     batch = inputs([[5, IMAGE, 6, AUDIO, 7], [AUDIO, 8, 9, IMAGE, 10]])
     base = model.model
@@ -488,7 +492,7 @@ def test_the_road_to_an_encoder_is_short():
     finally:
         sys.setprofile(None)
     assert above == [["_encode", "forward", "forward"]] * 2
-    assert len(functions) <= 40, sorted(code.co_name for code in functions)
+    assert len(functions) <= 44, sorted(code.co_name for code in functions)
 
 
 # ---- Saving ---------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def mean_weights(
     """
     Return the mean over blocks and heads: one (B, H, L, S) a block -> (B, L, S).
 
-    Modalities that have cross-attention layers of their own get the same share of a word each.
+    Modalities that have separate cross-attention layers get the same share of a word each.
 
     Args:
         cross_attentions: as a forward records them, (B, H, L, S) with the media tokens of their group alone

@@ -109,11 +109,11 @@ def stack_media(media: Sequence[MMMediaOutput | None]) -> MMMediaOutput | None:
     none = some.map(lambda tensor: tensor[:, :0])
     none.sizes = (0,) * len(MODALITIES)
     rows = [none if each is None else each for each in media]
+    sizes = [row.sizes or () for row in rows]
     parts = {}
     for number, name in enumerate(MODALITIES):  # each modality has its columns, the same in all rows
-        ends = [sum(row.sizes[: number + 1]) for row in rows]
-        spans = [slice(end - row.sizes[number], end) for end, row in zip(ends, rows, strict=True)]
-        if any(row.sizes[number] for row in rows):
+        spans = [slice(sum(row[:number]), sum(row[: number + 1])) for row in sizes]
+        if any(row[number] for row in sizes):
             padding = (0.0, False, -1, number)  # of states, mask, position and modality
             parts[name] = tuple(
                 pad_sequence([tensor[0, span] for tensor, span in zip(same, spans, strict=True)], True, value)

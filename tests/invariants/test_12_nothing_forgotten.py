@@ -1,4 +1,4 @@
-"""Invariant 12: what a modality learns in layers of its own leaves every logit of rows without it bit-equal."""
+"""Invariant 12: what a modality learns in separate layers leaves every logit of rows without it bit-equal."""
 
 import pytest
 import torch

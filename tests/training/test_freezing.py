@@ -9,6 +9,7 @@ from modeling_mm import MMForSequenceClassification
 from modeling_mm.training import PARTS, ThawCallback, parts_of
 from tests.fakes.tiny import difference, gpt2, joined
 from tests.fakes.tiny_chats import chat_model, losses, mm_trainer, moved, weights
+from tests.test_cross_attention import LAYOUTS
 
 ADAMW = {"optim": "adamw_torch", "learning_rate": 1e-3}
 
@@ -182,3 +183,10 @@ def test_the_thawed_part_has_its_own_learning_rate(tmp_path):
     before = weights(model)
     run.train()
     assert part_names(moved(model, before)) == ALL - {"vision", "audio"}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_cross_attention_is_one_part_wherever_it_stands(name):
+    model = joined(**LAYOUTS[name])
+    cross = {name for name, _ in model.named_parameters() if "cross" in name.split("language_model")[-1]}
+    assert cross and {name for name, _ in parts_of(model)["cross_attention"]} == cross

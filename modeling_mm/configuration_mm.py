@@ -148,6 +148,9 @@ class MMConfig(PreTrainedConfig):
         prompt_token_ids (`list[int]`, *optional*):
             What media that come without text are followed by, for a decoder that begins its answers so. Needed with
             hidden placeholders, which leave nothing else to read.
+        suppressed_token_ids (`list[int]`, *optional*):
+            Tokens that are never generated, beside placeholders, and of which beam search takes no account: those that
+            a conversion has added to a trained vocabulary. Take out what the model is to learn to write.
         image_token_id, audio_token_id (`int`, *optional*):
             Placeholder ids: one in the text for each image, one for each audio window. Needed with the modality.
         system_token_id, user_token_id, assistant_token_id, end_token_id (`int`, *optional*):
@@ -197,6 +200,7 @@ class MMConfig(PreTrainedConfig):
     audio_attends_padding: bool = False
     placeholders: str = "text"
     prompt_token_ids: list[int] | None = None
+    suppressed_token_ids: list[int] | None = None
     image_token_id: int | None = None
     audio_token_id: int | None = None
     system_token_id: int | None = None
@@ -321,6 +325,8 @@ class MMConfig(PreTrainedConfig):
             for field in (f"{tower}_connector_layers", f"{tower}_latents", f"{tower}_connector_size"):
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
+        if any(token_id < 0 for token_id in self.suppressed_token_ids or ()):
+            raise ValueError(f"suppressed_token_ids must not be negative, got {self.suppressed_token_ids}.")
         self._check_cross_attention()
         self._check_token_ids()
 

@@ -35,15 +35,20 @@ class SuppressPlaceholders(LogitsProcessor):
 
     It replaces `suppress_tokens` of a generation config: it does not compare the whole vocabulary at every step, and
     holds whatever generation config is used.
+
+    Args:
+        token_ids: of placeholders, and of `config.suppressed_token_ids`
+        renormalize: whether scores are log-probabilities, as those of beams are, of which the others get all again
     """
 
-    def __init__(self, token_ids: list[int]):
-        self.token_ids = torch.tensor(token_ids)
+    def __init__(self, token_ids: list[int], renormalize: bool = False):
+        self.token_ids, self.renormalize = torch.tensor(token_ids), renormalize
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Set the scores (B, V) of placeholders to minus infinity."""
+        """Set the scores (B, V) of these tokens to minus infinity."""
         self.token_ids = self.token_ids.to(scores.device)
-        return scores.index_fill(1, self.token_ids, -torch.inf)
+        scores = scores.index_fill(1, self.token_ids, -torch.inf)
+        return scores.log_softmax(-1) if self.renormalize else scores
 
 
 class SmallTemperature(LogitsProcessor):
@@ -172,11 +177,15 @@ class MMGenerationMixin(GenerationMixin):
             model_kwargs["media"] = media.repeat_interleave(expand_size)
         return input_ids, model_kwargs
 
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        processors = super()._get_logits_processor(*args, **kwargs)
-        if placeholders := self.config.placeholder_ids:
+    def _get_logits_processor(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(generation_config, *args, **kwargs)
+        suppressed = self.config.suppressed_token_ids or []
+        if never := sorted({*self.config.placeholder_ids, *suppressed}):
             # First, so that no filter (top-k, top-p, ...) can leave placeholders as the only choice.
-            processors.insert(0, SuppressPlaceholders(placeholders))
+            renormalize = bool(suppressed) and (generation_config.num_beams or 1) > 1
+            processors.insert(0, SuppressPlaceholders(never, renormalize))
         for place, processor in enumerate(processors):
             if type(processor) is TemperatureLogitsWarper and processor.temperature < LEAST_TEMPERATURE:
                 processors[place] = SmallTemperature(processor.temperature)

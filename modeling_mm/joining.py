@@ -2,6 +2,7 @@
 """Joining pretrained components: a GPT-2-family decoder and any subset of encoders."""
 
 import difflib
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import fields
 from functools import reduce
@@ -78,33 +79,57 @@ def join_pretrained(cls: type[Joint], text: Component, **kwargs: Any) -> Joint:
     if any(isinstance(component, PreTrainedModel) for component in (text, *components.values())):
         # The loader takes tensors as they are; the joint model must not share them with the caller's models.
         state = {name: tensor.clone() for name, tensor in state.items()}
+    model, report = load_state(cls, config, state, model_arguments)
+    if not ignore_missing:
+        check_report(report)
+    if model.can_generate():
+        model.generation_config = joint_generation_config(decoder, config, model.generation_config)
+    return model.eval()
+
+
+def load_state(
+    cls: type[Joint], config: MMConfig, state: dict[str, torch.Tensor], arguments: dict[str, Any]
+) -> tuple[Joint, dict]:
+    """
+    Build a model of these weights, which it takes as they are, and of new ones for those that are missing.
+
+    Args:
+        cls: the joint class to build
+        config: of the model
+        state: weights under the joint model's names
+        arguments: `dtype` (by default one that holds all weights exactly), `attn_implementation`, `device_map`
+
+    Returns:
+        the model, and the report of the loader.
+    """
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    model_arguments.setdefault("dtype", reduce(torch.promote_types, dtypes))  # holds the weights of all exactly
+    arguments = {"dtype": reduce(torch.promote_types, dtypes), **arguments}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # no warning about new weights: connectors and cross-attention are new by design
     try:
         model, report = cls.from_pretrained(
-            None, config=config, state_dict=state, output_loading_info=True, **model_arguments
+            None, config=config, state_dict=state, output_loading_info=True, **arguments
         )
     finally:
         logging.set_verbosity(verbosity)
-    if not ignore_missing:
-        check_report(report)
     # The loader notes the path it was given, None, as text, which PEFT would look up on the Hub.
     model.name_or_path = model.config.name_or_path = ""
-    if model.can_generate():
-        model.generation_config = joint_generation_config(decoder, config, model.generation_config)
-    return model.eval()
+    return model, report
 
 
 def check_arguments(config_class: type[MMConfig], kwargs: dict[str, Any]) -> None:
     """Raise a `ValueError` for an unknown argument, with the nearest valid name."""
     known = {*LOADING_ARGUMENTS, *MODEL_ARGUMENTS, *OTHER_ARGUMENTS, *(field.name for field in fields(config_class))}
     known |= {name for modality in MODALITIES.values() for name in (modality.tower, *modality.config_defaults)}
-    for name in sorted(kwargs.keys() - known):
+    refuse_unknown("from_text_vision_audio_pretrained", kwargs, known)
+
+
+def refuse_unknown(function: str, kwargs: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a `ValueError` for an argument that a function does not have, with the nearest one that it has."""
+    for name in sorted(set(kwargs) - set(known)):
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"from_text_vision_audio_pretrained got an unknown argument {name!r}.{hint}")
+        raise ValueError(f"{function} got an unknown argument {name!r}.{hint}")
 
 
 def check_report(report: dict) -> None:

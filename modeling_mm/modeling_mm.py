@@ -16,6 +16,7 @@ from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 from .compat import enter_names, nearest_attention, plan_sharding
 from .configuration_mm import AUTO_MAP, DIRECT, HIDDEN, MODEL_CLASSES, SPECIAL_TOKEN_FIELDS, MMConfig
 from .connectors import build_connector
+from .conversion import convert_pretrained
 from .cross_attention import CROSS_ATTENTION
 from .decoder import MMDecoder
 from .device_reads import read_once
@@ -401,6 +402,19 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         self.loss_type = "ForCausalLM"  # transformers guesses it from the class's name, and counts targets by it
         self.post_init()
         self.freeze()
+
+    @classmethod
+    def from_encoder_decoder(
+        cls, source: Component, *, tokenizer: Any = None, **kwargs: Any
+    ) -> "MMForConditionalGeneration":
+        """
+        Convert a captioner or a Whisper; see [`conversion.convert_pretrained`] for sources and arguments.
+
+        ```python
+        model = MMForConditionalGeneration.from_encoder_decoder("openai/whisper-tiny")
+        ```
+        """
+        return convert_pretrained(cls, source, tokenizer=tokenizer, **kwargs)
 
     def encode_media(self, *, text: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> MMMediaOutput:
         """See [`MMModel.encode_media`]."""

@@ -289,8 +289,8 @@ def check_new(tokens: dict[str, int], num_rows: int, tokenizer: Any) -> None:
         if own <= token_id < num_rows:
             raise ValueError(
                 f"The tokenizer's {field} is {token_id}, but the original has a row for another token there: its "
-                f"table has {num_rows} rows. Build the processor with MMProcessor.from_encoder_decoder, or add the tokens "
-                "that the tokenizer lacks (Whisper's times, <|0.00|> to <|30.00|>) before the special ones."
+                f"table has {num_rows} rows. Build the processor with MMProcessor.from_encoder_decoder, or add the "
+                "tokens that the tokenizer lacks (Whisper's times, <|0.00|> to <|30.00|>) before the special ones."
             )
 
 

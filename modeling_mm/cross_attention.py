@@ -63,7 +63,7 @@ def cross_attention_groups(config: MMConfig) -> tuple[CrossAttentionGroup, ...]:
     own, shared = [], []
     for number, modality in enumerate(MODALITIES.values()):
         layers = getattr(config, modality.layers_field)
-        if modality not in config.modalities:
+        if getattr(config, modality.config_field) is None:  # not compared: remote code may import its class twice
             continue
         if layers is None:
             shared.append(number)

@@ -62,6 +62,22 @@ def activation(name: str) -> nn.Module:
     return ACT2FN["gelu_pytorch_tanh" if name == "gelu_new" else name]
 
 
+def turn_weights(module: nn.Module) -> None:
+    """
+    Lay the weights of `Conv1D` out in memory as those of `Linear`, column by column, for half precision on a CPU.
+
+    GPT-2's `Conv1D` multiplies by a weight (in, out), which torch's kernels for bfloat16 on a CPU read against the
+    grain: 4 to 6 times slower (torch 2.13, widths 384 to 1,536, 1 and 8 rows). Shape, values and names stay, so
+    nothing else notices; files hold the usual layout. It is done once.
+    """
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None) if isinstance(layer, Conv1D) else None
+        if weight is None or type(weight.data) is not torch.Tensor or weight.device.type != "cpu":
+            continue  # quantized, offloaded or elsewhere
+        if weight.dtype in (torch.bfloat16, torch.float16) and weight.stride(0) != 1:
+            weight.data = weight.data.t().contiguous().t()
+
+
 def sinusoidal_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
     """
     Sine and cosine position encoding of [Attention Is All You Need](https://arxiv.org/abs/1706.03762), float32.

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
-from modeling_mm.layers import MLP, ResidualProjection, TanhGate, init_weights, sinusoidal_positions
+from modeling_mm.layers import MLP, ResidualProjection, TanhGate, init_weights, sinusoidal_positions, turn_weights
 from tests.fakes.tiny import difference, gpt2_config
 
 
@@ -127,3 +127,19 @@ def test_loaded_tensors_are_left_alone():
     init_weights(linear, gpt2_config())
     assert linear.weight.unique().tolist() == [3.0]
     assert linear.bias.unique().tolist() == [0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_turned_weights_differ_in_memory_alone(dtype):
+    mlp = MLP(gpt2_config()).to(dtype)
+    x, before = torch.randn(2, 3, 32, dtype=dtype), {name: p.clone() for name, p in mlp.named_parameters()}
+    expected = mlp(x)
+    turn_weights(mlp)
+    turned = {name: p for name, p in mlp.named_parameters() if name.endswith(".weight")}
+    is_half = dtype != torch.float32
+    assert {p.stride() for p in turned.values()} == ({(1, 32), (1, 128)} if is_half else {(128, 1), (32, 1)})
+    assert all(torch.equal(p, before[name]) for name, p in mlp.named_parameters())
+    assert difference(mlp(x), expected) < 0.02
+    pointers = {p.data_ptr() for p in turned.values()}
+    turn_weights(mlp)
+    assert {p.data_ptr() for p in turned.values()} == pointers, "turned twice"

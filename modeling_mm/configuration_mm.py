@@ -159,8 +159,11 @@ class MMConfig(PreTrainedConfig):
             Which pretrained parts start frozen; of the text its token embeddings too, those of the special tokens
             among them.
         freeze_cross_attention (`bool`, *optional*, defaults to `False`):
-            Whether the cross-attention that modalities share starts frozen too, with the `"direct"` connectors, as is
-            right where it is pretrained. Other connectors, and the layers of one modality alone, never are.
+            Whether the cross-attention that modalities share starts frozen too, with their `"direct"` connectors, as
+            is right where it is pretrained. Other connectors, and the layers of one modality alone, never are.
+        frozen_modalities (`list[str]`, *optional*):
+            The modalities, by name (`"image"`, `"audio"`), whose connector and whose own cross-attention start frozen
+            too: those that a model knew before it was given another one.
         use_cache (`bool`, *optional*, defaults to `True`): whether generation keeps keys and values.
         tie_word_embeddings (`bool`, *optional*): whether head and embedding are one; as in `text_config` by default.
 
@@ -211,6 +214,7 @@ class MMConfig(PreTrainedConfig):
     freeze_vision: bool = False
     freeze_audio: bool = False
     freeze_cross_attention: bool = False
+    frozen_modalities: list[str] | None = None
     use_cache: bool = True
     tie_word_embeddings: bool | None = None
 
@@ -325,6 +329,8 @@ class MMConfig(PreTrainedConfig):
             for field in (f"{tower}_connector_layers", f"{tower}_latents", f"{tower}_connector_size"):
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
+        for name in self.frozen_modalities or ():
+            check_choice("frozen_modalities", name, tuple(modality.name for modality in self.modalities))
         if any(token_id < 0 for token_id in self.suppressed_token_ids or ()):
             raise ValueError(f"suppressed_token_ids must not be negative, got {self.suppressed_token_ids}.")
         self._check_cross_attention()

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
+from .adding import add_modality
 from .compat import enter_names, nearest_attention, plan_sharding
 from .configuration_mm import AUTO_MAP, DIRECT, HIDDEN, MODEL_CLASSES, SPECIAL_TOKEN_FIELDS, MMConfig
 from .connectors import build_connector
@@ -175,15 +176,20 @@ class MMPreTrainedModel(PreTrainedModel):
         for modality in self.config.modalities:
             if getattr(self.config, modality.freeze_field):
                 getattr(base, modality.tower_attribute).requires_grad_(False)
-        is_cross_pretrained = self.config.freeze_cross_attention
-        if is_cross_pretrained:
-            for modality in self.config.modalities:
-                if getattr(self.config, f"{modality.tower}_connector") == DIRECT:
-                    getattr(base, modality.connector_attribute).requires_grad_(False)
+        is_cross_frozen, known = self.config.freeze_cross_attention, self.config.frozen_modalities or ()
+        frozen = [modality for modality in self.config.modalities if modality.name in known]
+        for modality in self.config.modalities:
+            is_direct = getattr(self.config, f"{modality.tower}_connector") == DIRECT
+            is_shared = getattr(self.config, modality.layers_field) is None
+            if modality in frozen or (is_cross_frozen and is_direct and is_shared):
+                getattr(base, modality.connector_attribute).requires_grad_(False)
+        own_frozen = {f"{modality.tower}_" for modality in frozen}
         for name, parameter in base.language_model.named_parameters():
-            cross = CROSS_ATTENTION.search(f".{name}")
-            is_shared = cross is not None and not cross[1]
-            if (is_shared and is_cross_pretrained) or (cross is None and self.config.freeze_text):
+            if (cross := CROSS_ATTENTION.search(f".{name}")) is None:
+                is_frozen = self.config.freeze_text
+            else:
+                is_frozen = cross[1] in own_frozen if cross[1] else is_cross_frozen
+            if is_frozen:
                 parameter.requires_grad_(False)
         if self.config.freeze_text and (head := self.get_output_embeddings()) is not None:
             head.requires_grad_(False)
@@ -202,6 +208,21 @@ class MMPreTrainedModel(PreTrainedModel):
         ```
         """
         return join_pretrained(cls, text, vision=vision, audio=audio, **kwargs)
+
+    def add_vision(self, component: Component, **kwargs: Any) -> "MMPreTrainedModel":
+        """
+        Return a copy of this model that sees, too; see [`adding.add_modality`] for the arguments.
+
+        ```python
+        model = MMForConditionalGeneration.from_encoder_decoder("openai/whisper-tiny")
+        model = model.add_vision("google/vit-base-patch16-224", cross_attention_layers=[0, 1])
+        ```
+        """
+        return add_modality(self, "image", component, **kwargs)
+
+    def add_audio(self, component: Component, **kwargs: Any) -> "MMPreTrainedModel":
+        """Return a copy of this model that hears, too; see [`adding.add_modality`] for the arguments."""
+        return add_modality(self, "audio", component, **kwargs)
 
 
 class MMModel(MediaEncodingMixin, MMPreTrainedModel):

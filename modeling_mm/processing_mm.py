@@ -4,6 +4,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ from .configuration_mm import HIDDEN, PLACEHOLDER_KINDS, check_choice
 from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
 from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
-from .modalities import MODALITIES
+from .modalities import MODALITIES, Modality
 from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out
 
 AUTO_CLASSES = {
@@ -138,11 +139,8 @@ class MMProcessor(ProcessorMixin):
         self.auto_map = {"AutoProcessor": f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"}
         add_named_tokens(tokenizer)
         pad_left_by_default(tokenizer)
-        for name, modality in MODALITIES.items():
-            # The inherited methods take None to mean that there is no such modality.
-            has_part = getattr(self, modality.processor, None) is not None
-            setattr(self, f"{name}_token", modality.token if has_part else None)
-            setattr(self, modality.token_id_field, tokenizer.convert_tokens_to_ids(modality.token))
+        for modality in MODALITIES.values():
+            self._name_token(modality)
 
     @classmethod
     def from_text_vision_audio_pretrained(
@@ -168,6 +166,38 @@ class MMProcessor(ProcessorMixin):
             for name, source in sources.items()
         }
         return cls(**parts, **own)
+
+    def _name_token(self, modality: Modality) -> None:
+        """Set the placeholder of a modality; the inherited methods take None to mean that there is no such one."""
+        has_part = getattr(self, modality.processor, None) is not None
+        setattr(self, f"{modality.name}_token", modality.token if has_part else None)
+        setattr(self, modality.token_id_field, self.tokenizer.convert_tokens_to_ids(modality.token))
+
+    def add_part(self, name: str, source: Any, **kwargs: Any) -> "MMProcessor":
+        """
+        Return a copy of this processor for a model that was given another modality, with the same tokenizer.
+
+        ```python
+        processor = processor.add_part("image", "google/vit-base-patch16-224")
+        ```
+
+        Args:
+            name: of the modality, `"image"` or `"audio"`
+            source: its image processor or feature extractor, a whole processor, an id or a path
+            kwargs: options of loading (`revision`, ...)
+
+        Raises:
+            ValueError: if this processor has the part already.
+        """
+        modality = MODALITIES[name]
+        if getattr(self, modality.processor, None) is not None:
+            raise ValueError(f"The processor has a `{modality.processor}` already; make a new one to replace it")
+        if isinstance(source, (str, os.PathLike)):
+            source = AUTO_CLASSES[modality.processor].from_pretrained(source, **kwargs)
+        processor = copy(self)
+        setattr(processor, modality.processor, getattr(source, modality.processor, source))
+        processor._name_token(modality)
+        return processor
 
     @classmethod
     def _get_arguments_from_pretrained(

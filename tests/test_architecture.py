@@ -19,7 +19,7 @@ FLOORS = (
     BASE,
     {"device_reads", "layers", "loading", "attention", "masks", "outputs"},
     {"media_cache", "cross_attention", "decoder", "encoders", "connectors", "losses"},
-    {"media", "joining", "conversion", "generation"},
+    {"media", "joining", "conversion", "adding", "generation"},
     {"modeling_mm"},
 )
 TASKS = {"pipeline_answers", "pipeline_classification", "pipeline_features", "pipeline_speech"}

@@ -71,6 +71,7 @@ DEFAULTS = {
     "audio_attends_padding": False,
     "placeholders": "text",
     "prompt_token_ids": None,
+    "suppressed_token_ids": None,
     "image_token_id": None,
     "audio_token_id": None,
     "system_token_id": None,
@@ -81,6 +82,7 @@ DEFAULTS = {
     "freeze_vision": False,
     "freeze_audio": False,
     "freeze_cross_attention": False,
+    "frozen_modalities": None,
     "use_cache": True,
     "tie_word_embeddings": True,
 }
@@ -137,6 +139,8 @@ WRONG = [
     ("vision_cross_attention_layers", [], "leave out vision_config"),
     ("vision_cross_attention_placement", "inside", "Name their own blocks by vision_cross_attention_layers"),
     ("placeholders", "none", "'text', 'hidden'"),
+    ("suppressed_token_ids", [3, -1], "must not be negative"),
+    ("frozen_modalities", ["vision"], "'image', 'audio'"),
     ("image_token_id", -1, "must not be negative"),
     ("end_token_id", -5, "must not be negative"),
 ]
@@ -150,6 +154,8 @@ WRONG_TYPES = [
     ("vision_cross_attention_layers", "0"),
     ("audio_attends_padding", "yes"),
     ("prompt_token_ids", 3),
+    ("suppressed_token_ids", ["<|end|>"]),
+    ("frozen_modalities", "image"),
     ("cross_attention_gated", "yes"),
     ("cross_attention_feed_forward", 1.0),
     ("vision_connector_size", "big"),
@@ -295,12 +301,14 @@ EFFECTS = {
     "freeze_vision": ({"freeze_vision": True}, {}, "trainable"),
     "freeze_audio": ({"freeze_audio": True}, {}, "trainable"),
     "freeze_cross_attention": ({"freeze_cross_attention": True}, {}, "trainable"),
+    "frozen_modalities": ({"frozen_modalities": ["image"]}, {}, "trainable"),
     "use_cache": ({"use_cache": False}, {}, "cache"),
     "tie_word_embeddings": ({"tie_word_embeddings": False}, {}, "tied"),
 }
 # Tested by their own tests in this file and in the processor's.
 ELSEWHERE = {"vision_config", "audio_config", *SPECIAL_TOKEN_FIELDS}
 ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in test_cross_attention.py
+ELSEWHERE |= {"suppressed_token_ids"}  # in test_conversion.py
 
 
 def same(one, other) -> bool:

@@ -1,0 +1,111 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Adding a modality to a model that has learned without it, so that nothing it knows is forgotten."""
+
+from copy import deepcopy
+from typing import Any
+
+from .configuration_mm import MMConfig, encoder_sub_config
+from .cross_attention import CROSS_ATTENTION
+from .joining import LOADING_ARGUMENTS, Component, Joint, load_encoder, load_state, refuse_unknown, with_rows
+from .loading import count, shortened
+from .modalities import MODALITIES, Modality
+
+MOST_LAYERS = 4  # blocks before which a new modality is read, where none are named
+# Arguments of a new modality, by the ends of its fields in the config.
+FIELDS = {
+    "cross_attention_layers": "cross_attention_layers",
+    "placement": "cross_attention_placement",
+    "connector": "connector",
+    "connector_size": "connector_size",
+    "connector_layers": "connector_layers",
+    "latents": "latents",
+}
+
+
+def add_modality(model: Joint, name: str, component: Component, *, freeze: bool = True, **kwargs: Any) -> Joint:
+    """
+    Return a copy of a model that has one modality more.
+
+    The new modality has separate cross-attention, which adds zero at first, so that every logit of text and of the
+    other modalities is what it was; and it stays so in training, as only the new connector and the new cross-attention
+    learn. Processors: [`MMProcessor.add_part`].
+
+    Args:
+        model: a joint model, joined or converted
+        name: of the modality, such as `"image"`
+        component: its encoder: a Hub id, a local path or a model in memory
+        freeze: whether all that is pretrained is frozen, the new encoder too; the config keeps it for a reload.
+            Otherwise what was trainable stays so
+        **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
+            `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers` and `latents`, as the
+            fields of [`MMConfig`] say; and arguments of loading (`cache_dir`, `token`, `revision`, ...)
+
+    Returns:
+        the new model in evaluation mode, which shares no weights with the first.
+
+    Raises:
+        ValueError: if the model has the modality already, for an unknown argument, with the nearest valid name, and
+            for an encoder whose weights are missing.
+    """
+    modality = MODALITIES[name]
+    refuse_unknown(f"add_{modality.tower}", kwargs, (*LOADING_ARGUMENTS, *FIELDS, "freeze"))
+    if (present := getattr(model.config, modality.config_field)) is not None:
+        raise ValueError(
+            f"The model has an encoder of {modality.plural} already, a {type(present).__name__}. Join a new model "
+            "with from_text_vision_audio_pretrained to replace it."
+        )
+    loading = {argument: kwargs.pop(argument) for argument in LOADING_ARGUMENTS if argument in kwargs}
+    encoder, absent = load_encoder(component, modality, loading)
+    config = enlarged_config(model.config, modality, encoder.config, freeze, kwargs)
+
+    is_base = model.base_model is model
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    for table in ("language_model.wte.weight", "model.language_model.wte.weight", "lm_head.weight"):
+        if table in weights:
+            weights[table] = with_rows(weights[table], config.text_config.vocab_size)
+    prefix = f"{'' if is_base else 'model.'}{modality.tower_attribute}."
+    for name, tensor in encoder.state_dict(keep_vars=True).items():
+        if id(tensor) not in absent:
+            weights[prefix + name] = tensor.detach().clone()
+    arguments = {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
+    enlarged, report = load_state(type(model), config, weights, arguments)
+    if missing := sorted(name for name in report["missing_keys"] if not is_new(name, modality)):
+        raise ValueError(
+            f"{count(missing)} missing in the given encoder: {shortened(missing)}. Pass a whole checkpoint, or a "
+            "model of the class that AutoModel has for its config."
+        )
+    if model.can_generate():
+        enlarged.generation_config = deepcopy(model.generation_config)
+    return enlarged.to(model.device).eval()
+
+
+def enlarged_config(
+    config: MMConfig, modality: Modality, encoder: Any, freeze: bool, given: dict[str, Any]
+) -> MMConfig:
+    """Return a config with a modality more; `given` are the arguments of `FIELDS`."""
+    given = {"placement": "before", "connector": "mlp", **given}
+    if given.get("cross_attention_layers") is None:
+        given["cross_attention_layers"] = list(range(min(MOST_LAYERS, config.text_config.n_layer)))
+    known, config = config.modalities, deepcopy(config)
+    setattr(config, modality.config_field, encoder_sub_config(modality.config_field, deepcopy(encoder)))
+    for argument, value in given.items():
+        setattr(config, f"{modality.tower}_{FIELDS[argument]}", value)
+    if getattr(config, modality.token_id_field) is None:
+        setattr(config, modality.token_id_field, config.text_config.vocab_size)
+        config.text_config.vocab_size += 1
+    if freeze:
+        config.freeze_text = config.freeze_cross_attention = True
+        config.frozen_modalities = [each.name for each in known]
+        for each in config.modalities:
+            setattr(config, each.freeze_field, True)
+    config.validate_fields()
+    return config
+
+
+def is_new(name: str, modality: Modality) -> bool:
+    """Return whether a weight belongs to a modality's connector or to its own cross-attention, which are not loaded."""
+    cross = CROSS_ATTENTION.search(f".{name}")
+    is_own = cross is not None and cross[1] == f"{modality.tower}_"
+    return is_own or f"{modality.connector_attribute}." in name

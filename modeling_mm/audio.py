@@ -235,8 +235,9 @@ def raw_input(part: Any, modality: Modality) -> str:
 
 def window_length(extractor: Any, seconds: float = DEFAULT_WINDOW_SECONDS) -> int:
     """Return the longest window that `extractor` leaves uncut, in samples; `seconds` if it sets no limit itself."""
-    if hasattr(extractor, "n_samples"):  # Whisper
-        return extractor.n_samples
+    for name in ("n_samples", "nb_max_samples"):  # Whisper, CLAP
+        if hasattr(extractor, name):
+            return getattr(extractor, name)
     if has_frame_limit(extractor):
         return samples_of_frames(extractor.max_length, extractor.sampling_rate)
     return int(seconds * extractor.sampling_rate)
@@ -254,18 +255,28 @@ def extract_features(
         options: its other call arguments.
 
     Returns:
-        Features for the encoder: (windows, n_mels, T), (windows, samples) or (windows, T, n_mels); and the mask of
-        real frames or samples, (windows, T). A window shorter than one analysis frame counts as one frame.
+        Features for the encoder: `input_features` (windows, n_mels, T), or `input_values` (windows, samples) or
+        (windows, T, n_mels); and the mask of real frames or samples, (windows, T). A window shorter than one analysis
+        frame counts as one frame.
+
+    Raises:
+        ValueError: if the extractor returns no attention mask, or features that do not fit it.
     """
     name, rate = raw_input(extractor, MODALITIES["audio"]), extractor.sampling_rate
     options = {**(options or {}), "sampling_rate": rate, "return_tensors": "np"}
     if not hasattr(extractor, "n_samples"):
-        # Less than a frame would leave the encoder nothing to attend to.
-        windows = [np.pad(window, (0, max(0, int(FRAME_SECONDS * rate) - len(window)))) for window in windows]
+        # Less than a frame would leave the encoder nothing to attend to; some extractors join several frames to one.
+        least = samples_of_frames(getattr(extractor, "stride", 1), rate)
+        windows = [np.pad(window, (0, max(0, least - len(window)))) for window in windows]
     if has_frame_limit(extractor):
         features = extractor(windows, **options)[name]
         real = np.array([count_frames(len(window), rate) for window in windows])
         mask = np.arange(extractor.max_length) < real[:, None]
+    elif hasattr(extractor, "nb_max_samples"):
+        # CLAP repeats a short window until it is full, so that all of its frames are real. Its further channels are
+        # crops of longer audio, which is cut into windows here.
+        features = np.asarray(extractor(windows, **options)[name])[:, 0]  # (windows, T, n_mels)
+        mask = np.ones(features.shape[:2], dtype=bool)
     else:
         padding = "max_length" if hasattr(extractor, "n_samples") else True
         encoded = extractor(windows, padding=padding, return_attention_mask=True, **options)
@@ -273,9 +284,24 @@ def extract_features(
     if mask is None:
         raise ValueError(
             f"{type(extractor).__name__} returns no attention mask, without which padding counts as audio; use "
-            "the feature extractor of Whisper, wav2vec2, HuBERT, WavLM or AST"
+            "the feature extractor of an encoder that configuration/encoders.yaml lists"
         )
-    return torch.as_tensor(np.asarray(features)), torch.as_tensor(np.asarray(mask)).long()
+    features, mask = np.asarray(features), np.asarray(mask)
+    if name == "input_features":
+        features = with_frames_last(extractor, features, mask.shape[1])
+    return torch.as_tensor(features), torch.as_tensor(mask).long()
+
+
+def with_frames_last(extractor: Any, features: np.ndarray, frames: int) -> np.ndarray:
+    """Return spectrograms of `frames` frames, (windows, T, n_mels) or (windows, n_mels, T), as the latter."""
+    if features.ndim != 3 or frames not in features.shape[1:]:
+        raise ValueError(
+            f"{type(extractor).__name__} returns features of shape {features.shape} with a mask of {frames} frames; "
+            "expected (windows, frames, n_mels) or (windows, n_mels, frames)"
+        )
+    is_square = features.shape[1] == features.shape[2]
+    has_frames_last = hasattr(extractor, "n_samples") if is_square else features.shape[2] == frames
+    return features if has_frames_last else features.transpose(0, 2, 1)
 
 
 def rate_of_arrays(rows: Rows, rate: float | None, extractor: Any) -> float:

@@ -22,9 +22,20 @@ TRANSFORMERS = Version(transformers.__version__).release  # a development versio
 
 
 def auto_model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """Return the class that `AutoModel` builds for a config; it offers no such lookup without building the model."""
+    """
+    Return the class that `AutoModel` builds for a config; it offers no such lookup without building the model.
+
+    Some halves of two-tower models, such as CLAP's audio encoder, are in the table of configs, but not of models:
+    their class is the one of that name beside the config.
+    """
     found = AutoModel._model_mapping.get(type(config), None)
-    return found[0] if isinstance(found, (tuple, list)) else found
+    if found is not None:
+        return found[0] if isinstance(found, (tuple, list)) else found
+    package, _, module = type(config).__module__.rpartition(".configuration_")
+    if package.startswith("transformers.models."):
+        models = import_module(f"{package}.modeling_{module}")
+        return getattr(models, type(config).__name__.removesuffix("Config") + "Model", None)
+    return None
 
 
 def enter_names(key: str, classes: Mapping[str, str]) -> None:

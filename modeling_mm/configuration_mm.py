@@ -451,14 +451,19 @@ def text_sub_config(config: dict | PreTrainedConfig | None) -> GPT2Config:
 
 
 def encoder_sub_config(field: str, config: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
-    """Return an encoder's config; of a two-tower config, the half that is called `field`."""
+    """Return an encoder's config, alone or as a part of the given one, see [`part_of_config`]."""
     if config is None:
         return None
     if isinstance(config, dict):
         if "model_type" not in config:
             raise ValueError(f"{field} is a dict without a model_type; name one that AutoConfig knows, such as 'vit'.")
         config = AutoConfig.for_model(**config)
-    return getattr(config, field, None) or config
+    return part_of_config(config, field)
+
+
+def part_of_config(config: PreTrainedConfig, field: str) -> PreTrainedConfig:
+    """Return the part of a config for an encoder: of two towers the one named `field`, of a CTC model its encoder."""
+    return getattr(config, field, None) or getattr(config, "encoder_config", None) or config
 
 
 def check_choice(field: str, value: Any, choices: tuple) -> None:

@@ -10,7 +10,7 @@ from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
 from .attention import Attention
 from .configuration_mm import DIRECT, MMConfig
-from .encoders import encoder_width
+from .encoder_shapes import encoder_width
 from .layers import MLP, activation, sinusoidal_positions
 from .masks import cross_attention_mask
 from .modalities import Modality
@@ -44,6 +44,7 @@ class DirectConnector(nn.Module):
 
     def __init__(self, width: int, text_width: int):
         super().__init__()
+        self.width = width
         self.linear = nn.Linear(width, text_width) if width != text_width else nn.Identity()
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
@@ -67,6 +68,7 @@ class Connector(nn.Module):
     def __init__(self, config: MMConfig, tower: str, width: int):
         super().__init__()
         text = config.text_config
+        self.width = width
         self.norm = nn.LayerNorm(width, eps=text.layer_norm_epsilon)
         self.projector = PROJECTORS[getattr(config, f"{tower}_connector")](
             config=text,

@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
 from .configuration_mm import DIRECT, HIDDEN, SPECIAL_TOKEN_FIELDS, MMConfig
-from .encoders import encoder_class_of
+from .encoder_shapes import encoder_class_of
 from .joining import (
     LOADING_ARGUMENTS,
     MODEL_ARGUMENTS,

@@ -2,8 +2,8 @@
 """Encoders of transformers: how to build one, call it, and read its output as tokens with a mask."""
 
 import inspect
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,22 +13,39 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import is_torchdynamo_compiling
 
-from .compat import auto_model_class, downsampled_lengths, nearest_attention, rename_published_weights
+from .compat import nearest_attention, rename_published_weights
+from .encoder_padding import (
+    check_frames,
+    encode_by_length,
+    encoder_arguments,
+    find_padding_rule,
+    padding_rule,
+    token_mask,
+)
+from .encoder_shapes import check_arguments, encoder_class_of, item_dimensions, minimum_samples, parameters_of
 from .modalities import MODALITIES, Modality
 
 # Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
 
-# Modules that only the pooled output uses, which we never read: without gradients they break distributed training.
-POOLING_ONLY = {"clip_vision_model": "post_layernorm", "convnext": "layernorm", "convnextv2": "layernorm"}
+# What no token depends on: it never gets a gradient, which would break distributed training. Norms of the pooled
+# output, masks of pretraining, the Conformer's unused convolution of positions, and what CLAP fuses crops of longer
+# audio with.
+# `turn_off_unused` does the same by config fields where there are any.
+UNUSED = {
+    "clip_vision_model": ("post_layernorm",),
+    "convnext": ("layernorm",),
+    "convnextv2": ("layernorm",),
+    "dinov2_with_registers": ("embeddings.mask_token",),
+    "dinov3_vit": ("embeddings.mask_token",),
+    "wav2vec2-conformer": ("encoder.pos_conv_embed",),
+    "clap_audio_model": ("audio_encoder.patch_embed.fusion_model", "audio_encoder.patch_embed.mel_conv2d"),
+}
 # The same as a config field, `vision_use_head`.
 POOLING_HEADS = ("siglip_vision_model", "siglip2_vision_model")
 # Raw-wave encoders are published with random masking, which fails on audio shorter than a mask, and random layer drop.
 # Parameters used at random break distributed training, and augmentation belongs to the data.
 RANDOM_IN_TRAINING = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
-WIDTH_FIELDS = ("hidden_size", "d_model", "hidden_sizes", "hidden_dim", "embed_dim", "num_features")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# Encoders whose `input_values` are spectrograms, not samples.
-SPECTROGRAM_ENCODERS = ("audio-spectrogram-transformer",)
 
 
 def build_encoder(modality: Modality, config: PreTrainedConfig | None) -> PreTrainedModel | None:
@@ -49,14 +66,28 @@ def build_encoder(modality: Modality, config: PreTrainedConfig | None) -> PreTra
             f"{modality.config_field} is a {type(config).__name__}, whose {encoder_class.__name__} reads "
             f"{encoder_class.main_input_name}; expected an encoder of {' or '.join(modality.inputs)}."
         )
+    check_arguments(encoder_class, modality.config_field)
     turn_off_unused(config)
     config._attn_implementation = nearest_attention(encoder_class, config._attn_implementation)
     takes_pooling = "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters
     encoder = encoder_class(config, **({"add_pooling_layer": False} if takes_pooling else {}))
-    if (name := POOLING_ONLY.get(config.model_type)) is not None:
-        setattr(encoder, name, nn.Identity())
+    for path in UNUSED.get(config.model_type, ()):
+        drop_unused(encoder, path)
+    encoder.padding_rule = find_padding_rule(encoder)
     encoder.register_load_state_dict_pre_hook(take_published_names)
     return encoder
+
+
+def drop_unused(encoder: PreTrainedModel, path: str) -> None:
+    """Replace a module by none, and a parameter, which a forward may name, by a buffer of the same values."""
+    parent_path, _, name = path.rpartition(".")
+    parent = encoder.get_submodule(parent_path)
+    unused = getattr(parent, name, None)
+    if isinstance(unused, nn.Module):
+        setattr(parent, name, nn.Identity())
+    elif unused is not None:
+        delattr(parent, name)
+        parent.register_buffer(name, unused.detach())
 
 
 def turn_off_unused(config: PreTrainedConfig) -> None:
@@ -65,9 +96,10 @@ def turn_off_unused(config: PreTrainedConfig) -> None:
         config.vision_use_head = False
     if getattr(config, "use_mask_token", False):
         config.use_mask_token = False
-    if hasattr(config, "conv_kernel"):
+    if hasattr(config, "layerdrop"):
         for field, value in RANDOM_IN_TRAINING.items():
-            setattr(config, field, value)
+            if hasattr(config, field):
+                setattr(config, field, value)
 
 
 def take_published_names(encoder: PreTrainedModel, state_dict: dict, prefix: str, *args: object) -> None:
@@ -84,84 +116,6 @@ def take_published_names(encoder: PreTrainedModel, state_dict: dict, prefix: str
     if foreign:
         renamed = rename_published_weights(encoder, foreign)
         state_dict.update({prefix + name: weight for name, weight in renamed.items()})
-
-
-def encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Return the model class of a config; of an encoder-decoder, the class of its encoder."""
-    model_class = auto_model_class(config)
-    if model_class is None:
-        raise ValueError(f"transformers has no AutoModel class for an encoder config of type {type(config).__name__}.")
-    return encoder_half(model_class, type(config)) if config.is_encoder_decoder else model_class  # type: ignore[arg-type]
-
-
-@cache
-def encoder_half(model_class: type[PreTrainedModel], config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
-    """Return the class of an encoder-decoder's encoder, from a model of default size without weights."""
-    with torch.device("meta"):
-        return type(model_class(config_class()).get_encoder())
-
-
-def encoder_width(config: PreTrainedConfig) -> int:
-    """Return the size of an encoder's token, W; raise a `ValueError` if the config has none of the usual fields."""
-    for field in WIDTH_FIELDS:
-        width = getattr(config, field, None)
-        if isinstance(width, (list, tuple)) and width:
-            width = width[-1]
-        if isinstance(width, int):
-            return width
-    raise ValueError(
-        f"The width of encoder {config.model_type!r} is unknown: its config has none of {', '.join(WIDTH_FIELDS)}. "
-        "Set hidden_size on it to the last dimension of its last_hidden_state."
-    )
-
-
-def item_dimensions(encoder: PreTrainedModel) -> int:
-    """Return the dimensions of one item without its batch: 3 for an image, 2 for a spectrogram, 1 for a raw wave."""
-    if encoder.config.model_type in SPECTROGRAM_ENCODERS:
-        return 2
-    for modality in MODALITIES.values():
-        if encoder.main_input_name in modality.inputs:
-            return modality.dimensions[modality.inputs.index(encoder.main_input_name)]
-    raise ValueError(f"No modality has an input named {encoder.main_input_name}, as {type(encoder).__name__} reads.")
-
-
-def dummy_item(encoder: PreTrainedModel, device: torch.device) -> torch.Tensor:
-    """Return an item of zeros, (1, ...), for a process that must run the encoder without media."""
-    config, dimensions = encoder.config, item_dimensions(encoder)
-    shape: tuple[int, ...]
-    if encoder.main_input_name in encoder.dummy_inputs:
-        shape = encoder.dummy_inputs[encoder.main_input_name].shape[1:]
-    elif dimensions == 3:
-        size = getattr(config, "image_size", 224)
-        shape = (getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
-    elif dimensions == 1:
-        shape = (minimum_samples(config),)
-    elif config.model_type in SPECTROGRAM_ENCODERS:
-        shape = (config.max_length, config.num_mel_bins)
-    else:
-        shape = (config.num_mel_bins, 2 * getattr(config, "max_source_positions", 1500))
-    return torch.zeros(1, *shape, dtype=dtype_of(encoder), device=device)
-
-
-def minimum_samples(config: PreTrainedConfig) -> int:
-    """Return the receptive field of one token of a raw-wave encoder, in samples: shorter waves give no token."""
-    samples = 1
-    strides = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
-    for kernel, stride in reversed(list(strides)):
-        samples = (samples - 1) * stride + kernel
-    return samples
-
-
-def parameters_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield a module's parameters, also those of a `DataParallel` replica, which `parameters()` does not list."""
-    yield from module.parameters()
-    for child in module.modules() if getattr(module, "_is_replica", False) else ():
-        yield from getattr(child, "_former_parameters", {}).values()
-
-
-def dtype_of(*modules: nn.Module) -> torch.dtype:
-    """Return the floating type of the first of these modules that has any: a `direct` connector may have none."""
-    return next(p.dtype for module in modules for p in parameters_of(module) if p.is_floating_point())
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -199,23 +153,14 @@ def prepare_call(
     """
     Return what to call for the items of [`encode`], its arguments, and whether to record gradients.
 
-    It is the encoder, so that the caller calls it directly, or `encode_by_length` for raw-wave encoders whose outputs
-    would change with the padding. Those with layer norm take a mask. Those with group norm normalize over the whole
-    padded length, before a mask has any effect: waves of equal length go together there, without padding.
+    It is the encoder, so that the caller calls it directly, or `encode_by_length` for audio encoders whose states
+    would change with the padding in spite of a mask: group norms, for one, normalize over the whole padded length.
 
     Raises:
-        ValueError: for windows unlike the fixed one of Whisper, and for batch norms in training in a compiled graph.
+        ValueError: for windows of another shape than the encoder reads, and for batch norms in training in a compiled
+            graph.
     """
-    name, config = encoder.main_input_name, encoder.config
-    positions = getattr(config, "max_source_positions", None)
-    if name == "input_features" and positions is not None and hasattr(encoder, "conv2"):
-        expected = positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
-        if items.shape[-1] != expected:
-            raise ValueError(
-                f"Every window of {name} must have {expected} frames for {type(encoder).__name__}, got "
-                f"{items.shape[-1]}. Cut longer audio into several windows, each with its placeholder, and pad "
-                "shorter ones; MMProcessor does both when its feature extractor's chunk_length fits the encoder."
-            )
+    check_frames(encoder, items)
     if is_torchdynamo_compiling() and any(isinstance(m, BATCH_NORMS) and m.training for m in encoder.modules()):
         refuse_statistics(type(encoder).__name__)
     dtype, learns = None, False
@@ -225,24 +170,33 @@ def prepare_call(
         if learns and dtype is not None:
             break
     needs_grad = learns and torch.is_grad_enabled()
-    arguments: dict[str, Any] = {name: items.to(dtype), "return_dict": True}
-    if item_dimensions(encoder) > 1:
+    rule, items = padding_rule(encoder), items.to(dtype)
+    if rule != "window" and item_dimensions(encoder) == 1:
+        items, frame_mask = lengthen(items, frame_mask, minimum_samples(encoder))
+    arguments = {**encoder_arguments(encoder, items), "return_dict": True}
+    if rule == "window" or frame_mask is None:
         return encoder, arguments, needs_grad
-    missing = minimum_samples(config) - items.shape[1]
-    if missing > 0:
-        arguments[name] = nn.functional.pad(arguments[name], (0, missing))
-        frame_mask = None if frame_mask is None else nn.functional.pad(frame_mask, (0, missing))
-    if frame_mask is None:
-        return encoder, arguments, needs_grad
-    # A very short wave takes as much of the padding behind it as the encoder needs for one token.
-    index = torch.arange(frame_mask.shape[1], device=frame_mask.device)
-    frame_mask = frame_mask | (frame_mask.any(-1, keepdim=True) & (index < minimum_samples(config)))
-    if hasattr(config, "conv_kernel") and getattr(config, "feat_extract_norm", "layer") == "layer":
+    if rule == "mask":
         return encoder, {**arguments, "attention_mask": frame_mask.long()}, needs_grad
     lengths = frame_mask.sum(-1).tolist()
     if min(lengths) == frame_mask.shape[1]:
         return encoder, arguments, needs_grad
     return partial(encode_by_length, encoder, lengths), arguments, needs_grad
+
+
+def lengthen(waves: torch.Tensor, mask: torch.Tensor | None, samples: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Pad waves (N, T) with silence to the samples that one token needs.
+
+    In a longer batch a shorter wave takes as much of the padding behind it: its mask (N, T) is widened.
+    """
+    if (missing := samples - waves.shape[1]) > 0:
+        waves = nn.functional.pad(waves, (0, missing))
+        mask = None if mask is None else nn.functional.pad(mask, (0, missing))
+    if mask is None:
+        return waves, None
+    index = torch.arange(mask.shape[1], device=mask.device)
+    return waves, mask | (mask.any(-1, keepdim=True) & (index < samples))
 
 
 @torch.compiler.disable(reason="batch norm in training: freeze the encoder, or compile the decoder alone")
@@ -258,18 +212,6 @@ def refuse_statistics(name: str) -> None:
         f"images or windows too. Freeze it ({freeze}, `frozen: {{vision: always}}` in a recipe), or compile the "
         "decoder alone: model.model.language_model.compile()."
     )
-
-
-def encode_by_length(encoder: PreTrainedModel, lengths: list[int], **arguments: Any) -> BaseModelOutput:
-    """Encode waves (N, T) of equal length together, without padding; pad the tokens with zeros, (N, L, W)."""
-    waves = arguments.pop(encoder.main_input_name)
-    tokens: list[torch.Tensor] = [waves] * len(lengths)
-    for length in set(lengths):
-        rows = [row for row, own_length in enumerate(lengths) if own_length == length]
-        states = encoder(**{encoder.main_input_name: waves[rows, :length]}, **arguments).last_hidden_state
-        for row, state in zip(rows, states, strict=True):
-            tokens[row] = state
-    return BaseModelOutput(last_hidden_state=nn.utils.rnn.pad_sequence(tokens, batch_first=True))
 
 
 def read_tokens(
@@ -296,27 +238,4 @@ def read_tokens(
         raise ValueError(
             f"{name} returned a last_hidden_state of shape {tuple(states.shape)}; expected (N, L, W) or (N, W, h, w)."
         )
-    return states, token_mask(encoder, frame_mask, states)
-
-
-def token_mask(encoder: PreTrainedModel, frame_mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
-    """Carry a frame mask (N, T) through the encoder's downsampling to tokens (N, L), at least one of a real window."""
-    num_items, num_tokens = tokens.shape[:2]
-    if frame_mask is None:
-        return torch.ones(num_items, num_tokens, dtype=torch.bool, device=tokens.device)
-    frame_mask = frame_mask.to(tokens.device)
-    if encoder.config.model_type in SPECTROGRAM_ENCODERS:
-        return spectrogram_token_mask(encoder.config, frame_mask, num_tokens)
-    lengths = frame_mask.sum(-1)  # (N,)
-    token_lengths = downsampled_lengths(encoder, lengths)
-    if token_lengths is None:
-        token_lengths = (lengths * num_tokens + frame_mask.shape[1] - 1) // frame_mask.shape[1]
-    token_lengths = token_lengths.clamp(min=1, max=num_tokens).masked_fill(lengths == 0, 0)
-    return torch.arange(num_tokens, device=tokens.device) < token_lengths[:, None]
-
-
-def spectrogram_token_mask(config: PreTrainedConfig, frame_mask: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Return AST's mask (N, L): two summary tokens, then patches by frequency and time, as their first frame is."""
-    starts = torch.arange(0, config.max_length - config.patch_size + 1, config.time_stride, device=frame_mask.device)
-    patches = frame_mask[:, starts].repeat(1, (num_tokens - 2) // len(starts))  # (N, rows * columns)
-    return torch.cat([frame_mask.any(-1, keepdim=True).expand(-1, 2), patches], dim=1)
+    return states, token_mask(encoder, frame_mask, states, getattr(output, "attention_mask", None))

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModel, GenerationConfig, GPT2LMHeadMode
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, MMConfig
+from .configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, MMConfig, part_of_config
 from .cross_attention import CROSS_ATTENTION
-from .encoders import encoder_class_of
+from .encoder_shapes import encoder_class_of
 from .loading import check_missing, check_weight_files, count, shortened
 from .modalities import MODALITIES, Modality
 
@@ -167,7 +167,7 @@ def load_encoder(
     if isinstance(component, PreTrainedModel):
         return encoder_of(component, modality), set()
     config = AutoConfig.from_pretrained(component, **loading)
-    config = getattr(config, modality.config_field, None) or config
+    config = part_of_config(config, modality.config_field)
     loader = AutoModel if config.is_encoder_decoder else encoder_class_of(config)
     model, missing = load_reporting(loader, component, {**loading, "config": config})
     encoder = encoder_of(model, modality) if config.is_encoder_decoder else model
@@ -183,15 +183,15 @@ def load_reporting(loader: Any, source: str, loading: dict[str, Any]) -> tuple[P
 
 
 def encoder_of(model: PreTrainedModel, modality: Modality) -> PreTrainedModel:
-    """Return the encoder in a model in memory: itself, the half of a two-tower model, an encoder-decoder's encoder."""
-    half = getattr(model.config, modality.config_field, None)
-    if half is None:
+    """Return the encoder in a model in memory: itself, or a part of two towers, an encoder-decoder or a CTC model."""
+    half = part_of_config(model.config, modality.config_field)
+    if half is model.config:
         encoder_class = encoder_class_of(model.config)
         found = [module for module in model.modules() if type(module) is encoder_class]
         expected = f"{encoder_class.__name__}, the encoder of model_type {model.config.model_type!r}"
     else:
         found = [m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config is half]
-        expected = f"module for its {modality.config_field}"
+        expected = f"module for its {type(half).__name__}"
     if not found:
         raise ValueError(f"{type(model).__name__} contains no {expected}. Pass the encoder itself.")
     return found[0]

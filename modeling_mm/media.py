@@ -14,16 +14,8 @@ from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 from .configuration_mm import HIDDEN, MMConfig
 from .connectors import Connector, DirectConnector
 from .device_reads import read_once
-from .encoders import (
-    dtype_of,
-    dummy_item,
-    encode,
-    encoder_width,
-    is_sharded,
-    item_dimensions,
-    prepare_call,
-    read_tokens,
-)
+from .encoder_shapes import dtype_of, dummy_item, item_dimensions
+from .encoders import encode, is_sharded, prepare_call, read_tokens
 from .masks import mask_of_padding
 from .modalities import MODALITIES, Modality
 from .outputs import MMMediaOutput
@@ -167,8 +159,8 @@ class MediaEncodingMixin:
                 names = ", ".join(modality.sources)
                 raise ValueError(f"Pass one of {names} for the {modality.plural}, not {' and '.join(sources)}.")
             if sources:
-                tower, _ = self.parts_of(modality)
-                batch = make_batch(modality, tower, sources[0], given)
+                tower, connector = self.parts_of(modality)
+                batch = make_batch(modality, tower, connector.width, sources[0], given)
                 if text is not None and batch.is_unmasked and not is_torchdynamo_compiling():
                     batch = without_padding(batch, self.count_placeholders(modality, text))
                 batches[modality.name] = batch
@@ -237,7 +229,7 @@ class MediaEncodingMixin:
         """Return media tokens (1, M, D) of an item of zeros; a frozen encoder need not run for them."""
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         if not learns and not is_sharded(self):  # type: ignore[arg-type]
-            tokens = torch.zeros(1, 1, encoder_width(tower.config), dtype=dtype_of(connector, tower), device=device)
+            tokens = torch.zeros(1, 1, connector.width, dtype=dtype_of(connector, tower), device=device)
             return connector(tokens, torch.ones(1, 1, dtype=torch.bool, device=device))[0]
         training = tower.training
         tower.eval()  # batch statistics must not learn from an empty item
@@ -273,7 +265,9 @@ class MediaEncodingMixin:
         return self.training or is_sharded(self)  # type: ignore[arg-type]
 
 
-def make_batch(modality: Modality, tower: PreTrainedModel, source: str, inputs: dict[str, torch.Tensor]) -> MediaBatch:
+def make_batch(
+    modality: Modality, tower: PreTrainedModel, width: int, source: str, inputs: dict[str, torch.Tensor]
+) -> MediaBatch:
     """
     Return the items of one input, with their mask.
 
@@ -289,10 +283,10 @@ def make_batch(modality: Modality, tower: PreTrainedModel, source: str, inputs: 
             f"{source} must have {dimensions + 2} dimensions (rows, items, ...) or {dimensions + 1} with one item a "
             f"row, got shape {tuple(items.shape)}."
         )
-    if is_encoded and items.shape[-1] != encoder_width(tower.config):
+    if is_encoded and items.shape[-1] != width:
         raise ValueError(
-            f"{source} have {items.shape[-1]} features, but {type(tower).__name__} makes "
-            f"{encoder_width(tower.config)}. Pass the `last_hidden_state` of this model's own encoder."
+            f"{source} have {items.shape[-1]} features, but {type(tower).__name__} makes {width}. "
+            "Pass the `last_hidden_state` of this model's own encoder."
         )
     rows, slots = items.shape[:2]
     mask_name = modality.states_mask if is_encoded else modality.mask

@@ -18,7 +18,16 @@ BASE = {"compat", "configuration_mm", "folders", "modalities"}
 FLOORS = (
     BASE,
     {"device_reads", "layers", "loading", "attention", "masks", "outputs"},
-    {"media_cache", "cross_attention", "decoder", "encoders", "connectors", "losses"},
+    {
+        "media_cache",
+        "cross_attention",
+        "decoder",
+        "encoder_padding",
+        "encoder_shapes",
+        "encoders",
+        "connectors",
+        "losses",
+    },
     {"media", "joining", "conversion", "adding", "generation"},
     {"modeling_mm"},
 )

@@ -28,18 +28,9 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 
 from modeling_mm import MMForConditionalGeneration
-from modeling_mm.encoders import (
-    build_encoder,
-    dummy_item,
-    encode,
-    encoder_class_of,
-    encoder_width,
-    is_sharded,
-    item_dimensions,
-    minimum_samples,
-    read_tokens,
-    token_mask,
-)
+from modeling_mm.encoder_padding import token_mask
+from modeling_mm.encoder_shapes import dummy_item, encoder_class_of, encoder_width, item_dimensions, minimum_samples
+from modeling_mm.encoders import build_encoder, encode, is_sharded, read_tokens
 from modeling_mm.modalities import MODALITIES
 from tests.fakes.tiny import (
     AUDIO,
@@ -320,12 +311,12 @@ RAW_WAVE = [name for name in AUDIO_ENCODERS if name not in ("whisper", "ast")]
 def test_token_counts_of_waves_are_those_of_the_convolutions(name):
     """As many as the encoder makes of the unpadded wave; a wave too short for one token still gets one."""
     tower = tower_of(name)
-    lengths = [400, 399, 250, 130, minimum_samples(tower.config), 20, 1]
+    lengths = [400, 399, 250, 130, minimum_samples(tower), 20, 1]
     mask = torch.arange(400) < torch.tensor(lengths)[:, None]
     with torch.no_grad():
         _, tokens, real = encode(tower, items(name, len(lengths)) * mask, mask)
         for item, length in enumerate(lengths):
-            if length >= minimum_samples(tower.config):
+            if length >= minimum_samples(tower):
                 expected = tower(items(name, len(lengths))[item : item + 1, :length]).last_hidden_state.shape[1]
             else:
                 expected = 1
@@ -336,7 +327,7 @@ def test_token_counts_of_waves_are_those_of_the_convolutions(name):
 @pytest.mark.parametrize("name", RAW_WAVE)
 def test_a_padded_wave_gives_the_states_of_the_wave_alone(name):
     tower = tower_of(name)
-    lengths = [400, 250, 130, minimum_samples(tower.config)]
+    lengths = [400, 250, 130, minimum_samples(tower)]
     mask = torch.arange(400) < torch.tensor(lengths)[:, None]
     waves = items(name, 4)
     with torch.no_grad():
@@ -349,20 +340,16 @@ def test_a_padded_wave_gives_the_states_of_the_wave_alone(name):
 def test_minimum_samples_is_the_least_that_gives_a_token():
     config = wav2vec2_config()
     tower = build_encoder(MODALITIES["audio"], config)
-    least = minimum_samples(config)
+    least = minimum_samples(tower)
     assert tower._get_feat_extract_output_lengths(torch.tensor(least)).item() == 1
     assert tower._get_feat_extract_output_lengths(torch.tensor(least - 1)).item() < 1
-    assert (
-        minimum_samples(
-            wav2vec2_config(
-                conv_kernel=(10, 3, 3, 3, 3, 2, 2),
-                conv_stride=(5, 2, 2, 2, 2, 2, 2),
-                conv_dim=(8,) * 7,
-                num_feat_extract_layers=7,
-            )
-        )
-        == 400
-    )  # 25 ms at 16 kHz
+    published = wav2vec2_config(
+        conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+        conv_stride=(5, 2, 2, 2, 2, 2, 2),
+        conv_dim=(8,) * 7,
+        num_feat_extract_layers=7,
+    )
+    assert minimum_samples(build_encoder(MODALITIES["audio"], published)) == 400  # 25 ms at 16 kHz
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
@@ -436,7 +423,7 @@ def test_asts_patches_really_are_in_the_order_frequency_then_time():
 
 def test_an_encoder_without_arithmetic_of_its_own_shares_frames_out_evenly():
     tower = tower_of("ast")
-    tower.config.model_type = "unknown"
+    tower.config.model_type, tower.padding_rule = "unknown", "window"
     mask = torch.arange(24) < torch.tensor([[0], [1], [12], [13], [24]])
     real = token_mask(tower, mask, torch.zeros(5, 6, 16))
     assert real.sum(-1).tolist() == [0, 1, 3, 4, 6]

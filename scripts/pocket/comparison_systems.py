@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_mm import MODALITIES
 from modeling_mm.configuration_mm import ASSISTANT_TOKEN, END_TOKEN
-from modeling_mm.encoders import encoder_width
+from modeling_mm.encoder_shapes import encoder_width
 from modeling_mm.modeling_mm import MMForConditionalGeneration
 from modeling_mm.training import part_of
 

@@ -105,7 +105,7 @@ def enlarged_config(
 
 
 def is_new(name: str, modality: Modality) -> bool:
-    """Return whether a weight belongs to a modality's connector or to its own cross-attention, which are not loaded."""
+    """Return whether a weight is of a modality's connector or its own cross-attention, which are not loaded."""
     cross = CROSS_ATTENTION.search(f".{name}")
     is_own = cross is not None and cross[1] == f"{modality.tower}_"
     return is_own or f"{modality.connector_attribute}." in name

@@ -16,13 +16,23 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ViTConfig, WhisperConfig
+from transformers import (
+    GenerationMixin,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    ViTConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 from transformers import VisionEncoderDecoderConfig as PeerConfig
 from transformers import VisionEncoderDecoderModel as Peer
+from transformers.modeling_outputs import BaseModelOutput
 
 from .. import MMConfig, MMForConditionalGeneration, __version__
 from .arguments import BENCHMARKS
@@ -102,6 +112,40 @@ def benchmark_decoding(options: Namespace, has_image: bool) -> None:
             )
 
 
+def benchmark_speech(options: Namespace) -> None:
+    """Decode greedily from the states of one window of audio a row, against Whisper of tiny.en's size and weights."""
+    sizes = {"d_model": 384, "encoder_layers": 4, "decoder_layers": 4, "vocab_size": 51864}
+    heads = {"encoder_attention_heads": 6, "decoder_attention_heads": 6}
+    peer = WhisperForConditionalGeneration(
+        WhisperConfig(**sizes, **heads, encoder_ffn_dim=1536, decoder_ffn_dim=1536, begin_suppress_tokens=None)
+    ).eval()
+    ours = MMForConditionalGeneration.from_encoder_decoder(peer).eval()
+    start = peer.config.decoder_start_token_id
+    length = {"max_new_tokens": options.tokens, "min_new_tokens": options.tokens, "do_sample": False}
+    for dtype in (torch.float32, torch.bfloat16):
+        for model in (ours, peer):
+            model.to(options.device, dtype)
+        for batch in (1, 8):
+            shape = (batch, peer.config.max_source_positions, peer.config.d_model)
+            states = torch.randn(shape, device=options.device, dtype=dtype)
+            media = ours.encode_media(audio_states=states[:, None])
+            prompt = torch.tensor([[ours.config.audio_token_id, start]] * batch, device=options.device)
+            run_ours = partial(ours.generate, prompt, media=media, **length)
+
+            def run_peer(states: torch.Tensor = states, prompt: torch.Tensor = prompt) -> Any:
+                encoded = BaseModelOutput(states)  # a new one each time, as `generate` changes it
+                ids = prompt[:, 1:]
+                return GenerationMixin.generate(peer, encoder_outputs=encoded, decoder_input_ids=ids, **length)
+
+            a, b, ratio = side_by_side(run_ours, run_peer, options.repeats, f"speech {dtype}")
+            tokens, kind = batch * options.tokens, str(dtype).removeprefix("torch.")
+            print(
+                f"{f'speech, {kind}, batch {batch}':36s} ours {tokens / a:7.1f} tokens/s   "
+                f"{type(peer).__name__} {tokens / b:7.1f} tokens/s   ratio {ratio:.3f} (target at least 1.3)",
+                flush=True,
+            )
+
+
 def benchmark_import(options: Namespace) -> None:
     """Measure what `import modeling_mm` adds to `import transformers`, each in a fresh process."""
     runs = [float(subprocess.check_output([sys.executable, "-c", IMPORT])) for _ in range(options.repeats)]
@@ -131,6 +175,7 @@ def benchmark_load(options: Namespace) -> None:
 RUNS: dict[str, Callable[[Namespace], None]] = {
     "text": partial(benchmark_decoding, has_image=False),
     "image": partial(benchmark_decoding, has_image=True),
+    "speech": benchmark_speech,
     "import": benchmark_import,
     "load": benchmark_load,
 }

@@ -12,11 +12,14 @@ UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
 if UNDER_XDIST:  # the workers are the parallelism: more threads only wait for each other
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+import gc  # noqa: E402
 import random  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+import tests.fakes.quick_python  # noqa: E402, F401  # started here, the workers share it
 
 if UNDER_XDIST:
     torch.set_num_threads(1)
@@ -45,6 +48,16 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish():
+    """
+    Take what is imported and collected, which lives as long as the process, out of the garbage collector's sight.
+
+    `Trainer` and transformers' tests collect garbage again and again, which took half a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +31,7 @@ from tests.fakes.processor_parts import (
     picture,
     sound,
 )
+from tests.fakes.quick_python import BARE_PYTHON
 from tests.fakes.radar import RADAR
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -470,7 +470,7 @@ def test_saved_folder_loads_as_remote_code(tmp_path):
         print(processor.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True))
     """
     result = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "saved")],
+        [BARE_PYTHON, "-c", script, str(tmp_path / "saved")],
         cwd=tmp_path,
         env={"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import modeling_mm
+from tests.fakes.quick_python import BARE_PYTHON
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,11 +60,11 @@ EXPECTED = {
 }
 
 
-def run(code: str) -> str:
-    """The last line that a fresh interpreter prints."""
+def run(code: str, python: str = sys.executable) -> str:
+    """The last line that a new process prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
+        [python, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
@@ -71,7 +72,7 @@ def run(code: str) -> str:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_auto_classes_know_us_in_every_order_of_imports(order):
-    assert json.loads(run(ORDERS[order] + "\n" + CHECKS)) == EXPECTED
+    assert json.loads(run(ORDERS[order] + "\n" + CHECKS, BARE_PYTHON)) == EXPECTED
 
 
 def test_importing_the_package_imports_no_torch_and_none_of_its_modules():
@@ -110,7 +111,7 @@ importlib.reload(modeling_mm.registration)
 text = dict(n_layer=1, n_embd=8, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
 print(type(AutoModel.from_config(AutoConfig.for_model("mm", text_config=text))).__name__)
 """
-    assert run(code) == "MMModel"
+    assert run(code, BARE_PYTHON) == "MMModel"
 
 
 def test_a_wheel_and_a_checkout_have_the_version_of_one_source():

@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fakes.quick_python import QUICK_PYTHON
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted((ROOT / "scripts" / "tutorials").glob("*.py"))
@@ -22,11 +23,17 @@ def test_every_tutorial_is_run():
     assert [path.stem for path in TUTORIALS] == sorted(PRINTED)
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+# It transcribes all recordings twice; the pipeline that it shows has tests of its own.
+SLOW = ("transcribe_speech",)
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW), id=path.stem) for path in TUTORIALS]
+)
 def test_the_tutorial_runs(path, tmp_path):
     environment = {**os.environ, "TUTORIAL_STEPS": "2", "TUTORIAL_OUTPUT": str(tmp_path), "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        [QUICK_PYTHON, str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert PRINTED[path.stem] in result.stdout

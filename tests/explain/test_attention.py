@@ -3,7 +3,6 @@
 import math
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from modeling_mm.explain.figure import envelope, scaled
 from modeling_mm.modalities import MODALITIES
 from modeling_mm.outputs import MMMediaOutput
 from scripts.pocket.from_scratch import small_model, small_processor, train_tokenizer
+from tests.fakes.quick_python import BARE_PYTHON
 from tests.fakes.sample_rows import sample_rows
 
 
@@ -213,7 +213,7 @@ def test_the_figure_is_drawn_and_written_in_one_step(fresh, tmp_path) -> None:
 def test_matplotlib_is_imported_by_a_drawing_only() -> None:
     code = "import sys; sys.modules['matplotlib'] = None; import modeling_mm.explain"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    result = subprocess.run([BARE_PYTHON, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
 
 

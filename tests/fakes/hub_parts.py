@@ -1,13 +1,13 @@
 """What the tests of the Hub share: a card's fields and figures, and small things done to folders."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
 from modeling_mm.hub import pushed_files
 from tests.fakes.hub_server import TOKEN
+from tests.fakes.quick_python import QUICK_PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
 REPO = "me/tiny"
@@ -49,7 +49,7 @@ def edit(path, old, new):
 
 def run(program, environment, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [QUICK_PYTHON, "-c", program, *arguments],
         env={**environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

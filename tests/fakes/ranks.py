@@ -7,7 +7,6 @@ tells its processes, and `join()` in it makes them a group.
 import os
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import distributed
+
+from tests.fakes.quick_python import QUICK_PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = 2
@@ -67,7 +68,7 @@ def launch(program: str, folder: Path, *arguments: str, timeout: float) -> list[
     logs = [folder / f"log.{rank}" for rank in range(RANKS)]
     processes = []
     for rank, path in enumerate(logs):
-        command = [sys.executable, "-W", "ignore", program, str(folder), *arguments]
+        command = [QUICK_PYTHON, "-W", "ignore", program, str(folder), *arguments]
         with path.open("w") as log:
             env = quiet_environment() | told(rank, port)
             processes.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))

@@ -8,7 +8,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from modeling_mm.prompts import set_prompts
 from modeling_mm.serving import ServerLimits, SourcePolicy
 from modeling_mm.training import ChatCollator
 from tests.fakes.processor_parts import RATE, picture, sound
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
 from tests.fakes.tiny import train
 from tests.fakes.tiny_chats import CHATS, chat_model, processor
@@ -88,7 +88,7 @@ def model():
     """A tiny model that has learned `CHATS` by heart, so that its answers are words and end."""
     trained = chat_model()
     set_prompts(trained, {"en": "What is said?", "fr": "Que dit la voix ?"})
-    train(trained, [ChatCollator(processor())(CHATS)], 200)
+    train(trained, [ChatCollator(processor())(CHATS)], 80, lr=6e-3)
     return trained
 
 
@@ -160,7 +160,7 @@ class Server:
     def __init__(self, folder, *options):
         self.port = free_port()
         self.folder, self.url = str(folder), f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, str(ROOT / "scripts" / "serve.py"), self.folder, "--host", "127.0.0.1"]
+        command = [QUICK_PYTHON, str(ROOT / "scripts" / "serve.py"), self.folder, "--host", "127.0.0.1"]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--device", "cpu", *options],
             env=quiet_environment(),

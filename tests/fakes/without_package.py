@@ -2,8 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.fakes.quick_python import BARE_PYTHON
 
 HIDE = """
 import sys
@@ -17,12 +18,10 @@ sys.meta_path.insert(0, Hidden())
 
 def run_without_package(script: str, folder: Path) -> str:
     """What a script prints in a process from which the package is hidden; `folder` is scratch space."""
-    site = folder / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(HIDE)
-    environment = {**os.environ, "PYTHONPATH": str(site), "HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, env=environment, timeout=300
+        [BARE_PYTHON, "-c", HIDE + script], cwd=folder, capture_output=True, text=True, env=environment, timeout=300
     )
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout

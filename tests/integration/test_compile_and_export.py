@@ -17,13 +17,16 @@ from tests.fakes.tiny import (
     EOS,
     IMAGE,
     difference,
+    gpt2,
     inputs,
     joined,
     labels,
     open_gates,
-    opened,
     seeded,
+    vit,
+    wav2vec2,
     wave,
+    whisper,
 )
 
 ROWS = {
@@ -36,6 +39,7 @@ ROWS = {
 TRAINS_IN_ONE_GRAPH = Version(transformers.__version__) >= Version("5.23.0.dev0")
 CONNECTORS = ("linear", "mlp", "conv", "perceiver")
 NEW = 5
+slow = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,13 @@ def choose(logits: torch.Tensor) -> torch.Tensor:
     return logits.index_fill(1, torch.tensor([EOS, END, IMAGE, AUDIO]), -torch.inf).argmax(-1, keepdim=True)
 
 
+def shallow(audio=whisper, **fields):
+    """As `opened`, with one layer in each encoder and two in the decoder: a graph grows with every layer."""
+    tower = audio(num_hidden_layers=1) if audio is wav2vec2 else audio and audio(encoder_layers=1)
+    parts = {"text": gpt2(n_layer=2), "vision": vit(num_hidden_layers=1), "audio": tower}
+    return open_gates(joined(**{**parts, "cross_attention_layers": [0, 1], **fields}))
+
+
 def compiled(model, backend="eager"):
     """A graph break raises under `fullgraph`."""
     return torch.compile(model, fullgraph=True, backend=backend)
@@ -59,19 +70,22 @@ def compiled(model, backend="eager"):
 # ---- Forward --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", ["text", "mixed", *(pytest.param(name, marks=slow) for name in ("images", "audio"))])
 def test_forward_is_one_graph_and_gives_the_same(rows):
-    model, batch = opened(), inputs(ROWS[rows])
+    model, batch = shallow(), inputs(ROWS[rows])
     with torch.no_grad():
         found, expected = compiled(model)(**batch).logits, model(**batch).logits
     assert difference(found, expected) <= 1e-5
     assert counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("connector", CONNECTORS)
-def test_every_connector_but_the_gru_is_part_of_the_graph(connector):
+@pytest.mark.parametrize(
+    "vision, audio",
+    [("conv", "perceiver"), ("perceiver", "linear"), *(pytest.param(kind, kind, marks=slow) for kind in CONNECTORS)],
+)
+def test_every_connector_but_the_gru_is_part_of_the_graph(vision, audio):
     """`torch.compile` takes no recurrent networks."""
-    model = opened(vision_connector=connector, audio_connector=connector)
+    model = shallow(vision_connector=vision, audio_connector=audio)
     batch = inputs(ROWS["mixed"])
     with torch.no_grad():
         assert difference(compiled(model)(**batch).logits, model(**batch).logits) <= 1e-5
@@ -79,7 +93,7 @@ def test_every_connector_but_the_gru_is_part_of_the_graph(connector):
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_media_encoded_before(implementation):
-    model = opened(attn_implementation=implementation)
+    model = shallow(attn_implementation=implementation)
     batch = inputs(ROWS["mixed"])
     text = {name: batch.pop(name) for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -88,14 +102,14 @@ def test_media_encoded_before(implementation):
 
 
 def test_raw_waves():
-    model, batch = opened(audio="wav2vec2"), inputs(ROWS["mixed"], make_sound=wave)
+    model, batch = shallow(wav2vec2), inputs(ROWS["mixed"], make_sound=wave)
     with torch.no_grad():
         assert difference(compiled(model)(**batch).logits, model(**batch).logits) <= 1e-5
 
 
 def test_what_pads_images_and_windows_has_no_part_in_the_graph():
     """It is encoded, because a graph cannot know how many are real, and masked."""
-    model, batch = opened(), inputs(ROWS["mixed"])
+    model, batch = shallow(), inputs(ROWS["mixed"])
     noise = {name: tensor.clone() for name, tensor in batch.items()}
     noise["pixel_values"][~batch["image_mask"]] = 9.0
     noise["input_features"][~batch["feature_attention_mask"].any(-1).bool()] = 9.0
@@ -106,9 +120,9 @@ def test_what_pads_images_and_windows_has_no_part_in_the_graph():
 
 
 @pytest.mark.skipif(not TRAINS_IN_ONE_GRAPH, reason="Whisper is compiled in training from transformers 5.23 on")
-@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("gated", [True, pytest.param(False, marks=slow)])
 def test_a_training_step_has_the_same_gradients(gated):
-    model = opened(cross_attention_gated=gated).train()
+    model = shallow(cross_attention_gated=gated).train()
     other = copy.deepcopy(model)
     batch = inputs(ROWS["mixed"])
     batch["labels"] = labels(batch)
@@ -126,7 +140,7 @@ def test_a_training_step_has_the_same_gradients(gated):
 def with_batch_norms(**fields):
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
     tower = seeded(lambda: ResNetModel(ResNetConfig(**sizes)))
-    return open_gates(joined(vision=tower, **fields))
+    return shallow(vision=tower, **fields)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +160,7 @@ def test_an_encoder_that_learns_from_its_batch_is_not_compiled(fullgraph, error,
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
 
 
-@pytest.mark.parametrize("way", ["frozen", "evaluation"])
+@pytest.mark.parametrize("way", ["frozen", pytest.param("evaluation", marks=slow)])
 def test_batch_norms_that_do_not_learn_are_compiled(way):
     model = with_batch_norms(freeze_vision=way == "frozen")
     if way == "frozen":
@@ -173,7 +187,7 @@ def test_the_decoder_alone_is_compiled_where_the_encoder_learns_from_its_batch()
 
 @pytest.mark.slow
 def test_inductor_gives_the_same():
-    model, batch = opened(), inputs(ROWS["mixed"])
+    model, batch = shallow(), inputs(ROWS["mixed"])
     with torch.no_grad():
         assert difference(compiled(model, "inductor")(**batch).logits, model(**batch).logits) <= 1e-4
 
@@ -181,10 +195,10 @@ def test_inductor_gives_the_same():
 # ---- Decoding -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", ["images", "mixed"])
+@pytest.mark.parametrize("rows", ["mixed", pytest.param("images", marks=slow)])
 def test_decoding_with_a_static_cache_is_one_graph(rows):
     """By hand, step after step; tests/test_generation.py has it by `generate`."""
-    model, batch = opened(), inputs(ROWS[rows], side="left")
+    model, batch = shallow(), inputs(ROWS[rows], side="left")
     step = compiled(model)
     length = batch["input_ids"].shape[1]
     cache = StaticCache(config=model.config, max_cache_len=length + NEW)
@@ -213,10 +227,16 @@ def media_inputs(rows, make_sound=None):
     return {name: tensor for name, tensor in batch.items() if name not in ("input_ids", "attention_mask")}
 
 
-@pytest.mark.parametrize("connector", CONNECTORS)
-@pytest.mark.parametrize("modality", ["image", "audio"])
+@pytest.mark.parametrize(
+    "modality, connector",
+    [
+        *(("image", "conv"), ("image", "perceiver"), ("audio", "mlp"), ("audio", "linear")),
+        *(pytest.param("image", connector, marks=slow) for connector in ("linear", "mlp")),
+        *(pytest.param("audio", connector, marks=slow) for connector in ("conv", "perceiver")),
+    ],
+)
 def test_the_exported_encoder_gives_what_encode_media_gives(modality, connector, tmp_path):
-    model = opened(vision_connector=connector, audio_connector=connector)
+    model = shallow(vision_connector=connector, audio_connector=connector)
     media = media_inputs("images" if modality == "image" else "audio")
     encoder = MediaEncoder(model, modality)
     with torch.no_grad():
@@ -270,9 +290,9 @@ def check_steps(model, run, arguments, batch, tolerance=1e-4) -> None:
                 assert difference(found, expected) <= tolerance
 
 
-@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("gated", [True, pytest.param(False, marks=slow)])
 def test_the_exported_step_decodes_as_the_model_does(gated, tmp_path):
-    model = opened(cross_attention_gated=gated)
+    model = shallow(cross_attention_gated=gated)
     step, arguments, batch = exported_step(model, "mixed")
     exported = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES)
     torch.export.save(exported, tmp_path / "step.pt2")
@@ -280,7 +300,7 @@ def test_the_exported_step_decodes_as_the_model_does(gated, tmp_path):
 
 
 def test_what_cannot_be_exported_is_said():
-    model = opened(audio=None)
+    model = shallow(audio=None)
     with pytest.raises(ValueError, match=r"it has no encoder for them .audio_config is None"):
         MediaEncoder(model, "audio")
     with pytest.raises(ValueError, match="modality must be one of image, audio, got 'video'"):
@@ -310,7 +330,7 @@ def test_onnx_of_the_encoder(tmp_path):
     """By torch's own exporter; it needs onnxscript, and onnxruntime to run."""
     pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
     media = media_inputs("images")
-    encoder = MediaEncoder(opened(), "image")
+    encoder = MediaEncoder(shallow(), "image")
     with torch.no_grad():
         torch.onnx.export(encoder, tuple(media.values()), tmp_path / "encoder.onnx", dynamo=True, verbose=False)
     run = onnx_session(tmp_path / "encoder.onnx")
@@ -324,7 +344,7 @@ def test_onnx_of_the_encoder(tmp_path):
 def test_onnx_of_the_decoder_step(tmp_path):
     """With open sizes: a graph of one length could not decode a second token."""
     pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
-    model = opened()
+    model = shallow()
     step, arguments, batch = exported_step(model, "mixed")
     with torch.no_grad():
         graph = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES)

@@ -3,13 +3,13 @@
 import json
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from modeling_mm.cli import main, parse
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.ranks import ROOT, quiet_environment
 from tests.fakes.recipe_runs import plain_recipe
 
@@ -27,7 +27,7 @@ def train(path: Path, before: str = "") -> subprocess.CompletedProcess:
     program = f"{before}\nimport sys\nfrom modeling_mm.cli import main\nsys.exit(main(['train', {str(path)!r}]))"
     environment = quiet_environment() | {"PYTHONWARNINGS": "ignore"}
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+        [QUICK_PYTHON, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
     )
 
 

@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 from transformers.models.auto import modeling_auto
 
 from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.ranks import RANKS, ROOT, join, launch_well, quiet_environment
 from tests.fakes.recipe_runs import plain_recipe
 from tests.fakes.tiny import AUDIO, IMAGE, difference, inputs, labels, opened
@@ -368,7 +369,7 @@ def test_a_recipe_on_gpus_ends_as_on_one_device(name, tmp_path):
         path = tmp_path / f"{way}.yaml"
         options = {"use_cpu": False, "per_device_train_batch_size": size, "eval_steps": 4}
         path.write_text(yaml.safe_dump(plain_recipe(tmp_path / way, **options)))
-        command = [sys.executable, *launcher, "scripts/train.py", "--traceback", str(path)]
+        command = [QUICK_PYTHON, *launcher, "scripts/train.py", "--traceback", str(path)]
         env = quiet_environment() | ({"CUDA_VISIBLE_DEVICES": "0"} if way == "one" else {})
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stderr[-4000:]

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import SequentialSampler
 
 from modeling_mm.training import MMTrainer
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.ranks import RANKS, ROOT, quiet_environment
 from tests.fakes.tiny import difference
 from tests.fakes.tiny_chats import CHATS, chat_model, losses, mm_trainer, weights
@@ -54,7 +55,7 @@ def program(folder: Path) -> None:
 
 @pytest.mark.timeout(TIMEOUT + 60)
 def test_a_process_without_media_neither_hangs_nor_changes_what_is_learned(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command = [QUICK_PYTHON, "-W", "ignore", "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     command += ["--config_file", "configuration/accelerate/ddp.yaml", "--num_processes", str(RANKS)]
     command += [str(Path(__file__).relative_to(ROOT)), str(tmp_path)]
     env = quiet_environment() | {"ACCELERATE_USE_CPU": "true"}

@@ -36,7 +36,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +47,7 @@ from transformers.models.auto import modeling_auto
 from modeling_mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from modeling_mm.configuration_mm import MODEL_CLASSES, PIPELINES
 from tests.fakes.pipeline_parts import audio, build, chat, image
+from tests.fakes.quick_python import BARE_PYTHON
 from tests.fakes.without_package import run_without_package
 
 pytest.importorskip("peft")
@@ -81,7 +81,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def installed(folder) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", str(PROGRAM), str(folder), "0"]
+    command = [BARE_PYTHON, "-W", "ignore", str(PROGRAM), str(folder), "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -32,6 +32,7 @@ from modeling_mm import MMForConditionalGeneration
 from modeling_mm.data import ChatDataset
 from modeling_mm.recipes import run
 from modeling_mm.training import ChatCollator, ProcessCountCallback, last_whole_checkpoint
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.ranks import free_port, quiet_environment, told
 from tests.fakes.recipe_runs import recipe
 from tests.fakes.tiny import difference, joined, open_gates, seeded, wav2vec2
@@ -171,11 +172,11 @@ KILLS = {
     "in_the_state": die_in_the_state,
     "before_the_second_is_done": die_before_the_second_is_done,
 }
-ALONE = [kill for kill in KILLS if "second" not in kill]
-CASES = [(name, kill) for name in ("stock", "mm") for kill in ALONE]
-CASES += [("recipe", kill) for kill in ("between_saves", "before_the_optimizer")]
-CASES += [("mm_of_two", "between_saves")]
-CASES += [(name, "before_the_second_is_done") for name in ("stock_of_two", "mm_of_two")]
+CASES = [("stock", "in_the_weights"), ("recipe", "between_saves"), ("mm_of_two", "before_the_second_is_done")]
+CASES += [("mm", kill) for kill in ("between_saves", "before_the_optimizer", "in_the_state")]
+SLOW = [("stock", kill) for kill in ("between_saves", "before_the_optimizer", "in_the_state")]
+SLOW += [("mm", "in_the_weights"), ("recipe", "before_the_optimizer"), ("mm_of_two", "between_saves")]
+SLOW += [("stock_of_two", "before_the_second_is_done")]
 
 
 def in_forks(ranks: int, *work) -> set[int]:
@@ -197,11 +198,18 @@ def in_forks(ranks: int, *work) -> set[int]:
 
 
 def program(folder: Path, *chosen: str) -> None:
+    """Run the chosen cases, each `RUN/KILL`; `RUN/whole` asks for no more than the run that is not killed."""
     torch.set_num_threads(1)
-    for name in chosen:
+    kills: dict[str, list[str]] = {}
+    for case in chosen:
+        name, kill = case.split("/")
+        kills.setdefault(name, []).append(kill)
+    for name in kills:
         train, ranks = RUNS[name]
         assert in_forks(ranks, partial(train, folder / name / "whole")) == {0}
-        for kill in (kill for case, kill in CASES if case == name):
+        for kill in kills[name]:
+            if kill == "whole":
+                continue
             again = partial(train, folder / name / kill)
             assert -signal.SIGKILL in in_forks(ranks, KILLS[kill], again)  # another may see that it is gone first
             assert in_forks(ranks, again) == {0}
@@ -216,10 +224,14 @@ def needs(trainer: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(request, tmp_path_factory):
+    """The folder of the runs that the chosen tests need."""
+    items = [item for item in request.session.items if item.path == request.path and "runs" in item.fixturenames]
+    cases = {(item.callspec.params["trainer"], item.callspec.params.get("kill", "whole")) for item in items}
+    chosen = sorted(f"{name}/{kill}" for name, kill in cases if name in CHOSEN)
     folder = tmp_path_factory.mktemp("killed")
     environment = quiet_environment()
-    command = [sys.executable, "-W", "ignore", __file__, str(folder), *CHOSEN]
+    command = [QUICK_PYTHON, "-W", "ignore", __file__, str(folder), *chosen]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
@@ -230,7 +242,9 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.timeout(TIMEOUT + 60)
-@pytest.mark.parametrize(("trainer", "kill"), CASES)
+@pytest.mark.parametrize(
+    ("trainer", "kill"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(runs, trainer, kill):
     needs(trainer)
     whole, resumed = state_of(runs / trainer / "whole"), state_of(runs / trainer / kill)

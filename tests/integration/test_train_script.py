@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import yaml
 from transformers import AutoModelForImageTextToText
 
 from modeling_mm.cli import main
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
 from tests.fakes.recipe_runs import SAMPLE, plain_recipe
 
@@ -26,7 +26,7 @@ def write(folder: Path, **training) -> Path:
 
 def launch(*arguments: str) -> list[str]:
     """By the configuration that is shipped, without GPUs."""
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command = [QUICK_PYTHON, "-m", "accelerate.commands.launch"]
     return [*command, "--config_file", "configuration/accelerate/ddp.yaml", "--num_processes", "2", *arguments]
 
 
@@ -136,7 +136,7 @@ def test_fsdp2_wraps_the_blocks_that_every_model_has():
 @pytest.mark.slow
 def test_the_tiny_recipe_learns_something_in_a_minute(tmp_path):
     recipe = ROOT / "configuration" / "recipes" / "tiny-sample.yaml"
-    command = [sys.executable, "scripts/train.py", str(recipe), f"training.output_dir={tmp_path / 'out'}"]
+    command = [QUICK_PYTHON, "scripts/train.py", str(recipe), f"training.output_dir={tmp_path / 'out'}"]
     result = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
     assert result.returncode == 0
     found = json.loads((tmp_path / "out" / "run.json").read_text())

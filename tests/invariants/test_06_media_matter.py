@@ -28,8 +28,16 @@ def answers(model, batch):
     return logits[:, 3].argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("gated", [True, False], ids=["gated", "ungated"])
-@pytest.mark.parametrize("kind", ["image", "sound", "wave"])
+@pytest.mark.parametrize(
+    "kind, gated",
+    [
+        *(("image", True), ("sound", False), ("wave", True)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("image", False), ("sound", True), ("wave", False))
+        ),
+    ],
+)
 def test_four_media_get_their_four_answers_after_60_steps(kind, gated):
     audio = wav2vec2() if kind == "wave" else "whisper"
     model = joined(audio=audio, cross_attention_gated=gated)

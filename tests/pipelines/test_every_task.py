@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from tests.fakes.pipeline_parts import CHATS, CLASSIFIED, COLORS, GREEDY, NEW_TOKENS, noise
 from tests.fakes.processor_parts import picture
+from tests.fakes.quick_python import BARE_PYTHON
 from tests.fakes.tiny import difference
 from tests.fakes.without_package import run_without_package
 
@@ -132,7 +132,7 @@ print("registered")
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_registry_knows_our_tasks_in_every_order_of_imports(folders, order):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", "-c", ORDERS[order] + CHECK, str(folders / "model")]
+    command = [BARE_PYTHON, "-W", "ignore", "-c", ORDERS[order] + CHECK, str(folders / "model")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0 and done.stdout.endswith("registered\n"), done.stdout + done.stderr[-3000:]
 

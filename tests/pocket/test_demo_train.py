@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from modeling_mm.data import turn_text
 from modeling_mm.evaluation import generate_answers
 from scripts.pocket import demo_train, demonstration
 from scripts.pocket.from_scratch import small_model, small_processor
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.sample_rows import sample_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def test_help_shows_a_command(capsys) -> None:
 @pytest.mark.slow
 def test_the_whole_demo_answers_nine_in_ten_within_five_minutes(tmp_path) -> None:
     start = time.perf_counter()
-    command = [sys.executable, "-m", "scripts.pocket.demo_train", "--output", str(tmp_path)]
+    command = [QUICK_PYTHON, "-m", "scripts.pocket.demo_train", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr

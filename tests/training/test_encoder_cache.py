@@ -6,7 +6,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 from modeling_mm.training import AudioAugmentation, Augmentation, EncoderCache, ImageAugmentation, StateStore
 from tests.fakes.media_rows import filled, frozen_model, make_cache, media_part, row, write_media
 from tests.fakes.processor_parts import make, make_vit
+from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.tiny import gpt2, joined
 from tests.fakes.tiny_chats import chat_model, processor
 
@@ -464,7 +464,7 @@ make_cache(folder, batch_size=1).fill([row(folder, "a.png", "b.png", "long.wav",
 @pytest.mark.slow
 def test_a_killed_fill_goes_on_to_the_same_states(media) -> None:
     root = Path(__file__).resolve().parents[2]
-    result = subprocess.run([sys.executable, "-c", KILLED, str(media)], capture_output=True, text=True, cwd=root)
+    result = subprocess.run([QUICK_PYTHON, "-c", KILLED, str(media)], capture_output=True, text=True, cwd=root)
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert len(make_cache(media).stores["image"].entries) == 2 and not make_cache(media).stores["audio"].entries
     names = ("a.png", "b.png", "long.wav", "short.wav")

@@ -1,6 +1,8 @@
 """
 transformers' ModelTesterMixin, ConfigTester and TrainingTesterMixin on models with each combination of towers.
 
+The model with both towers is tested by every class; the others by one, and by every class among the slow tests.
+
 Not run, as they ask for what the package has no use for: the tensor, expert and FSDP parallel mixins (they test
 `base_model_*_plan` entries of models in their own list). PipelineTesterMixin runs in `test_common_pipelines.py`.
 The generation suite is not in the source distribution: its mixin is empty here, see `fetch.py`.
@@ -9,6 +11,7 @@ The generation suite is not in the source distribution: its mixin is empty here,
 import unittest
 from unittest import mock
 
+import pytest
 import torch
 import transformers
 from packaging import version
@@ -21,9 +24,11 @@ from modeling_mm.configuration_mm import MMConfig
 from modeling_mm.modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from tests.transformers_common.mm_model_tester import MMModelTester
 
+EVERY_CLASS = (MMModel, MMForConditionalGeneration, MMForSequenceClassification)
+
 
 class MMCommonTests(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin):
-    all_model_classes = (MMModel, MMForConditionalGeneration, MMForSequenceClassification)
+    all_model_classes = EVERY_CLASS
     additional_model_inputs = ["pixel_values", "input_features", "feature_attention_mask"]
     test_can_init_all_missing_weights_before_2023 = True  # run it, whatever year our files name
     _is_composite = True
@@ -131,6 +136,11 @@ class MMCommonTests(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin
             self.skipTest("before 5.20 it takes an absent tower, which is None, for one to look into")
         super().test_sdpa_can_dispatch_composite_models()
 
+    def test_bc_torch_dtype(self):
+        # It compares every weight of seven loaded pairs; one class is enough for an argument of `from_pretrained`.
+        with mock.patch.object(type(self), "all_model_classes", (MMForConditionalGeneration,)):
+            super().test_bc_torch_dtype()
+
     def test_training_overfit(self):
         # It reads `vocab_size` off the top of the config, where a composite config does not have it.
         with mock.patch.object(MMConfig, "vocab_size", MMModelTester.vocab_size, create=True):
@@ -142,12 +152,30 @@ class MMImageAudioTest(MMCommonTests, unittest.TestCase):
 
 
 class MMImageTest(MMCommonTests, unittest.TestCase):
+    all_model_classes = (MMForConditionalGeneration,)
     hears = False
 
 
 class MMAudioTest(MMCommonTests, unittest.TestCase):
+    all_model_classes = (MMForConditionalGeneration,)
     sees = False
 
 
 class MMTextTest(MMCommonTests, unittest.TestCase):
+    all_model_classes = (MMForConditionalGeneration,)
     sees = hears = False
+
+
+@pytest.mark.slow
+class MMImageEveryClassTest(MMImageTest):
+    all_model_classes = EVERY_CLASS
+
+
+@pytest.mark.slow
+class MMAudioEveryClassTest(MMAudioTest):
+    all_model_classes = EVERY_CLASS
+
+
+@pytest.mark.slow
+class MMTextEveryClassTest(MMTextTest):
+    all_model_classes = EVERY_CLASS

@@ -52,8 +52,6 @@ def client(real: str, folder: str, kind: str, known: str, *arguments: str) -> No
         os.execv(real, [real, *arguments])
     if settings() != loads(known):
         kind = "bare"
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    server.connect(f"{folder}/{kind}")
     request = {
         "arguments": program,
         "environment": dict(os.environ),
@@ -61,8 +59,14 @@ def client(real: str, folder: str, kind: str, known: str, *arguments: str) -> No
         "is_isolated": is_isolated,
     }
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    socket.send_fds(server, [dumps(request).encode()], [0, 1, 2])
-    child = int(server.recv(MESSAGE_BYTES))
+    try:
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        server.connect(f"{folder}/{kind}")
+        socket.send_fds(server, [dumps(request).encode()], [0, 1, 2])
+        child = int(server.recv(MESSAGE_BYTES))
+    except (OSError, ValueError):  # the process that forks has ended: a new interpreter is as good, and slower
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        os.execv(real, [real, *arguments])
     for number in FORWARDED:
         signal.signal(number, lambda number, _: os.kill(child, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
@@ -141,7 +145,8 @@ def fork_for_clients(listening: socket.socket, folder: str) -> None:
                     end(loads(message), descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
-                connection.send(str(child).encode())
+                with suppressed(OSError):  # the client was killed; its end is seen below
+                    connection.send(str(child).encode())
                 running[child] = (os.pidfd_open(child), connection)
                 for source in running[child]:
                     ready.register(source, selectors.EVENT_READ, child)
@@ -184,9 +189,9 @@ def end(request: dict, descriptors: list[int]) -> None:
         become(**request)
     except SystemExit as ended:
         code = ended.code
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
-        code = 1
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
@@ -195,6 +200,9 @@ def end(request: dict, descriptors: list[int]) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppressed(OSError, ValueError):
             stream.flush()
+    if code == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(code or 0)
 
 

@@ -57,6 +57,7 @@ def test_signals_reach_the_program(python):
             assert process.stdout.read() == b"", "the program has ended too"
 
 
+@pytest.mark.skipif(sys.executable == QUICK_PYTHON, reason="needs Linux")
 def test_libraries_are_imported_before_unless_they_would_read_another_environment(tmp_path):
     assert run(QUICK_PYTHON, "-c", IMPORTED).stdout == "torch transformers modeling_mm\n"
     done = run(BARE_PYTHON, "-c", IMPORTED)

@@ -275,6 +275,8 @@ if __name__ == "__main__":
     else:
         serve(sys.argv[1])
 else:
-    FOLDER = os.environ.get("QUICK_PYTHON_FOLDER") or start()
-    os.environ["QUICK_PYTHON_FOLDER"] = FOLDER
-    QUICK_PYTHON, BARE_PYTHON = f"{FOLDER}/quick-python", f"{FOLDER}/bare-python"
+    QUICK_PYTHON = BARE_PYTHON = sys.executable
+    if hasattr(os, "pidfd_open"):  # on Linux
+        FOLDER = os.environ.get("QUICK_PYTHON_FOLDER") or start()
+        os.environ["QUICK_PYTHON_FOLDER"] = FOLDER
+        QUICK_PYTHON, BARE_PYTHON = f"{FOLDER}/quick-python", f"{FOLDER}/bare-python"

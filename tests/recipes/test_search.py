@@ -150,7 +150,7 @@ def test_another_recipe_does_not_go_on_with_a_search(grid):
         search(searching.with_values(found, {"training.seed": 3}), 9)
 
 
-@pytest.mark.parametrize("method", ["tpe", "random"])
+@pytest.mark.parametrize("method", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_search_that_was_interrupted_goes_on(tmp_path, monkeypatch, method):
     """The trial that was cut off is made again with its values, and the sampler does not start over."""
     found = searched(tmp_path, {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}, method=method)

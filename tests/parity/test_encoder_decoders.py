@@ -6,6 +6,7 @@ The prompt of ours has a hidden placeholder more; logits are compared over the o
 
 import pytest
 import torch
+from transformers import ViTConfig, Wav2Vec2Config
 
 from modeling_mm import MMForConditionalGeneration
 from tests.fakes.encoder_decoders import (
@@ -19,7 +20,7 @@ from tests.fakes.encoder_decoders import (
     whisper_reader,
     windows,
 )
-from tests.fakes.tiny import difference, vit_config, wav2vec2_config
+from tests.fakes.tiny import difference, draw, vit_config, wav2vec2_config
 
 # Each kind of source: how it is built, and its media. Speech of unlike lengths is padded, with a mask.
 SOURCES = {
@@ -35,7 +36,7 @@ SOURCES = {
     "wav2vec2, same width": (lambda: transcriber(wav2vec2_config(hidden_size=32)), waves(400, 230, 310)),
     "wav2vec2, adapter": (
         lambda: transcriber(wav2vec2_config(add_adapter=True, num_adapter_layers=1)),
-        waves(400, 230, 310),
+        waves(400, 400, 400),
     ),
     "wav2vec2 with group norm": (lambda: transcriber(wav2vec2_config("group")), waves(400, 400, 400)),
     "Whisper's encoder": (whisper_reader, windows()),
@@ -87,8 +88,9 @@ def test_logits_of_left_padded_rows_are_equal_within_1e_5(kind):
     assert compare(*pair(kind), mask) <= 1e-5
 
 
-def test_padded_waves_with_group_norm_are_as_the_original_has_each_alone():
-    original, ours, _ = pair("wav2vec2 with group norm")
+@pytest.mark.parametrize("kind", ["wav2vec2 with group norm", "wav2vec2, adapter"])
+def test_waves_that_padding_would_reach_are_as_the_original_has_each_alone(kind):
+    original, ours, _ = pair(kind)
     lengths = (400, 230, 310)
     media = waves(*lengths)
     ids = torch.randint(1, 60, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -99,7 +101,7 @@ def test_padded_waves_with_group_norm_are_as_the_original_has_each_alone():
             alone = media["input_values"][row : row + 1, :length]
             expected = original(alone, decoder_input_ids=ids[row : row + 1]).logits
             assert difference(got[row : row + 1, :, : expected.shape[-1]], expected) <= 1e-5
-    assert difference(got[..., : together.shape[-1]], together) > 1e-3, "the original's padding enters its statistics"
+    assert difference(got[..., : together.shape[-1]], together) > 1e-3, "the original's padding enters its tokens"
 
 
 def generate(original, media, **options):
@@ -136,3 +138,39 @@ def test_generated_tokens_and_scores_of_beams_are_equal(kind, way):
     assert len({tuple(row) for row in expected}) > 1, "rows have different media"
     if "beams" in way:
         assert difference(got.sequences_scores, theirs["sequences_scores"]) <= 1e-5
+
+
+# Sizes of published checkpoints, with random weights.
+FULL = {
+    "ViT-B/16 and GPT-2": (
+        lambda: captioner(ViTConfig(), vocab_size=50257, n_embd=768, n_layer=12, n_head=12, initializer_range=0.05),
+        {"pixel_values": draw(2, 3, 224, 224, seed=11)},
+    ),
+    "wav2vec2 and GPT-2": (
+        lambda: transcriber(
+            Wav2Vec2Config(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True),
+            vocab_size=50257,
+            n_embd=768,
+            n_layer=12,
+            n_head=12,
+            initializer_range=0.05,
+        ),
+        waves(16_000, 9_000),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FULL)
+def test_full_size_models_are_equal_within_1e_5(kind):
+    build, media = FULL[kind]
+    original = build()
+    ours = MMForConditionalGeneration.from_encoder_decoder(original)
+    ids = torch.randint(1, 50257, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = original(**media, decoder_input_ids=ids).logits
+        got = ours(**our_inputs(ours, media, ids)).logits[:, 1:, : expected.shape[-1]]
+    assert difference(got, expected) <= 1e-5 * max(1.0, expected.abs().max().item())
+    for beams in (1, 5):
+        options = {"max_new_tokens": 8, "do_sample": False, "num_beams": beams}
+        assert torch.equal(ours.generate(**our_media(media), **options)[:, 1:], original.generate(**media, **options))

@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from PIL import Image
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
@@ -113,8 +114,13 @@ def tiny_encoder(name: str) -> PreTrainedModel:
     for key, parameter in encoder.named_parameters():
         if parameter.ndim > 1 and "pos" not in key:
             parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1
-        elif name in DEEP_BATCH_NORMS and key.endswith("weight"):
-            parameter.data.fill_(3.0)
+    return widen_norms(name, encoder)
+
+
+def widen_norms(name: str, encoder: PreTrainedModel) -> PreTrainedModel:
+    for module in encoder.modules() if name in DEEP_BATCH_NORMS else ():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 3.0)
     return encoder
 
 
@@ -275,7 +281,7 @@ def test_a_row_at_full_size(name, tmp_path):
     if name == "timm" and importlib.util.find_spec("timm") is None:
         pytest.skip("timm needs torchvision, which fails beside a CPU build of torch")
     start = time.perf_counter()
-    encoder = seeded(lambda: auto_model(config_of(row)))
+    encoder = widen_norms(name, seeded(lambda: auto_model(config_of(row))))
     kinds = {"vision": None, "audio": None, ("vision" if "vision" in row else "audio"): encoder}
     model = open_gates(joined(**kinds))
     del encoder, kinds
@@ -292,7 +298,12 @@ def test_a_row_at_full_size(name, tmp_path):
             (items,) = media.values()
             tokens = int(encode(tower, items[:, 0], mask[:, 0].bool())[2].sum())
     assert tokens == row["tokens"]
-    worst = 0.0 if extractor is None else check_padding(name, tower, extractor, min(3.0, row["seconds"]))
+    worst = 0.0
+    if extractor is not None:
+        # Masked, two dozen layers add up the rounding of float32 to 2e-5; float64 tells it from padding that shows.
+        is_masked = row["padding"] == "mask"
+        worst = check_padding(name, tower.double() if is_masked else tower, extractor, min(3.0, row["seconds"]))
+        tower.float()
     assert worst <= 1e-5
     check_row(name, model, inputs, tmp_path)
     shutil.rmtree(tmp_path)  # gigabytes

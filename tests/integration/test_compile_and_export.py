@@ -8,7 +8,14 @@ import transformers
 from packaging.version import Version
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
-from transformers import ResNetConfig, ResNetModel, StaticCache
+from transformers import (
+    AutoModel,
+    ParakeetEncoderConfig,
+    ResNetConfig,
+    ResNetModel,
+    StaticCache,
+    Wav2Vec2BertConfig,
+)
 
 from modeling_mm.deploy import DecoderStep, MediaEncoder
 from tests.fakes.tiny import (
@@ -16,6 +23,7 @@ from tests.fakes.tiny import (
     END,
     EOS,
     IMAGE,
+    MELS,
     difference,
     gpt2,
     inputs,
@@ -23,6 +31,7 @@ from tests.fakes.tiny import (
     labels,
     open_gates,
     seeded,
+    sound,
     vit,
     wav2vec2,
     wave,
@@ -105,6 +114,25 @@ def test_raw_waves():
     model, batch = shallow(wav2vec2), inputs(ROWS["mixed"], make_sound=wave)
     with torch.no_grad():
         assert difference(compiled(model)(**batch).logits, model(**batch).logits) <= 1e-5
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+SPECTROGRAM_ENCODERS = {
+    "wav2vec2-bert": lambda: Wav2Vec2BertConfig(**SIZES, feature_projection_input_dim=MELS, vocab_size=20),
+    "parakeet": lambda: ParakeetEncoderConfig(
+        **SIZES, num_mel_bins=MELS, subsampling_conv_channels=4, conv_kernel_size=5
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPECTROGRAM_ENCODERS)
+def test_spectrograms_with_a_mask(name):
+    tower = seeded(lambda: AutoModel.from_config(SPECTROGRAM_ENCODERS[name]()))
+    model = open_gates(joined(vision=None, audio=tower))
+    batch = inputs(ROWS["audio"], audio=[[sound(0, 30)], [sound(1, 20), sound(2)]])
+    graph = compiled(model)
+    with torch.no_grad():
+        assert difference(graph(**batch).logits, model(**batch).logits) <= 1e-5
 
 
 def test_what_pads_images_and_windows_has_no_part_in_the_graph():

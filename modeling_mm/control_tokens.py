@@ -37,13 +37,20 @@ OTHER_PLACEHOLDERS = re.compile(
     r"|fake_token_around_image|image_placeholder|begin_of_image)>"
 )
 
+# Of Whisper, whose tokenizers do not have them as special tokens.
+TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+
 Offsets = list[tuple[int, int]]
 
 
 def control_tokens(tokenizer: Any, template: str = "") -> tuple[str, ...]:
-    """Return the special tokens of a tokenizer, and its other added tokens that a chat template writes."""
+    """Return the special tokens of a tokenizer, timestamps, and its other added tokens that a chat template writes."""
     added = tokenizer.added_tokens_decoder.values()
-    tokens = [token.content for token in added if token.special or token.content in template]
+    tokens = [
+        token.content
+        for token in added
+        if token.special or token.content in template or TIMESTAMP.fullmatch(token.content)
+    ]
     return tuple(token for token in tokens if len(token) > 1 and not token.isspace())
 
 

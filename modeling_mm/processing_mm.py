@@ -43,6 +43,7 @@ from .chat import (
     set_option,
 )
 from .configuration_mm import HIDDEN, PLACEHOLDER_KINDS, check_choice
+from .converted_processing import converted_processor, load_parts
 from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
 from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
@@ -198,6 +199,36 @@ class MMProcessor(ProcessorMixin):
         setattr(processor, modality.processor, getattr(source, modality.processor, source))
         processor._name_token(modality)
         return processor
+
+    @classmethod
+    def from_encoder_decoder(cls, source: Any, language: str | None = None, **kwargs: Any) -> "MMProcessor":
+        """
+        Make the processor of a converted encoder-decoder, the twin of the model's `from_encoder_decoder`.
+
+        Its chat template writes the prompt that the decoder has learned. Whisper's: placeholders, the user's text
+        behind `<|startofprev|>`, then `<|startoftranscript|>`, `language` and `task` ("transcribe" or "translate",
+        both of multilingual checkpoints), and `<|notimestamps|>` unless `timestamps` is true; these three are options
+        of `apply_chat_template`. A captioner's: placeholders and its first token. Decoders without roles take one user
+        message, and in training its answer.
+
+        ```python
+        processor = MMProcessor.from_encoder_decoder("openai/whisper-tiny.en")
+        ```
+
+        Args:
+            source: an id or a path of Whisper, a `VisionEncoderDecoderModel` or a `SpeechEncoderDecoderModel`, or its
+                processor, to whose tokenizer tokens are then added in place.
+            language (*optional*, defaults to "en"): what the template of a multilingual Whisper writes by default.
+            kwargs: `chat_template`, `audio_window_seconds` and `placeholders` of the processor; options of loading.
+
+        Raises:
+            ValueError: for another kind of checkpoint, an unknown language, and a tokenizer whose timestamps do not
+                have the ids of the weights.
+        """
+        names = ("chat_template", "audio_window_seconds", "placeholders")
+        own = {"placeholders": HIDDEN, **{key: kwargs.pop(key) for key in names if key in kwargs}}
+        parts, start_token = load_parts(source, AUTO_CLASSES, **kwargs)
+        return converted_processor(cls, parts, start_token, language, **own)
 
     @classmethod
     def _get_arguments_from_pretrained(

@@ -174,3 +174,9 @@ def spec_augment_spans(*args: Any, **kwargs: Any) -> Any:
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
     return _compute_mask_indices(*args, **kwargs)
+
+
+def decode_whisper(tokenizer: Any, outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    """Return the text of a Whisper's tokens, chunk by chunk, with timestamps and languages if they are asked for."""
+    text, more = tokenizer._decode_asr(outputs, **options)
+    return {"text": text, **more}

@@ -126,7 +126,7 @@ def convert_pretrained(cls: type[Joint], source: Component, *, tokenizer: Any = 
             f"{count(missing)} missing in the given model: {shortened(missing)}. Pass a model whose encoder is of the "
             "class that AutoModel has for its config."
         )
-    model.generation_config = converted_generation_config(generation, config)
+    model.generation_config = converted_generation_config(generation, config, modality)
     if getattr(getattr(config, modality.config_field), "feat_extract_norm", None) == "group":
         logger.warning(
             "The encoder has a group norm, which takes its statistics over a whole wave. Waves of unlike lengths in a "
@@ -344,8 +344,12 @@ def language_token(language: str) -> str:
     return f"<|{TO_LANGUAGE_CODE.get(code, code)}|>"
 
 
-def converted_generation_config(original: GenerationConfig, config: MMConfig) -> GenerationConfig:
-    """Return an original's generation config without what the prompt holds now, and with room for a placeholder."""
+def converted_generation_config(original: GenerationConfig, config: MMConfig, modality: Modality) -> GenerationConfig:
+    """
+    Return an original's generation config without what the prompt holds now, and with room for a placeholder.
+
+    That of speech says, as `prompts.set_prompts` does, that there is nothing to ask for, and one window at a time.
+    """
     generation = deepcopy(original)
     generation._from_model_config = False  # one of a model's config would lose what it does not know when it is loaded
     for field in ("decoder_start_token_id", "forced_decoder_ids", "forced_bos_token_id"):
@@ -356,6 +360,10 @@ def converted_generation_config(original: GenerationConfig, config: MMConfig) ->
             setattr(generation, field, getattr(generation, field) + 1)
     for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(generation, field, getattr(config.text_config, field))
+    if modality.has_frames:
+        languages = getattr(generation, "lang_to_id", None) or ("<|en|>",)
+        generation.transcription_prompts = {token.strip("<|>"): "" for token in languages}
+        generation.max_windows = 1
     return generation
 
 

@@ -7,6 +7,7 @@ Shape legend: B rows, L tokens, K answers of a row.
 
 import os
 from collections.abc import Collection, Mapping, Sized
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def load_processor(model: Any, parts: dict[str, Any]) -> MMProcessor:
             f"expected a processor, or the parts of one ({', '.join(AUTO_CLASSES)}) with a tokenizer among them; got "
             f"{', '.join(parts) or 'none'}, and a model without a folder or repository: pass `processor=`"
         )
+    if model.config.prompt_token_ids is not None:  # it was converted
+        return MMProcessor.from_encoder_decoder(SimpleNamespace(**parts), placeholders=model.config.placeholders)
     return MMProcessor(**parts)
 
 

@@ -9,29 +9,15 @@ from transformers.generation import GenerationConfig
 from transformers.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
 from transformers.utils import logging
 
-from .audio import load_audio
-from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, take
-from .prompts import transcription_prompt
+from .audio import load_audio, window_length
+from .configuration_mm import MMConfig
+from .pipeline_base import MMGenerationPipeline, Parameters, take
+from .pipeline_whisper import MMWhisperPipeline, as_audio
+from .prompts import max_windows, transcription_prompt
 from .transcripts import chunk_sizes, cut_into_chunks, merge_transcripts
+from .whisper_generation import is_whisper
 
 logger = logging.get_logger(__name__)
-
-
-def as_audio(source: Any) -> Any:
-    """Return an input of the stock pipeline, whose samples may be called `raw`, as `audio.load_audio` takes it."""
-    if not isinstance(source, dict):
-        return source
-    if "stride" in source:
-        raise ValueError("A `stride` in the input is for CTC models; leave it out, and pass `chunk_length_s` instead")
-    check_keys(source, ("raw", "array", "sampling_rate", "bytes", "path"))
-    audio = {key: value for key, value in source.items() if key != "raw"}
-    if source.get("raw") is not None:
-        audio["array"] = source["raw"]
-    if audio.get("array") is not None and audio.get("sampling_rate") is None:
-        raise ValueError(
-            "expected samples (`raw` or `array`) with their `sampling_rate`, got them without; add it, in Hz"
-        )
-    return audio
 
 
 class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecognitionPipeline):
@@ -47,7 +33,10 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
     ```
 
     Without `chunk_length_s` the model gets all of the audio at once, in as many windows as it takes, and answers
-    within `max_new_tokens`; an answer that is cut off there causes a warning.
+    within `max_new_tokens`; an answer that is cut off there causes a warning. A model that transcribes few windows at
+    once (`max_windows` of its generation config) gets longer audio in chunks of so many.
+
+    A model that was converted from Whisper gets an [`MMWhisperPipeline`].
 
     Args:
         prompt (`str`, *optional*): the text after the audio; by default one of the model's `transcription_prompts`.
@@ -59,6 +48,12 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
 
     stock = AutomaticSpeechRecognitionPipeline
     _default_generation_config = GenerationConfig(max_new_tokens=256)  # the stock one has Whisper's five beams
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        model = kwargs.get("model", args[0] if args else None)
+        if model is not None and getattr(model.config, "model_type", None) == MMConfig.model_type and is_whisper(model):
+            return MMWhisperPipeline(*args, **kwargs)
+        return super().__new__(cls, *args, **kwargs)
 
     def __init__(self, model: Any, processor: Any = None, **kwargs: Any):
         super().__init__(model, processor, **kwargs)
@@ -89,6 +84,9 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
         rate = self.processor.feature_extractor.sampling_rate
         samples = load_audio(as_audio(inputs), rate)
         length, overlap = len(samples), 0
+        if not chunk_length_s and (windows := max_windows(self.model)) is not None:
+            longest = windows * window_length(self.processor.feature_extractor, self.processor.audio_window_seconds)
+            chunk_length_s = longest / rate if len(samples) > longest else 0
         if chunk_length_s:
             length, overlap = chunk_sizes(chunk_length_s, stride_length_s, rate)
         chunks = cut_into_chunks(samples, length, overlap)

@@ -3,7 +3,7 @@
 Prompts of speech recognition and translation.
 
 A checkpoint that was trained on particular wordings keeps them in its generation config: `transcription_prompts`
-(language code to prompt) and `translation_prompt`.
+(language code to prompt) and `translation_prompt`; and one that was trained on short audio, `max_windows`.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,27 @@ DEFAULT_TRANSCRIPTION_PROMPT = "Transcribe the speech."
 DEFAULT_TRANSLATION_PROMPT = "Translate into {language}: {text}"
 
 
-def set_prompts(model: Any, transcription: Mapping[str, str] | None = None, translation: str | None = None) -> None:
+def set_prompts(
+    model: Any,
+    transcription: Mapping[str, str] | None = None,
+    translation: str | None = None,
+    max_windows: int | None = None,
+) -> None:
     """
     Store a model's own prompts in its generation config, so that they are saved and loaded with it.
 
     Args:
         transcription: prompts by language code; the first one is used when no language is given.
         translation: a prompt with `{language}` and `{text}` in it.
+        max_windows: the most audio windows that the model transcribes at once. Longer audio is cut into chunks, whose
+            texts are merged.
+
+    Raises:
+        ValueError: for a number of windows below 1.
     """
     config = model.generation_config
+    if max_windows is not None:
+        config.max_windows = check_windows(max_windows)
     if transcription is not None:
         config.transcription_prompts = dict(transcription)
     if translation is not None:
@@ -52,6 +64,24 @@ def transcription_prompt(model: Any, language: str | None = None) -> str:
 def transcription_languages(model: Any) -> dict[str, str]:
     """Return a model's transcription prompts by language code, the default first."""
     return getattr(model.generation_config, "transcription_prompts", None) or {"en": DEFAULT_TRANSCRIPTION_PROMPT}
+
+
+def max_windows(model: Any) -> int | None:
+    """
+    Return the most audio windows that a model transcribes at once; None if it takes any number.
+
+    Raises:
+        ValueError: if the generation config has something else than a number from 1 on.
+    """
+    windows = getattr(model.generation_config, "max_windows", None)
+    return None if windows is None else check_windows(windows)
+
+
+def check_windows(windows: Any) -> int:
+    """Return a number of windows; raise a `ValueError` if it is none, or below 1."""
+    if isinstance(windows, bool) or not isinstance(windows, int) or windows < 1:
+        raise ValueError(f"generation_config.max_windows must be an integer from 1 on, or None; got {windows!r}")
+    return windows
 
 
 def translation_prompt(model: Any) -> str:

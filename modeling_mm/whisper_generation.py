@@ -7,26 +7,60 @@ by window with the text before, thresholds with rising temperatures, words by cr
 its model are replaced by ours.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers.generation import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers.generation import (
+    GenerateEncoderDecoderOutput,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 from transformers.generation.utils import GenerationMixin
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from .configuration_mm import SPECIAL_TOKEN_FIELDS
+from .control_tokens import control_tokens, encode, mark
 
 # Shape legend: B rows, L tokens of the prompt, T frames of a window.
 
+SETTINGS = ("no_timestamps_token_id", "is_multilingual", "prev_sot_token_id")
+START_OF_PREVIOUS = "<|startofprev|>"
+TASKS = ("transcribe", "translate")
 MEDIAN_FILTER_WIDTH = 7  # of the weights by which words are timed, in all published checkpoints
 
 
 def is_whisper(model: Any) -> bool:
     """Return True for a model whose generation config has the settings of a Whisper decoder."""
-    config = model.generation_config
-    audio = model.config.audio_config
-    return audio is not None and audio.model_type == "whisper" and hasattr(config, "no_timestamps_token_id")
+    config, audio = model.config, model.config.audio_config
+    has_prompt = audio is not None and audio.model_type == "whisper" and config.prompt_token_ids is not None
+    # A GPT-2 that reads a Whisper's encoder has none of these.
+    return has_prompt and any(hasattr(model.generation_config, name) for name in SETTINGS)
+
+
+def prompt_ids(processor: Any, text: str, most: int) -> torch.Tensor:
+    """
+    Return the ids (L,) of the text before an audio, as `prompt_ids` of Whisper's `generate`.
+
+    Control tokens in it are plain text. Of a long one the last `most` tokens are kept.
+    """
+    tokenizer = processor.tokenizer
+    marked = mark(" " + text.strip(), control_tokens(tokenizer))
+    start, *ids = encode(tokenizer, [START_OF_PREVIOUS + marked], add_special_tokens=False)["input_ids"][0]
+    return torch.tensor([start, *ids[-most:]])
+
+
+@contextmanager
+def returning_weights(model: Any) -> Iterator[None]:
+    """Let the attention of a model return its weights, which fused kernels do not."""
+    before = model.config.text_config._attn_implementation
+    model.model.language_model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.model.language_model.set_attn_implementation(before)
 
 
 class BehindPlaceholder(LogitsProcessor):
@@ -69,25 +103,44 @@ class WindowGeneration(GenerationMixin):
         **kwargs: Any,
     ) -> Any:
         """Generate behind prompts (B, L); what is returned has no placeholder."""
-        config = self.mm_model.config
-        added = [getattr(config, field) for field in SPECIAL_TOKEN_FIELDS]
-        added = [token_id for token_id in added if token_id is not None]
-        processors = [SuppressTokensLogitsProcessor(added, device=str(inputs.device)), *(logits_processor or [])]
+        prompt_mask, generation_config = decoder_attention_mask, copy.copy(generation_config)
+        timed = generation_config.output_attentions
+        generation_config.output_attentions = False
         if generation_config.max_new_tokens is None and generation_config.max_length is not None:
             generation_config.max_length += 1
         output = self.mm_model.generate(
-            **self.inputs_of(inputs, decoder_input_ids, decoder_attention_mask),
+            **self.inputs_of(inputs, decoder_input_ids, prompt_mask),
             generation_config=generation_config,
-            logits_processor=LogitsProcessorList(BehindPlaceholder(each) for each in processors),
+            logits_processor=LogitsProcessorList(BehindPlaceholder(each) for each in logits_processor or ()),
             **kwargs,
         )
         if isinstance(output, torch.Tensor):
             return output[:, 1:]
-        output.sequences = output.sequences[:, 1:]
-        if output.get("cross_attentions") is not None:
-            first, *others = output.cross_attentions
-            output.cross_attentions = (tuple(weights[:, :, 1:] for weights in first), *others)
-        return output
+        return GenerateEncoderDecoderOutput(
+            sequences=output.sequences[:, 1:],
+            scores=chosen_scores(output),
+            cross_attentions=(self.cross_attentions(inputs, output.sequences[:, 1:-1], prompt_mask),) if timed else None,
+        )
+
+    @torch.no_grad()
+    def cross_attentions(
+        self, inputs: torch.Tensor, tokens: torch.Tensor, prompt_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Return what tokens (B, L) pay attention to in windows, (B, H, L, S) for each decoder block."""
+        mask = None
+        if prompt_mask is not None:
+            answer = prompt_mask.new_ones(len(tokens), tokens.shape[1] - prompt_mask.shape[1])
+            mask = torch.cat([prompt_mask, answer], dim=1)
+        with returning_weights(self.mm_model):
+            output = self.mm_model(**self.inputs_of(inputs, tokens, mask), use_cache=False, output_attentions=True)
+        return tuple(weights[:, :, 1:] for weights in output.cross_attentions)
+
+
+def chosen_scores(output: Any) -> tuple[torch.Tensor, ...] | None:
+    """Return the scores of each step, (B, V), of the sequences that were chosen, whichever beams they were in."""
+    if output.scores is None or (beams := output.get("beam_indices")) is None:
+        return output.scores
+    return tuple(scores[beams[:, step].clamp(min=0)] for step, scores in enumerate(output.scores))
 
 
 class WhisperGeneration(WhisperGenerationMixin, WindowGeneration):
@@ -115,18 +168,38 @@ class WhisperGeneration(WhisperGenerationMixin, WindowGeneration):
             vocab_size=text.vocab_size,
             _get_generation_parameters=dict,
         )
-        self.model = SimpleNamespace(encoder=encoder, config=model.config)
-        self.generation_config = model.generation_config
+        # Its config is what the routine asks for eager attention, which our step sees to.
+        self.model = SimpleNamespace(encoder=encoder, config=SimpleNamespace())
+        self.generation_config = copy.deepcopy(model.generation_config)
+        self.generation_config.decoder_start_token_id = model.config.prompt_token_ids[0]
+        if self.generation_config.max_length is not None:
+            self.generation_config.max_length -= 1  # the placeholder's
+
+    @property
+    def longest_context(self) -> int:
+        """The most tokens of text before the audio that Whisper takes into account."""
+        return self.config.max_target_positions // 2 - 1
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.mm_model.device
 
-    def __call__(
-        self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor, use_cache: bool = False, **kwargs: Any
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        decoder_input_ids: torch.Tensor,
+        decoder_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Return the model's output for windows and prompts, without the placeholder's column of logits."""
-        output = self.mm_model(**self.inputs_of(input_features, decoder_input_ids), use_cache=use_cache)
+        inputs = self.inputs_of(input_features, decoder_input_ids, decoder_attention_mask)
+        output = self.mm_model(**inputs, use_cache=False)
         output.logits = output.logits[:, 1:]
         return output
+
+    __call__ = forward
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the prompt under the name that [`forward`] has for it."""
+        return {"decoder_input_ids": input_ids}

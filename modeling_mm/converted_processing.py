@@ -131,9 +131,7 @@ def whisper_template(tokenizer: Any, language: str | None = None) -> str:
     default = "en" if language is None else language
     if default not in (languages or ["en"]):
         raise ValueError(f"expected a language among {', '.join(languages or ['en'])}, got {language!r}")
-    return with_variables(
-        "whisper", languages=languages, default_language=default, unspaced=list(UNSPACED_LANGUAGES)
-    )
+    return with_variables("whisper", languages=languages, default_language=default, unspaced=list(UNSPACED_LANGUAGES))
 
 
 def with_variables(name: str, **variables: Any) -> str:

@@ -51,7 +51,11 @@ class MMSpeechRecognitionPipeline(MMGenerationPipeline, AutomaticSpeechRecogniti
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         model = kwargs.get("model", args[0] if args else None)
-        if model is not None and getattr(model.config, "model_type", None) == MMConfig.model_type and is_whisper(model):
+        if (
+            model is not None
+            and getattr(model.config, "model_type", None) == MMConfig.model_type
+            and is_whisper(model)
+        ):
             return MMWhisperPipeline(*args, **kwargs)
         return super().__new__(cls, *args, **kwargs)
 

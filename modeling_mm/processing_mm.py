@@ -43,8 +43,8 @@ from .chat import (
     set_option,
 )
 from .configuration_mm import HIDDEN, PLACEHOLDER_KINDS, check_choice
-from .converted_processing import converted_processor, load_parts
 from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
+from .converted_processing import converted_processor, load_parts
 from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
 from .modalities import MODALITIES, Modality

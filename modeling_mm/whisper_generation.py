@@ -119,7 +119,9 @@ class WindowGeneration(GenerationMixin):
         return GenerateEncoderDecoderOutput(
             sequences=output.sequences[:, 1:],
             scores=chosen_scores(output),
-            cross_attentions=(self.cross_attentions(inputs, output.sequences[:, 1:-1], prompt_mask),) if timed else None,
+            cross_attentions=(self.cross_attentions(inputs, output.sequences[:, 1:-1], prompt_mask),)
+            if timed
+            else None,
         )
 
     @torch.no_grad()

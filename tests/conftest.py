@@ -26,6 +26,7 @@ if UNDER_XDIST:
 
 MARKERS = {
     "slow": "takes more than a few seconds; `make test-slow`",
+    "whisper": "needs the weights of Whisper tiny.en; `make test-whisper`",
     "gpu": "needs a CUDA device; `make test-gpu`",
 }
 # Set by the decorators of transformers' common tests.

@@ -10,6 +10,7 @@ from modeling_mm.prompts import (
     DEFAULT_TRANSCRIPTION_PROMPT,
     DEFAULT_TRANSLATION_PROMPT,
     language_name,
+    max_windows,
     set_prompts,
     transcription_prompt,
     translation_prompt,
@@ -46,6 +47,19 @@ def test_prompts_survive_saving_and_loading(tmp_path):
     loaded = MMForConditionalGeneration.from_pretrained(tmp_path)
     assert transcription_prompt(loaded) == "What is said?"
     assert translation_prompt(loaded) == "{text}, in {language}"
+
+
+def test_the_most_windows_are_saved_and_checked(tmp_path):
+    model = joined(gpt2())
+    assert max_windows(model) is None
+    set_prompts(model, max_windows=2)
+    model.save_pretrained(tmp_path)
+    assert max_windows(MMForConditionalGeneration.from_pretrained(tmp_path)) == 2
+    for wrong in (0, -1, True, 1.5, "1"):
+        with pytest.raises(ValueError, match="max_windows must be an integer from 1 on"):
+            set_prompts(model, max_windows=wrong)
+        with pytest.raises(ValueError, match="max_windows must be an integer from 1 on"):
+            max_windows(model_with(max_windows=wrong))
 
 
 def test_languages_are_written_by_name():

@@ -136,17 +136,19 @@ RESPONSE_FIELDS = Fields(
     },
 )
 EMBEDDING_FIELDS = Fields(served=("input", "model", "dimensions", "encoding_format"), ignored=ACCOUNTING)
-NO_TIMES = "this model gives no timestamps and no speakers"
+NO_SPEAKERS = "no model here tells speakers apart"
 TRANSCRIPTION_FIELDS = Fields(
-    served=("file", "model", "language", "prompt", "response_format", "stream", "temperature"),
+    served=(
+        *("file", "model", "language", "prompt", "response_format", "stream", "temperature"),
+        "timestamp_granularities",
+    ),
     ignored=ACCOUNTING,
     refused={
         "chunking_strategy": ("the model takes the audio whole", ("",)),
         "include": ("there are no log-probabilities of transcripts", ("",)),
         "keywords": ("write them into `prompt`", ("",)),
-        "known_speaker_names": (NO_TIMES, ("",)),
-        "known_speaker_references": (NO_TIMES, ("",)),
+        "known_speaker_names": (NO_SPEAKERS, ("",)),
+        "known_speaker_references": (NO_SPEAKERS, ("",)),
         "languages": ("send one `language`", ("",)),
-        "timestamp_granularities": (NO_TIMES, ("",)),
     },
 )

@@ -34,7 +34,7 @@ from .transcriptions import TranscriptionHandler
 from .workers import worker_context
 
 KEPT_ROUTES = ("/v1/models", "/health")  # of transformers
-FORM_ROUTE = "/v1/audio/transcriptions"
+FORM_ROUTES = ("/v1/audio/transcriptions", "/v1/audio/translations")
 SEND_FORM = "Send multipart/form-data with its boundary."
 SEND_JSON = "Send a JSON object in UTF-8, with `Content-Type: application/json`."
 LONGEST_MESSAGE = 1000  # a message may name every field of a request
@@ -95,9 +95,13 @@ def add_routes(app: FastAPI, queue: RequestQueue) -> None:
     async def create_embeddings(body: dict[str, Any]) -> Response:
         return await embeddings.respond(body)
 
-    @app.post(FORM_ROUTE)
+    @app.post(FORM_ROUTES[0])
     async def audio_transcriptions(request: Request) -> Response:
         return await transcriptions.respond(request)
+
+    @app.post(FORM_ROUTES[1])
+    async def audio_translations(request: Request) -> Response:
+        return await transcriptions.respond(request, "translate")
 
     @app.get("/v1/models/{name:path}")  # a folder's name has slashes
     async def retrieve_model(name: str) -> dict[str, Any]:
@@ -138,7 +142,7 @@ async def refuse_http(request: Request, error: Exception) -> JSONResponse:
         routes = ", ".join(paths).replace(":path", "")
         detail = f"There is no {request.method} {request.url.path} here; this server has {routes}."
     elif error.status_code == 400:  # likewise, for a body that it cannot read
-        detail = f"The body cannot be read ({detail}). {SEND_FORM if request.url.path == FORM_ROUTE else SEND_JSON}"
+        detail = f"The body cannot be read ({detail}). {SEND_FORM if request.url.path in FORM_ROUTES else SEND_JSON}"
     return error_response(error.status_code, detail)
 
 

@@ -2,10 +2,11 @@
 """
 `/v1/audio/transcriptions`: the answer to a question about audio.
 
-The model gets the request's `prompt`, or else its own transcription prompt for the request's `language`.
+The model gets the request's `prompt`, or else its own transcription prompt for the request's `language`. A model that
+was converted from Whisper takes the `prompt` for what was said before, detects the language, and has timestamps.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import FormData, UploadFile
 
 from ..prompts import transcription_languages, transcription_prompt
+from ..whisper_generation import TASKS, is_whisper
 from .answering import GenerationStream
 from .chat_request import LONGEST_TEXT
 from .completions import usage_of
@@ -22,22 +24,27 @@ from .handlers import RequestQueue
 from .limits import BadRequest
 from .preparing import Media
 from .sampling import Sampling
+from .speech import TIMED_FORMATS, SpeechTranscriber, check_granularities, subtitles
 from .values import RANGES, check_number, check_text, shortened
 
 FORMATS = ("json", "text", "verbose_json")
 NO_FILE = "`file`: expected an audio file as multipart/form-data."
-TIMED_FORMATS = ("srt", "vtt", "diarized_json")
+GRANULARITIES = "timestamp_granularities"
 
 
 class TranscriptionHandler:
-    """Handler of `/v1/audio/transcriptions`."""
+    """Handler of `/v1/audio/transcriptions`, and of `/v1/audio/translations`, into English."""
 
     def __init__(self, queue: RequestQueue):
         self.queue = queue
+        self.transcriber = SpeechTranscriber(queue) if is_whisper(queue.manager.served()[0]) else None
 
-    async def respond(self, request: Request) -> Response:
+    async def respond(self, request: Request, task: str = TASKS[0]) -> Response:
         """
         Answer a request, streamed or not.
+
+        Args:
+            task: "transcribe", or "translate" of a multilingual model.
 
         Raises:
             BadRequest: for a fault in the request.
@@ -46,7 +53,7 @@ class TranscriptionHandler:
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise BadRequest(NO_FILE)
         async with request.form(max_files=1) as form:
-            fields = check_form(form)
+            fields = check_form(form, (*FORMATS, *TIMED_FORMATS) if self.transcriber else FORMATS)
             self.queue.manager.check_name(fields.get("model"))
             model, processor = self.queue.manager.served()
             upload = form.get("file")
@@ -54,6 +61,11 @@ class TranscriptionHandler:
                 raise BadRequest(NO_FILE)
             sampling, prompt = check_temperature(fields), prompt_of(fields, model)
             data = await upload.read()
+        if task != TASKS[0] and not (self.transcriber and self.transcriber.pipeline.is_multilingual):
+            raise BadRequest("`model`: it does not translate speech; use /v1/audio/transcriptions.")
+        if self.transcriber is not None:
+            wanted = {**fields, "temperature": sampling.temperature or 0.0}
+            return spoken_response(await self.transcriber.transcribe(data, wanted, task, request), fields)
         if processor.feature_extractor is None:
             raise BadRequest("`model`: it has no audio encoder; use /v1/chat/completions, or a model with one.")
         audio = {"type": "audio"}
@@ -73,9 +85,12 @@ class TranscriptionHandler:
         return JSONResponse({**verbose, "usage": {"type": "duration", "seconds": prepared.audio_seconds}})
 
 
-def check_form(form: FormData) -> dict[str, str]:
+def check_form(form: FormData, formats: Sequence[str] = FORMATS) -> dict[str, Any]:
     """
     Return the fields of a form beside its file.
+
+    Args:
+        formats: those that the model can answer in.
 
     Raises:
         BadRequest: for a field that is unknown, not served, or there twice, and for a wrong value.
@@ -86,19 +101,45 @@ def check_form(form: FormData) -> dict[str, str]:
     TRANSCRIPTION_FIELDS.check({name.removesuffix("[]"): form.getlist(name)[0] for name in form})
     fields = {name: check_text(name, value, "a text") for name, value in form.items() if name != "file"}
     answer_format, stream = fields.get("response_format", FORMATS[0]), fields.get("stream", "false").lower()
-    if answer_format in TIMED_FORMATS:
+    if answer_format in (*TIMED_FORMATS, "diarized_json") and answer_format not in formats:
         raise BadRequest(
             f"`response_format`: {answer_format} needs timestamps or speakers, and this model gives none; expected "
-            f"{', '.join(FORMATS)}."
+            f"{', '.join(formats)}."
         )
-    if answer_format not in FORMATS:
-        raise BadRequest(f"`response_format`: expected {', '.join(FORMATS)}, got {shortened(answer_format)}.")
+    if answer_format not in formats:
+        raise BadRequest(f"`response_format`: expected {', '.join(formats)}, got {shortened(answer_format)}.")
+    wanted = [check_text(GRANULARITIES, value, "a text") for value in form.getlist(f"{GRANULARITIES}[]")]
+    wanted += [fields[GRANULARITIES]] if fields.get(GRANULARITIES) else []
+    if wanted and TIMED_FORMATS[0] not in formats:
+        raise BadRequest(f"`{GRANULARITIES}`: this model gives no timestamps and no speakers; leave it out.")
+    check_granularities(wanted, answer_format)
+    fields[GRANULARITIES] = wanted
     if stream not in ("true", "false"):
         raise BadRequest(f"`stream`: expected true or false, got {shortened(stream)}.")
     return {**fields, "stream": stream}
 
 
-def check_temperature(fields: dict[str, str]) -> Sampling:
+def spoken_response(transcript: dict[str, Any], fields: dict[str, Any]) -> Response:
+    """Return a transcript of a converted Whisper in the form that a request asks for."""
+    text, answer_format = transcript["text"], fields.get("response_format", FORMATS[0])
+    if fields["stream"] == "true":
+        return EventStream(whole_transcript_events(text), [])
+    if answer_format in TIMED_FORMATS:
+        return PlainTextResponse(subtitles(transcript["segments"], answer_format))
+    if answer_format == "text":
+        return PlainTextResponse(text)
+    usage = {"type": "duration", "seconds": transcript["duration"]}
+    return JSONResponse({**(transcript if answer_format == "verbose_json" else {"text": text}), "usage": usage})
+
+
+async def whole_transcript_events(text: str) -> AsyncIterator[str]:
+    """Yield the events of a transcript that is complete."""
+    yield event({"type": "transcript.text.delta", "delta": text})
+    yield event({"type": "transcript.text.done", "text": text})
+    yield END_EVENT
+
+
+def check_temperature(fields: dict[str, Any]) -> Sampling:
     """Return the generation options of a transcription request."""
     temperature = fields.get("temperature")
     if not temperature:
@@ -111,7 +152,7 @@ def check_temperature(fields: dict[str, str]) -> Sampling:
     return Sampling(temperature=number)
 
 
-def prompt_of(fields: dict[str, str], model: Any) -> str:
+def prompt_of(fields: dict[str, Any], model: Any) -> str:
     """Return the prompt of a transcription request."""
     prompt, languages = fields.get("prompt"), transcription_languages(model)
     language = fields.get("language") or None

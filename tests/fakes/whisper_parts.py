@@ -63,7 +63,7 @@ def whisper(is_multilingual: bool = False) -> tuple[WhisperForConditionalGenerat
         "begin_suppress_tokens": [5, end],
         "is_multilingual": is_multilingual,
         "max_initial_timestamp_index": 20,
-        "max_length": 16,
+        "max_length": 12,
         "no_timestamps_token_id": ids("<|notimestamps|>"),
         "prev_sot_token_id": ids("<|startofprev|>"),
         "return_timestamps": False,
@@ -88,4 +88,6 @@ def converted(is_multilingual: bool = False) -> tuple[MMForConditionalGeneration
 def speech(seconds: float = 0.7, seed: int = 0) -> np.ndarray:
     """Tones of a tenth of a second each, so that windows differ."""
     pitches = np.random.default_rng(seed).uniform(100, 7000, round(seconds * 10) + 1)
-    return np.sin(np.cumsum(np.repeat(pitches, 1600)[: round(seconds * 16_000)]) * 2 * np.pi / 16_000).astype(np.float32)
+    return np.sin(np.cumsum(np.repeat(pitches, 1600)[: round(seconds * 16_000)]) * 2 * np.pi / 16_000).astype(
+        np.float32
+    )

@@ -89,6 +89,17 @@ def test_long_audio_is_cut_into_chunks_by_chunk_length_s(pipes, monkeypatch):
     assert pipe([sound, noise(1.5, seed=1), sound], batch_size=4, **options) == [alone, other, alone]
 
 
+def test_a_model_of_few_windows_gets_long_audio_in_chunks(pipes, monkeypatch):
+    pipe = pipes("automatic-speech-recognition")
+    expected = pipe(noise(2.4), chunk_length_s=1, **GREEDY)
+    whole = pipe(noise(2.4), **GREEDY)
+    monkeypatch.setattr(pipe.model.generation_config, "max_windows", 1, raising=False)
+    assert pipe(noise(2.4), **GREEDY) == expected != whole
+    assert pipe(noise(1.0), **GREEDY) == pipe(noise(1.0), chunk_length_s=1, **GREEDY), "one window is whole"
+    monkeypatch.setattr(pipe.model.generation_config, "max_windows", 3)
+    assert pipe(noise(2.4), **GREEDY) == whole
+
+
 def test_a_key_dataset_is_streamed(pipes):
     pipe = pipes("automatic-speech-recognition")
     seen = []

@@ -1,4 +1,4 @@
-"""pipeline_whisper.py: converted Whispers against transformers' own pipeline of the originals, to the last character."""
+"""pipeline_whisper.py: converted Whispers against transformers' own pipeline of the originals."""
 
 import pytest
 import soundfile

@@ -177,6 +177,6 @@ def spec_augment_spans(*args: Any, **kwargs: Any) -> Any:
 
 
 def decode_whisper(tokenizer: Any, outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    """Return the text of a Whisper's tokens, chunk by chunk, with timestamps and languages if they are asked for."""
+    """Return the text of a Whisper's tokens, with its chunks, their timestamps and languages if options want them."""
     text, more = tokenizer._decode_asr(outputs, **options)
     return {"text": text, **more}

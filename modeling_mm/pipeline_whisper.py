@@ -168,7 +168,7 @@ class MMWhisperPipeline(MMGenerationPipeline, AutomaticSpeechRecognitionPipeline
             made["token_timestamps"] = pad_sequence(times, batch_first=True)
         if return_language:
             made = self.with_languages(made, output["segments"])
-        beside = {name: model_inputs[name] for name in ("is_last", "stride") if name in model_inputs}
+        beside: dict[str, Any] = {name: model_inputs[name] for name in ("is_last", "stride") if name in model_inputs}
         return {**made, **beside}
 
     def with_languages(self, made: dict[str, torch.Tensor], segments: list[list[dict]]) -> dict[str, torch.Tensor]:

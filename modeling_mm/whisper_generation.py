@@ -184,7 +184,7 @@ class WhisperGeneration(WhisperGenerationMixin, WindowGeneration):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.mm_model.device
 
     def forward(

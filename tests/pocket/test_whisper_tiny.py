@@ -80,7 +80,8 @@ def clips() -> list[tuple[np.ndarray, str]]:
     prompts = read_prompts(fetch_package(TRANSCRIPTS, CACHE), fetch_package(VOICE, CACHE), "en")
     long = [clip for clip in prompts if len(clip.text.split()) >= 3]
     random.Random(0).shuffle(long)
-    return [(load_audio(str(clip.path), RATE), clip.text) for clip in long]
+    loaded = [(load_audio(str(clip.path), RATE), clip.text) for clip in long]
+    return [clip for clip in loaded if len(clip[0]) <= 30 * RATE]  # beyond, the stock pipeline wants timestamps
 
 
 @cache

@@ -96,7 +96,7 @@ def test_a_translation_has_its_own_route(servers):
 @pytest.mark.parametrize(
     ("is_multilingual", "route", "options", "word"),
     [
-        (True, "transcriptions", {"language": "fr"}, "`language`: expected a language among en, de, zh, got 'fr'"),
+        (True, "transcriptions", {"language": "fr"}, "`language`: expected a language among de, en, zh, got 'fr'"),
         (True, "transcriptions", {"timestamp_granularities": ["word"]}, "`timestamp_granularities`: they need"),
         (
             True,

@@ -37,7 +37,7 @@ def is_whisper(model: Any) -> bool:
     config, audio = model.config, model.config.audio_config
     has_prompt = audio is not None and audio.model_type == "whisper" and config.prompt_token_ids is not None
     # A GPT-2 that reads a Whisper's encoder has none of these.
-    return has_prompt and any(hasattr(model.generation_config, name) for name in SETTINGS)
+    return has_prompt and any(hasattr(getattr(model, "generation_config", None), name) for name in SETTINGS)
 
 
 def prompt_ids(processor: Any, text: str, most: int) -> torch.Tensor:

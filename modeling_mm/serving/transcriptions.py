@@ -99,7 +99,9 @@ def check_form(form: FormData, formats: Sequence[str] = FORMATS) -> dict[str, An
         if len(form.getlist(name)) > 1 and not name.endswith("[]"):
             raise BadRequest(f"`{name}`: expected it once, got it {len(form.getlist(name))} times.")
     TRANSCRIPTION_FIELDS.check({name.removesuffix("[]"): form.getlist(name)[0] for name in form})
-    fields: dict[str, Any] = {name: check_text(name, value, "a text") for name, value in form.items() if name != "file"}
+    fields: dict[str, Any] = {
+        name: check_text(name, value, "a text") for name, value in form.items() if name != "file"
+    }
     answer_format, stream = fields.get("response_format", FORMATS[0]), fields.get("stream", "false").lower()
     if answer_format in (*TIMED_FORMATS, "diarized_json") and answer_format not in formats:
         raise BadRequest(

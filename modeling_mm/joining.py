@@ -23,6 +23,7 @@ from .modalities import MODALITIES, Modality
 # Arguments of `from_pretrained` that are about loading, of each component and of the joint model.
 LOADING_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
 MODEL_ARGUMENTS = ("dtype", "attn_implementation", "device_map")
+MOST_ROWS = 4096  # of an embedding, of which mean and spread are taken
 OTHER_ARGUMENTS = ("tokenizer", "num_labels", "ignore_missing")
 
 Component: TypeAlias = str | PreTrainedModel
@@ -222,7 +223,8 @@ def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
         raise ValueError(f"The vocabulary has {weight.shape[0]} tokens already. It cannot shrink to {num_rows}.")
     if missing == 0:
         return weight
-    mean, spread = weight.float().mean(0), weight.float().std(0)  # (D,) each
+    sample = weight[:: max(1, weight.shape[0] // MOST_ROWS)].float()  # of a large table some rows tell both well
+    mean, spread = sample.mean(0), sample.std(0)  # (D,) each
     noise = torch.randn(missing, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.device)
     return torch.cat([weight, (mean + 0.1 * spread * noise).to(weight.dtype)])
 

@@ -308,9 +308,10 @@ def test_the_benchmark_measures_every_part(monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "WhisperConfig", lambda **_: whisper_config())
     assert main(["benchmark", "--tokens", "2", "--repeats", "1", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4 + 4 + 4 + 1 + 1
+    assert len(lines) == 1 + 4 + 4 + 4 + 1 + 1 + 1
     assert all(re.search(r"ratio \d+\.\d+ ", line) for line in lines[1:13])
     assert lines[13].startswith("import modeling_mm adds") and lines[14].startswith("from_pretrained")
+    assert re.match(r"from_encoder_decoder \(0M\) .*times as long", lines[15])
     assert main(["benchmark", "nothing"]) == 2
     assert "Expected text, image, speech, import, load" in capsys.readouterr().err
 

@@ -28,7 +28,7 @@ def file_arg(modality: str) -> Argument:
 
 MODEL = arg("model", metavar="MODEL", help="folder or Hub id of a joint model")
 DEVICE = arg("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
-BENCHMARKS = ("text", "image", "speech", "import", "load")
+BENCHMARKS = ("text", "image", "speech", "import", "load", "convert")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="values in YAML that replace those of the recipe")
@@ -78,6 +78,14 @@ COMMANDS = {
         arg("--no-text-only", action="store_true", help="do not repeat the questions without their media"),
         arg("--no-cache", action="store_true", help="do not use the recipe's encoder cache"),
         DEVICE,
+    ),
+    "convert": Command(
+        "make a joint model of a captioner, a SpeechEncoderDecoder or a Whisper, if both say the same",
+        "train",
+        ("openai/whisper-tiny.en outputs/whisper", "my-captioner outputs/captioner --overwrite"),
+        arg("source", metavar="SOURCE", help="folder or Hub id of an encoder-decoder of transformers"),
+        arg("folder", metavar="FOLDER", help="new folder of the model and its processor"),
+        arg("--overwrite", action="store_true", help="replace a folder that holds a joint model"),
     ),
     "serve": Command(
         "serve a model to OpenAI's clients: chat completions with images and audio, and transcriptions",

@@ -19,6 +19,8 @@ from .arguments import BENCHMARKS
 from .recipe import check_recipe
 
 CONFIG = "config.json"
+OURS = "mm"  # the type of joint models
+CONVERTIBLE = ("vision-encoder-decoder", "speech-encoder-decoder", "whisper")
 COUNTS = ("max_new_tokens", "limit", "search", "max_tokens", "tokens", "repeats")
 OUR_FOLDERS = ("configuration", "model_cards", "outputs", "processing")  # no owners on the Hub, but of a checkout
 
@@ -83,6 +85,21 @@ def check_evaluate(options: Namespace) -> None:
     check_writable("--out", Path(options.out, "any"))
 
 
+def check_convert(options: Namespace) -> None:
+    source, folder = Path(options.source), Path(options.folder)
+    if (kind := check_named(options.source, "an encoder-decoder")) == OURS:
+        raise ValueError(f"{source} is a joint model already.")
+    if kind is not None and kind not in CONVERTIBLE:
+        raise ValueError(
+            f"{source} is a model of type {kind!r}, which cannot be converted. Expected {', '.join(CONVERTIBLE)}."
+        )
+    check_writable("FOLDER", folder / "any")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not options.overwrite:
+            raise ValueError(f"{folder} is not empty. Choose a new folder, or replace its model with --overwrite.")
+        check_model(options.folder)  # nothing else is deleted
+
+
 def check_serve(options: Namespace) -> None:
     if options.allow_files is not None and not Path(options.allow_files).is_dir():
         raise ValueError(f"--allow-files: there is no folder {options.allow_files}.")
@@ -131,14 +148,27 @@ def check_model(name: str) -> None:
         FileNotFoundError: if there is no such folder.
         ValueError: if it holds another model, or none.
     """
+    kind = check_named(name, "a joint model")
+    if kind not in (None, OURS):
+        raise ValueError(f"{name} is a model of type {kind!r}. Expected a joint model, of type {OURS!r}.")
+
+
+def check_named(name: str, expected: str) -> str | None:
+    """
+    Check that a folder holds a model, and return its type; `None` for a name that may be a Hub id.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it holds no model.
+    """
     folder = Path(name)
     if not folder.is_dir():
         if folder.is_file():
-            raise ValueError(f"{name} is a file. Expected a folder or Hub id of a joint model.")
+            raise ValueError(f"{name} is a file. Expected a folder or Hub id of {expected}.")
         if name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parts[0] in OUR_FOLDERS:
             hint = beside(folder)
-            raise FileNotFoundError(f"There is no folder {name}. Expected a folder or Hub id of a joint model.{hint}")
-        return
+            raise FileNotFoundError(f"There is no folder {name}. Expected a folder or Hub id of {expected}.{hint}")
+        return None
     path = folder / CONFIG
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
@@ -147,11 +177,9 @@ def check_model(name: str) -> None:
         hint = f" These folders in it do: {inside}." if inside else ""
         raise FileNotFoundError(f"{name} holds no model, as it has no {CONFIG}.{hint}")
     try:
-        kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+        return json.loads(path.read_text(encoding="utf-8"))["model_type"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the configuration of a model: {type(error).__name__}, {error}.") from error
-    if kind != "mm":
-        raise ValueError(f"{name} is a model of type {kind!r}. Expected a joint model, of type 'mm'.")
 
 
 def check_writable(what: str, path: Path) -> None:
@@ -176,6 +204,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "ask": check_ask,
     "train": check_train,
     "evaluate": check_evaluate,
+    "convert": check_convert,
     "serve": check_serve,
     "app": check_app,
     "push": check_push,

@@ -91,6 +91,11 @@ def nearest_attention(model_class: type[PreTrainedModel], implementation: str | 
     return "sdpa" if has_sdpa else "eager"
 
 
+def tells_mask(encoder_class: type[PreTrainedModel]) -> bool:
+    """Return whether an encoder has the private method by which `SpeechEncoderDecoderModel` masks its tokens."""
+    return hasattr(encoder_class, "_get_feature_vector_attention_mask")
+
+
 def downsampled_lengths(encoder: PreTrainedModel, lengths: torch.Tensor) -> torch.Tensor | None:
     """Return how many tokens inputs of `lengths` (N,) become; speech encoders have it as a private method."""
     if not hasattr(encoder, "_get_feat_extract_output_lengths"):

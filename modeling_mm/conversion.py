@@ -12,7 +12,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from .compat import tells_mask
 from .configuration_mm import DIRECT, HIDDEN, SPECIAL_TOKEN_FIELDS, MMConfig
+from .encoder_padding import padding_rule
 from .encoder_shapes import encoder_class_of
 from .joining import (
     LOADING_ARGUMENTS,
@@ -76,7 +78,7 @@ def convert_pretrained(cls: type[Joint], source: Component, *, tokenizer: Any = 
     not see, then `config.prompt_token_ids`: the original's start token and the tokens that it forces. A Whisper of
     many languages, which detects the language of each clip, is told English unless its generation config names one.
 
-    The encoder takes padded waves as it does in joint models: one with group norm (`wav2vec2-base`) computes each wave
+    Encoders that mix padding into tokens, as those with group norm (`wav2vec2-base`) or an adapter, compute each clip
     without its padding, which equals the original run clip by clip, not its padded batches.
 
     Args:
@@ -127,10 +129,11 @@ def convert_pretrained(cls: type[Joint], source: Component, *, tokenizer: Any = 
             "class that AutoModel has for its config."
         )
     model.generation_config = converted_generation_config(generation, config, modality)
-    if getattr(getattr(config, modality.config_field), "feat_extract_norm", None) == "group":
+    if padding_rule(getattr(model.base_model, modality.tower_attribute)) == "length":
         logger.warning(
-            "The encoder has a group norm, which takes its statistics over a whole wave. Waves of unlike lengths in a "
-            "batch are encoded without padding, as the original encodes them one by one; its padded batches differ."
+            "The encoder mixes padding into the tokens of audio, by a norm over time or by convolutions. Clips of "
+            "unlike lengths in a batch are encoded without padding, as the original encodes them one by one; its "
+            "padded batches differ."
         )
     return model.eval()
 
@@ -295,8 +298,8 @@ def check_new(tokens: dict[str, int], num_rows: int, tokenizer: Any) -> None:
 
 
 def sees_padding(encoder: PreTrainedConfig) -> bool:
-    """Return whether an encoder-decoder attends to the padding of audio: it has a mask for raw-wave encoders alone."""
-    return not hasattr(encoder, "conv_kernel")
+    """Return whether an encoder-decoder attends to the padding of audio: some encoders tell it no mask."""
+    return not tells_mask(encoder_class_of(encoder))
 
 
 def prompt_of(original: PreTrainedConfig, generation: GenerationConfig) -> list[int]:

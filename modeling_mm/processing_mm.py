@@ -64,14 +64,23 @@ READERS: dict[str, tuple[Callable[[Any], bool], Callable[[bytes], Any]]] = {
 
 class MMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """
-    Options of [`MMProcessor`]: the ones of its parts, in `text_kwargs`, `images_kwargs`, `audio_kwargs` or flat.
+    Options of the parts of [`MMProcessor`], in `text_kwargs`, `images_kwargs`, `audio_kwargs` or flat.
+
+    transformers before 5.23 takes every key here for a part.
+    """
+
+    _defaults = {}  # type: ignore[misc, var-annotated]  # older transformers look for it
+
+
+class MMCallKwargs(MMProcessorKwargs, total=False):
+    """
+    Options of a call of [`MMProcessor`]: those of its parts, and one more.
 
     media_tokens (`dict[str, list[list[int]]]`):
         By modality (`"image"`, `"audio"`) and row, how many placeholders each item takes. For media that were encoded
         before: nothing is loaded.
     """
 
-    _defaults = {}  # type: ignore[misc, var-annotated]  # older transformers look for it
     media_tokens: Mapping[str, list[list[int]]]
 
 
@@ -260,7 +269,7 @@ class MMProcessor(ProcessorMixin):
     @property
     def option_names(self) -> set[str]:
         """Names of the options of a call, in their groups and inside them."""
-        valid = (self.valid_processor_kwargs, getattr(self.image_processor, "valid_kwargs", None))
+        valid = (MMCallKwargs, self.valid_processor_kwargs, getattr(self.image_processor, "valid_kwargs", None))
         return set().union(*map(option_names, valid))
 
     # ---- Encoding ---------------------------------------------------------------------------------------------------
@@ -271,7 +280,7 @@ class MMProcessor(ProcessorMixin):
         images: Any = None,
         text: str | list[str] | None = None,
         audio: Any = None,
-        **kwargs: Unpack[MMProcessorKwargs],
+        **kwargs: Unpack[MMCallKwargs],
     ) -> BatchFeature:
         r"""
         Encode text and media.
@@ -287,7 +296,7 @@ class MMProcessor(ProcessorMixin):
                 Paths, URLs, bytes, arrays, (array, rate) tuples, `{"array", "sampling_rate"}` or `datasets.Audio`
                 dicts, listed like `images`. Any rate, any number of channels, any length.
             kwargs:
-                Options of the parts, see [`MMProcessorKwargs`]. `sampling_rate` is the rate of arrays that do not
+                Options of the parts, see [`MMCallKwargs`]. `sampling_rate` is the rate of arrays that do not
                 state it. Rows are padded if tensors are requested. Text is encoded as written;
                 `add_special_tokens=True` adds the tokenizer's own tokens. `padding`, `max_length` and `truncation`
                 are for text alone.

@@ -137,8 +137,9 @@ def item_dimensions(encoder: PreTrainedModel) -> int:
 
 def frame_features(config: PreTrainedConfig) -> int | None:
     """Return the features of a frame of a spectrogram, `None` if no field of the config states them."""
-    sizes = (getattr(config, field, None) for field in FRAME_FIELDS)
-    return next((size for size in sizes if size is not None), None)
+    sizes = [getattr(config, field, None) for field in FRAME_FIELDS]
+    known = [size for size in sizes if size is not None]
+    return known[0] if known else None
 
 
 def dummy_item(encoder: PreTrainedModel, device: torch.device) -> torch.Tensor:

@@ -468,9 +468,10 @@ def is_ours(frame) -> bool:
 
 def test_the_road_to_an_encoder_is_short():
     """
-    At most 3 functions of ours above an encoder (8 once), and at most 44 different ones in a forward (65 once).
+    At most 3 functions of ours above an encoder (8 once), and at most 50 different ones in a forward (65 once).
 
-    Four of the 44 came with media that may have separate cross-attention layers.
+    Ten of the 50 came with cross-attention that modalities may have apart, and with encoders that differ in how they
+    take padding.
     """
     model = joined(text=gpt2(n_layer=2), cross_attention_layers=[0, 1])
     batch = inputs([[5, IMAGE, 6, AUDIO, 7], [AUDIO, 8, 9, IMAGE, 10]])
@@ -492,7 +493,7 @@ def test_the_road_to_an_encoder_is_short():
     finally:
         sys.setprofile(None)
     assert above == [["_encode", "forward", "forward"]] * 2
-    assert len(functions) <= 44, sorted(code.co_name for code in functions)
+    assert len(functions) <= 50, sorted(code.co_name for code in functions)
 
 
 # ---- Saving ---------------------------------------------------------------------------------------------------------

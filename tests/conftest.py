@@ -12,6 +12,12 @@ UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
 if UNDER_XDIST:  # the workers are the parallelism: more threads only wait for each other
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+import signal  # noqa: E402
+
+# As a shell leaves it for what runs in the background; the programs that tests start would inherit it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import gc  # noqa: E402
 import random  # noqa: E402
 

@@ -76,12 +76,9 @@ def programs(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_every_module_and_the_packaged_files(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if name.startswith("modeling_mm/")}
-    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "modeling_mm").rglob("*.py")}
-    expected |= {
-        "modeling_mm/chat_template.jinja",
-        "modeling_mm/py.typed",
-        "modeling_mm/package_data/templates/TEMPLATE.md",
-    }
+    sources = [path for kind in ("*.py", "*.jinja") for path in (ROOT / "modeling_mm").rglob(kind)]
+    expected = {path.relative_to(ROOT).as_posix() for path in sources}
+    expected |= {"modeling_mm/py.typed", "modeling_mm/package_data/templates/TEMPLATE.md"}
     for kind in ("accelerate", "presets", "recipes"):
         files = [path for path in (ROOT / "configuration" / kind).rglob("*") if path.suffix in (".json", ".yaml")]
         root = f"modeling_mm/package_data/{kind}"

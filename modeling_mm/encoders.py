@@ -85,12 +85,14 @@ def hold_constants(encoder: PreTrainedModel) -> None:
 
     `from_pretrained` replaces parameters by new, trainable ones, so that training would move them.
     """
-    for path, parameter in list(encoder.named_parameters()):
-        if not parameter.requires_grad:
-            parent_path, _, name = path.rpartition(".")
-            parent = encoder.get_submodule(parent_path)
-            delattr(parent, name)
-            parent.register_buffer(name, parameter.detach())
+    constants = [(path, parameter) for path, parameter in encoder.named_parameters() if not parameter.requires_grad]
+    for path, parameter in constants:
+        parent_path, _, name = path.rpartition(".")
+        parent = encoder.get_submodule(parent_path)
+        delattr(parent, name)
+        parent.register_buffer(name, parameter.detach())
+    if constants:
+        encoder._init_weights(encoder)  # buffers must be right as soon as they are there, as no checkpoint may follow
 
 
 def drop_unused(encoder: PreTrainedModel, path: str) -> None:

@@ -301,17 +301,34 @@ def test_without_any_set_to_measure_nothing_is_written(classifier, tmp_path, cap
 # ---- benchmark ------------------------------------------------------------------------------------------------------
 
 
-def test_the_benchmark_measures_every_part(monkeypatch, capsys):
+@pytest.fixture
+def tiny_benchmark(monkeypatch):
     """With tiny models in the place of those of 124M parameters."""
     monkeypatch.setattr(benchmark, "GPT2Config", gpt2_config)
     monkeypatch.setattr(benchmark, "ViTConfig", vit_config)
     monkeypatch.setattr(benchmark, "WhisperConfig", lambda **_: whisper_config())
+
+
+@pytest.mark.parametrize(
+    ("part", "peer"), [("text", "GPT2LMHeadModel"), ("speech", "WhisperForConditionalGeneration")]
+)
+def test_the_benchmark_measures_a_part(tiny_benchmark, capsys, part, peer):
+    assert main(["benchmark", part, "--tokens", "2", "--repeats", "1", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 4 and all(re.search(rf"{peer} .* ratio \d+\.\d+ ", line) for line in lines[1:])
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_part(tiny_benchmark, capsys):
     assert main(["benchmark", "--tokens", "2", "--repeats", "1", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 4 + 4 + 4 + 1 + 1 + 1
     assert all(re.search(r"ratio \d+\.\d+ ", line) for line in lines[1:13])
     assert lines[13].startswith("import modeling_mm adds") and lines[14].startswith("from_pretrained")
     assert re.match(r"from_encoder_decoder \(0M\) .*times as long", lines[15])
+
+
+def test_a_benchmark_that_does_not_exist_is_refused_with_the_list(capsys):
     assert main(["benchmark", "nothing"]) == 2
     assert "Expected text, image, speech, import, load" in capsys.readouterr().err
 

@@ -305,7 +305,7 @@ trainer.model.save_pretrained(sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("trainer", ["MMTrainer", "Trainer"])
+@pytest.mark.parametrize("trainer", ["MMTrainer", pytest.param("Trainer", marks=pytest.mark.slow)])
 def test_a_trainer_pushes_while_and_after_it_trains_and_again_after_a_refusal(trainer, photo, tmp_path):
     with HubServer() as hub:
         hub.fail_commit("refused", 403)

@@ -175,6 +175,7 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path, monkeypatch, method):
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
 
 
+@pytest.mark.slow
 def test_a_search_is_started_anew_when_it_is_to_be_overwritten(tmp_path):
     found = searched(tmp_path, {"training.seed": [1, 2, 3]}, metric="eval_exact_match", direction="maximize")
     values = {"training.predict_with_generate": True, "training.generation_max_new_tokens": 2}

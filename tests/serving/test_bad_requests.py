@@ -392,7 +392,7 @@ def test_wrong_routes_and_methods_list_the_right_ones(server):
         ("DELETE", f"{MODELS}/x"),
         ("POST", "/v1/completions"),
         ("POST", "/v1/audio/speech"),
-        ("POST", "/v1/audio/translations"),
+        ("GET", "/v1/audio/translations"),
         ("POST", "/v1/images/generations"),
         ("GET", "/"),
         ("GET", "/v1"),

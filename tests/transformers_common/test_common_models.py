@@ -151,11 +151,13 @@ class MMImageAudioTest(MMCommonTests, unittest.TestCase):
     pass
 
 
+@pytest.mark.slow  # as are audio's: the model with both has their towers
 class MMImageTest(MMCommonTests, unittest.TestCase):
     all_model_classes = (MMForConditionalGeneration,)
     hears = False
 
 
+@pytest.mark.slow
 class MMAudioTest(MMCommonTests, unittest.TestCase):
     all_model_classes = (MMForConditionalGeneration,)
     sees = False

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import transformers
-from tqdm import tqdm
 from transformers import (
     GenerationMixin,
     GPT2Config,
@@ -35,6 +34,7 @@ from transformers import VisionEncoderDecoderModel as Peer
 from transformers.modeling_outputs import BaseModelOutput
 
 from .. import MMConfig, MMForConditionalGeneration, __version__
+from ..utils.progress import show_progress
 from .arguments import BENCHMARKS
 
 Call = Callable[[], object]
@@ -82,7 +82,7 @@ def side_by_side(ours: Call, peer: Call, repeats: int, label: str) -> tuple[floa
         return time.perf_counter() - start
 
     ours(), peer()  # warm-up
-    pairs = [(seconds(ours), seconds(peer)) for _ in tqdm(range(repeats), desc=label, leave=False)]
+    pairs = [(seconds(ours), seconds(peer)) for _ in show_progress(range(repeats), desc=label, leave=False)]
     ratio = statistics.median(b / a for a, b in pairs)
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), ratio
 

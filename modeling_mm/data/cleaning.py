@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..audio import load_audio, unpack_audio
 from ..images import load_image, to_numpy
@@ -21,6 +20,7 @@ from ..modalities import MODALITIES
 from ..processing_mm import READERS
 from ..sources import local_path, read_bytes
 from ..utils.files import write_text
+from ..utils.progress import show_progress
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
 from .reading import ChatDataset
 
@@ -130,7 +130,7 @@ def clean(
     raw = samples
     if isinstance(samples, ChatDataset):  # which would raise for the first malformed example
         raw, folder = samples.samples, samples.folder
-    for number, sample in enumerate(tqdm(raw, desc="cleaning", disable=not progress)):
+    for number, sample in enumerate(show_progress(raw, desc="cleaning", disable=not progress)):
         try:
             row = checked_row(sample, folder, check_wording)
             first = seen.setdefault(digest_of(row, media), number)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..data.chat_row import ChatRow, Message
+from ..utils.progress import show_progress
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -48,7 +48,7 @@ def generate_answers(
     model.eval()
     order = sorted(range(len(prompts)), key=lambda number: prompt_size(prompts[number]))
     answers = [""] * len(prompts)
-    with tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
+    with show_progress(total=len(prompts), desc=progress, disable=progress is None) as bar:
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             chosen = [prompts[number] for number in numbers]

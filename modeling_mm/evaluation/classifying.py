@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..data.chat_row import ChatRow, Message
 from ..modeling_mm import MMForSequenceClassification
+from ..utils.progress import show_progress
 from ..utils.tables import markdown_table
 from .answering import Inputs, prompt_inputs, prompt_size
 
@@ -53,7 +53,7 @@ def classify(
     order = sorted(range(len(prompts)), key=lambda number: prompt_size(prompts[number]))
     scores = np.zeros((len(prompts), model.config.num_labels))
     problem = model.config.problem_type or ("regression" if model.config.num_labels == 1 else "")
-    with tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
+    with show_progress(total=len(prompts), desc=progress, disable=progress is None) as bar:
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             chosen = [prompts[number] for number in numbers]

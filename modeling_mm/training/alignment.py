@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import is_sharded
 from ..modalities import MODALITIES, media_inputs
+from ..utils.progress import show_progress
 from .divergence import diverged, example_name, in_any_process
 from .freezing import average_gradients
 
@@ -208,7 +208,7 @@ def align(
         for kind, some in media.items()
     }
     losses: dict[str, list[float]] = {kind: [] for kind in media}
-    with tqdm(range(options.steps), desc="aligning", disable=not progress or rank > 0) as bar:
+    with show_progress(range(options.steps), desc="aligning", disable=not progress or rank > 0) as bar:
         for step in bar:
             for kind, source in sources.items():
                 batch = next(source)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import encode
 from ..modalities import MODALITIES
 from ..sources import local_path
+from ..utils.progress import show_progress
 from .augmentation import Augmentation
 from .state_store import StateStore
 
@@ -106,7 +106,7 @@ class EncoderCache:
                         wanted[kind][key] = (path, view)
         for kind, todo in wanted.items():
             items = list(todo.items())
-            with tqdm(total=len(todo), desc=f"encoding {kind}", disable=not (progress and todo)) as bar:
+            with show_progress(total=len(todo), desc=f"encoding {kind}", disable=not (progress and todo)) as bar:
                 for start in range(0, len(items), self.batch_size):
                     batch = items[start : start + self.batch_size]
                     self.stores[kind].append(self.encode(kind, batch))

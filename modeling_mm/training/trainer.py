@@ -12,7 +12,6 @@ from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from tqdm import tqdm
 from transformers import ProcessorMixin, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 from transformers.utils import logging
@@ -21,6 +20,7 @@ from ..batching import IGNORED
 from ..evaluation.answering import generate_answers
 from ..evaluation.metrics import score
 from ..modeling_mm import share_weights
+from ..utils.progress import show_progress
 from .answers import (
     AnsweredRow,
     as_chat,
@@ -305,7 +305,7 @@ class MMTrainer(Trainer):
         total = -(-len(dataset) // self.args.world_size) if is_numbered(dataset) else None
         quiet = self.args.disable_tqdm or not self.is_world_process_zero()
         answered = []
-        with tqdm(total=total, desc="answering", disable=quiet, leave=False) as bar:
+        with show_progress(total=total, desc="answering", disable=quiet, leave=False) as bar:
             for batch in in_groups(share, self.args.eval_batch_size):
                 rows = {number: as_chat(item, number) for number, item in batch}
                 with self.compute_loss_context_manager():

@@ -112,7 +112,7 @@ def test_bfloat16_is_close_and_kept_apart(media) -> None:
 def test_progress_is_shown_unless_told_not_to(media, capfd) -> None:
     make_cache(media).fill([row(media, "a.png", "short.wav")])
     shown = capfd.readouterr().err
-    assert "encoding image: 100%" in shown and "encoding audio: 100%" in shown
+    assert "encoding image: 1 of 1" in shown and "encoding audio: 1 of 1" in shown
     make_cache(media).fill([row(media, "b.png")], progress=False)
     assert "encoding" not in capfd.readouterr().err
 

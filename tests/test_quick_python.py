@@ -68,6 +68,7 @@ def test_libraries_are_imported_before_unless_they_would_read_another_environmen
 
 
 def test_an_isolated_program_does_not_find_the_checkout():
-    path = "import sys; print(sys.path)"
-    assert str(ROOT) in run(BARE_PYTHON, "-c", path).stdout
-    assert str(ROOT) not in run(BARE_PYTHON, "-I", "-c", path, env=dict(os.environ) | {"PYTHONPATH": str(ROOT)}).stdout
+    path = "import sys; print(*sys.path, sep='\\n')"  # the environment of a checkout lies in it
+    beside = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
+    assert str(ROOT) in run(BARE_PYTHON, "-c", path).stdout.splitlines()
+    assert str(ROOT) not in run(BARE_PYTHON, "-I", "-c", path, env=beside).stdout.splitlines()

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
@@ -42,6 +44,8 @@ class WithoutReads(TorchDispatchMode):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["lm", "classifier", "all real", "text", "encoded", "embeds"])
 def test_a_batch_is_read_once(kind, training):
+    if training and kind not in ("text", "encoded") and Version(transformers.__version__) < Version("5.23.0.dev0"):
+        pytest.skip("Whisper reads the draw of its layer drop from the device before transformers 5.23")
     model = opened(**({"cls": MMForSequenceClassification} if kind == "classifier" else {})).train(training)
     rows = {"all real": [[5, IMAGE, AUDIO], [IMAGE, AUDIO, 6]], "text": [[5, 6, 7], [8]]}.get(kind, ROWS)
     batch = inputs(rows)

@@ -101,7 +101,7 @@ def test_deepspeed_is_read(stage):
 
 # ---- transformers' own sharding, as it loads ------------------------------------------------------------------------
 
-PLANNED = hasattr(MMForConditionalGeneration, "fsdp_plan")  # `distributed_config` with FSDP, newer than 5.17
+PLANNED = hasattr(MMForConditionalGeneration, "_resolve_parallel_plans")  # `distributed_config`, newer than 5.17
 
 
 @pytest.mark.skipif(not PLANNED, reason="this transformers does not shard with FSDP2 when it loads")

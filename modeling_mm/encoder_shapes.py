@@ -68,7 +68,7 @@ def encoder_width(config: PreTrainedConfig) -> int:
     width = width_field(config)
     if width is not None and not has_stages(config):
         return width
-    try:
+    try:  # code of any encoder runs, on a device that not every operation knows
         return last_width(config)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if width is not None:

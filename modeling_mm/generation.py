@@ -20,7 +20,7 @@ from transformers.utils import logging
 from .configuration_mm import HIDDEN
 from .encoders import is_sharded
 from .layers import turn_weights
-from .masks import check_placeholders, wrong_rows
+from .masks import check_placeholders, hide_placeholders, wrong_rows
 from .media import check_media_alone, placeholder_prompt
 from .media_cache import has_cached_media
 from .modalities import MODALITIES, media_inputs
@@ -172,8 +172,9 @@ class MMGenerationMixin(GenerationMixin):
     def _prepare_attention_mask_for_generation(self, inputs: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         mask = super()._prepare_attention_mask_for_generation(inputs, *args, **kwargs)
         if self.config.placeholders == HIDDEN and mask.ndim == 2 and mask.shape == inputs.shape[:2]:
-            for token_id in self.config.placeholder_ids:
-                mask = mask.masked_fill(self.model.placeholders(token_id, inputs), 0)
+            mask = hide_placeholders(
+                mask, [self.model.placeholders(each, inputs) for each in self.config.placeholder_ids]
+            )
         return mask
 
     def _expand_inputs_for_generation(

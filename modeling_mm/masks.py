@@ -6,6 +6,8 @@ A text token at index t sees a media item if and only if that item's placeholder
 tokens of the padded row, so they hold under left and right padding alike.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 from .device_reads import read_once
@@ -36,6 +38,13 @@ def check_placeholders(name: str, token_id: int | None, placeholders: list[int],
                 "MMProcessor does. If the counts should agree, check that model and tokenizer were joined with the "
                 f"same {name}_token_id."
             )
+
+
+def hide_placeholders(mask: torch.Tensor, found: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return an attention mask (B, L) with 0 at placeholders, each modality's (B, L) bool in `found`."""
+    for is_placeholder in found:
+        mask = mask.masked_fill(is_placeholder, 0)
+    return mask
 
 
 def check_hidden(name: str, visible: list[int]) -> None:

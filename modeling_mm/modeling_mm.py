@@ -297,9 +297,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             return self._start_from_media(media, batches, use_cache=use_cache, **options)
 
         is_start = is_empty(past_key_values)
-        self._check_items(text, batches, media, is_start)
-        if self.config.placeholders == HIDDEN and not is_torchdynamo_compiling():
-            self._check_hidden(text, attention_mask)
+        self._check_items(text, attention_mask, batches, media, is_start)
         if media is None:
             # Other processes may wait for a batch without media, or without one of them, to use all encoders.
             is_awaited = is_start and self._must_run_all_encoders()
@@ -341,6 +339,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
     def _check_items(
         self,
         text: torch.Tensor,
+        attention_mask: torch.Tensor | None,
         batches: dict[str, MediaBatch],
         media: MMMediaOutput | None,
         is_start: bool,
@@ -350,7 +349,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
 
         Raises:
             ValueError: if a row has other numbers of placeholders and items. Without media it must not have
-                placeholders, unless their media are in the cache. Embeddings without media are not checked.
+                placeholders, unless their media are in the cache. Embeddings without media are not checked. Also if a
+                hidden placeholder is not masked.
         """
         is_text_alone = media is None and not batches
         if is_torchdynamo_compiling() or (is_text_alone and (text.ndim == 3 or not is_start)):
@@ -369,6 +369,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             token_id = getattr(self.config, modality.token_id_field)
             found = self.placeholders(token_id, text).sum(-1)
             check_placeholders(name, token_id, read_once(("placeholders", token_id), found, *read_from), counts)
+        if self.config.placeholders == HIDDEN:
+            self._check_hidden(text, attention_mask)
 
     def _check_hidden(self, text: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Check that hidden placeholders among these tokens are masked; a prepared 4-D mask is taken as it is."""

@@ -42,7 +42,7 @@ convert = MMForConditionalGeneration.from_encoder_decoder
 
 
 class Tokenizer:
-    """What conversion asks of a tokenizer: the ids of our tokens, and how many it had of itself."""
+    """The part of a tokenizer that conversion asks for: the ids of our tokens, and how many it had of itself."""
 
     def __init__(self, first: int, vocab_size: int, pad_token_id: int | None = None):
         names = ("image", "audio", "system", "user", "assistant", "end")

@@ -1,4 +1,4 @@
-"""Where cross-attention stands, and who shares it: before or inside decoder blocks, for all media or for one kind."""
+"""Places and readers of cross-attention: before or inside decoder blocks, for all media or for one modality."""
 
 import copy
 
@@ -231,7 +231,7 @@ def test_media_without_sizes_are_refused_where_modalities_have_their_own():
 
 
 def test_frozen_cross_attention_is_the_shared_one_with_direct_connectors():
-    """What a converted model brought stays; what was added to it learns."""
+    """Weights that a converted model brought stay; those that were added to it learn."""
     layout = {**LAYOUTS["shared inside, own before"], "audio_connector": "direct"}
     model = opened(layout, freeze_cross_attention=True, freeze_text=True, freeze_vision=True, freeze_audio=True)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from modeling_mm import MMForSequenceClassification
 from modeling_mm.device_reads import read_once
+from modeling_mm.masks import hide_placeholders
 from tests.fakes.tiny import AUDIO, IMAGE, inputs, labels, opened
 
 ROWS = [[5, IMAGE, 6, AUDIO, 7], [8, 9, 10], [IMAGE, 11, IMAGE, 12]]
@@ -65,9 +66,13 @@ def test_a_batch_is_read_once(kind, training):
     assert torch.equal(again.logits, expected.logits)
 
 
-def test_decoding_reads_nothing():
-    model = opened()
+@pytest.mark.parametrize("placeholders", ["text", "hidden"])
+def test_decoding_reads_nothing(placeholders):
+    model = opened(placeholders=placeholders)
     batch, cache = inputs(ROWS), DynamicCache()
+    if placeholders == "hidden":
+        found = [batch["input_ids"] == token_id for token_id in model.config.placeholder_ids]
+        batch["attention_mask"] = hide_placeholders(batch["attention_mask"], found)
     with torch.no_grad():
         tokens = model(**batch, past_key_values=cache).logits[:, -1:].argmax(-1)
         with WithoutReads():

@@ -134,7 +134,7 @@ def calibrate_norms(encoder: PreTrainedModel) -> PreTrainedModel:
 
 
 def auto_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """What a checkpoint holds: the class of its config; AutoModel knows CLAP's two towers only as a whole."""
+    """The model in a checkpoint: the class of its config; AutoModel knows CLAP's two towers only as a whole."""
     is_clap = config.model_type == "clap_audio_model"
     return transformers.ClapAudioModel(config) if is_clap else AutoModel.from_config(config)
 

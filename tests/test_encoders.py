@@ -670,7 +670,7 @@ def test_sharded_weights_are_known_by_the_module_around_them():
 
 
 def test_what_an_encoders_class_has_frozen_is_trained_neither_after_joining_nor_after_loading(tmp_path):
-    """Whisper's positions are sines; `from_pretrained` of its own class makes them trainable."""
+    """Whisper's positions are sines; `from_pretrained` of transformers makes them trainable."""
     model = open_gates(joined())
     model.save_pretrained(tmp_path)
     again = MMForConditionalGeneration.from_pretrained(tmp_path)

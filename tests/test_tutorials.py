@@ -23,7 +23,7 @@ def test_every_tutorial_is_run():
     assert [path.stem for path in TUTORIALS] == sorted(PRINTED)
 
 
-# It transcribes all recordings twice; the pipeline that it shows has tests of its own.
+# It transcribes all recordings twice; tests/pipelines has the pipeline that it shows.
 SLOW = ("transcribe_speech",)
 
 

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ..configuration_mm import HIDDEN
+from ..masks import hide_placeholders
 from ..media import join_modalities
 from ..media_cache import CrossAttentionCache, cached_media
 from ..modalities import MODALITIES
@@ -54,8 +55,7 @@ class RunningBatch:
         ids = pad_sequence(prompts, True, padding, "left").to(self.model.device)  # (B_new, L)
         mask = pad_sequence([torch.ones_like(prompt) for prompt in prompts], True, 0, "left").to(self.model.device)
         if self.model.config.placeholders == HIDDEN:
-            for token_id in self.model.config.placeholder_ids:
-                mask = mask.masked_fill(ids == token_id, 0)
+            mask = hide_placeholders(mask, [ids == token_id for token_id in self.model.config.placeholder_ids])
         cache = DynamicCache()
         logits = self.model(
             input_ids=ids,

@@ -105,7 +105,7 @@ def test_waves_that_padding_would_reach_are_as_the_original_has_each_alone(kind)
 
 
 def generate(original, media, **options):
-    """What the original generates, with its prompt, and the scores of beams."""
+    """Tokens that the original generates, with its prompt, and the scores of beams."""
     if type(original).__name__.startswith("Whisper"):
         options["return_timestamps"] = False
         if original.generation_config.is_multilingual:

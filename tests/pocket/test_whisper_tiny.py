@@ -76,7 +76,7 @@ def test_the_decoders_tensors_keep_their_places():
 
 @cache
 def clips() -> list[tuple[np.ndarray, str]]:
-    """Asterisk's prompts of at least three words, in an order of their own."""
+    """Asterisk's prompts of at least three words, in a seeded order."""
     prompts = read_prompts(fetch_package(TRANSCRIPTS, CACHE), fetch_package(VOICE, CACHE), "en")
     long = [clip for clip in prompts if len(clip.text.split()) >= 3]
     random.Random(0).shuffle(long)

@@ -40,7 +40,7 @@ def wav(seed: int = 0, seconds: float = SECONDS) -> tuple[str, bytes]:
 
 
 def said(is_multilingual: bool = True, **options):
-    """What the pipeline says in this process."""
+    """Answers of the pipeline in this process."""
     model, processor = converted(is_multilingual)
     parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
     pipe = pipeline("automatic-speech-recognition", model=model, device="cpu", **parts)

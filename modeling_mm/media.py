@@ -207,7 +207,8 @@ class MediaEncodingMixin:
             if getattr(self.config, modality.padding_field, False):
                 mask = mask.any(-1, keepdim=True).expand_as(mask)  # all tokens of a real item
             states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
-            parts[modality.name] = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...
+            states, *places = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...
+            parts[modality.name] = (connector.number(states, places[1], batch.items.shape[1]), *places)
         return join_modalities(parts)
 
     def _dummy_media(self, modality: Modality, rows: int, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -230,12 +231,14 @@ class MediaEncodingMixin:
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         if not learns and not is_sharded(self):  # type: ignore[arg-type]
             tokens = torch.zeros(1, 1, connector.width, dtype=dtype_of(connector, tower), device=device)
-            return connector(tokens, torch.ones(1, 1, dtype=torch.bool, device=device))[0]
-        training = tower.training
-        tower.eval()  # batch statistics must not learn from an empty item
-        _, tokens, mask = encode(tower, dummy_item(tower, device))
-        tower.train(training)
-        return connector(tokens, mask)[0]
+            mask = torch.ones(1, 1, dtype=torch.bool, device=device)
+        else:
+            training = tower.training
+            tower.eval()  # batch statistics must not learn from an empty item
+            _, tokens, mask = encode(tower, dummy_item(tower, device))
+            tower.train(training)
+        states, mask = connector(tokens, mask)
+        return connector.number(states, torch.zeros_like(mask, dtype=torch.long), 1)
 
     def parts_of(self, modality: Modality) -> tuple[PreTrainedModel, AnyConnector]:
         """

@@ -17,8 +17,8 @@ from modeling_mm.cli import main
 from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation import generate_answers
 from modeling_mm.recipes import read_recipe, rows_of, to_yaml
-from scripts.pocket import phrases
-from scripts.pocket.released_folder import transcription_prompts
+from scripts.workshop import phrases
+from scripts.workshop.released_folder import transcription_prompts
 from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent

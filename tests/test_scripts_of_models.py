@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 import modeling_mm
 from modeling_mm.evaluation import Figure
 from modeling_mm.recipes import run
-from scripts.pocket import release
+from scripts.workshop import release
 from tests.fakes.recipe_runs import plain_recipe, recipe
 from tests.fakes.without_package import run_without_package
 

@@ -27,7 +27,7 @@ from modeling_mm.explain.attention import (
 from modeling_mm.explain.figure import envelope, scaled
 from modeling_mm.modalities import MODALITIES
 from modeling_mm.outputs import MMMediaOutput
-from scripts.pocket.from_scratch import small_model, small_processor, train_tokenizer
+from scripts.workshop.from_scratch import small_model, small_processor, train_tokenizer
 from tests.fakes.quick_python import BARE_PYTHON
 from tests.fakes.sample_rows import sample_rows
 

@@ -1,8 +1,8 @@
 """A few questions about the sample in processing/corpora/sample."""
 
 from modeling_mm.data import ChatRow, to_row
-from scripts.pocket.corpus import read_lines
-from scripts.pocket.sample import SAMPLE_FOLDER, audio_questions, image_questions, pair_questions
+from scripts.workshop.corpus import read_lines
+from scripts.workshop.sample import SAMPLE_FOLDER, audio_questions, image_questions, pair_questions
 
 IMAGES, AUDIO = (read_lines(SAMPLE_FOLDER / f"{name}.jsonl") for name in ("images", "audio"))
 

@@ -22,8 +22,8 @@ from modeling_mm.training import (
     ModalityDropout,
     encode_conversation,
 )
-from scripts.pocket.from_scratch import small_model, small_processor
-from scripts.pocket.sample import SAMPLE_FOLDER
+from scripts.workshop.from_scratch import small_model, small_processor
+from scripts.workshop.sample import SAMPLE_FOLDER
 from tests.fakes.sample_rows import AUDIO, IMAGES, sample_rows
 
 

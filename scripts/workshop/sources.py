@@ -79,7 +79,7 @@ def read_stamps(folder: Path) -> Iterator[NamedImage]:
             continue
         recordings = {
             language: path
-            for language in ("fr", "es", "ru", "ca", "ro", "bg")
+            for language in ("en",)
             if (path := text.with_name(f"{text.stem}_desc_{language}.ogg")).is_file()
         }
         audio = [text.with_suffix(suffix) for suffix in (".ogg", ".wav") if text.with_suffix(suffix).is_file()]

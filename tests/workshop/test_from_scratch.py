@@ -3,7 +3,7 @@
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from scripts.pocket.from_scratch import BLOCK, pretrain_decoder
+from scripts.workshop.from_scratch import BLOCK, pretrain_decoder
 from tests.fakes.processor_parts import make
 
 WORDS = ("a cat", "a dog", "a bird and a cat", "red")

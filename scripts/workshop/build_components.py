@@ -2,10 +2,10 @@
 """
 Make the components of mm-pocket: two real encoders from packages, a new decoder and a new tokenizer.
 
-    python -m scripts.pocket.build_components                  # outputs/corpora -> outputs/components
+    python -m scripts.workshop.build_components                  # outputs/corpora -> outputs/components
 
 The tokenizer and the decoder learn from the training examples of the corpora and from some of WordNet's definitions,
-so run `python -m scripts.pocket.build_corpus` first.
+so run `python -m scripts.workshop.build_corpus` first.
 """
 
 import argparse

@@ -9,9 +9,9 @@ import soundfile
 from PIL import Image
 
 from modeling_mm.data import load_chats, media_parts
-from scripts.pocket.build_sample import check_distinct, spread
-from scripts.pocket.corpus import read_lines
-from scripts.pocket.sample import SAMPLE_FOLDER, pair_questions, training_and_new_pairs
+from scripts.workshop.build_sample import check_distinct, spread
+from scripts.workshop.corpus import read_lines
+from scripts.workshop.sample import SAMPLE_FOLDER, pair_questions, training_and_new_pairs
 from tests.fakes.sample_rows import AUDIO, IMAGES, sample_rows
 
 LICENSES = {

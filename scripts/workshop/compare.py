@@ -2,12 +2,12 @@
 """
 Compare cross-attention with its alternatives: train our model and the others alike, on the same captions.
 
-    python -m scripts.pocket.compare                               # six systems, three seeds
-    python -m scripts.pocket.compare --systems prefix mlp --seeds 1 --steps 100
+    python -m scripts.workshop.compare                               # six systems, three seeds
+    python -m scripts.workshop.compare --systems prefix mlp --seeds 1 --steps 100
 
 Every system starts from the same small pretrained GPT-2, gets the same frozen outputs of the same vision encoder,
 learns the same English captions in the same order, and is tested on images of the same things by a hand that is not in
-training. Run `scripts.pocket.build_corpus` and `scripts.pocket.build_components` first.
+training. Run `scripts.workshop.build_corpus` and `scripts.workshop.build_components` first.
 
 Each run is appended to OUTPUT/runs.jsonl when it ends, and an interrupted comparison resumes. It ends with a table
 (also OUTPUT/table.md) and a plot (OUTPUT/plot.png).

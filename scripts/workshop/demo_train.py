@@ -2,9 +2,9 @@
 """
 Train a tiny model on images and audio, in about three minutes on two CPU cores, from the sample in this repository.
 
-    python -m scripts.pocket.demo_train --help
-    python -m scripts.pocket.demo_train                              # everything; results go to outputs/demo-train
-    python -m scripts.pocket.demo_train --steps 50 --output /tmp/d   # a short run with bad answers
+    python -m scripts.workshop.demo_train --help
+    python -m scripts.workshop.demo_train                              # everything; results go to outputs/demo-train
+    python -m scripts.workshop.demo_train --steps 50 --output /tmp/d   # a short run with bad answers
 
 Three small components with random weights (a ResNet, a Whisper encoder, a GPT-2) are joined into one model, which the
 stock `Trainer` trains end to end on questions about the sample's images and recordings. The model is saved, loaded

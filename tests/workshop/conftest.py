@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pocket.tiny_packages import build_all, write_packages
+from tests.workshop.tiny_packages import build_all, write_packages
 
 REAL_CORPORA = Path(__file__).resolve().parents[2] / "outputs/corpora"
 has_corpora = pytest.mark.skipif(

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from modeling_mm.data import load_chats, media_parts
-from scripts.pocket import phrases
-from scripts.pocket.chats import TASKS, CorpusReader, build_chats
-from scripts.pocket.corpus import read_description
-from scripts.pocket.sources import LANGUAGES
-from tests.pocket.leaks import (
+from scripts.workshop import phrases
+from scripts.workshop.chats import TASKS, CorpusReader, build_chats
+from scripts.workshop.corpus import read_description
+from scripts.workshop.sources import LANGUAGES
+from tests.workshop.leaks import (
     BY_CONCEPT,
     CORPORA,
     OTHER_CONCEPTS,
@@ -25,7 +25,7 @@ from tests.pocket.leaks import (
     rows_of,
     texts_of,
 )
-from tests.pocket.tiny_packages import killed, tree
+from tests.workshop.tiny_packages import killed, tree
 
 SPLITS = tuple(read_description("chat").splits)
 HELD_OUT = SPLITS[1:]

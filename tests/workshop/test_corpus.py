@@ -12,8 +12,8 @@ import soundfile
 import yaml
 
 from modeling_mm.utils import write_bytes
-from scripts.pocket.builders import BUILDERS
-from scripts.pocket.corpus import (
+from scripts.workshop.builders import BUILDERS
+from scripts.workshop.corpus import (
     Description,
     PendingFile,
     is_built,
@@ -23,9 +23,9 @@ from scripts.pocket.corpus import (
     read_rows,
     write_corpus,
 )
-from scripts.pocket.media_files import UnusableError
-from tests.pocket.leaks import rows_of
-from tests.pocket.tiny_packages import killed, noise_image, tree
+from scripts.workshop.media_files import UnusableError
+from tests.workshop.leaks import rows_of
+from tests.workshop.tiny_packages import killed, noise_image, tree
 
 DESCRIPTION = Description(
     name="tiny",

@@ -11,9 +11,9 @@ from transformers import GPT2LMHeadModel
 
 from modeling_mm.training import EncoderCache
 from modeling_mm.utils import markdown_table
-from scripts.pocket import compare as script
-from scripts.pocket import comparison
-from scripts.pocket.comparison import (
+from scripts.workshop import compare as script
+from scripts.workshop import comparison
+from scripts.workshop.comparison import (
     Settings,
     caption_loss,
     compare,
@@ -24,9 +24,9 @@ from scripts.pocket.comparison import (
     schedule,
     text_blocks,
 )
-from scripts.pocket.comparison_data import Caption, batch_of, dictionary_texts, fill_cache, read_captions
-from scripts.pocket.comparison_report import HEADER, mean_and_spread, plot, rows_of
-from scripts.pocket.comparison_systems import SYSTEMS, Components, ours
+from scripts.workshop.comparison_data import Caption, batch_of, dictionary_texts, fill_cache, read_captions
+from scripts.workshop.comparison_report import HEADER, mean_and_spread, plot, rows_of
+from scripts.workshop.comparison_systems import SYSTEMS, Components, ours
 from tests.fakes.processor_parts import make
 from tests.fakes.tiny import difference, gpt2, joined, seeded, vit
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.pocket.concepts import normalize_name
-from scripts.pocket.corpus import read_description, read_lines, read_rows
+from scripts.workshop.concepts import normalize_name
+from scripts.workshop.corpus import read_description, read_lines, read_rows
 
 BY_CONCEPT = ("images", "animal-audio", "spoken-captions")
 BY_TRANSCRIPT = ("prompts", "sentences")

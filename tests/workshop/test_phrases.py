@@ -3,8 +3,8 @@
 import pytest
 
 from modeling_mm.training import ImageAugmentation
-from scripts.pocket import phrases
-from scripts.pocket.sources import LANGUAGES
+from scripts.workshop import phrases
+from scripts.workshop.sources import LANGUAGES
 
 QUESTIONS = ("CAPTION", "CATEGORY", "TRANSCRIBE", "NAME_AUDIO")
 FORMS = ("VERIFY_NAME", "MATCH_AUDIO_IMAGE", "CHOOSE_IMAGE")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from transformers import EfficientNetConfig, EfficientNetModel, WhisperConfig, WhisperModel
 
-from scripts.pocket.components import (
+from scripts.workshop.components import (
     FULL_WINDOW,
     SQUEEZE_EXCITE,
     efficientnet_lite0,
@@ -23,7 +23,7 @@ from scripts.pocket.components import (
     whisper_feature_extractor,
     whisper_tiny_encoder,
 )
-from scripts.pocket.media_files import image_to_png
+from scripts.workshop.media_files import image_to_png
 
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.int8): 1, np.dtype(np.float16): 4}
 PACKAGES = Path(__file__).resolve().parents[2] / "outputs/packages"

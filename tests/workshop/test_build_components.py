@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.pocket.component_folder import all_texts, answer_texts, small_decoder
+from scripts.workshop.component_folder import all_texts, answer_texts, small_decoder
 
 
 def write_chats(folder: Path, name: str, *pairs: tuple[str, str]) -> None:

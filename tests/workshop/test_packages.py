@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.pocket import packages
-from scripts.pocket.packages import fetch_package, unpack_npm, unpack_wheel
+from scripts.workshop import packages
+from scripts.workshop.packages import fetch_package, unpack_npm, unpack_wheel
 
 EMOJI = "npm:emoji@1.2"
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from scripts.pocket.media_files import (
+from scripts.workshop.media_files import (
     MAX_SECONDS,
     MAX_SIDE,
     MIN_SECONDS,
@@ -19,7 +19,7 @@ from scripts.pocket.media_files import (
     image_to_png,
     samples_to_flac,
 )
-from tests.pocket.tiny_packages import HAS_SVG, write_synthesizers
+from tests.workshop.tiny_packages import HAS_SVG, write_synthesizers
 
 PACKAGES = Path(__file__).resolve().parents[2] / "outputs/packages"
 WHITE, RED = (255, 255, 255), (255, 0, 0)

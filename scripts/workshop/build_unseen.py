@@ -2,7 +2,7 @@
 """
 Draw the questions of `scripts/ask.py` from the held-out splits of the corpora, and copy their media.
 
-    python -m scripts.pocket.build_unseen        # outputs/corpora -> processing/corpora/unseen
+    python -m scripts.workshop.build_unseen        # outputs/corpora -> processing/corpora/unseen
 
 They are drawn at random with a fixed seed, before any model answered them, from media that may be redistributed:
 Twemoji (CC-BY-4.0), Asterisk's prompts (CC-BY-SA-3.0), synthetic speech.

@@ -51,7 +51,10 @@ class DirectConnector(nn.Module):
         """Return media tokens (N, L, D) with their mask (N, L); masked ones are zeros."""
         return self.linear(states).masked_fill(~mask[..., None], 0.0), mask
 
-    def number(self, states: torch.Tensor, numbers: torch.Tensor, slots: int) -> torch.Tensor:
+    def check_items(self, count: int) -> None:
+        """Take any number of items."""
+
+    def number(self, states: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """Return the states (B, S, D) as they are: nothing says which item they are of."""
         return states
 
@@ -110,26 +113,31 @@ class Connector(nn.Module):
             states = states + self.modality(torch.zeros(1, dtype=torch.long, device=states.device))
         return states.masked_fill(~mask[..., None], 0.0), mask
 
-    def number(self, states: torch.Tensor, numbers: torch.Tensor, slots: int) -> torch.Tensor:
+    def check_items(self, count: int) -> None:
         """
-        Add the vector of its item's number to each media token.
+        Refuse a row with more items than there are vectors of their numbers.
+
+        Raises:
+            ValueError: if `count` is above `max_media_items`.
+        """
+        if self.items is not None and count > self.items.num_embeddings:
+            raise ValueError(
+                f"A row has {count} items of a modality, but max_media_items is {self.items.num_embeddings}. "
+                "Raise it and train the new vectors, or give fewer."
+            )
+
+    def number(self, states: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """
+        Add the vector of its item's number to each media token of this modality.
 
         Args:
             states: (B, S, D)
-            numbers: (B, S), of the item of each token among those of its row, -1 for masked tokens
-            slots: most items of a row
-
-        Raises:
-            ValueError: for a row with more items than `max_media_items`.
+            numbers: (B, S), of the item of each token among those of its row, -1 for tokens that are masked or of
+                another modality
         """
         if self.items is None:
             return states
-        if slots > self.items.num_embeddings:
-            raise ValueError(
-                f"A row has up to {slots} items of a modality, but max_media_items is {self.items.num_embeddings}. "
-                "Raise it and train the new vectors, or give fewer."
-            )
-        vectors = self.items(numbers.clamp(min=0)).to(states.dtype)  # (B, S, D)
+        vectors = self.items(numbers.clamp(min=0)).to(states)  # (B, S, D)
         return states + vectors.masked_fill((numbers < 0)[..., None], 0.0)
 
 

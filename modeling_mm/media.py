@@ -17,6 +17,7 @@ from .device_reads import read_once
 from .encoder_shapes import dtype_of, dummy_item, item_dimensions
 from .encoders import encode, is_sharded, prepare_call, read_tokens
 from .masks import mask_of_padding
+from .media_cache import SeenItems
 from .modalities import MODALITIES, Modality
 from .outputs import MMMediaOutput
 
@@ -207,8 +208,7 @@ class MediaEncodingMixin:
             if getattr(self.config, modality.padding_field, False):
                 mask = mask.any(-1, keepdim=True).expand_as(mask)  # all tokens of a real item
             states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
-            states, *places = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...
-            parts[modality.name] = (connector.number(states, places[1], batch.items.shape[1]), *places)
+            parts[modality.name] = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...
         return join_modalities(parts)
 
     def _dummy_media(self, modality: Modality, rows: int, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -237,8 +237,40 @@ class MediaEncodingMixin:
             tower.eval()  # batch statistics must not learn from an empty item
             _, tokens, mask = encode(tower, dummy_item(tower, device))
             tower.train(training)
-        states, mask = connector(tokens, mask)
-        return connector.number(states, torch.zeros_like(mask, dtype=torch.long), 1)
+        return connector(tokens, mask)[0]
+
+    def number_items(
+        self, media: MMMediaOutput, seen: SeenItems | None, past_length: int | torch.Tensor
+    ) -> tuple[MMMediaOutput, torch.Tensor]:
+        """
+        Add the vectors of their items' numbers to media tokens, if the model has any.
+
+        It is done where media meet their text, because an item that is encoded once may be the first of one row and
+        the second of another, or follow those of an earlier step.
+
+        Args:
+            seen: the items of earlier steps
+            past_length: text tokens in the cache
+
+        Returns:
+            the media, and the number of each token's item among those of its modality in the row, (B, S), -1 for
+            padding
+
+        Raises:
+            ValueError: for a row that has more than `max_media_items` items with those of earlier steps.
+        """
+        states, numbers = media.states, media.position
+        for place, modality in enumerate(MODALITIES.values()):
+            connector = getattr(self, modality.connector_attribute)
+            if connector is None or (media.sizes is not None and not media.sizes[place]):
+                continue
+            own = media.mask & (media.modality == place)  # (B, S)
+            if seen is not None:
+                numbers = numbers + own * seen.count(place, past_length)[:, None]
+                if not is_torchdynamo_compiling():
+                    connector.check_items(int(numbers.masked_fill(~own, -1).max()) + 1)
+            states = connector.number(states, numbers.masked_fill(~own, -1))
+        return replace(media, states=states), numbers
 
     def parts_of(self, modality: Modality) -> tuple[PreTrainedModel, AnyConnector]:
         """

@@ -28,6 +28,58 @@ def has_cached_media(cache: Cache | None) -> bool:
     return bool(cached_media(cache))
 
 
+ITEMS = "seen_media_items"
+
+
+def text_length(cache: Cache | None) -> int | torch.Tensor:
+    """Return the number of text tokens in a cache, as it is now: a static cache counts on in the same tensor."""
+    length = 0 if cache is None else cache.get_seq_length()
+    return length.clone() if isinstance(length, torch.Tensor) else length
+
+
+@dataclass
+class SeenItems:
+    """
+    Numbers of the items that are in the cache of a text, so that those of later steps count on.
+
+    Stored as an attribute of that cache, as [`CrossAttentionCache`] is.
+
+    Args:
+        number: (B, S), of each media token's item among those of its modality in the row, -1 for padding
+        modality: (B, S), its index in `MODALITIES`
+        index: (B, S), text index of its placeholder
+    """
+
+    number: torch.Tensor
+    modality: torch.Tensor
+    index: torch.Tensor
+
+    @staticmethod
+    def of(cache: Cache | None) -> "SeenItems | None":
+        return getattr(cache, ITEMS, None)
+
+    @staticmethod
+    def forget(cache: Cache | None) -> None:
+        """Forget the items of a former text, if the cache has been emptied for another."""
+        if SeenItems.of(cache) is not None:
+            setattr(cache, ITEMS, None)
+
+    def put_on(self, cache: Cache) -> None:
+        """Keep these items on the cache, behind those that it has."""
+        earlier = SeenItems.of(cache)
+        if earlier is not None:
+            rows = len(self.index)
+            pairs = zip(vars(earlier).values(), vars(self).values(), strict=True)
+            parts = [torch.cat([each.expand(rows, -1) for each in pair], dim=1) for pair in pairs]
+            self = SeenItems(*parts)
+        setattr(cache, ITEMS, self)
+
+    def count(self, modality: int, past_length: int | torch.Tensor) -> torch.Tensor:
+        """Return how many items of a modality have their placeholder in the first `past_length` tokens, (B,)."""
+        counts = (self.modality == modality) & (self.index < past_length)
+        return (self.number + 1).masked_fill(~counts, 0).amax(-1)
+
+
 @dataclass
 class CrossAttentionCache:
     """

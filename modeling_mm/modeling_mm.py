@@ -30,6 +30,7 @@ from .loading import check_finite, check_missing, check_shapes, check_weight_fil
 from .losses import causal_lm_loss, classification_loss, problem_type
 from .masks import check_hidden, check_placeholders, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
+from .media_cache import SeenItems, text_length
 from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
 
@@ -304,7 +305,15 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             media = self._encode(batches, absent=(text.shape[0], text.device) if is_awaited else None)
         elif media.states.device != text.device:
             media = media.map(lambda tensor: tensor.to(text.device))
-        return self.language_model(
+        index = None if media is None else self.media_positions(media, text)  # (B, S)
+        if is_start:
+            SeenItems.forget(past_key_values)
+        shown = None
+        if media is not None and index is not None and self.config.max_media_items is not None:
+            past_length = text_length(past_key_values)
+            media, numbers = self.number_items(media, SeenItems.of(past_key_values), past_length)
+            shown = SeenItems(numbers, media.modality, index + past_length)
+        outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -312,11 +321,14 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             inputs_embeds=inputs_embeds,
             media_states=None if media is None else media.states,
             media_mask=None if media is None else media.mask,
-            media_index=None if media is None else self.media_positions(media, text),
+            media_index=index,
             media_sizes=None if media is None else media.sizes,
             use_cache=use_cache,
             **options,
         )
+        if shown is not None and outputs.past_key_values is not None:
+            shown.put_on(outputs.past_key_values)
+        return outputs
 
     def _start_from_media(
         self, media: MMMediaOutput | None, batches: dict[str, MediaBatch], **kwargs: Any
@@ -369,6 +381,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             token_id = getattr(self.config, modality.token_id_field)
             found = self.placeholders(token_id, text).sum(-1)
             check_placeholders(name, token_id, read_once(("placeholders", token_id), found, *read_from), counts)
+            if any(counts):
+                self.parts_of(modality)[1].check_items(max(counts))
         if self.config.placeholders == HIDDEN:
             self._check_hidden(text, attention_mask)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_mm.configuration_mm import MMConfig
-from modeling_mm.connectors import PROJECTORS, Connector
+from modeling_mm.connectors import PROJECTORS, Connector, DirectConnector
 from modeling_mm.layers import sinusoidal_positions
 from tests.fakes.tiny import CONNECTORS, WIDTH, difference, gpt2_config, seeded, vit_config, whisper_config
 
@@ -247,3 +247,47 @@ def test_a_feature_is_dropped_in_all_tokens_of_an_item_or_in_none():
     assert set(shown.flatten().abs().tolist()) == {0.0, 2.0}
     assert torch.equal(shown, shown[:, :1].expand_as(shown))
     assert not torch.equal(shown[0], shown[1])
+
+
+# ---- Numbers of items -----------------------------------------------------------------------------------------------
+
+
+NUMBERS = torch.tensor([[0, 0, 1, 1, -1], [0, 2, -1, -1, -1]])  # of the items of two rows of five media tokens
+
+
+def test_the_vector_of_its_items_number_is_added_to_each_token_and_nothing_to_masked_ones():
+    module = connector(max_media_items=3)
+    assert module.items.weight.shape == (3, WIDTH)
+    states = torch.randn(2, 5, WIDTH).masked_fill((NUMBERS < 0)[..., None], 0.0)
+    numbered = module.number(states, NUMBERS)
+    zero = torch.zeros(1, WIDTH)
+    assert torch.equal(numbered, states + torch.cat([module.items.weight, zero])[NUMBERS])
+    assert numbered[NUMBERS < 0].abs().max() == 0
+    assert (numbered - states)[NUMBERS >= 0].abs().amax(-1).min() > 0.1
+
+
+def test_without_numbers_the_states_stay_as_they_are():
+    states = torch.randn(2, 5, WIDTH)
+    module = connector()
+    assert module.items is None and module.number(states, NUMBERS) is states
+    module.check_items(1000)
+
+
+def test_more_items_than_vectors_are_refused_with_the_remedy():
+    module = connector(max_media_items=3)
+    module.check_items(3)
+    with pytest.raises(ValueError, match=r"A row has 4 items of a modality, but max_media_items is 3\. Raise it"):
+        module.check_items(4)
+
+
+@pytest.mark.parametrize("width", [W, WIDTH])
+def test_a_direct_connector_tells_no_item_from_another(width):
+    module, states = DirectConnector(width, WIDTH), torch.randn(2, 5, WIDTH)
+    assert module.number(states, NUMBERS) is states
+    module.check_items(1000)
+
+
+def test_numbers_keep_half_precision():
+    module = connector(max_media_items=3)
+    states = torch.randn(2, 5, WIDTH, dtype=torch.bfloat16)
+    assert module.number(states, NUMBERS).dtype == torch.bfloat16

@@ -75,6 +75,7 @@ def test_reload_is_identity_for_every_connector(tmp_path, connector, gated):
     "fields",
     [
         {"media_position_encoding": "learned", "max_media_positions": 32},
+        {"max_media_items": 2},
         {"media_position_encoding": "none", "modality_embedding": False},
         {"text_position_encoding": "sinusoidal"},
         {"cross_attention_feed_forward": False},

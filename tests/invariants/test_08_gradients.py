@@ -190,6 +190,7 @@ def test_a_freshly_joined_model_has_gradients_where_it_starts_to_learn(gated):
     "fields",
     [
         {"media_position_encoding": "learned", "max_media_positions": 32},
+        {"max_media_items": 2},
         {"media_position_encoding": "none", "modality_embedding": False},
         {"text_position_encoding": "sinusoidal"},
         {"cross_attention_feed_forward": False},

@@ -25,6 +25,7 @@ FIELDS = {
     **{connector: {"vision_connector": connector, "audio_connector": connector} for connector in CONNECTORS},
     "ungated": {"cross_attention_gated": False},
     "learned": {"media_position_encoding": "learned", "max_media_positions": 32},
+    "numbered": {"max_media_items": 2},
     "towers_frozen": FROZEN,
     **{
         f"{connector}_frozen": {**FROZEN, "vision_connector": connector, "audio_connector": connector}
@@ -57,7 +58,10 @@ WAYS = {  # how each way of generating differs from greedy search
     "fsdp_beams": {"num_beams": 2},
 }
 DDP = [(name, "none_and_both") for name in FIELDS] + [("plain", rows) for rows in ROWS if rows != "none_and_both"]
-FSDP = [(name, "none_and_both") for name in ("plain", "perceiver", "gru", "ungated", "towers_frozen", "all_frozen")]
+FSDP = [
+    (name, "none_and_both")
+    for name in ("plain", "perceiver", "gru", "ungated", "numbered", "towers_frozen", "all_frozen")
+]
 FSDP += [("plain", rows) for rows in ROWS if rows != "none_and_both"]
 CASES = [f"{how}-{name}-{rows}" for how, cases in (("ddp", DDP), ("fsdp", FSDP)) for name, rows in cases]
 CASES += ["fsdp_eval-plain-none_and_both", "fsdp_eval-towers_frozen-none_and_both"]
@@ -287,7 +291,7 @@ def group_of_one():
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["plain", "perceiver", "conv", "gru", "towers_frozen"])
+@pytest.mark.parametrize("name", ["plain", "perceiver", "conv", "gru", "numbered", "towers_frozen"])
 def test_zero_3_every_rank_calls_the_same_modules_in_the_same_order(group_of_one, monkeypatch, name):
     """ZeRO-3 gathers a module's parameters when it is called, on all ranks at once: the calls must be the same."""
     monkeypatch.setattr(distributed, "get_world_size", lambda group=None: 2)

@@ -20,6 +20,7 @@ FIELDS = {
     "connector_layers": "connector_layers",
     "latents": "latents",
 }
+SHARED_FIELDS = ("connector_dropout", "max_media_items")  # of all modalities with a connector that learns
 
 
 def add_modality(model: Joint, name: str, component: Component, *, freeze: bool = True, **kwargs: Any) -> Joint:
@@ -37,8 +38,9 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
         freeze: whether all that is pretrained is frozen, the new encoder too; the config keeps it for a reload.
             Otherwise what was trainable stays so
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
-            `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers` and `latents`, as the
-            fields of [`MMConfig`] say; and arguments of loading (`cache_dir`, `token`, `revision`, ...)
+            `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`,
+            `connector_dropout` and `max_media_items`, as the fields of [`MMConfig`] say; and arguments of loading
+            (`cache_dir`, `token`, `revision`, ...)
 
     Returns:
         the new model in evaluation mode, which shares no weights with the first.
@@ -48,7 +50,7 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
             for an encoder whose weights are missing.
     """
     modality = MODALITIES[name]
-    refuse_unknown(f"add_{modality.tower}", kwargs, (*LOADING_ARGUMENTS, *FIELDS, "freeze"))
+    refuse_unknown(f"add_{modality.tower}", kwargs, (*LOADING_ARGUMENTS, *FIELDS, *SHARED_FIELDS, "freeze"))
     if (present := getattr(model.config, modality.config_field)) is not None:
         raise ValueError(
             f"The model has an encoder of {modality.plural} already, a {type(present).__name__}. Join a new model "
@@ -84,11 +86,13 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
 def enlarged_config(
     config: MMConfig, modality: Modality, encoder: Any, freeze: bool, given: dict[str, Any]
 ) -> MMConfig:
-    """Return a config with a modality more; `given` are the arguments of `FIELDS`."""
+    """Return a config with a modality more; `given` are the arguments of `FIELDS` and `SHARED_FIELDS`."""
     given = {"placement": "before", "connector": "mlp", **given}
     if given.get("cross_attention_layers") is None:
         given["cross_attention_layers"] = list(range(min(MOST_LAYERS, config.text_config.n_layer)))
     known, config = config.modalities, deepcopy(config)
+    for field in SHARED_FIELDS:
+        setattr(config, field, given.pop(field, getattr(config, field)))
     setattr(config, modality.config_field, encoder_sub_config(modality.config_field, deepcopy(encoder)))
     for argument, value in given.items():
         setattr(config, f"{modality.tower}_{FIELDS[argument]}", value)

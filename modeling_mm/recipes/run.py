@@ -45,9 +45,16 @@ ADAPTER_FOLDER = "adapter"
 OVERWRITE = "Set overwrite=true to replace it, or give another training.output_dir."
 
 
-def run(recipe: Recipe) -> dict[str, Any]:
+Prepare = Callable[[MMTrainer, RecipeData], None]
+
+
+def run(recipe: Recipe, prepare: Prepare | None = None) -> dict[str, Any]:
     """
     Follow a recipe to its end.
+
+    Args:
+        prepare: called with the trainer and the data before anything is learned, to change what a recipe cannot say,
+            such as the collator or further training data
 
     Returns:
         contents of `run.json`: `figures` (metrics of each test set), `seconds` of training, `steps`, `epochs`, `best`
@@ -63,6 +70,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     model = make_model(recipe, processor, arguments.seed)
     trainer = make_trainer(recipe, arguments, processor, data, model)
     trainer.add_callback(TimerCallback())
+    if prepare is not None:
+        prepare(trainer, data)
     if recipe.alignment is not None and checkpoint is None:
         align_model(recipe.alignment, arguments, processor, data, trainer)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -85,8 +85,8 @@ def named_media(rows: Iterable[ChatRow], kind: str, tokenizer: Any) -> list[Name
                 f"Example {row.id or number} cannot be used for alignment: expected one {kind} and an answer, got "
                 f"{kinds} and the answer {row.answer!r:.80}. Name other sources under `alignment`."
             )
-        source = media_source(parts[0])
-        key = str(source) if isinstance(source, str) else number
+        is_file = isinstance(media_source(parts[0]), str)
+        key = repr(sorted(parts[0].items())) if is_file else number
         found.setdefault(key, NamedMedium(row)).answers[row.task or ""] = words
     return list(found.values())
 

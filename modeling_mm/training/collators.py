@@ -204,7 +204,7 @@ class CachedCollator(ChatCollator):
         states: dict[str, list[torch.Tensor]] = {name: [] for name in MODALITIES}
         tokens: dict[str, list[list[int]]] = {name: [[]] for name in MODALITIES}
         for number, part in enumerate(media_parts(row.messages)):
-            windows = self.cache.states(part, 0 if is_prompt else self.view(row, number, part["type"]))
+            windows = self.windows(row, number, part, is_prompt)
             states[part["type"]] += windows
             tokens[part["type"]][0].append(len(windows))
         encoded = dict(self.encode_text(row, tokens, is_prompt))
@@ -216,6 +216,10 @@ class CachedCollator(ChatCollator):
                     ones = [torch.ones(len(window), dtype=torch.bool) for window in windows]
                     encoded[modality.states_mask] = stack_padded(ones)
         return encoded
+
+    def windows(self, row: ChatRow, number: int, part: dict[str, Any], is_prompt: bool) -> list[torch.Tensor]:
+        """Return the states (L, W) of each window of a row's media part, the `number`-th of the row."""
+        return self.cache.states(part, 0 if is_prompt else self.view(row, number, part["type"]))
 
     def encode_text(self, row: ChatRow, tokens: Mapping[str, list[list[int]]], is_prompt: bool) -> Row:
         key = f"{is_prompt}{tokens}{row.messages}"

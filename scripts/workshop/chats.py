@@ -17,21 +17,14 @@ from tqdm import tqdm
 from modeling_mm.utils import markdown_table, remove_half_files, write_lines
 
 from . import phrases
-from .corpus import BUILT_FILE, dataset_card, finish, read_built, read_description, read_rows
-from .sources import LANGUAGES
+from .corpus import BUILT_FILE, dataset_card, finish, read_built, read_description, read_lines, read_rows
+from .hear import HEARD_FILE
 
 Row = dict[str, Any]
 Example = dict[str, Any]
-# The first release seeded its draws with other task names. These seeds build its training and test data again.
-SEEDS = {
-    "choose_image": "which",
-    "match_audio_image": "match",
-    "transcribe_caption": "heard",
-    "transcribe_sentence": "sentence",
-    "verify_audio": "sound-match",
-    "verify_name": "named",
-}
-HUMAN = "_human"  # ends the name of a task if a person speaks
+TRAIN = "train"
+DRAWS = 4  # how often an image is asked about in training, in tasks that draw another image, name or voice
+SURE = 0.5  # probability from which on the encoder's own head is believed
 
 
 class CorpusReader:
@@ -44,18 +37,23 @@ class CorpusReader:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        path = folder / HEARD_FILE
+        self.heard = {row["file_name"]: row["heard"] for row in read_lines(path)} if path.is_file() else {}
 
     def rows(self, corpus: str, split: str) -> list[Row]:
         if not (self.folder / corpus / split / "metadata.jsonl").is_file():
             return []
-        return [
-            {**row, "path": f"../../{corpus}/{row['file_name']}"} for row in read_rows(self.folder / corpus, split)
-        ]
+        rows = []
+        for row in read_rows(self.folder / corpus, split):
+            name = f"{corpus}/{row['file_name']}"
+            rows.append({**row, "path": f"../../{name}", "heard": self.heard.get(name)})
+        return rows
 
 
-def example(task: str, key: str, media: Sequence[tuple[str, str]], question: str, answer: str) -> Example:
-    """Return a question about media, given as type and path, with its answer."""
-    content = [{"type": kind, "path": path} for kind, path in media] + [{"type": "text", "text": question}]
+def example(task: str, key: str, media: Sequence[tuple[str, str]], question: str | None, answer: str) -> Example:
+    """Return a question about media, given as type and path, with its answer; a transcript needs no question."""
+    content = [{"type": kind, "path": path} for kind, path in media]
+    content += [] if question is None else [{"type": "text", "text": question}]
     return {
         "id": f"{task}/{key}",
         "task": task,
@@ -66,12 +64,13 @@ def example(task: str, key: str, media: Sequence[tuple[str, str]], question: str
     }
 
 
-def seeded(task: str, row: Row) -> random.Random:
-    return random.Random(f"{SEEDS.get(task, task)}/{row['file_name']}")
+def seeded(task: str, row: Row, draw: int = 0) -> random.Random:
+    return random.Random(f"{task}/{row['file_name']}/{draw}")
 
 
-def names_of(row: Row) -> dict[str, str]:
-    return {language: row[f"name_{language}"] for language in LANGUAGES if row.get(f"name_{language}")}
+def draws_of(split: str) -> range:
+    """Return the numbers of the draws for each image: several in training, one in a test."""
+    return range(DRAWS if split == TRAIN else 1)
 
 
 # ---- One image ------------------------------------------------------------------------------------------------------
@@ -79,44 +78,36 @@ def names_of(row: Row) -> dict[str, str]:
 
 def caption(corpora: CorpusReader, split: str) -> Iterator[Example]:
     for row in corpora.rows("images", split):
-        for language, name in names_of(row).items():
-            question = random.Random(f"{language}/{row['file_name']}").choice(phrases.CAPTION[language])
-            yield example(f"caption/{language}", row["file_name"], [("image", row["path"])], question, name)
+        question = "What is this?" if split != TRAIN else seeded("caption", row).choice(phrases.CAPTION)
+        yield example("caption/en", row["file_name"], [("image", row["path"])], question, row["name_en"])
 
 
 def category(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    """Ask about each image in English and in one other language."""
     for row in corpora.rows("images", split):
-        rng = seeded("category", row)
-        for language in ("en", rng.choice(LANGUAGES[1:])):
-            question = rng.choice(phrases.CATEGORY[language])
-            answer = phrases.KINDS[row["kind"]][language]
-            yield example(f"category/{language}", row["file_name"], [("image", row["path"])], question, answer)
+        question = seeded("category", row).choice(phrases.CATEGORY)
+        yield example("category/en", row["file_name"], [("image", row["path"])], question, phrases.KINDS[row["kind"]])
 
 
-def translate(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    """Translate each caption in two directions, beside its image."""
-    for row in corpora.rows("images", split):
-        names, rng = names_of(row), seeded("translate", row)
-        pairs = [(a, b) for a in names for b in names if a != b]
-        for source, target in rng.sample(pairs, min(2, len(pairs))):
-            question = phrases.TRANSLATE.format(language=phrases.LANGUAGE_NAMES[target], text=names[source])
-            media = [("image", row["path"])]
-            yield example(f"translate/{source}-{target}", row["file_name"], media, question, names[target])
+def photograph(corpora: CorpusReader, split: str) -> Iterator[Example]:
+    """Ask about photographs that the encoder's own head is sure about; its name for them is the answer."""
+    for row in corpora.rows("photographs", split):
+        if row["probability"] > SURE:
+            yield example(
+                "photograph/en", row["file_name"], [("image", row["path"])], "What is this?", row["class_name"]
+            )
 
 
 def verify_name(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    """Ask if a name is the image's. Half of them are; half of the others are names of the same kind of thing."""
+    """Ask if a name is the image's: once for its own name and once for another's, half of these of the same kind."""
     rows = corpora.rows("images", split)
     distractors = DistractorSampler(rows)
     for row in rows:
-        rng = seeded("verify_name", row)
-        for language in rng.sample(sorted(names_of(row)), 2):
-            is_right = rng.random() < 0.5
-            named = row if is_right else distractors.pick(row, rng, language)
-            question = phrases.VERIFY_NAME[language].format(name=named[f"name_{language}"])
-            answer = phrases.YES_NO[language][0 if is_right else 1]
-            yield example(f"verify_name/{language}", row["file_name"], [("image", row["path"])], question, answer)
+        for draw in draws_of(split):
+            other = distractors.pick(row, seeded("verify_name", row, draw))
+            for answer, named in zip(phrases.YES_NO, (row, other), strict=True):
+                question = phrases.VERIFY_NAME.format(name=named["name_en"])
+                key = f"{row['file_name']}/{draw}/{answer}"
+                yield example("verify_name/en", key, [("image", row["path"])], question, answer)
 
 
 # ---- Two images -----------------------------------------------------------------------------------------------------
@@ -127,14 +118,14 @@ def choose_image(corpora: CorpusReader, split: str) -> Iterator[Example]:
     rows = corpora.rows("images", split)
     distractors = DistractorSampler(rows)
     for row in rows:
-        rng = seeded("choose_image", row)
-        language = rng.choice(sorted(names_of(row)))
-        other = distractors.pick(row, rng, language, same_hand=True)
-        is_first = rng.random() < 0.5
-        media = [("image", each["path"]) for each in ((row, other) if is_first else (other, row))]
-        question = phrases.CHOOSE_IMAGE[language].format(name=row[f"name_{language}"])
-        answer = phrases.FIRST_SECOND[language][0 if is_first else 1]
-        yield example(f"choose_image/{language}", row["file_name"], media, question, answer)
+        for draw in draws_of(split):
+            rng = seeded("choose_image", row, draw)
+            pair = [row, distractors.pick(row, rng, same_hand=True)]
+            rng.shuffle(pair)
+            media = [("image", each["path"]) for each in pair]
+            question = phrases.CHOOSE_IMAGE.format(name=row["name_en"])
+            answer = phrases.FIRST_SECOND[pair.index(row)]
+            yield example("choose_image/en", f"{row['file_name']}/{draw}", media, question, answer)
 
 
 class DistractorSampler:
@@ -153,118 +144,94 @@ class DistractorSampler:
             self.by_kind.setdefault(row["kind"], []).append(row)
             self.by_hand.setdefault(row["hand"], []).append(row)
 
-    def pick(self, row: Row, rng: random.Random, language: str, same_hand: bool = False) -> Row:
+    def pick(self, row: Row, rng: random.Random, same_hand: bool = False) -> Row:
         """
-        Return an image of another concept with a name in the language; half the time of the same kind.
+        Return an image of another concept; half the time of the same kind.
 
         Raises:
             ValueError: if there is no such image.
         """
         pool = self.by_hand[row["hand"]] if same_hand else self.rows
-        if not same_hand and rng.random() < 0.5:
-            pool = self.by_kind[row["kind"]]
+        if rng.random() < 0.5:
+            pool = [each for each in self.by_kind[row["kind"]] if not same_hand or each["hand"] == row["hand"]]
         for candidates in (pool, self.rows):
             for _ in range(100):
                 other = rng.choice(candidates)
-                if other["concept"] != row["concept"] and other.get(f"name_{language}"):
+                if other["concept"] != row["concept"] and other["name_en"] != row["name_en"]:
                     return other
-        raise ValueError(f"There is no concept except {row['concept']!r} to ask about in {language!r}.")
+        raise ValueError(f"There is no concept except {row['concept']!r} to ask about.")
 
 
-# ---- Audio ----------------------------------------------------------------------------------------------------------
-
-
-def transcribe_caption(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    yield from transcriptions(corpora, split, "spoken-captions", "transcribe_caption")
+# ---- Audio, with and without an image -------------------------------------------------------------------------------
 
 
 def transcribe(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    yield from transcriptions(corpora, split, "prompts", "transcribe")
+    """Transcribe speech alone. Nothing learns it, as the model hears as it did before it could see."""
+    if split == TRAIN:
+        return
+    for corpus in SPEECH:
+        for row in corpora.rows(corpus, split):
+            name = f"transcribe/{corpus}"
+            yield example(name, row["file_name"], [("audio", row["path"])], None, row["text"])
 
 
-def transcribe_sentence(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    yield from transcriptions(corpora, split, "sentences", "transcribe_sentence")
+def transcribe_beside_image(corpora: CorpusReader, split: str) -> Iterator[Example]:
+    """
+    Transcribe speech beside an image that has nothing to do with it.
 
-
-def transcriptions(corpora: CorpusReader, split: str, corpus: str, task: str) -> Iterator[Example]:
-    for row in corpora.rows(corpus, split):
-        question = seeded(task, row).choice(phrases.TRANSCRIBE[row["language"]])
-        name = f"{task}{HUMAN if row.get('synthetic') is False else ''}/{row['language']}"
-        yield example(name, row["file_name"], [("audio", row["path"])], question, row["text"])
-
-
-def name_audio(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    """Ask in each language what makes a noise."""
-    for row in corpora.rows("animal-audio", split):
-        for language, name in names_of(row).items():
-            question = phrases.NAME_AUDIO[language][0]
-            yield example(f"name_audio/{language}", row["file_name"], [("audio", row["path"])], question, name)
-
-
-# ---- Audio and image ------------------------------------------------------------------------------------------------
-
-
-def verify_audio(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    """Ask if a noise belongs to an image: each with its own image and with another's."""
-    shown = {row["file_name"] for row in corpora.rows("images", split)}  # an image may have been left out
-    rows = [row for row in corpora.rows("animal-audio", split) if row["image_file"] in shown]
-    for row in rows:
-        others = [other for other in rows if other["concept"] != row["concept"]]
-        if not others:
-            continue
-        for is_right, about in ((True, row), (False, seeded("verify_audio", row).choice(others))):
-            media = [("image", f"../../images/{about['image_file']}"), ("audio", row["path"])]
-            answer = phrases.YES_NO["en"][0 if is_right else 1]
-            yield example("verify_audio/en", f"{row['file_name']}/{answer}", media, phrases.VERIFY_AUDIO, answer)
+    In training the answer is what the model hears without the image; every second row asks for the transcript.
+    """
+    images = corpora.rows("images", split) or corpora.rows("images", "test_hand")
+    for corpus in SPEECH:
+        for row in corpora.rows(corpus, split):
+            text = row["heard"] if split == TRAIN else row["text"]
+            if text is None:
+                continue
+            for draw in draws_of(split):
+                rng = seeded("transcribe_beside_image", row, draw)
+                media = [("image", rng.choice(images)["path"]), ("audio", row["path"])]
+                rng.shuffle(media)
+                question = rng.choice(phrases.TRANSCRIBE) if draw % 2 else None
+                key = f"{row['file_name']}/{draw}"
+                yield example(f"transcribe_beside_image/{corpus}", key, media, question, text)
 
 
 def match_audio_image(corpora: CorpusReader, split: str) -> Iterator[Example]:
     """
     Ask if a voice names an image. The answer is the transcript, then yes or no, which are equally likely.
 
-    In `test_hand`, images of known concepts by the unseen hand come with synthetic names in the unseen voice. As there
-    is one human voice for each language, they come with human recordings from training too, never of this image.
+    In `test_hand`, images of known concepts by the unseen hand come with their names in the unseen voice.
     """
-    spoken = corpora.rows("spoken-captions", split)
-    if split == "test_hand":
-        human = [row for row in corpora.rows("spoken-captions", "train") if not row["synthetic"]]
-        spoken = corpora.rows("spoken-captions", "test_voice") + human
-    by_name: dict[tuple[str, str], list[Row]] = {}
-    by_language: dict[str, list[Row]] = {}
+    spoken = [row for row in corpora.rows("spoken-captions", VOICES.get(split, split)) if row["heard"]]
+    by_name: dict[str, list[Row]] = {}
     for row in spoken:
-        if row["language"] in LANGUAGES:
-            by_name.setdefault((row["language"], row["text"]), []).append(row)
-            by_language.setdefault(row["language"], []).append(row)
+        by_name.setdefault(row["text"], []).append(row)
     for row in corpora.rows("images", split):
-        rng = seeded("match_audio_image", row)
-        recordings = [each for pair in names_of(row).items() for each in by_name.get(pair, [])]
-        if not recordings:
+        if row["name_en"] not in by_name:
             continue
-        right = rng.choice(recordings)
-        voices = by_language[right["language"]]
-        if all(voice["concept"] == row["concept"] for voice in voices):
-            continue  # that language has no other name
-        wrong = rng.choice(voices)
-        while wrong["concept"] == row["concept"]:
-            wrong = rng.choice(voices)
-        for is_right, recording in ((True, right), (False, wrong)):
-            language = recording["language"]
-            media = [("image", row["path"]), ("audio", recording["path"])]
-            answer = f"{recording['text']} – {phrases.YES_NO[language][0 if is_right else 1]}"
-            task = f"match_audio_image{'' if recording['synthetic'] else HUMAN}/{language}"
-            key = f"{row['file_name']}/{is_right}"
-            yield example(task, key, media, phrases.MATCH_AUDIO_IMAGE[language], answer)
+        for draw in draws_of(split):
+            rng = seeded("match_audio_image", row, draw)
+            right = rng.choice(by_name[row["name_en"]])
+            wrong = rng.choice(spoken)
+            if wrong["concept"] == row["concept"]:
+                continue
+            for verdict, recording in zip(phrases.YES_NO, (right, wrong), strict=True):
+                media = [("image", row["path"]), ("audio", recording["path"])]
+                key = f"{row['file_name']}/{draw}/{verdict}"
+                answer = phrases.VERDICT.format(text=recording["heard"], verdict=verdict)
+                yield example("match_audio_image/en", key, media, phrases.MATCH_AUDIO_IMAGE, answer)
 
 
 # ---- All tasks ------------------------------------------------------------------------------------------------------
 
+SPEECH = ("prompts", "sentences", "spoken-captions")
+VOICES = {"test_hand": "test_voice"}  # the split of the voices for the images of a split, where it is another
 MAKERS: tuple[Callable[[CorpusReader, str], Iterator[Example]], ...] = (
-    *(caption, category, translate, verify_name, choose_image),
-    *(transcribe_caption, transcribe, transcribe_sentence, name_audio),
-    *(verify_audio, match_audio_image),
+    *(caption, category, photograph, verify_name, choose_image),
+    *(transcribe, transcribe_beside_image, match_audio_image),
 )
 TASKS = {make.__name__: make for make in MAKERS}
-SOURCES = ("images", "spoken-captions", "prompts", "sentences", "animal-audio")
+SOURCES = ("images", "photographs", *SPEECH)
 
 
 def build_chats(folder: Path) -> Counter:

@@ -1,0 +1,56 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""The work of `build_base`: Whisper tiny.en, converted, with EfficientNet-Lite2 that it has not yet learned to read."""
+
+import argparse
+
+import torch
+
+from modeling_mm import MMForConditionalGeneration, MMProcessor
+
+from .lessons import ImageNetHead
+from .lite import PACKAGES, efficientnet_lite, lite_head, lite_processor
+from .packages import fetch_package
+from .whisper_tiny import PACKAGE, whisper_tiny_en, whisper_tiny_processor
+
+VARIANT = "lite2"
+CLASSES = 1000  # of ImageNet, and the width of the connector, which starts as the encoder's own head
+MOST_IMAGES = 2  # in a row
+
+
+def build_base(arguments: argparse.Namespace) -> None:
+    """Write model and processor into a folder."""
+    whisper = fetch_package(PACKAGE, arguments.packages)
+    weights = next(fetch_package(PACKAGES[VARIANT], arguments.packages).rglob("*.pth"))
+    processor = MMProcessor.from_encoder_decoder(whisper_tiny_processor(whisper))
+    processor = processor.add_part("image", lite_processor(VARIANT))
+    model = MMForConditionalGeneration.from_encoder_decoder(whisper_tiny_en(whisper))
+    torch.manual_seed(0)
+    model = model.add_vision(
+        efficientnet_lite(weights, VARIANT),
+        connector_size=CLASSES,
+        connector_dropout=0.1,
+        max_media_items=MOST_IMAGES,
+    )
+    start_from_head(model, ImageNetHead(*lite_head(weights)))
+    remove_local_paths(model)
+    model.save_pretrained(arguments.folder)
+    processor.save_pretrained(arguments.folder)
+
+
+def start_from_head(model: MMForConditionalGeneration, head: ImageNetHead) -> None:
+    """
+    Give the hidden units of the image connector the classes of the encoder's head.
+
+    The connector normalizes each token first, which changes the size of what the head sees in it, but not much else.
+    """
+    hidden = model.model.vision_connector.projector.hidden[0]
+    with torch.no_grad():
+        hidden.weight.copy_(head.weight)
+        hidden.bias.zero_()
+
+
+def remove_local_paths(model: MMForConditionalGeneration) -> None:
+    """Remove the folders that the components were read from, which exist on this machine only, from the configs."""
+    for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
+        if config is not None:
+            config._name_or_path = ""

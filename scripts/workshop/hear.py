@@ -5,7 +5,7 @@ Write down what the untrained model hears in some clips of the corpora, for exam
     python -m scripts.workshop.hear
 
 The answers of these examples are the model's own transcripts, so that it learns to hear beside an image as it hears
-without one. The clips' encoder states stay in the encoder cache, where training finds them. An interrupted run resumes.
+without one. The clips' encoder states stay in the encoder cache for the training. An interrupted run resumes.
 """
 
 import argparse

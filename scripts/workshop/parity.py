@@ -1,6 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Compare the released model with Whisper tiny.en: transcripts of telephone prompts, with and without an image, and logits.
+Compare the released model with Whisper tiny.en: transcripts, also beside an image, and perplexity of text.
 
     python -m scripts.workshop.parity model_cards/mm-whisper-tiny --out outputs/parity.json
 

@@ -19,6 +19,7 @@ FIELDS = {
     "connector_size": "connector_size",
     "connector_layers": "connector_layers",
     "latents": "latents",
+    "pooling": "pooling",
 }
 SHARED_FIELDS = ("connector_dropout", "max_media_items")  # of all modalities with a connector that learns
 
@@ -39,7 +40,7 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
             Otherwise what was trainable stays so
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
             `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`,
-            `connector_dropout` and `max_media_items`, as the fields of [`MMConfig`] say; and arguments of loading
+            `pooling`, `connector_dropout` and `max_media_items`, as the fields of [`MMConfig`] say; and arguments of loading
             (`cache_dir`, `token`, `revision`, ...)
 
     Returns:

@@ -129,6 +129,9 @@ class MMConfig(PreTrainedConfig):
         vision_connector_layers, audio_connector_layers (`int`, *optional*, defaults to 1):
             Hidden layers of an `mlp`, convolutions of `conv` (each halves the length), layers of `gru` or `perceiver`.
         vision_latents, audio_latents (`int`, *optional*, defaults to 64): latents of a `perceiver`.
+        vision_pooling, audio_pooling (`int`, *optional*, defaults to 1):
+            Encoder tokens that are averaged before the connector: squares of so many tokens a side of an image, so
+            that 2 leaves a fourth of them, and runs of so many tokens of audio. Not for `"direct"`.
         connector_dropout (`float`, *optional*, defaults to 0.0):
             Share of an encoder's features that is dropped before the connector in training, drawn for each image and
             audio window, the same for all its tokens. With few media it keeps the model from recognizing them by
@@ -195,10 +198,12 @@ class MMConfig(PreTrainedConfig):
     vision_connector_size: int | None = None
     vision_connector_layers: int = 1
     vision_latents: int = 64
+    vision_pooling: int = 1
     audio_connector: str = "mlp"
     audio_connector_size: int | None = None
     audio_connector_layers: int = 1
     audio_latents: int = 64
+    audio_pooling: int = 1
     connector_dropout: float = 0.0
     media_position_encoding: str = "sinusoidal"
     max_media_positions: int = 2048
@@ -333,7 +338,8 @@ class MMConfig(PreTrainedConfig):
             raise ValueError(f"connector_dropout must be from 0 to below 1, got {self.connector_dropout}.")
         for tower in (modality.tower for modality in MODALITIES.values()):
             check_choice(f"{tower}_connector", getattr(self, f"{tower}_connector"), CONNECTORS)
-            for field in (f"{tower}_connector_layers", f"{tower}_latents", f"{tower}_connector_size"):
+            for name in ("connector_layers", "connector_size", "latents", "pooling"):
+                field = f"{tower}_{name}"
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
         for name in self.frozen_modalities or ():

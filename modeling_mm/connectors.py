@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Connectors: from encoder tokens to media tokens, with their position in the item and their modality."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -13,7 +14,7 @@ from .configuration_mm import DIRECT, MMConfig
 from .encoder_shapes import encoder_width
 from .layers import MLP, activation, sinusoidal_positions
 from .masks import cross_attention_mask
-from .modalities import Modality
+from .modalities import MODALITIES, Modality
 
 # Shape legend: N items, L encoder tokens, M media tokens an item, W the encoder's width, D the decoder's width.
 
@@ -76,6 +77,8 @@ class Connector(nn.Module):
         super().__init__()
         text = config.text_config
         self.width = width
+        self.pooling = getattr(config, f"{tower}_pooling")
+        self.is_grid = not next(modality.has_frames for modality in MODALITIES.values() if modality.tower == tower)
         self.norm = nn.LayerNorm(width, eps=text.layer_norm_epsilon)
         self.projector = PROJECTORS[getattr(config, f"{tower}_connector")](
             config=text,
@@ -93,6 +96,8 @@ class Connector(nn.Module):
         self.items = nn.Embedding(config.max_media_items, text.n_embd) if config.max_media_items else None
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+        if self.pooling > 1:
+            states, mask = (pool_squares if self.is_grid else pool_runs)(states, mask, self.pooling)
         states = self.norm(states)
         if self.training and self.dropout > 0:  # drops a feature in all tokens of an item, (N, W, L)
             states = nn.functional.dropout1d(states.transpose(1, 2), self.dropout).transpose(1, 2)
@@ -139,6 +144,44 @@ class Connector(nn.Module):
             return states
         vectors = self.items(numbers.clamp(min=0)).to(states)  # (B, S, D)
         return states + vectors.masked_fill((numbers < 0)[..., None], 0.0)
+
+
+def pool_squares(states: torch.Tensor, mask: torch.Tensor, side: int) -> StatesAndMask:
+    """
+    Average squares of `side` by `side` tokens of square images.
+
+    Args:
+        states: (N, L, W), row by row
+        mask: (N, L) bool
+
+    Raises:
+        ValueError: if the tokens are not a square, such as those of an encoder with a class token, or do not divide.
+    """
+    items, length, width = states.shape
+    edge = math.isqrt(length)
+    if edge * edge != length or edge % side:
+        raise ValueError(
+            f"vision_pooling is {side}, but the encoder gives {length} tokens an image, which do not make squares of "
+            f"{side} by {side}. Set it to 1, or use an encoder without a class token whose tokens divide."
+        )
+    places = edge // side
+    squares = (items, places, side, places, side)
+    states = states.view(*squares, width).transpose(2, 3).reshape(items, places**2, side**2, width)
+    mask = mask.view(squares).transpose(2, 3).reshape(items, places**2, side**2)
+    return masked_mean(states, mask)
+
+
+def pool_runs(states: torch.Tensor, mask: torch.Tensor, size: int) -> StatesAndMask:
+    """Average runs of `size` tokens (N, L, W); the last run may be shorter."""
+    missing = -states.shape[1] % size
+    states, mask = nn.functional.pad(states, (0, 0, 0, missing)), nn.functional.pad(mask, (0, missing))
+    return masked_mean(states.unflatten(1, (-1, size)), mask.unflatten(1, (-1, size)))
+
+
+def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:
+    """Return the means of the real ones among G tokens, (N, M, W) of (N, M, G, W), and which have any, (N, M)."""
+    kept = states.masked_fill(~mask[..., None], 0.0).sum(2)
+    return kept / mask.sum(-1, keepdim=True).clamp(min=1), mask.any(-1)
 
 
 class MLPProjector(nn.Module):

@@ -91,6 +91,7 @@ class Modality:
             f"{self.tower}_connector_size": None,
             f"{self.tower}_connector_layers": 1,
             f"{self.tower}_latents": 64,
+            f"{self.tower}_pooling": 1,
             self.token_id_field: None,
             self.freeze_field: False,
         }

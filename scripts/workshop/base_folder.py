@@ -29,6 +29,7 @@ def build_base(arguments: argparse.Namespace) -> None:
         efficientnet_lite(weights, VARIANT),
         connector_size=CLASSES,
         connector_dropout=0.1,
+        pooling=2,
         max_media_items=MOST_IMAGES,
     )
     start_from_head(model, ImageNetHead(*lite_head(weights)))

@@ -39,8 +39,8 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
         freeze: whether all that is pretrained is frozen, the new encoder too; the config keeps it for a reload.
             Otherwise what was trainable stays so
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
-            `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`,
-            `pooling`, `connector_dropout` and `max_media_items`, as the fields of [`MMConfig`] say; and arguments of loading
+            `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`, `pooling`,
+            `connector_dropout` and `max_media_items`, as the fields of [`MMConfig`] say; and arguments of loading
             (`cache_dir`, `token`, `revision`, ...)
 
     Returns:

@@ -20,9 +20,19 @@ from .corpus import (
     safe_name,
     write_corpus,
 )
-from .media_files import Synthesizer, audio_to_flac, image_to_png
+from .imagenet import class_lemmas, classify
+from .media_files import Synthesizer, audio_to_flac, image_to_png, photograph_to_png
 from .packages import fetch_package
-from .sources import LANGUAGES, Clip, NamedImage, read_emoji, read_prompts, read_sentences, read_stamps
+from .sources import (
+    LANGUAGES,
+    Clip,
+    NamedImage,
+    read_emoji,
+    read_photographs,
+    read_prompts,
+    read_sentences,
+    read_stamps,
+)
 
 
 class CorpusBuilder:
@@ -117,6 +127,29 @@ def animal_audio_files(builder: CorpusBuilder, description: Description) -> Iter
 
 def name_columns(image: NamedImage) -> dict[str, str | None]:
     return {f"name_{language}": image.names.get(language) for language in LANGUAGES}
+
+
+# ---- Photographs ----------------------------------------------------------------------------------------------------
+
+
+def photograph_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
+    """Yield photographs with the class that EfficientNet-Lite2 sees in each, at the size that they are written in."""
+    settings = description.settings
+    photographs = list(
+        read_photographs(builder.fetch(description, "photographs"), settings["folders"], settings["left_out"])
+    )
+    files = [photograph_to_png(photograph.data) for photograph in photographs]
+    weights = next(builder.fetch(description, "weights").rglob("*.pth"))
+    lemmas = class_lemmas(builder.fetch(description, "names"))
+    for photograph, data, (index, probability) in zip(photographs, files, classify(files, weights), strict=True):
+        columns = {
+            "class_index": index,
+            "class_name": lemmas[index][0],
+            "probability": round(probability, 3),
+            "author": photograph.author,
+            "license": photograph.license,
+        }
+        yield PendingFile("test_photographs", f"{safe_name(photograph.key)}.png", partial(bytes, data), columns)
 
 
 # ---- Speech ---------------------------------------------------------------------------------------------------------
@@ -218,6 +251,7 @@ BUILDERS: dict[str, Callable[[CorpusBuilder, Description], Iterator[PendingFile]
     "spoken-captions": spoken_caption_files,
     "prompts": prompt_files,
     "sentences": sentence_files,
+    "photographs": photograph_files,
 }
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Media of all sources in one form: square PNG images on white, FLAC audio of 16 kHz mono, and synthetic speech."""
+"""Media of all sources in one form: PNG images on white, FLAC audio of 16 kHz mono, and synthetic speech."""
 
 import io
 import os
@@ -15,17 +15,18 @@ from PIL import Image
 from .corpus import UnusableError
 
 MAX_SIDE = 224
+MAX_SIDE_OF_PHOTOGRAPHS = 320
 RATE = 16_000
 MIN_SECONDS, MAX_SECONDS = 0.15, 18.0
 MIN_PEAK = 1e-3  # a recording below this counts as silent
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """Return an image as RGB, centered on a white square, with transparency replaced by white."""
+def on_white(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
+    """Return an image as RGB, centered on white, a square unless a size is given; transparency becomes white too."""
     image = image.convert("RGBA")
-    side = max(image.size)
-    canvas = Image.new("RGB", (side, side), "white")
-    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2), mask=image)
+    width, height = size or (max(image.size),) * 2
+    canvas = Image.new("RGB", (width, height), "white")
+    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2), mask=image)
     return canvas
 
 
@@ -36,16 +37,46 @@ def image_to_png(path: Path) -> bytes:
     Raises:
         UnusableError: if the file cannot be read or has one color only.
     """
+    image = open_image(render_svg(path) if path.suffix == ".svg" else path.read_bytes())
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return to_png(on_white(image))
+
+
+def photograph_to_png(data: bytes) -> bytes:
+    """
+    Convert a photograph to PNG: of its own proportions, at most 320 pixels a side.
+
+    Raises:
+        UnusableError: if the file cannot be read or has one color only.
+    """
+    image = open_image(data)
+    image.thumbnail((MAX_SIDE_OF_PHOTOGRAPHS, MAX_SIDE_OF_PHOTOGRAPHS), Image.Resampling.LANCZOS)
+    return to_png(on_white(image, image.size))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """
+    Return the image of a file as RGBA.
+
+    Raises:
+        UnusableError: if it cannot be read.
+    """
     from modeling_mm.images import DAMAGED_FILE_ERRORS  # it imports torch, which `--help` does without
 
-    data = render_svg(path) if path.suffix == ".svg" else path.read_bytes()
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            image = opened.convert("RGBA")
+            return opened.convert("RGBA")
     except (*DAMAGED_FILE_ERRORS, Image.DecompressionBombError) as error:
         raise UnusableError(f"unreadable image: {error}") from error
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    image = on_white(image)
+
+
+def to_png(image: Image.Image) -> bytes:
+    """
+    Return an image as a PNG file.
+
+    Raises:
+        UnusableError: if it has one color only.
+    """
     if np.ptp(np.asarray(image), axis=(0, 1)).max() == 0:
         raise UnusableError("empty image: it has one color only")
     buffer = io.BytesIO()

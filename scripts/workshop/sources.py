@@ -4,9 +4,11 @@
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .qt_resources import read_qt_resources
 
 LANGUAGES = ("en", "fr", "es", "ru", "zh")
 
@@ -145,6 +147,78 @@ def find_emoji(folder: Path, pattern: str, unified: str) -> Path | None:
             if (path := folder / pattern.format(name)).is_file():
                 return path
     return None
+
+
+# ---- Photographs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """
+    Photograph with its credits.
+
+    Args:
+        data: the file.
+        key: its activity, folder and name without suffix, such as `erase/resource/bee`.
+        author: its author as stated; empty if unknown.
+        license: its license as stated.
+    """
+
+    data: bytes
+    key: str
+    author: str
+    license: str
+
+
+def read_photographs(
+    folder: Path, folders: dict[str, list[str]], left_out: Sequence[str] = ()
+) -> Iterator[Photograph]:
+    """
+    Yield photographs of GCompris, by activity, folder and name.
+
+    Args:
+        folder: the unpacked `gcompris-qt-data`.
+        folders: the folders of each activity that hold photographs and no drawings, such as `resource/animals`.
+        left_out: keys of photographs to leave out.
+
+    Raises:
+        ValueError: for a photograph whose license no README states.
+    """
+    root = folder / "usr/share/gcompris-qt/rcc"
+    for activity, names in folders.items():
+        base = f"gcompris/src/activities/{activity}/"
+        files = {
+            path.removeprefix(base): data
+            for path, data in read_qt_resources(root / f"{activity}.rcc")
+            if path.startswith(base)
+        }
+        credits: dict[str, tuple[str, str]] = {}
+        for path, data in files.items():
+            if path.endswith("/README"):
+                stated = read_credits(data.decode("utf-8"))
+                credits |= {f"{path.removesuffix('README')}{name}": credit for name, credit in stated.items()}
+        for path in sorted(files):
+            key = f"{activity}/{path.removesuffix('.webp')}"
+            if path.rpartition("/")[0] not in names or not path.endswith(".webp") or key in left_out:
+                continue
+            if path not in credits:
+                raise ValueError(f"No README of {activity}.rcc states the license of {path}. Leave {key} out.")
+            yield Photograph(files[path], key, *credits[path])
+
+
+CREDIT_FIELD = re.compile(r"^(Copyright|License|Source|Comments|Files):", re.MULTILINE)
+
+
+def read_credits(readme: str) -> dict[str, tuple[str, str]]:
+    """Return author and license of each file that a README of GCompris lists, in paragraphs of fields in any order."""
+    credits = {}
+    for paragraph in re.split(r"\n\s*\n", readme):
+        _, *parts = CREDIT_FIELD.split(paragraph)
+        fields = {name: value.strip() for name, value in zip(parts[::2], parts[1::2], strict=True)}
+        if "License" in fields:
+            for name in fields.get("Files", "").split():
+                credits[name] = (fields.get("Copyright", ""), fields["License"])
+    return credits
 
 
 # ---- Audio and text -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from scripts.workshop.corpus import read_description, read_lines, read_rows
 
 BY_CONCEPT = ("images", "animal-audio", "spoken-captions")
 BY_TRANSCRIPT = ("prompts", "sentences")
-CORPORA = (*BY_CONCEPT, *BY_TRANSCRIPT)
+CORPORA = (*BY_CONCEPT, *BY_TRANSCRIPT, "photographs")
 OTHER_CONCEPTS = ("validation", "test_concepts")
 
 

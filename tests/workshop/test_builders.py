@@ -1,12 +1,14 @@
 """Corpora from tiny packages, and the real ones: what goes into which split, no leaks, the same files every time."""
 
 import json
+import math
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from scripts.workshop import build_corpus
 from scripts.workshop.builders import BUILDERS, CorpusBuilder, build, full_description, prompt_to_flac
@@ -28,6 +30,7 @@ from tests.workshop.leaks import (
 from tests.workshop.tiny_packages import (
     HAS_SVG,
     NUMBER,
+    SEEN,
     build_all,
     build_tiny,
     killed,
@@ -209,6 +212,26 @@ def test_settings_say_how_many_sentences_are_spoken_in_which_voices(built) -> No
     assert len(rows) == len({row["text"] for row in rows}) == 16
     assert {row["voice"] for row in rows} <= set(read_description("sentences").settings["voices"])
     assert all(row["synthetic"] and row["language"] == "en" for row in rows)
+
+
+def test_photographs_have_the_class_that_the_encoder_sees_and_their_credits(built) -> None:
+    description = read_description("photographs")
+    rows = rows_of(built, "photographs")
+    names = {
+        f"test_photographs/{activity}_{name.replace('/', '_')}_thing.png"
+        for activity, folders in description.settings["folders"].items()
+        for name in folders
+    }
+    assert {row["file_name"] for row in rows} == names and len(rows) == len(names) == 14
+    sure = math.exp(8) / (math.exp(8) + 999)
+    columns = {"class_index": SEEN, "class_name": f"name {SEEN}", "probability": round(sure, 3)}
+    columns |= {"author": "Somebody", "license": "CC0-1.0"}
+    assert all(row == {"file_name": row["file_name"], **columns} for row in rows)
+    assert set(description.columns) == set(rows[0])
+    for row in rows:
+        with Image.open(built / "photographs" / row["file_name"]) as image:
+            assert image.size == (320, 160) and image.mode == "RGB"
+    assert read_lines(built / "photographs/left_out.jsonl") == []
 
 
 # ---- The same files every time --------------------------------------------------------------------------------------

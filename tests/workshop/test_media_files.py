@@ -11,12 +11,14 @@ from PIL import Image
 from scripts.workshop.media_files import (
     MAX_SECONDS,
     MAX_SIDE,
+    MAX_SIDE_OF_PHOTOGRAPHS,
     MIN_SECONDS,
     RATE,
     Synthesizer,
     UnusableError,
     audio_to_flac,
     image_to_png,
+    photograph_to_png,
     samples_to_flac,
 )
 from tests.workshop.tiny_packages import HAS_SVG, write_synthesizers
@@ -43,6 +45,39 @@ def test_images_are_square_on_white(tmp_path) -> None:
     assert made.size == (4, 4)
     assert [made.getpixel((0, y)) for y in range(4)] == [WHITE, WHITE, RED, WHITE]  # padding, clear, red, padding
     assert [made.getpixel((1, y)) for y in range(4)] == [WHITE, RED, RED, WHITE]
+
+
+def file_of(image: Image.Image, form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((640, 480), (320, 240)), ((200, 1000), (64, 320)), ((9, 20), (9, 20)), ((320, 320),) * 2]
+)
+def test_photographs_keep_their_proportions(size, expected) -> None:
+    assert MAX_SIDE_OF_PHOTOGRAPHS == 320
+    image = Image.new("RGB", size, RED)
+    image.paste(WHITE, (0, 0, size[0] // 2, size[1]))
+    made = opened(photograph_to_png(file_of(image)))
+    assert made.size == expected
+    assert made.getpixel((0, 0)) == WHITE and made.getpixel((expected[0] - 1, expected[1] - 1)) == RED
+
+
+def test_transparency_of_a_photograph_becomes_white_in_place() -> None:
+    image = Image.new("RGBA", (4, 2), (*RED, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    made = opened(photograph_to_png(file_of(image)))
+    assert [made.getpixel((x, y)) for y in range(2) for x in range(4)] == [WHITE, *[RED] * 7]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"not an image", "unreadable"), (file_of(Image.new("RGB", (8, 8), RED)), "one color only")]
+)
+def test_photographs_without_content_are_unusable(data: bytes, reason: str) -> None:
+    with pytest.raises(UnusableError, match=reason):
+        photograph_to_png(data)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".gif"])

@@ -13,14 +13,18 @@ from scripts.workshop.sources import (
     STAMP_KINDS,
     Clip,
     NamedImage,
+    Photograph,
     find_emoji,
     read_cldr_names,
+    read_credits,
     read_emoji,
+    read_photographs,
     read_prompts,
     read_sentences,
     read_stamps,
     stamp_names,
 )
+from tests.workshop.qt_writer import write_qt_resources
 
 
 def touch(*paths: Path) -> None:
@@ -154,3 +158,73 @@ def test_sentences_are_plain_of_a_few_words_and_come_once(tmp_path) -> None:
         write(tmp_path / f"usr/share/wordnet/data.{kind}", content)
     assert list(read_sentences(tmp_path)) == ["the cat sat down", "it's a cat, a dog", "they came to stay"]
     assert list(read_sentences(tmp_path, 2, 3)) == ["too short"]
+
+
+# ---- Photographs ----------------------------------------------------------------------------------------------------
+
+README = """Copyright: One, 2014
+Source: https://example.org/File:a_(1).jpg
+License: Public Domain
+Files:
+b.webp
+sub/c.webp
+
+Copyright: © Two & Three
+Files: d.webp
+License: CC-BY-SA-4.0
+Comments: cropping, sharpening
+ and resizing
+
+License: CC0-1.0
+Files: e.webp
+
+Copyright: Nobody
+Files: f.webp
+"""
+
+
+def test_credits_are_read_whatever_the_order_of_their_fields() -> None:
+    one = ("One, 2014", "Public Domain")
+    assert read_credits(README) == {
+        "b.webp": one,
+        "sub/c.webp": one,
+        "d.webp": ("© Two & Three", "CC-BY-SA-4.0"),
+        "e.webp": ("", "CC0-1.0"),
+    }
+    assert read_credits("") == {}
+
+
+def gcompris(folder: Path, **activities: list[str]) -> Path:
+    """Write the resources of activities, with the README above beside each file, whose content is its path."""
+    for activity, names in activities.items():
+        base = f"gcompris/src/activities/{activity}"
+        files = {f"{base}/{name}": f"{activity}/{name}".encode() for name in names}
+        files |= {f"{base}/resource/README": README.encode(), "gcompris/src/core/b.webp": b"of another activity"}
+        write_qt_resources(folder / f"usr/share/gcompris-qt/rcc/{activity}.rcc", files)
+    return folder
+
+
+def test_photographs_of_the_named_folders_are_read_in_order_with_their_credits(tmp_path) -> None:
+    names = ["resource/d.webp", "resource/b.webp", "resource/sub/c.webp", "resource/b.svg", "resource/b.ogg", "b.webp"]
+    folder = gcompris(tmp_path, farm=names, zoo=["resource/e.webp", "resource/d.webp"], town=names)
+    folders = {"zoo": ["resource"], "farm": ["resource", "resource/sub"]}
+    found = list(read_photographs(folder, folders, left_out=["zoo/resource/d", "farm/resource/e"]))
+    one = ("One, 2014", "Public Domain")
+    assert found == [
+        Photograph(b"zoo/resource/e.webp", "zoo/resource/e", "", "CC0-1.0"),
+        Photograph(b"farm/resource/b.webp", "farm/resource/b", *one),
+        Photograph(b"farm/resource/d.webp", "farm/resource/d", "© Two & Three", "CC-BY-SA-4.0"),
+        Photograph(b"farm/resource/sub/c.webp", "farm/resource/sub/c", *one),
+    ]
+    assert [each.key for each in read_photographs(folder, {"farm": ["resource"]})] == [
+        "farm/resource/b",
+        "farm/resource/d",
+    ]
+
+
+def test_a_photograph_without_a_license_is_refused_by_its_name(tmp_path) -> None:
+    folder = gcompris(tmp_path, farm=["resource/f.webp"])
+    message = r"No README of farm\.rcc states the license of resource/f\.webp\. Leave farm/resource/f out"
+    with pytest.raises(ValueError, match=message):
+        list(read_photographs(folder, {"farm": ["resource"]}))
+    assert list(read_photographs(folder, {"farm": ["resource"]}, ["farm/resource/f"])) == []

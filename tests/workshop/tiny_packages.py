@@ -19,13 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from PIL import Image
 from tqdm import tqdm
+from transformers import EfficientNetModel
 
 from scripts.workshop.builders import BUILDERS, CorpusBuilder
 from scripts.workshop.chats import build_chats
 from scripts.workshop.corpus import Description, read_description, write_corpus
+from scripts.workshop.lite import SQUEEZE_EXCITE, lite_config
 from scripts.workshop.packages import fetch_package
+from tests.workshop.qt_writer import write_qt_resources
 
 NUMBER = 24  # of emoji; the first half of them have a stamp of the same name too
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Objects")
@@ -88,6 +92,7 @@ def write_packages(root: Path) -> Path:
     write_stamps(folder_of(root, "debian:tuxpaint-stamps-default"))
     write_prompts(root)
     write_synthesizers(root)
+    write_photographs(root)
     sentences = [f'0{n} | a gloss; "the {word} is here"' for n, word in enumerate("abcdefghijklmnopqrst")]
     for number, kind in enumerate(("noun", "verb", "adj", "adv")):
         text(
@@ -182,6 +187,49 @@ def write_synthesizers(root: Path) -> None:
         share = script.parents[1] / "share"
         share.mkdir()
         (share / "header").write_bytes(header.getvalue()[:44])
+
+
+SEEN = 7  # the class that the tiny packages' classifier sees in every photograph
+
+
+def write_photographs(root: Path) -> None:
+    """Write a photograph for each folder of the description, drawings beside them and one that is left out."""
+    description = read_description("photographs")
+    folder = folder_of(root, description.packages["photographs"])
+    for activity, names in description.settings["folders"].items():
+        base = f"gcompris/src/activities/{activity}"
+        files = {f"{base}/{activity}.svg": b"<svg/>", f"{base}/README": b"Nothing of interest."}
+        for name in names:
+            buffer = io.BytesIO()
+            noise_image(f"{activity} {name}", 12).resize((480, 240)).save(buffer, "WEBP", lossless=True)
+            path = f"{base}/{name}"
+            files[f"{path}/thing.webp"] = buffer.getvalue()
+            files[f"{path}/drawing.svg"] = b"<svg/>"
+            files[f"{path}/README"] = b"Copyright: Somebody\nLicense: CC0-1.0\nFiles:\nthing.webp\n"
+        for left_out in description.settings["left_out"]:
+            if left_out.startswith(f"{activity}/"):
+                files[f"{base}{left_out.removeprefix(activity)}.webp"] = b"never read"
+        write_qt_resources(folder / f"usr/share/gcompris-qt/rcc/{activity}.rcc", files)
+    info = folder_of(root, description.packages["names"]) / "timm/data/_info"
+    text(info / "imagenet_synsets.txt", "".join(f"n{number}\n" for number in range(1000)))
+    text(info / "imagenet_synset_to_lemma.txt", "".join(f"n{n}\tname {n}, other {n}\n" for n in range(1000)))
+    bias = torch.zeros(1000)
+    bias[SEEN] = 8.0
+    write_lite(folder_of(root, description.packages["weights"]) / "models/lite2.pth", torch.zeros(1000, 1280), bias)
+
+
+def write_lite(path: Path, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Write EfficientNet-Lite2 with this head, and weights so wide that its tokens tell images apart."""
+    state = EfficientNetModel(lite_config("lite2")).state_dict()
+    tensors = {f"_{name}": tensor for name, tensor in state.items() if SQUEEZE_EXCITE not in name}
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 4:  # of a convolution
+            tensors[name] = torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel()) ** 0.5
+        elif name.endswith("weight"):  # of a batch norm
+            tensors[name] = torch.ones_like(tensor)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({**tensors, "_fc.weight": weight, "_fc.bias": bias}, path)
 
 
 # ---- Corpora --------------------------------------------------------------------------------------------------------

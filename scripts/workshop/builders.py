@@ -96,7 +96,7 @@ class CorpusBuilder:
         return "test_hand" if split == "train" else None
 
 
-# ---- Images and the noises of what they show ------------------------------------------------------------------------
+# ---- Images ---------------------------------------------------------------------------------------------------------
 
 
 def image_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
@@ -111,18 +111,6 @@ def image_files(builder: CorpusBuilder, description: Description) -> Iterator[Pe
                 **name_columns(image),
             }
             yield PendingFile(split, f"{name}.png", partial(image_to_png, image.path), columns)
-
-
-def animal_audio_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
-    for image in builder.images:
-        if image.audio is not None:
-            name, split = safe_name(image.key), builder.split(image)
-            columns = {
-                "concept": builder.concept(image),
-                "image_file": f"{split}/tuxpaint-{name}.png",
-                **name_columns(image),
-            }
-            yield PendingFile(split, f"{name}.flac", partial(audio_to_flac, image.audio), columns)
 
 
 def name_columns(image: NamedImage) -> dict[str, str | None]:
@@ -156,60 +144,40 @@ def photograph_files(builder: CorpusBuilder, description: Description) -> Iterat
 
 
 def spoken_caption_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
-    """Yield human recordings of the stamps' captions, then synthetic ones of all names in English and Chinese."""
-    for image in builder.images:
-        for language, path in image.recordings.items():
-            if language in image.names:
-                name = safe_name(f"human-{language}-{image.key}")
-                columns = spoken_columns(image.names[language], language, builder.concept(image))
-                columns |= {"voice": f"tuxpaint/{language}", "synthetic": False}
-                yield PendingFile(builder.split(image), f"{name}.flac", partial(audio_to_flac, path), columns)
-    yield from synthetic_caption_files(builder, description)
-
-
-def synthetic_caption_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     """
-    Yield each name in some of the voices.
+    Yield each English name in some of the synthetic voices.
 
     The unseen voice speaks the names of held-out concepts, and names of known concepts as a separate test.
     """
-    synthesizer = builder.synthesizer(description)
-    for language, voices in description.settings["voices"].items():
-        spoken = set()
-        for image in builder.images:
-            text = image.names.get(language)
-            if text is None or text in spoken:
-                continue
-            spoken.add(text)
-            rng = random.Random(f"{language}/{text}")
-            split = builder.split(image)
-            unseen = [(voices["unseen"], "test_voice" if split == "train" else split)]
-            seen = [(voice, split) for voice in rng.sample(voices["seen"], voices["each"])]
-            if split == "train" and rng.random() >= description.settings["share_of_unseen_voice"]:
-                unseen = []
-            pairs = (seen if split != "test_concepts" else []) + (unseen if split != "validation" else [])
-            for voice, target in pairs:
-                name = safe_name(f"{voice}-{image.key}")
-                columns = spoken_columns(text, language, builder.concept(image))
-                columns |= {"voice": voice, "synthetic": True}
-                yield PendingFile(target, f"{name}.flac", partial(synthesizer.speak, text, voice), columns)
-
-
-def spoken_columns(text: str, language: str, concept: str) -> dict[str, Any]:
-    return {"text": text, "language": language, "concept": concept}
+    synthesizer, voices = builder.synthesizer(description), description.settings["voices"]
+    spoken = set()
+    for image in builder.images:
+        text = image.names["en"]
+        if text in spoken:
+            continue
+        spoken.add(text)
+        rng = random.Random(f"en/{text}")
+        split = builder.split(image)
+        unseen = [(voices["unseen"], "test_voice" if split == "train" else split)]
+        seen = [(voice, split) for voice in rng.sample(voices["seen"], voices["each"])]
+        if split == "train" and rng.random() >= description.settings["share_of_unseen_voice"]:
+            unseen = []
+        pairs = (seen if split != "test_concepts" else []) + (unseen if split != "validation" else [])
+        for voice, target in pairs:
+            columns: dict[str, Any] = {"text": text, "language": "en", "concept": builder.concept(image)}
+            columns |= {"voice": voice, "synthetic": True}
+            name = safe_name(f"{voice}-{image.key}")
+            yield PendingFile(target, f"{name}.flac", partial(synthesizer.speak, text, voice), columns)
 
 
 def prompt_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
-    for language in description.settings["languages"]:
-        transcripts = builder.fetch(description, f"transcripts_{language}")
-        recordings = builder.fetch(description, f"sounds_{language}")
-        for clip in read_prompts(transcripts, recordings, language):
-            text = normalize_name(clip.text)
-            split = split_of(text.replace(" ", ""), description.settings["held_out"], "prompts")
-            columns = {"text": clip.text, "language": language, "voice": clip.voice}
-            names_held_out = split == "train" and text in builder.held_out_names
-            make = partial(prompt_to_flac, clip, names_held_out)
-            yield PendingFile(split, f"{safe_name(clip.key)}.flac", make, columns)
+    transcripts, recordings = (builder.fetch(description, name) for name in ("transcripts", "recordings"))
+    for clip in read_prompts(transcripts, recordings, "en"):
+        text = normalize_name(clip.text)
+        split = split_of(text.replace(" ", ""), description.settings["held_out"], "prompts")
+        columns = {"text": clip.text, "language": "en", "voice": clip.voice}
+        make = partial(prompt_to_flac, clip, split == "train" and text in builder.held_out_names)
+        yield PendingFile(split, f"{safe_name(clip.key)}.flac", make, columns)
 
 
 def prompt_to_flac(clip: Clip, names_held_out: bool = False) -> bytes:
@@ -244,10 +212,9 @@ def sentence_files(builder: CorpusBuilder, description: Description) -> Iterator
 
 
 # Corpora that are split by the concepts of the images.
-SPLIT_BY_CONCEPT = ("animal-audio", "spoken-captions", "prompts")
+SPLIT_BY_CONCEPT = ("spoken-captions", "prompts")
 BUILDERS: dict[str, Callable[[CorpusBuilder, Description], Iterator[PendingFile]]] = {
     "images": image_files,
-    "animal-audio": animal_audio_files,
     "spoken-captions": spoken_caption_files,
     "prompts": prompt_files,
     "sentences": sentence_files,

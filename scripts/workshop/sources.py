@@ -5,12 +5,13 @@ import gzip
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .qt_resources import read_qt_resources
 
 LANGUAGES = ("en", "fr", "es", "ru", "zh")
+GROUPING_LANGUAGES = (*LANGUAGES, "ca", "ro", "bg")  # of stamps' names, which tell which images are one concept
 
 # ---- Images ---------------------------------------------------------------------------------------------------------
 
@@ -56,8 +57,6 @@ class NamedImage:
         kind: one of nine kinds of things.
         names: the names by language.
         key: an identifier within the source.
-        recordings: files of the spoken name by language.
-        audio: a file of the noise that the thing makes.
     """
 
     path: Path
@@ -65,8 +64,6 @@ class NamedImage:
     kind: str
     names: dict[str, str]
     key: str
-    recordings: dict[str, Path] = field(default_factory=dict)
-    audio: Path | None = None
 
 
 def read_stamps(folder: Path) -> Iterator[NamedImage]:
@@ -79,14 +76,7 @@ def read_stamps(folder: Path) -> Iterator[NamedImage]:
         names = stamp_names(text)
         if kind is None or not images or "en" not in names:
             continue
-        recordings = {
-            language: path
-            for language in ("en",)
-            if (path := text.with_name(f"{text.stem}_desc_{language}.ogg")).is_file()
-        }
-        audio = [text.with_suffix(suffix) for suffix in (".ogg", ".wav") if text.with_suffix(suffix).is_file()]
-        key = str(relative.with_suffix(""))
-        yield NamedImage(images[0], "tuxpaint", kind, names, key, recordings, audio[0] if audio else None)
+        yield NamedImage(images[0], "tuxpaint", kind, names, str(relative.with_suffix("")))
 
 
 def stamp_names(path: Path) -> dict[str, str]:
@@ -96,7 +86,7 @@ def stamp_names(path: Path) -> dict[str, str]:
     for line in lines:
         language, mark, text = line.partition(".utf8=")
         language = {"zh_CN": "zh"}.get(language, language)
-        if mark and language in (*LANGUAGES, "ca", "ro", "bg"):
+        if mark and language in GROUPING_LANGUAGES:
             names[language] = text.strip()
     return {language: text for language, text in names.items() if text and "�" not in text}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from scripts.workshop.concepts import normalize_name
 from scripts.workshop.corpus import read_description, read_lines, read_rows
 
-BY_CONCEPT = ("images", "animal-audio", "spoken-captions")
+BY_CONCEPT = ("images", "spoken-captions")
 BY_TRANSCRIPT = ("prompts", "sentences")
 CORPORA = (*BY_CONCEPT, *BY_TRANSCRIPT, "photographs")
 OTHER_CONCEPTS = ("validation", "test_concepts")
@@ -79,8 +79,9 @@ def media(example: dict) -> list[str]:
     return [part["path"].removeprefix("../../") for part in parts]
 
 
-def question(example: dict) -> str:
-    return example["messages"][0]["content"][-1]["text"]
+def question(example: dict) -> str | None:
+    """Return the text of the question; a transcript may be asked for without any."""
+    return example["messages"][0]["content"][-1].get("text")
 
 
 def answer(example: dict) -> str:

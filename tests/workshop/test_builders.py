@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from scripts.workshop import build_corpus
 from scripts.workshop.builders import BUILDERS, CorpusBuilder, build, full_description, prompt_to_flac
 from scripts.workshop.concepts import normalize_name
-from scripts.workshop.corpus import is_built, read_description, read_lines, read_rows
+from scripts.workshop.corpus import Description, is_built, read_description, read_lines, read_rows
 from scripts.workshop.media_files import UnusableError
 from scripts.workshop.sources import LANGUAGES, Clip
 from tests.workshop.conftest import REAL_CORPORA, has_corpora
@@ -46,9 +47,6 @@ LEAKS = {
     "names in any language": lambda folder: shared_texts(folder, BY_CONCEPT, BY_CONCEPT),
     "transcripts of prompts": lambda folder: shared_texts(folder, ("prompts",), ("prompts",)),
     "transcripts of sentences": lambda folder: shared_texts(folder, ("sentences",), ("sentences",)),
-    "transcripts of prompts in another language": lambda folder: (
-        values(folder, "prompts", "text", "train") & values(folder, "prompts", "text", "validation", "test_prompts")
-    ),
     "files": shared_files,
 }
 LEAKS_OF_REAL_CORPORA = {
@@ -80,10 +78,9 @@ def test_the_unseen_hand_and_voices_are_in_test_splits_only(corpora) -> None:
     assert hands["test_hand"] == {"twemoji"} <= hands["test_concepts"]
     assert "twemoji" not in hands["train"] | hands["validation"]
     description = read_description("spoken-captions")
-    unseen = {each["unseen"] for each in description.settings["voices"].values()}
+    unseen = {description.settings["voices"]["unseen"]}
     voices = {split: values(corpora, "spoken-captions", "voice", split) for split in description.splits}
-    assert voices["test_voice"] == unseen
-    assert {voice for voice in voices["test_concepts"] if not voice.startswith("tuxpaint/")} == unseen
+    assert voices["test_voice"] == voices["test_concepts"] == unseen
     assert not unseen & (voices["train"] | voices["validation"] | values(corpora, "sentences", "voice", "train"))
 
 
@@ -92,9 +89,14 @@ def test_concepts_of_the_unseen_hand_and_voice_are_in_training(corpora, corpus: 
     assert values(corpora, corpus, "concept", split) <= values(corpora, corpus, "concept", "train")
 
 
+def real_description(corpus: str) -> Description:
+    """Return the description of a corpus that `build_corpus` has built."""
+    return full_description(corpus, SimpleNamespace(description=read_description("images")))
+
+
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_files_rows_and_counts_agree_with_the_description(corpora, corpus: str) -> None:
-    description = read_description(corpus) if corpora == REAL_CORPORA else tiny_description(corpus)
+    description = real_description(corpus) if corpora == REAL_CORPORA else tiny_description(corpus)
     assert is_built(corpora / corpus, description)
     counts = json.loads((corpora / corpus / ".built.json").read_text())["rows"]
     assert list(counts) == list(description.splits)
@@ -145,51 +147,33 @@ def test_the_unseen_hand_is_a_setting(packages) -> None:
     assert ("noto", "train") not in placed and ("noto", "test_hand") in placed and ("twemoji", "train") in placed
 
 
-def test_noises_come_with_the_image_of_their_thing(built) -> None:
-    images = {row["file_name"]: row for row in rows_of(built, "images")}
-    for split in read_description("animal-audio").splits:
-        rows = rows_of(built, "animal-audio", split)
-        assert rows
-        for row in rows:
-            assert images[row["image_file"]]["concept"] == row["concept"]
-            assert images[row["image_file"]]["name_en"] == row["name_en"]
-
-
-def test_spoken_captions_are_human_or_marked_as_synthetic(built) -> None:
+def test_spoken_captions_are_english_names_in_synthetic_voices(built) -> None:
+    names = {(row["concept"], row["name_en"]) for row in rows_of(built, "images")}
     rows = rows_of(built, "spoken-captions")
-    human = [row for row in rows if not row["synthetic"]]
-    assert Counter(row["language"] for row in human) == {"fr": NUMBER / 2, "ca": NUMBER / 2}
-    assert {row["voice"] for row in human} == {"tuxpaint/fr", "tuxpaint/ca"}
-    synthetic = [row for row in rows if row["synthetic"]]
-    assert {row["language"] for row in synthetic} == {"en", "zh"}
-    assert all(row["voice"].startswith(("flite/", "espeak-ng/")) for row in synthetic)
+    assert {(row["concept"], row["text"]) for row in rows} <= names
+    assert {row["voice"] for row in rows} == {"flite/slt", "espeak-ng/en-us", "flite/rms"}
+    assert {(row["language"], row["synthetic"]) for row in rows} == {("en", True)}
 
 
 def test_settings_say_how_many_voices_speak_a_name(packages) -> None:
     builder, description = make_builder(packages), tiny_description("spoken-captions")
-    settings = json.loads(json.dumps(description.settings))
-    settings["voices"]["en"]["each"] = 2
+    voices = {**description.settings["voices"], "each": 2}
 
-    def files(**fields) -> list:
-        changed = replace(description, settings={**settings, **fields})
-        return list(BUILDERS["spoken-captions"](builder, changed))
+    def files(share: float) -> list:
+        settings = {**description.settings, "voices": voices, "share_of_unseen_voice": share}
+        return list(BUILDERS["spoken-captions"](builder, replace(description, settings=settings)))
 
-    def spoken(language: str, *splits: str) -> Counter:
-        rows = [each for each in files() if each.columns["language"] == language]
-        return Counter((each.columns["text"], each.split) for each in rows if not splits or each.split in splits)
-
-    assert set(spoken("zh").values()) == {1} and set(spoken("en", "train").values()) == {2}
-    unseen = [sum(each.split == "test_voice" for each in files(share_of_unseen_voice=x)) for x in (0.5, 1.0)]
-    assert 0 < unseen[0] < unseen[1]
+    assert set(Counter(each.columns["text"] for each in files(0.5) if each.split == "train").values()) == {2}
+    unseen = [sum(each.split == "test_voice" for each in files(share)) for share in (0.0, 0.5, 1.0)]
+    assert 0 == unseen[0] < unseen[1] < unseen[2]
 
 
 def test_prompts_without_words_or_noise_are_left_out(built) -> None:
     rows = rows_of(built, "prompts")
-    assert Counter(row["language"] for row in rows) == dict.fromkeys(("en", "es", "fr", "ru"), 13)
+    assert {row["text"] for row in rows} == {f"prompt {number}" for number in range(12)} and len(rows) == 12
+    assert {row["language"] for row in rows} == {"en"}
     left_out = read_lines(built / "prompts/left_out.jsonl")
-    assert Counter(row["text"] for row in left_out) == {"[a tone]": 4, "nothing to hear": 4}
-    same = [row["file_name"].split("/")[0] for row in rows if "same" in row["text"]]
-    assert len(same) == 4 and len(set(same)) == 1  # one split for a transcript of several languages
+    assert sorted(row["text"] for row in left_out) == ["[a tone]", "nothing to hear"]
 
 
 @pytest.mark.parametrize("text", ["[a tone]", "(beep) hello", "<click>", "...", ""])
@@ -255,11 +239,11 @@ def test_a_killed_build_resumes_to_the_same_files(packages, built, tmp_path, cor
 def test_the_script_builds_the_named_corpora(packages, tmp_path, monkeypatch, capsys) -> None:
     folder = tmp_path / "corpora"
     options = ["--folder", str(folder), "--packages", str(packages), "--workers", "1"]
-    monkeypatch.setattr(sys, "argv", ["build_corpus", "prompts", "animal-audio", *options])
+    monkeypatch.setattr(sys, "argv", ["build_corpus", "prompts", "spoken-captions", *options])
     assert build_corpus.main() == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["animal-audio", "prompts"]
+    assert sorted(path.name for path in folder.iterdir()) == ["prompts", "spoken-captions"]
     printed = capsys.readouterr().out
-    for corpus in ("animal-audio", "prompts"):
+    for corpus in ("prompts", "spoken-captions"):
         counts = json.loads((folder / corpus / ".built.json").read_text())["rows"]
         assert f"{corpus}: " + ", ".join(f"{split} {number}" for split, number in counts.items()) in printed
         assert is_built(folder / corpus, full_description(corpus, CorpusBuilder(packages)))
@@ -269,15 +253,15 @@ def test_the_script_refuses_unknown_names(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["build_corpus", "picture"])
     with pytest.raises(SystemExit, match="2"):
         build_corpus.main()
-    assert "unknown corpus picture; known are images, animal-audio" in capsys.readouterr().err
+    assert "unknown corpus picture; known are images, spoken-captions" in capsys.readouterr().err
 
 
 def test_other_splits_of_the_concepts_rebuild_the_corpora_that_follow_them(packages, tmp_path) -> None:
-    """Otherwise the spoken captions would keep the old splits, and leak."""
+    """Otherwise prompts and spoken captions would keep the old splits, and leak."""
     before = CorpusBuilder(packages)
-    assert build("animal-audio", before, tmp_path).total() == NUMBER / 2
+    assert build("prompts", before, tmp_path).total() == 12
     settings = {**before.description.settings, "held_out": {"test_concepts": 0.5, "validation": 0.1}}
     after = CorpusBuilder(packages, replace(before.description, settings=settings))
-    assert is_built(tmp_path / "animal-audio", full_description("animal-audio", before))
-    assert not is_built(tmp_path / "animal-audio", full_description("animal-audio", after))
+    assert is_built(tmp_path / "prompts", full_description("prompts", before))
+    assert not is_built(tmp_path / "prompts", full_description("prompts", after))
     assert full_description("sentences", after) == full_description("sentences", before)

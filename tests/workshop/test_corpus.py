@@ -132,7 +132,7 @@ def test_every_corpus_is_described(name: str) -> None:
 
 
 def test_unknown_corpora_and_fields_are_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"Unknown corpus 'picture'; known are animal-audio, chat, images"):
+    with pytest.raises(ValueError, match=r"Unknown corpus 'picture'; known are chat, images"):
         read_description("picture")
     (tmp_path / "x.yaml").write_text("title: X\nlicense: no such field\n")
     with pytest.raises(ValueError, match=r"x\.yaml: .*'license'"):
@@ -216,7 +216,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
 NAMES = {"name_en", "name_fr", "name_es", "name_ru", "name_zh"}
 COLUMNS = {
     "images": {"image", "concept", "hand", "kind"} | NAMES,
-    "animal-audio": {"audio", "concept", "image_file"} | NAMES,
     "spoken-captions": {"audio", "text", "language", "concept", "voice", "synthetic"},
     "prompts": {"audio", "text", "language", "voice"},
     "sentences": {"audio", "text", "language", "voice", "synthetic"},

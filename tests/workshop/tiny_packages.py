@@ -24,9 +24,11 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import EfficientNetModel
 
+from modeling_mm.utils import write_lines
 from scripts.workshop.builders import BUILDERS, CorpusBuilder
 from scripts.workshop.chats import build_chats
 from scripts.workshop.corpus import Description, read_description, write_corpus
+from scripts.workshop.hear import HEARD_FILE, chosen_clips
 from scripts.workshop.lite import SQUEEZE_EXCITE, lite_config
 from scripts.workshop.packages import fetch_package
 from tests.workshop.qt_writer import write_qt_resources
@@ -39,10 +41,7 @@ HAS_SVG = importlib.util.find_spec("resvg_py") is not None
 SETTINGS = {
     "images": {"held_out": {"test_concepts": 0.25, "validation": 0.2}},
     "spoken-captions": {
-        "voices": {
-            "en": {"seen": ["flite/slt", "espeak-ng/en-us"], "each": 1, "unseen": "flite/rms"},
-            "zh": {"seen": ["espeak-ng/cmn"], "each": 1, "unseen": "espeak-ng/cmn+m3"},
-        },
+        "voices": {"seen": ["flite/slt", "espeak-ng/en-us"], "each": 1, "unseen": "flite/rms"},
         "share_of_unseen_voice": 0.5,
     },
     "prompts": {"held_out": {"test_prompts": 0.3, "validation": 0.2}},
@@ -136,7 +135,7 @@ def write_emoji(root: Path) -> None:
 
 def write_stamps(folder: Path) -> None:
     """
-    Write a stamp for every even number, with recordings in two languages and a noise.
+    Write a stamp for every even number.
 
     It shares the English name of an emoji, or only its Russian one. Another stamp is of an unknown kind.
     """
@@ -145,32 +144,24 @@ def write_stamps(folder: Path) -> None:
         path = root / STAMP_FOLDERS[number % 3] / f"stamp_{number}"
         english = f"A thing {number}." if number % 4 == 0 else f"An odd {number}."
         russian = f"Вещь {number}."
-        text(
-            path.with_suffix(".txt"), f"{english}\nfr.utf8=Un truc {number}.\nru.utf8={russian}\nca.utf8=Cosa {number}"
-        )
+        text(path.with_suffix(".txt"), f"{english}\nfr.utf8=Un truc {number}.\nru.utf8={russian}\n")
         save(noise_image(f"stamp {number}"), path.with_suffix(".png"))
-        write_audio(path.with_name(f"{path.name}_desc_fr.ogg"))
-        write_audio(path.with_name(f"{path.name}_desc_ca.ogg"))
-        write_audio(path.with_suffix(".wav"))
     text(root / "symbols/letter.txt", "The letter A.\n")  # of an unknown kind
     save(noise_image("letter"), root / "symbols/letter.png")
 
 
 def write_prompts(root: Path) -> None:
-    """Write a dozen prompts for each language; one transcript in all, a signal, a missing and a silent recording."""
-    for language in ("en", "es", "fr", "ru"):
-        lines = [f"; a comment: in {language}"]
-        lines += [f"digits/{number}: prompt {number} in {language}" for number in range(12)]
-        lines += ["shared: the same everywhere", "beep: [a tone]", "lost: no such sound", "still: nothing to hear"]
-        package = folder_of(root, f"debian:asterisk-core-sounds-{language}")
-        path = package / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
-        voice = folder_of(root, f"debian:asterisk-core-sounds-{language}-wav")
-        voice = voice / f"usr/share/asterisk/sounds/voice_{language}"
-        for name in (*(f"digits/{number}" for number in range(12)), "shared", "beep"):
-            write_audio(voice / f"{name}.wav")
-        soundfile.write(voice / "still.wav", np.zeros(4000), 8000)
+    """Write a dozen prompts, a signal, a missing and a silent recording."""
+    lines = ["; a comment: not spoken", *(f"digits/{number}: prompt {number}" for number in range(12))]
+    lines += ["beep: [a tone]", "lost: no such sound", "still: nothing to hear"]
+    package = folder_of(root, "debian:asterisk-core-sounds-en")
+    path = package / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+    voice = folder_of(root, "debian:asterisk-core-sounds-en-wav") / "usr/share/asterisk/sounds/voice_en"
+    for name in (*(f"digits/{number}" for number in range(12)), "beep"):
+        write_audio(voice / f"{name}.wav")
+    soundfile.write(voice / "still.wav", np.zeros(4000), 8000)
 
 
 def write_synthesizers(root: Path) -> None:
@@ -255,8 +246,15 @@ def build_all(packages: Path, folder: Path, workers: int = 2) -> Path:
     builder = make_builder(packages)
     for name in BUILDERS:
         build_tiny(name, builder, folder, workers)
+    write_heard(folder)
     build_chats(folder)
     return folder
+
+
+def write_heard(folder: Path) -> None:
+    """Write down other words than the transcript for each clip that examples with audio and an image are made of."""
+    heard = [{"file_name": name, "heard": f"heard in {Path(name).stem}"} for name in chosen_clips(folder)]
+    write_lines(folder / HEARD_FILE, heard)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

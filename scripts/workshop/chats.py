@@ -23,7 +23,7 @@ from .hear import HEARD_FILE
 Row = dict[str, Any]
 Example = dict[str, Any]
 TRAIN = "train"
-DRAWS = 4  # how often an image is asked about in training, in tasks that draw another image, name or voice
+DRAWS = 4  # questions about each image in training, in tasks that draw another image, name or voice
 SURE = 0.5  # probability from which on the encoder's own head is believed
 
 

@@ -60,6 +60,16 @@ def pattern_of(tokens: tuple[str, ...]) -> re.Pattern:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
+@lru_cache
+def beginnings_of(tokens: tuple[str, ...]) -> tuple[dict[str, set[str]], int]:
+    """Return the characters that continue each beginning of some tokens, and the length of the longest beginning."""
+    beginnings: dict[str, set[str]] = {}
+    for token in tokens:
+        for length in range(1, len(token)):
+            beginnings.setdefault(token[:length], set()).add(token[length])
+    return beginnings, max(map(len, beginnings), default=0)
+
+
 # ---- Marks ----------------------------------------------------------------------------------------------------------
 
 
@@ -104,11 +114,11 @@ def mark_text(text: str, tokens: tuple[str, ...], starts: set[str]) -> str:
     pattern = pattern_of(tokens)
     while pattern.search(text):  # again, as tokens may overlap
         text = pattern.sub(lambda found: f"{found[0][0]}{MARK}{found[0][1:]}", text)
+    beginnings, longest = beginnings_of(tokens)
     cuts = {
         len(text) - length
-        for token in tokens
-        for length in range(1, len(token))
-        if token[length] in starts and text.endswith(token[:length])
+        for length in range(1, min(longest, len(text)) + 1)
+        if beginnings.get(text[-length:], set()) & starts
     }
     for place in sorted(cuts, reverse=True):
         text = f"{text[: place + 1]}{MARK}{text[place + 1 :]}"

@@ -222,7 +222,9 @@ class CachedCollator(ChatCollator):
         return self.cache.states(part, 0 if is_prompt else self.view(row, number, part["type"]))
 
     def encode_text(self, row: ChatRow, tokens: Mapping[str, list[list[int]]], is_prompt: bool) -> Row:
-        key = f"{is_prompt}{tokens}{row.messages}"
+        # The media of a text do not change its tokens, so that one question about many images is encoded once.
+        turns = [(turn["role"], [part.get("text", part["type"]) for part in turn["content"]]) for turn in row.messages]
+        key = f"{is_prompt}{tokens}{turns}"
         if key not in self.encoded:
             options = {"add_generation_prompt": True} if is_prompt else {}
             encode = encode_chat if is_prompt else encode_conversation

@@ -253,6 +253,7 @@ def build_chats(folder: Path) -> Counter:
     for split in tqdm(description.splits, "chat"):
         for name, make in TASKS.items():
             if examples := list(make(corpora, split)):
+                random.Random(f"{split}/{name}").shuffle(examples)  # so that the first ones are a random draw
                 path = target / split / f"{name}.jsonl"
                 write_lines(path, examples)
                 stale.discard(path)

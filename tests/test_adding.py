@@ -155,6 +155,16 @@ def test_a_direct_connector_of_a_new_modality_learns():
     assert both.model.vision_connector.linear.weight.requires_grad
 
 
+def test_fields_of_all_modalities_are_arguments(tmp_path):
+    both = hearing().add_vision(vit(), connector_dropout=0.25, max_media_items=2)
+    both.save_pretrained(tmp_path)
+    for config in (both.config, type(both).from_pretrained(tmp_path).config):
+        assert (config.connector_dropout, config.max_media_items) == (0.25, 2)
+    assert {m.dropout for m in both.model.vision_connector.modules() if hasattr(m, "dropout")} == {0.25}
+    plain = hearing().add_vision(vit()).config
+    assert (plain.connector_dropout, plain.max_media_items) == (0.0, None)
+
+
 def test_a_folder_can_be_added(tmp_path):
     encoder = vit()
     encoder.save_pretrained(tmp_path)

@@ -393,6 +393,22 @@ def test_a_run_that_goes_on_is_not_aligned_again(interrupted, monkeypatch):
     run(replace(interrupted, alignment=section))
 
 
+def test_what_a_recipe_cannot_say_is_prepared_before_alignment(tmp_path, monkeypatch):
+    calls = []
+
+    def prepare(trainer, data):
+        assert isinstance(data, RecipeData) and trainer.state.global_step == 0
+        calls.append(("prepared", trainer))
+        trainer.train_dataset = chats("a cat", "a dog")
+
+    monkeypatch.setattr(running, "align_model", lambda *given: calls.append(("aligned", given[-1])))
+    sources = [{"source": write_chats(tmp_path, "image/name")}]
+    run(recipe(tmp_path / "run", {"alignment": {"steps": 1, "images": sources}}, max_steps=1), prepare)
+    (first, trainer), (second, same) = calls
+    assert (first, second) == ("prepared", "aligned") and trainer is same
+    assert len(trainer.train_dataset) == 2
+
+
 def test_a_search_does_not_align(tmp_path):
     section = {"steps": 1, "images": [{"source": "a"}]}
     space = {"training.learning_rate": [1e-3, 1e-2]}

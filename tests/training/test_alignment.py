@@ -51,6 +51,20 @@ def test_a_file_has_one_answer_for_each_task(folder):
     assert first.row is rows[0] and second.row is rows[1]
 
 
+def test_parts_of_one_file_with_other_keys_are_two_media(folder):
+    """Such as tokens that a collator moves to the class that a part names."""
+
+    def lesson(answer: str, **keys) -> ChatRow:
+        plain = row(folder, "a.png", answer=answer, task=answer)
+        part, text = plain.messages[0]["content"]
+        return replace(plain, messages=[{"role": "user", "content": [{**part, **keys}, text]}, *plain.messages[1:]])
+
+    rows = [lesson("cat", number=1), lesson("dog", number=2), lesson("bird", number=1), lesson("hello")]
+    found = of_rows(rows, "image")
+    assert [set(medium.answers) for medium in found] == [{"cat", "bird"}, {"dog"}, {"hello"}]
+    assert [medium.row for medium in found] == [rows[0], rows[1], rows[3]]
+
+
 @pytest.mark.parametrize(
     "names, kind, found",
     [

@@ -141,6 +141,29 @@ def test_text_is_encoded_as_by_the_processor(media, make_tokenizer) -> None:
     assert set(ours) == set(TEXTS)
 
 
+class Doubling(CachedCollator):
+    """Doubles the states of media with a mark."""
+
+    def windows(self, row, number, part, is_prompt):
+        windows = super().windows(row, number, part, is_prompt)
+        return [window * 2 for window in windows] if part.get("marked") else windows
+
+
+def test_a_subclass_can_change_states(media) -> None:
+    plain = row(media, "a.png", "b.png")
+    content = [
+        {**part, "marked": True} if part.get("path", "").endswith("b.png") else part
+        for part in plain.prompt[0]["content"]
+    ]
+    marked = replace(plain, messages=[turn("user", *content), *plain.messages[1:]])
+    states = filled(media, *ALL)
+    for name in ("__call__", "prompt_batch"):
+        expected = getattr(CachedCollator(processor(), states), name)([plain])
+        changed = getattr(Doubling(processor(), states), name)([marked])
+        expected["vision_states"][0, 1] *= 2
+        assert_same(changed, expected)
+
+
 def test_an_answer_of_nothing_is_refused(media) -> None:
     prompt = replace(row(media, "a.png"), messages=row(media, "a.png").messages[:1])
     with pytest.raises(ValueError, match=r"Row 0: The assistant says nothing .* nothing to learn"):

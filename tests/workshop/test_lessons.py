@@ -1,4 +1,4 @@
-"""Lessons of the encoder's head: moved tokens show the class, classes are equally many, other media stay as they are."""
+"""Lessons of the encoder's head: moved tokens show the class, other media stay, all classes are asked about alike."""
 
 from collections import Counter
 from dataclasses import replace

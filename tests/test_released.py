@@ -17,8 +17,6 @@ from modeling_mm.cli import main
 from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation import generate_answers
 from modeling_mm.recipes import read_recipe, rows_of, to_yaml
-from scripts.workshop import phrases
-from scripts.workshop.released_folder import transcription_prompts
 from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,8 +73,9 @@ def test_its_config_names_no_folder_of_the_machine_it_was_made_on():
 
 def test_its_generation_config_holds_the_wordings_it_was_trained_with(model):
     config = model.generation_config
-    assert config.translation_prompt == phrases.TRANSLATE
-    assert config.transcription_prompts == transcription_prompts()
+    assert config.translation_prompt == "Translate this caption into {language}: {text}"
+    assert list(config.transcription_prompts) == ["en", "fr", "es", "ru", "zh", "ca", "ro", "bg"]
+    assert config.transcription_prompts["en"] == "Transcribe the speech."
 
 
 # ---- The card -------------------------------------------------------------------------------------------------------

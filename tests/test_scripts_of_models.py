@@ -99,7 +99,7 @@ def test_a_release_loads_where_the_package_is_not_installed(released, tmp_path):
     assert run_without_package(script, tmp_path).count("transformers_modules") == 2
 
 
-@pytest.mark.parametrize("name", ["pocket.release", "pocket.build_corpus", "pocket.build_components"])
+@pytest.mark.parametrize("name", ["workshop.release", "workshop.build_corpus", "workshop.build_base"])
 def test_scripts_are_thin_and_say_how_they_are_called(name):
     path = f"scripts/{name.replace('.', '/')}.py"
     text = (ROOT / path).read_text(encoding="utf-8")

@@ -37,6 +37,8 @@ def run(options: Namespace) -> None:
             raise ValueError("--attention draws the words of an answer, but this model classifies. Leave it out.")
         check_explainable(model)
     answer = answer_file if options.questions else answer_question
+    if not is_classifier(model):
+        model.generation_config.max_length = None  # --max-new-tokens takes its place, without a warning
     bands = answer(options, model, processor, turn)
     if options.attention:
         note = "Cross-attention, mean over heads and blocks."

@@ -3,6 +3,7 @@
 
 from .decoding import IncrementalDecoder
 from .files import HALF_FILE, remove_half_files, write_bytes, write_lines, write_text
+from .progress import show_progress
 from .quiet import quiet_libraries
 from .resources import find_resource, list_resources, resource_or_path
 from .spelling import nearest, suggestion
@@ -27,6 +28,7 @@ __all__ = [
     "remove_half_files",
     "replace_value",
     "resource_or_path",
+    "show_progress",
     "suggestion",
     "write_bytes",
     "write_lines",

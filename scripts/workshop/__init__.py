@@ -1,2 +1,2 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Everything that makes the released checkpoint mm-pocket: corpora, wordings, components and a comparison study."""
+"""Everything that makes the released checkpoint mm-whisper-tiny, and a comparison study."""

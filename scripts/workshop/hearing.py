@@ -5,12 +5,10 @@ import argparse
 from collections.abc import Sequence
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
-from modeling_mm.data.chat_row import ChatRow
+from modeling_mm.data import ChatRow
 from modeling_mm.evaluation import generate_answers
-from modeling_mm.training.collators import CachedCollator
-from modeling_mm.training.encoder_cache import EncoderCache
-from modeling_mm.utils import write_lines
-from modeling_mm.utils.progress import show_progress
+from modeling_mm.training import CachedCollator, EncoderCache
+from modeling_mm.utils import show_progress, write_lines
 
 from .hear import BATCH, HEARD_FILE, MAX_NEW_TOKENS
 

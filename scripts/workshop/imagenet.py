@@ -10,7 +10,7 @@ from PIL import Image
 
 PACKAGE = "pypi:timm==1.0.20"  # which lists the names of the classes
 ARTICLES = {"a", "an", "the"}
-# Their words name other things than they do, so that each counts as one word: a sea lion is no lion.
+# Their words name other things than they do, so that each counts as one word: a sea lion is not a lion.
 COMPOUNDS = (
     "custard apple",
     "guinea pig",

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from modeling_mm.data.chat_row import ChatRow, media_parts
-from modeling_mm.training.collators import CachedCollator
+from modeling_mm.data import ChatRow, media_parts
+from modeling_mm.training import CachedCollator
 
 # Shape legend: L encoder tokens of an image, W the encoder's width, C classes.
 
@@ -89,10 +89,13 @@ class ClassLessons(Dataset):
     def __getitem__(self, index: int) -> ChatRow:
         number = index % len(self.names)
         rng = np.random.default_rng([index, self.epoch])
-        image = {"type": "image", "path": self.images[rng.integers(len(self.images))], CLASS: number}
+        image = {"type": "image", "path": self.images[int(rng.integers(len(self.images)))], CLASS: number}
         content = [image, {"type": "text", "text": self.question}]
         answer = [{"type": "text", "text": self.names[number]}]
-        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": answer},
+        ]
         return ChatRow(messages, "lesson/en", f"lesson/{number}/{index // len(self.names)}", self.epoch)
 
     def set_epoch(self, epoch: int) -> None:

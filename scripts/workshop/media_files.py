@@ -44,7 +44,7 @@ def image_to_png(path: Path) -> bytes:
 
 def photograph_to_png(data: bytes) -> bytes:
     """
-    Convert a photograph to PNG: of its own proportions, at most 320 pixels a side.
+    Convert a photograph to PNG: in its proportions, at most 320 pixels a side.
 
     Raises:
         UnusableError: if the file cannot be read or has one color only.

@@ -17,8 +17,7 @@ from transformers import WhisperForConditionalGeneration, pipeline
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.audio import load_audio
 from modeling_mm.evaluation import generate_answers, score
-from modeling_mm.utils import write_text
-from modeling_mm.utils.progress import show_progress
+from modeling_mm.utils import show_progress, write_text
 
 from .corpus import read_lines, read_rows
 from .hear import HEARD_FILE
@@ -49,6 +48,7 @@ def compare(arguments: argparse.Namespace) -> None:
             "converted Whisper": perplexity(converted, processor.tokenizer, chosen),
             "ours": perplexity(model, processor.tokenizer, chosen),
         },
+        "num_texts": len(chosen),
         **transcripts(model, processor, original, parts, arguments),
     }
     print(json.dumps(figures, indent=2))
@@ -81,7 +81,7 @@ def transcripts(
     return {
         "prompts": len(rows),
         "spoken_wer": {name: score("spoken_wer", texts, truths) for name, texts in found.items()},
-        "texts as Whisper's": {
+        "texts": {
             name: sum(a == b for a, b in zip(texts, found["whisper"], strict=True))
             for name, texts in found.items()
             if name != "whisper"

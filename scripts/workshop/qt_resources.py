@@ -103,7 +103,7 @@ def read_qt_resources(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     content = path.read_bytes()
     if content[:4] != MAGIC:
-        raise ValueError(f"{path} is no Qt resource file: it begins with {content[:4]!r}, not {MAGIC!r}.")
+        raise ValueError(f"{path} is not a Qt resource file: it begins with {content[:4]!r}, not {MAGIC!r}.")
     version, tree, data, names = QtResources(path, content, 0, 0, 0, 0).numbers("IIII", 4)
     if version not in VERSIONS:
         raise ValueError(f"{path} has version {version} of the format; expected one of {VERSIONS}.")

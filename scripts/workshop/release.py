@@ -2,9 +2,11 @@
 """
 Make a released checkpoint from a trained folder: weights in half precision, links to the code, a card with figures.
 
-    python -m scripts.workshop.release outputs/mm-pocket model_cards/mm-pocket
-    python scripts/evaluate.py configuration/recipes/mm-pocket.yaml model_cards/mm-pocket
-    python -m scripts.workshop.release outputs/mm-pocket model_cards/mm-pocket --figures outputs/evaluation
+    python -m scripts.workshop.release outputs/mm-whisper-tiny model_cards/mm-whisper-tiny
+    python -m scripts.workshop.parity model_cards/mm-whisper-tiny
+    python scripts/evaluate.py configuration/recipes/mm-whisper-tiny.yaml model_cards/mm-whisper-tiny
+    python -m scripts.workshop.release outputs/mm-whisper-tiny model_cards/mm-whisper-tiny \\
+        --figures outputs/evaluation --parity outputs/parity.json
 
 The figures are those of the released weights, so they are measured between two calls. The folder goes to the Hub as it
 is; its code files are links to the package, which the Hub's client follows.
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("trained", type=Path, help="output folder of scripts/train.py")
     parser.add_argument("released", type=Path)
     parser.add_argument("--figures", type=Path, help="output folder of scripts/evaluate.py")
+    parser.add_argument("--parity", type=Path, help="figures of scripts.workshop.parity")
     arguments = parser.parse_args()
     from .released_folder import release  # after the arguments, as it imports torch
 

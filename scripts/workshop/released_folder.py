@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
@@ -13,11 +14,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 import modeling_mm
 from modeling_mm.evaluation import Figure
 from modeling_mm.hub import render_card
-from modeling_mm.prompts import set_prompts
 from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, Recipe, card_content, read_recipe
-from modeling_mm.utils import write_text
+from modeling_mm.utils import markdown_table, write_text
 
-from .phrases import TRANSCRIBE, TRANSLATE
+from .base_folder import remove_local_paths
 
 
 def release(arguments: argparse.Namespace) -> None:
@@ -26,7 +26,6 @@ def release(arguments: argparse.Namespace) -> None:
     model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
     if arguments.figures is None:
         remove_local_paths(model)
-        set_prompts(model, transcription_prompts(), TRANSLATE)
         for link in filter(Path.is_symlink, arguments.released.glob("*")):  # of an earlier release
             link.unlink()
         model.save_pretrained(arguments.released)
@@ -44,25 +43,30 @@ def card(recipe: Recipe, model: PreTrainedModel, arguments: argparse.Namespace) 
     if arguments.figures is not None:
         rows = json.loads((arguments.figures / "figures.json").read_text(encoding="utf-8"))
         content = replace(content, figures=[Figure(**row) for row in rows])
-    return render_card(content)
+    text = render_card(content)
+    if arguments.parity is not None:
+        text += beside_whisper(json.loads(arguments.parity.read_text(encoding="utf-8")))
+    return text
 
 
-def transcription_prompts() -> dict[str, str]:
-    """Return the prompt of the released model for a transcript in each language."""
-    # "Transcribe the speech." has fewer character errors than "What is said?" on the shipped recordings: 0.93 to 1.02.
-    return {language: wordings[0] for language, wordings in TRANSCRIBE.items()} | {"en": TRANSCRIBE["en"][1]}
-
-
-def remove_local_paths(model: PreTrainedModel) -> None:
-    """Remove the folders that the components were read from, which exist on this machine only, from the configs."""
-    for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
-        if config is not None:
-            config._name_or_path = ""
+def beside_whisper(parity: dict[str, Any]) -> str:
+    """Return the section of the card that compares the model with Whisper, from the figures of `parity`."""
+    rows = [(name, f"{rate:.4f}", str(parity["texts"].get(name, ""))) for name, rate in parity["spoken_wer"].items()]
+    table = markdown_table(("model", "word error rate", "texts equal to Whisper's"), rows)
+    before, after = parity["perplexity"]["converted Whisper"], parity["perplexity"]["ours"]
+    return (
+        f"\n## Beside Whisper tiny.en\n\n{parity['prompts']} telephone prompts of Asterisk, of at least three words, "
+        f"which training has not heard, greedy decoding:\n\n{table}\n\nPerplexity of {parity['num_texts']} "
+        f"definitions of WordNet without any audio or image: {before:.4f} before the model learned to see, "
+        f"{after:.4f} now.\n"
+    )
 
 
 def link_code(folder: Path) -> None:
-    """Replace copies of the package's files by links to them."""
+    """Replace copies of the package's files by links to them; a converted model has another chat template."""
     package = Path(modeling_mm.__file__).parent
     for path in [*folder.glob("*.py"), *folder.glob("*.jinja")]:
+        if path.read_bytes() != (package / path.name).read_bytes():
+            continue
         path.unlink()
         path.symlink_to(os.path.relpath(package / path.name, folder.resolve()))

@@ -6,14 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from modeling_mm.data.chat_row import ChatRow, media_parts
-from modeling_mm.data.mixture import mix
-from modeling_mm.data.reading import ChatDataset
-from modeling_mm.recipes import read_recipe, run
-from modeling_mm.recipes.build import RecipeData, rows_of
-from modeling_mm.recipes.schema import Recipe
-from modeling_mm.training.collators import CachedCollator
-from modeling_mm.training.trainer import MMTrainer
+from modeling_mm.data import ChatDataset, ChatRow, media_parts, mix
+from modeling_mm.recipes import Recipe, RecipeData, read_recipe, rows_of, run
+from modeling_mm.training import CachedCollator, MMTrainer
 
 from .base_folder import VARIANT
 from .imagenet import PACKAGE, class_lemmas
@@ -44,11 +39,12 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     sure = ChatDataset(sure_rows(photographs, collator, head, names))
     lessons = ClassLessons(names, [image_of(row) for row in captions], QUESTION)
     weights = [source.weight or 1.0 for source in recipe.data.train]
-    datasets = [*data.train, sure, lessons]
+    datasets = cast(list[ChatDataset], [*data.train, sure, lessons])
     trainer.data_collator = collator
     trainer.train_dataset = mix(datasets, [*weights, SURE, LESSONS], trainer.args.seed)
     if "image" in data.alignment:
-        data.alignment["image"].append(ClassLessons(names, [image_of(row) for row in captions], QUESTION, rounds=3))
+        first = ClassLessons(names, [image_of(row) for row in captions], QUESTION, rounds=3)
+        cast(list, data.alignment["image"]).append(first)
 
 
 def image_of(row: ChatRow) -> str:

@@ -36,7 +36,7 @@ def test_a_file_without_entries_is_empty(tmp_path) -> None:
 def test_other_files_are_refused_by_their_beginning(tmp_path, content: bytes) -> None:
     path = tmp_path / "x.rcc"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.rcc is no Qt resource file: it begins with b'.*', not b'qres'"):
+    with pytest.raises(ValueError, match=r"x\.rcc is not a Qt resource file: it begins with b'.*', not b'qres'"):
         list(read_qt_resources(path))
 
 

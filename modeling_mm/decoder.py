@@ -27,7 +27,7 @@ from .cross_attention import (
 from .device_reads import read_once
 from .layers import MLP, init_weights, sinusoidal_positions
 from .masks import check_not_packed, check_positions, cross_attention_mask, text_positions
-from .media_cache import CrossAttentionCache, text_length
+from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
 
 # Shape legend: B rows, L text tokens, S media tokens, D width.
@@ -177,7 +177,10 @@ class MMDecoder(PreTrainedModel):
         will_decode = past_key_values is not None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        past_length = text_length(past_key_values)
+        # A static cache counts in a tensor that the layers below advance in place: take its value now.
+        past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if isinstance(past_length, torch.Tensor):
+            past_length = past_length.clone()
 
         positions = self.embed_positions(position_ids, attention_mask, inputs_embeds, past_length)
         hidden_states = self.drop(inputs_embeds + positions)

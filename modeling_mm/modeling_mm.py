@@ -306,10 +306,10 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         elif media.states.device != text.device:
             media = media.map(lambda tensor: tensor.to(text.device))
         index = None if media is None else self.media_positions(media, text)  # (B, S)
-        if is_start:
+        shown, is_numbered = None, self.config.max_media_items is not None
+        if is_start and is_numbered:
             SeenItems.forget(past_key_values)
-        shown = None
-        if media is not None and index is not None and self.config.max_media_items is not None:
+        if media is not None and index is not None and is_numbered:
             past_length = text_length(past_key_values)
             media, numbers = self.number_items(media, SeenItems.of(past_key_values), past_length)
             shown = SeenItems(numbers, media.modality, index + past_length)
@@ -381,7 +381,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             token_id = getattr(self.config, modality.token_id_field)
             found = self.placeholders(token_id, text).sum(-1)
             check_placeholders(name, token_id, read_once(("placeholders", token_id), found, *read_from), counts)
-            if any(counts):
+            if any(counts) and self.config.max_media_items is not None:
                 self.parts_of(modality)[1].check_items(max(counts))
         if self.config.placeholders == HIDDEN:
             self._check_hidden(text, attention_mask)

@@ -5,7 +5,7 @@
     python scripts/ask.py model_cards/mm-pocket --questions processing/corpora/unseen/questions.jsonl
 
 The second shows answers beside the truth. The shipped questions, in five languages, were drawn at random from data
-that `make corpora` holds out of training: images of another hand, and speech of another voice or with other words.
+that mm-pocket was not trained on: images of another hand, and speech of another voice or with other words.
 `--attention looked.png` draws the places that each word of an answer looked at.
 """
 

@@ -223,7 +223,7 @@ class CachedCollator(ChatCollator):
 
     def encode_text(self, row: ChatRow, tokens: Mapping[str, list[list[int]]], is_prompt: bool) -> Row:
         # The media of a text do not change its tokens, so that one question about many images is encoded once.
-        turns = [(turn["role"], [part.get("text", part["type"]) for part in turn["content"]]) for turn in row.messages]
+        turns = [(turn["role"], [(p["type"], p.get("text")) for p in turn["content"]]) for turn in row.messages]
         key = f"{is_prompt}{tokens}{turns}"
         if key not in self.encoded:
             options = {"add_generation_prompt": True} if is_prompt else {}

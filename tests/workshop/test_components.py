@@ -15,14 +15,12 @@ from transformers import EfficientNetConfig, EfficientNetModel, WhisperConfig, W
 
 from scripts.workshop.components import (
     FULL_WINDOW,
-    SQUEEZE_EXCITE,
-    efficientnet_lite0,
-    efficientnet_processor,
     read_ctranslate2,
     whisper_encoder_state,
     whisper_feature_extractor,
     whisper_tiny_encoder,
 )
+from scripts.workshop.lite import SQUEEZE_EXCITE, efficientnet_lite, lite_processor
 from scripts.workshop.media_files import image_to_png
 
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.int8): 1, np.dtype(np.float16): 4}
@@ -226,7 +224,7 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def converted(weights) -> EfficientNetModel:
-    return efficientnet_lite0(weights)
+    return efficientnet_lite(weights, "lite0")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -267,11 +265,11 @@ def test_other_tensors_are_refused(weights, tmp_path, broken: str) -> None:
         state["layer0"], state["layer1"] = state["layer1"], state["layer0"]
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(ValueError, match=r"model\.pth does not hold the tensors of EfficientNet-Lite0"):
-        efficientnet_lite0(tmp_path / "model.pth")
+        efficientnet_lite(tmp_path / "model.pth", "lite0")
 
 
 def test_images_are_scaled_as_in_training() -> None:
-    pixels = efficientnet_processor()(Image.new("RGB", (9, 5), (255, 0, 127)), return_tensors="pt").pixel_values
+    pixels = lite_processor("lite0")(Image.new("RGB", (9, 5), (255, 0, 127)), return_tensors="pt").pixel_values
     assert pixels.shape == (1, 3, 224, 224)
     np.testing.assert_allclose(pixels[0, :, 0, 0], [1.0, -1.0, 0.0], atol=0.005)
 
@@ -298,7 +296,7 @@ def test_the_real_weights_recognize_images() -> None:
     """With the classifier that is left out; a wrong order of tensors, padding or scaling of colors would fail."""
     file = next(LITE0.rglob("*.pth"))
     classifier = torch.load(file, weights_only=True)
-    model, processor = efficientnet_lite0(file), efficientnet_processor()
+    model, processor = efficientnet_lite(file, "lite0"), lite_processor("lite0")
     known = 0
     for name, number in THINGS.items():
         picture = Image.open(io.BytesIO(image_to_png(STAMPS / f"{name}.png")))

@@ -6,15 +6,22 @@ from .classifying import classify, confusion, confusion_markdown, is_classifier,
 from .figures import Figure, evaluate, figures_markdown, majority_answers
 from .metrics import METRICS, Metric, check_metrics, score
 from .ranking import first_ranks, mean_average_precision, median_rank, recall_at_k
+from .scored import auroc, class_auroc, class_equal_error_rate, equal_error_rate, equal_error_threshold
+from .wording import plain_words, single_spaced, spoken_form
 
 __all__ = [
     "METRICS",
     "Figure",
     "Metric",
+    "auroc",
     "check_metrics",
+    "class_auroc",
+    "class_equal_error_rate",
     "classify",
     "confusion",
     "confusion_markdown",
+    "equal_error_rate",
+    "equal_error_threshold",
     "evaluate",
     "figures_markdown",
     "first_ranks",
@@ -25,8 +32,11 @@ __all__ = [
     "majority_answers",
     "mean_average_precision",
     "median_rank",
+    "plain_words",
     "predict_labels",
     "prompt_inputs",
     "recall_at_k",
     "score",
+    "single_spaced",
+    "spoken_form",
 ]

@@ -1,13 +1,14 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Metrics of answers. A new metric is one row of `METRICS`."""
 
-import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 from ..utils.spelling import suggestion
+from .captions import cider
+from .libraries import library
+from .wording import plain_words, single_spaced, spoken_form
 
 
 def score(name: str, answers: Sequence[str], truths: Sequence[str]) -> float:
@@ -25,6 +26,15 @@ def score(name: str, answers: Sequence[str], truths: Sequence[str]) -> float:
     | `last_word`   | share of answers with the truth's last word, such as yes or no after reasons| 0 to 1   | high   |
     | `bleu`        | BLEU of the corpus, tokens as in WMT's 13a (sacrebleu)                      | 0 to 100 | high   |
     | `chrf`        | chrF of the corpus, which suits languages without spaces too (sacrebleu)    | 0 to 100 | high   |
+    | `rouge1`      | F1 of the words of an answer and its truth, on average (torchmetrics)       | 0 to 1   | high   |
+    | `rouge2`      | the same of pairs of words: 0 for texts of one word                         | 0 to 1   | high   |
+    | `rougeL`      | the same of the longest common sequence of words                            | 0 to 1   | high   |
+    | `cider`       | CIDEr-D of captions; at most 2.5 for captions of one word, 5 for two        | 0 to 10  | high   |
+
+    Any white space separates words: newlines, no-break and ideographic spaces too. Error rates count empty truths and
+    empty answers: each word of an answer to an empty truth is an error, and if no truth has a word, the figure is the
+    number of such errors. ROUGE and CIDEr compare words in lower case without punctuation, Han characters one by one,
+    and are 0 for an empty text. All answers are scored together, so that the size of batches changes nothing.
 
     Case and punctuation count unless the table says otherwise.
 
@@ -66,20 +76,19 @@ def macro_f1(answers: list[str], truths: list[str]) -> float:
 
 
 def word_error_rate(answers: list[str], truths: list[str]) -> float:
-    return library("jiwer", "wer").wer(truths, answers)
+    return library("jiwer", "wer").wer(*map(all_single_spaced, (truths, answers)))
 
 
 def character_error_rate(answers: list[str], truths: list[str]) -> float:
-    return library("jiwer", "cer").cer(truths, answers)
+    return library("jiwer", "cer").cer(*map(all_single_spaced, (truths, answers)))
+
+
+def all_single_spaced(texts: Iterable[str]) -> list[str]:
+    return [single_spaced(text) for text in texts]  # jiwer separates words at spaces alone
 
 
 def spoken_word_error_rate(answers: list[str], truths: list[str]) -> float:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    normalize = BasicTextNormalizer()
-    pairs = [(normalize(answer), normalize(truth)) for answer, truth in zip(answers, truths, strict=True)]
-    spoken = [(answer, truth) for answer, truth in pairs if truth.strip()]
-    return word_error_rate([answer for answer, _ in spoken], [truth for _, truth in spoken])
+    return library("jiwer", "spoken_wer").wer([spoken_form(text) for text in truths], list(map(spoken_form, answers)))
 
 
 def last_word(answers: list[str], truths: list[str]) -> float:
@@ -97,14 +106,16 @@ def chrf(answers: list[str], truths: list[str]) -> float:
     return library("sacrebleu", "chrf").corpus_chrf(answers, [truths]).score
 
 
-def library(module: str, metric: str) -> ModuleType:
-    """Import a library that only some metrics need."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"The metric {metric!r} needs {module}, which is not installed: pip install modeling_mm[train]"
-        ) from error
+def rouge(variant: str) -> Callable[[list[str], list[str]], float]:
+    """Return the metric of a variant of ROUGE: `rouge1`, `rouge2` or `rougeL`."""
+
+    def compute(answers: list[str], truths: list[str]) -> float:
+        text = library("torchmetrics.functional.text.rouge", variant)
+        # Its own normalizer keeps the letters a to z and nothing else.
+        options = {"rouge_keys": variant, "normalizer": str, "tokenizer": plain_words}
+        return float(text.rouge_score(answers, truths, **options)[f"{variant}_fmeasure"])
+
+    return compute
 
 
 @dataclass(frozen=True)
@@ -133,4 +144,8 @@ METRICS = {
     "last_word": Metric(last_word),
     "bleu": Metric(bleu, digits=1),
     "chrf": Metric(chrf, digits=1),
+    "rouge1": Metric(rouge("rouge1")),
+    "rouge2": Metric(rouge("rouge2")),
+    "rougeL": Metric(rouge("rougeL")),
+    "cider": Metric(cider),
 }

@@ -21,6 +21,11 @@ def test_an_even_number_of_queries_has_the_mean_of_the_middle_ranks():
     assert median_rank([[0.9, 0.5, 0.1], [0.8, 0.2, 0.7]], [0, 1]) == 2  # of ranks 1 and 3
 
 
+def test_the_median_is_not_the_mean():
+    scores = [[4.0, 3.0, 2.0, 1.0]] * 3
+    assert median_rank(scores, [0, 0, 3]) == 1  # of ranks 1, 1 and 4
+
+
 def test_several_items_for_a_query_and_other_shapes():
     """By hand: the first query has its two items at ranks 1 and 3, the second its only one at rank 4."""
     scores = [[4.0, 3.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0]]

@@ -4,7 +4,12 @@
     python scripts/evaluate.py configuration/recipes/mm-pocket.yaml model_cards/mm-pocket
     python scripts/evaluate.py RECIPE MODEL --limit 200 --no-text-only --out outputs/evaluation
 
-Writes `figures.json`, `figures.md` and `answers.jsonl` into the output folder, and prints the figures.
+Prints the figures, and writes into the output folder:
+
+- `figures.json`, `figures.md`: the figures
+- `answers.jsonl`: every answer beside its truth
+- `examples.html`: good and bad answers with their images and audio, in one file that needs no network
+- `card.md`: a section for a model card
 """
 
 import sys

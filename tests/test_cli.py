@@ -1,5 +1,6 @@
 """`modeling-mm`: each subcommand with a small model and real files, and its errors, which are one line each."""
 
+import html
 import json
 import os
 import re
@@ -221,8 +222,13 @@ def test_measuring_writes_figures_and_every_answer(cached, folder, tmp_path, cap
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(answers) == 5 == sum(f["samples"] for f in figures if f["metric"] == "exact_match")
     assert {"answer", "text_only", "truth", "task"} <= answers[0].keys()
-    assert (out / "figures.md").read_text(encoding="utf-8").strip() in capsys.readouterr().out
+    table = (out / "figures.md").read_text(encoding="utf-8").strip()
+    assert table in capsys.readouterr().out and table in (out / "card.md").read_text(encoding="utf-8")
+    page = (out / "examples.html").read_text(encoding="utf-8")
+    assert "<h1>Evaluation of tiny</h1>" in page and all(html.escape(each["id"]) in page for each in answers[:1])
     assert (tmp_path / "cache").is_dir() == cached
+    assert main([*arguments, "--examples", "-1"]) == 2
+    assert "--examples: expected at least 0, got -1." in capsys.readouterr().err
     assert main([*arguments, "--only", "nowhere"]) == 2
     assert "no test set nowhere" in capsys.readouterr().err
 
@@ -252,11 +258,15 @@ def test_a_classifier_is_measured_by_accuracy_f1_and_confusion(classifier, tmp_p
     (tmp_path / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
     values = plain_recipe(tmp_path) | {"objective": "classification", "labels": ["one", "two", "three"]}
     values["data"] = {key: [{"source": str(tmp_path / "test.jsonl")}] for key in ("train", "evaluation")}
+    values["task_metrics"] = {"": ["eer"]}
     path, out = tmp_path / "given.yaml", tmp_path / "figures"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     assert main(["evaluate", str(path), str(classifier / "tiny"), "--out", str(out), "--no-text-only"]) == 0
     figures = {each["metric"]: each for each in json.loads((out / "figures.json").read_text(encoding="utf-8"))}
-    assert figures.keys() == {"accuracy", "f1"} and figures["f1"]["dataset"] == "evaluation"
+    assert figures.keys() == {"accuracy", "f1", "auroc", "eer"} and figures["f1"]["dataset"] == "evaluation"
+    assert figures["auroc"]["model"] == figures["auroc"]["majority"] == pytest.approx(0.5), "the same scores for all"
+    # Claims of "two": 2 of 8 false accepts, 2 of 4 false rejects. The rates meet a fifth of the way to accepting all.
+    assert figures["eer"]["model"] == pytest.approx(0.4)
     assert figures["accuracy"]["model"] == 0.5 and figures["f1"]["model"] == pytest.approx(2 / 3 / 3)
     table = "| one | 0 | 1 | 0 |\n| two | 0 | 2 | 0 |\n| three | 0 | 1 | 0 |"
     assert table in (out / "figures.md").read_text(encoding="utf-8") and table in capsys.readouterr().out

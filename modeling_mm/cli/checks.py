@@ -82,6 +82,8 @@ def check_train(options: Namespace) -> None:
 def check_evaluate(options: Namespace) -> None:
     check_recipe(options.recipe, options.overrides, ("data",))
     check_model(options.model)
+    if options.examples < 0:
+        raise ValueError(f"--examples: expected at least 0, got {options.examples}.")
     check_writable("--out", Path(options.out, "any"))
 
 

@@ -12,6 +12,8 @@ from ..evaluation import (
     confusion,
     confusion_markdown,
     evaluate,
+    evaluation_section,
+    examples_page,
     figures_markdown,
     is_classifier,
     labels_of,
@@ -26,7 +28,12 @@ from .recipe import load_recipe
 
 
 def run(options: Namespace) -> None:
-    """Write `figures.json`, `figures.md` and `answers.jsonl` into the output folder, and print the figures."""
+    """
+    Print the figures, and write the files of the output folder.
+
+    `figures.json` and `figures.md` hold the figures, `answers.jsonl` every answer, `card.md` a section for a model
+    card, and `examples.html` good and bad answers with their media.
+    """
     recipe = load_recipe(options.recipe, options.overrides)
     sets = test_sets(recipe, options.only, options.limit)
     model, processor = load_model(options.model, options.device, "float32")
@@ -55,6 +62,9 @@ def run(options: Namespace) -> None:
     write_text(folder / "figures.json", json.dumps(values, indent=1, ensure_ascii=False))
     write_text(folder / "figures.md", text + "\n")
     write_lines(folder / "answers.jsonl", records)
+    write_text(folder / "card.md", evaluation_section(figures))
+    title = f"Evaluation of {Path(options.model).name}"
+    write_text(folder / "examples.html", examples_page(title, figures, sets, records, options.examples))
     print(text)
 
 

@@ -3,14 +3,26 @@
 
 from .answering import free_positions, generate_answers, prompt_inputs
 from .classifying import classify, confusion, confusion_markdown, is_classifier, labels_of, predict_labels
+from .examples_page import examples_page
 from .figures import Figure, evaluate, figures_markdown, majority_answers
+from .legend import evaluation_section
 from .metrics import METRICS, Metric, check_metrics, score
 from .ranking import first_ranks, mean_average_precision, median_rank, recall_at_k
-from .scored import auroc, class_auroc, class_equal_error_rate, equal_error_rate, equal_error_threshold
+from .scored import (
+    CLASS_METRICS,
+    ClassMetric,
+    auroc,
+    class_auroc,
+    class_equal_error_rate,
+    equal_error_rate,
+    equal_error_threshold,
+)
 from .wording import plain_words, single_spaced, spoken_form
 
 __all__ = [
+    "CLASS_METRICS",
     "METRICS",
+    "ClassMetric",
     "Figure",
     "Metric",
     "auroc",
@@ -23,6 +35,8 @@ __all__ = [
     "equal_error_rate",
     "equal_error_threshold",
     "evaluate",
+    "evaluation_section",
+    "examples_page",
     "figures_markdown",
     "first_ranks",
     "free_positions",

@@ -73,14 +73,19 @@ def predict_labels(model: Any, processor: Any, prompts: Sequence[Any], *args: An
     Raises:
         ValueError: if the model gives several labels or values, so that none is the answer.
     """
+    check_single_label(model)
+    labels, scores = labels_of(model), classify(model, processor, prompts, *args, **options)
+    return [labels[number] for number in scores.argmax(-1)]
+
+
+def check_single_label(model: Any) -> None:
+    """Raise a ValueError if a classifier gives several labels or values, so that none is the answer."""
     problem, count = model.config.problem_type, model.config.num_labels
     if problem in ("multi_label_classification", "regression") or count == 1:
         raise ValueError(
-            f"The model's problem_type is {problem or 'regression'!r}, with {count} labels. Accuracy, F1 and "
+            f"The model's problem_type is {problem or 'regression'!r}, with {count} labels. Accuracy, F1, AUROC and "
             "confusion are figures of classifiers that give one of several labels."
         )
-    labels, scores = labels_of(model), classify(model, processor, prompts, *args, **options)
-    return [labels[number] for number in scores.argmax(-1)]
 
 
 def check_truths(model: Any, rows: Sequence[ChatRow], dataset: str) -> None:

@@ -2,7 +2,7 @@
 """Metrics of answers. A new metric is one row of `METRICS`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..utils.spelling import suggestion
@@ -55,12 +55,13 @@ def score(name: str, answers: Sequence[str], truths: Sequence[str]) -> float:
     return float(METRICS[name].compute(list(answers), list(truths)))
 
 
-def check_metrics(names: Iterable[str]) -> None:
-    """Raise a ValueError if a metric is unknown, with the nearest known one."""
+def check_metrics(names: Iterable[str], known: Collection[str] | None = None) -> None:
+    """Raise a ValueError if a metric is not one of `known`, by default those of answers, with the nearest one."""
+    known = METRICS if known is None else known
     for name in names:
-        if name not in METRICS:
-            hint = suggestion(str(name), METRICS)
-            raise ValueError(f"Unknown metric {name!r}.{hint} Known: {', '.join(METRICS)}.")
+        if name not in known:
+            hint = suggestion(str(name), known)
+            raise ValueError(f"Unknown metric {name!r}.{hint} Known: {', '.join(known)}.")
 
 
 def exact_match(answers: list[str], truths: list[str]) -> float:

@@ -1,7 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Metrics of scores instead of answers: ranking by a classifier, and verification (is this the same speaker)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -133,3 +134,23 @@ def checked_trials(scores: Any, is_positive: Any, metric: str) -> tuple[np.ndarr
         kind = "positive" if positive.any() else "negative"
         raise ValueError(f"{metric} needs positive and negative trials, but all {len(values)} are {kind}.")
     return values, positive
+
+
+@dataclass(frozen=True)
+class ClassMetric:
+    """
+    A metric of a classifier's scores.
+
+    Args:
+        compute: function of scores (N, C) and the numbers of the right classes.
+        is_error: true if a smaller figure is better.
+    """
+
+    compute: Callable[[np.ndarray, Sequence[int]], float]
+    is_error: bool = False
+
+
+CLASS_METRICS = {
+    "auroc": ClassMetric(class_auroc),
+    "eer": ClassMetric(class_equal_error_rate, is_error=True),
+}

@@ -17,7 +17,8 @@ from pydantic import PositiveFloat, PositiveInt
 from transformers import GPT2Config
 
 from ..configuration_mm import MMConfig
-from ..evaluation.metrics import check_metrics
+from ..evaluation.metrics import METRICS, check_metrics
+from ..evaluation.scored import CLASS_METRICS
 from ..modalities import MODALITIES
 from ..training.alignment import AlignmentOptions
 from ..training.arguments import MMTrainingArguments
@@ -310,7 +311,8 @@ class Recipe:
         lora: low-rank adapters instead of whole matrices, such as `{r: 8}`; see `modeling_mm.training.LoraOptions`.
             They freeze all other parts. The model is saved with the adapters merged, and the adapters beside it
         training: fields of MMTrainingArguments, which extend transformers' TrainingArguments
-        task_metrics: metrics beside `exact_match` for `modeling-mm evaluate`, by the part of a task's name before "/"
+        task_metrics: metrics beside `exact_match` for `modeling-mm evaluate`, by the part of a task's name before "/";
+            those of scores, such as `eer`, for classifications
         overwrite: if a run in the output folder is replaced, instead of resumed or, if it is finished, refused
 
     Example:
@@ -333,7 +335,8 @@ class Recipe:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        check_metrics(name for names in self.task_metrics.values() for name in names)
+        known = METRICS | (CLASS_METRICS if self.objective == "classification" else {})
+        check_metrics((name for names in self.task_metrics.values() for name in names), known)
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels must be distinct, got {self.labels}.")
         if (self.objective == "classification") != bool(self.labels):

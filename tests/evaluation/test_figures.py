@@ -1,9 +1,13 @@
 """Figures of test sets beside the majority's answer and the answers without media."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from modeling_mm.data import ChatRow, media_parts
 from modeling_mm.evaluation import Figure, evaluate, figures, figures_markdown, majority_answers
+from tests.fakes.tiny_chats import CHATS, chat_model, processor
 
 
 def row(task: str, answer: str, question: str = "What?", media: tuple[str, ...] = ("image",)) -> ChatRow:
@@ -96,3 +100,75 @@ def test_a_table_for_each_held_out_set():
     text = figures_markdown(found)
     assert "**One**" in text and "| a | exact_match | 0.500 | 0.250 |  | 4 |" in text
     assert "**Two**" in text and "| b | chrf | 31.3 | 10.0 | 9.0 | 2 |" in text
+
+
+def test_a_metric_of_others_has_three_decimals():
+    assert "| a | recall@1 | 0.250 | 0.125 |  | 8 |" in figures_markdown(
+        [Figure("one", "a", "recall@1", 0.25, 0.125, None, 8)]
+    )
+
+
+# ---- Classifiers ----------------------------------------------------------------------------------------------------
+
+LABELS = ["cat", "dog"]
+SCORED = {"1": (0.9, 0.1), "2": (0.4, 0.6), "3": (0.3, 0.7), "4": (0.6, 0.4), "blind": (0.5, 0.5)}
+
+
+@pytest.fixture
+def classified(monkeypatch):
+    """A classifier of two labels whose scores stand in `SCORED`, by the text of the prompt."""
+
+    def classify(model, processor, prompts, batch_size=64, prompt_batch=None, progress=None):
+        prompts = [prompt.prompt if isinstance(prompt, ChatRow) else prompt for prompt in prompts]
+        return np.array([SCORED[p[-1]["content"][-1]["text"] if media_parts(p) else "blind"] for p in prompts])
+
+    monkeypatch.setattr(figures, "classify", classify)
+    monkeypatch.setattr(figures, "is_classifier", lambda model: True)
+    monkeypatch.setattr(figures, "labels_of", lambda model: LABELS)
+    monkeypatch.setattr(figures, "check_truths", lambda *_: None)
+    return SimpleNamespace(config=SimpleNamespace(problem_type=None, num_labels=2))
+
+
+def test_scores_of_classifiers_are_ranked(classified):
+    """By hand: of 2 x 2 pairs of a cat and a dog, cats have 0.9 and 0.4, dogs 0.3 and 0.6 for cat: 3 in order."""
+    pytest.importorskip("torchmetrics")
+    rows = [row("name", truth, number) for number, truth in zip("1234", ("cat", "cat", "dog", "dog"), strict=True)]
+    found, records = evaluate(
+        classified, None, {"set": rows}, {"name": "dog"}, progress=False, task_metrics={"name": ["eer"]}
+    )
+    by_metric = {figure.metric: (figure.model, figure.majority, figure.text_only) for figure in found}
+    assert by_metric["accuracy"] == (0.5, 0.5, 0.5) and list(by_metric) == ["accuracy", "f1", "auroc", "eer"]
+    assert by_metric["auroc"] == pytest.approx((3 / 4, 1 / 2, 1 / 2), abs=1e-6)
+    # True claims have 0.9, 0.4, 0.7, 0.4; false ones 0.1, 0.6, 0.3, 0.6: 2 of 4 wrong each way in between.
+    assert by_metric["eer"] == pytest.approx((1 / 2, 1 / 2, 1 / 2), abs=1e-6)
+    assert [record["answer"] for record in records] == ["cat", "dog", "dog", "cat"]
+
+
+def test_a_task_of_one_label_has_no_ranking(classified):
+    rows = [row("name", "cat", "1"), row("name", "cat", "2")]
+    found, _ = evaluate(classified, None, {"set": rows}, {}, progress=False)
+    assert [figure.metric for figure in found] == ["accuracy", "f1"]
+
+
+def test_metrics_are_checked_before_anything_is_answered(classified, asked):
+    with pytest.raises(ValueError, match="Unknown metric 'err'"):
+        evaluate(classified, None, {"set": [row("a", "cat", "1")]}, {}, task_metrics={"a": ["err"]})
+    assert not asked
+
+
+def test_a_model_that_generates_has_no_scores(asked):
+    with pytest.raises(ValueError, match="Unknown metric 'auroc'"):
+        evaluate(None, None, {"set": [row("a", "1")]}, {}, task_metrics={"a": ["auroc"]})
+    assert not asked
+
+
+def test_the_size_of_batches_changes_nothing():
+    for module in ("jiwer", "sacrebleu"):
+        pytest.importorskip(module)
+    model, metrics = chat_model(), {"color": ["wer", "chrf"], "": ["cer", "cider"], "sound": ["spoken_wer", "bleu"]}
+    sizes = [
+        evaluate(model, processor(), {"set": CHATS}, {}, batch_size=size, max_new_tokens=4, progress=False,
+                 task_metrics=metrics)
+        for size in (1, 3, 64)
+    ]  # fmt: skip
+    assert sizes[0] == sizes[1] == sizes[2] and len({record["answer"] for record in sizes[0][1]}) > 3

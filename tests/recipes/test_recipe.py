@@ -143,6 +143,14 @@ def test_keys_that_contradict_each_other_are_refused(tmp_path, overrides, messag
     assert message in str(caught.value)
 
 
+def test_metrics_of_scores_are_for_classifications(tmp_path):
+    given = "task_metrics={speaker: [eer, auroc]}"
+    found = recipe(tmp_path, "objective=classification", "labels=[a, b]", given)
+    assert found.task_metrics == {"speaker": ["eer", "auroc"]}
+    with pytest.raises(ValueError, match=r"Unknown metric 'eer'\. Did you mean"):
+        recipe(tmp_path, given)
+
+
 def test_views_of_an_augmentation_may_be_kept(tmp_path):
     found = recipe(tmp_path, *CACHE, "data.augmentation.image.crop=0.1", "data.image_views=3")
     assert (found.data.image_views, found.data.audio_views) == (3, 1)

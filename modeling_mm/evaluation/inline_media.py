@@ -1,0 +1,67 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Media of a prompt inside a page: small images and short audio as data URLs."""
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from ..audio import load_audio
+from ..data.chat_row import media_source
+from ..images import load_image
+
+IMAGE_SIDE = 256  # pixels of the longer side
+AUDIO_RATE = 16_000  # samples a second
+AUDIO_SECONDS = 30.0  # the rest is cut, and the page says so
+
+
+@dataclass(frozen=True)
+class InlineMedia:
+    """Image or audio of a page: a data URL, or None with a note on the reason."""
+
+    kind: str
+    uri: str | None
+    note: str = ""
+
+
+def inline_media(part: dict[str, Any]) -> InlineMedia:
+    """Return the media of a part of a message. What cannot be read, or is of another kind, has a note instead."""
+    kind = part["type"]
+    if kind not in ENCODERS:
+        return InlineMedia(kind, None, f"{kind}, which the page does not show")
+    try:
+        return ENCODERS[kind](part)
+    except (ValueError, OSError) as error:
+        # Answers may come from cached states of encoders, whose files have been moved since.
+        return InlineMedia(kind, None, f"{kind} that cannot be read: {error}")
+
+
+def inline_image(part: dict[str, Any]) -> InlineMedia:
+    image = load_image(media_source(part))
+    assert isinstance(image, Image.Image), "without `is_scaled` every source becomes an image"
+    image = image.copy()
+    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=88)
+    return InlineMedia("image", data_url("image/jpeg", data.getvalue()))
+
+
+def inline_audio(part: dict[str, Any]) -> InlineMedia:
+    wave = load_audio(media_source(part), AUDIO_RATE, part.get("sampling_rate"))
+    seconds, kept = len(wave) / AUDIO_RATE, wave[: int(AUDIO_SECONDS * AUDIO_RATE)]
+    data = io.BytesIO()
+    soundfile.write(data, np.clip(kept, -1, 1), AUDIO_RATE, format="FLAC", subtype="PCM_16")
+    note = f"the first {AUDIO_SECONDS:g} of {seconds:.0f} seconds" if len(kept) < len(wave) else ""
+    return InlineMedia("audio", data_url("audio/flac", data.getvalue()), note)
+
+
+def data_url(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+ENCODERS: dict[str, Callable[[dict[str, Any]], InlineMedia]] = {"image": inline_image, "audio": inline_audio}

@@ -138,3 +138,20 @@ def pad_rows(items: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
 def first_row(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return a batch of one row as `pad_batch` takes it, without its batch dimension."""
     return {name: tensor[0] for name, tensor in inputs.items()}
+
+
+def hide(mask: Any, input_ids: Any, hidden_ids: Sequence[int]) -> Any:
+    """Return an attention mask (B, L), a tensor, an array or lists, with 0 where a token is among `hidden_ids`."""
+    if isinstance(mask, list):
+        rows = zip(mask, input_ids, strict=True)
+        return [[0 if token in hidden_ids else kept for kept, token in zip(*row, strict=True)] for row in rows]
+    for token_id in hidden_ids:
+        mask = mask * (input_ids != token_id)
+    return mask
+
+
+def convert(tensor: torch.Tensor, return_tensors: Any) -> Any:
+    """Return a tensor in the requested form: a tensor, an array, or for None a list of one array a row."""
+    if return_tensors is None:
+        return list(tensor.cpu().numpy())
+    return tensor if getattr(return_tensors, "value", return_tensors) == "pt" else tensor.cpu().numpy()

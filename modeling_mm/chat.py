@@ -11,7 +11,7 @@ from .audio import lacks_rate
 from .compat import set_named_tokens
 from .configuration_mm import ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN, SYSTEM_TOKEN, USER_TOKEN
 from .control_tokens import control_tokens, pattern_of
-from .modalities import MODALITIES, Modality
+from .modalities import MODALITIES, VIDEO, Modality
 from .placeholders import Placeholder, Rows, as_list, as_number, find_placeholders, items_of
 
 # Attributes of the tokenizer for the special tokens beside the placeholders, in the order of their ids.
@@ -23,6 +23,8 @@ ROLE_TOKENS = {
 }
 # Keys under which a part of a message may keep its media, besides its own type.
 SOURCE_KEYS = ("url", "path", "base64", "bytes")
+# Keys of a video part with its options.
+VIDEO_OPTIONS = ("fps", "num_frames", "max_frames", "start", "end", "load_audio_from_video", "frame_times")
 # Types of parts with text in the protocol of `/v1/responses`, and OpenAI's newer name of a role.
 TEXT_PARTS = ("input_text", "output_text")
 OTHER_ROLES = {"developer": "system"}
@@ -116,12 +118,13 @@ def normalize_part(part: Any) -> Any:
     kind = part.get("type")
     if kind in TEXT_PARTS:
         return {"type": "text", "text": part.get("text")}
-    for name in MODALITIES:
+    for name in (*MODALITIES, VIDEO):
         given = part.get(f"{name}_url")
+        options = {key: part[key] for key in VIDEO_OPTIONS if name == VIDEO and key in part}
         if kind == f"{name}_url" or (kind == f"input_{name}" and given is not None):
-            return {"type": name, "url": given.get("url") if isinstance(given, dict) else given}
+            return {"type": name, "url": given.get("url") if isinstance(given, dict) else given, **options}
         if kind == f"input_{name}" and (data := part.get(kind)) is not None:
-            return {"type": name, "base64": data.get("data") if isinstance(data, dict) else data}
+            return {"type": name, "base64": data.get("data") if isinstance(data, dict) else data, **options}
     return part
 
 

@@ -97,6 +97,9 @@ class Modality:
         }
 
 
+# Type of a part of a chat, but not a modality: it becomes parts of images and audio (see `video_parts`).
+VIDEO = "video"
+
 # The order is that of `MMMediaOutput.modality`: 0 for images, 1 for audio. Every process encodes in this order.
 MODALITIES: dict[str, Modality] = {
     modality.name: modality

@@ -25,7 +25,7 @@ from .audio import (
     window_length,
 )
 from .audio_files import decode_audio
-from .batching import pad_batch
+from .batching import convert, hide, pad_batch
 from .chat import (
     NO_TEXT,
     add_assistant_masks,
@@ -49,6 +49,7 @@ from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
 from .modalities import MODALITIES, Modality
 from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out
+from .video_parts import VideoReader, expand_chats, insert_videos
 
 AUTO_CLASSES = {
     "image_processor": AutoImageProcessor,
@@ -74,14 +75,19 @@ class MMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg
 
 class MMCallKwargs(MMProcessorKwargs, total=False):
     """
-    Options of a call of [`MMProcessor`]: those of its parts, and one more.
+    Options of a call of [`MMProcessor`]: those of its parts, and these.
 
     media_tokens (`dict[str, list[list[int]]]`):
         By modality (`"image"`, `"audio"`) and row, how many placeholders each item takes. For media that were encoded
         before: nothing is loaded.
+    max_frames, load_audio_from_video, frame_times:
+        Of videos, beside `fps` and `num_frames`, see [`videos.VideoOptions`].
     """
 
     media_tokens: Mapping[str, list[list[int]]]
+    max_frames: int
+    load_audio_from_video: bool
+    frame_times: bool
 
 
 class PartNames:
@@ -296,8 +302,9 @@ class MMProcessor(ProcessorMixin):
                 Paths, URLs, bytes, arrays, (array, rate) tuples, `{"array", "sampling_rate"}` or `datasets.Audio`
                 dicts, listed like `images`. Any rate, any number of channels, any length.
             kwargs:
-                Options of the parts, see [`MMCallKwargs`]. `sampling_rate` is the rate of arrays that do not
-                state it. Rows are padded if tensors are requested. Text is encoded as written;
+                Options of the parts, see [`MMCallKwargs`], and `videos`: paths, URLs or bytes, listed like `images`,
+                whose frames and audio take the place of `<|video|>`. `sampling_rate` is the rate of arrays that do
+                not state it. Rows are padded if tensors are requested. Text is encoded as written;
                 `add_special_tokens=True` adds the tokenizer's own tokens. `padding`, `max_length` and `truncation`
                 are for text alone.
 
@@ -311,8 +318,7 @@ class MMProcessor(ProcessorMixin):
                 placeholder off; with the row, both counts and the remedy.
         """
         given: dict[str, Any] = {**kwargs}
-        if given.pop("videos", None) is not None:  # pipelines pass None
-            raise ValueError("MMProcessor takes no videos; pass some of their frames as images")
+        videos, reader = given.pop("videos", None), VideoReader.of(self, given)
         if "audios" in given:
             raise ValueError("MMProcessor takes `audio`, not `audios`")
         if cuts := [name for name in ("truncation", "max_length") if (given.get("audio_kwargs") or {}).get(name)]:
@@ -323,6 +329,8 @@ class MMProcessor(ProcessorMixin):
         media = dict(zip(MODALITIES, (images, audio), strict=False))
         media |= {name: given.pop(each.plural) for name, each in MODALITIES.items() if each.plural in given}
         is_item: Mapping[str, Callable[[Any], bool]] = {name: tells for name, (tells, _) in READERS.items()}
+        if videos is not None:
+            text, media = insert_videos(text, media, is_item, videos, reader)
         if (media_tokens := given.pop("media_tokens", None)) is not None:
             media, is_item = media_tokens, dict.fromkeys(MODALITIES, lambda tokens: isinstance(tokens, int))
         texts, placeholders, rows = lay_out(text, media, is_item)
@@ -461,7 +469,7 @@ class MMProcessor(ProcessorMixin):
         tokenize: bool = False,
         return_tensors: Any = None,
         return_dict: bool = False,
-        load_audio_from_video: bool = False,
+        load_audio_from_video: bool | None = None,
         processor_kwargs: dict[str, Any] | None = None,
         sanitize_control_tokens: bool = True,
         **kwargs: Any,
@@ -473,13 +481,14 @@ class MMProcessor(ProcessorMixin):
             conversation:
                 Messages `{"role": "system" | "user" | "assistant", "content": ...}`, or a list of such lists. The
                 content is a string or a list of parts: `{"type": "text", "text": ...}`, `{"type": "image", ...}`,
-                `{"type": "audio", ...}`, with the image or audio under the part's type, `url`, `path`, `base64` or
-                `bytes`. OpenAI's `image_url`, `audio_url` and `input_audio` parts are understood too.
+                `{"type": "audio", ...}`, `{"type": "video", ...}`, with the media under the type, `url`, `path`,
+                `base64` or `bytes`. OpenAI's `image_url`, `audio_url`, `video_url` and `input_audio` are understood.
             add_generation_prompt, continue_final_message:
                 Make the assistant speak next, or continue. Rows are then padded on the left.
             return_assistant_tokens_mask:
                 Adds `assistant_masks`, which is 1 for the tokens that the template wraps in `{% generation %}`.
-            processor_kwargs: options for `__call__`; `images` and `audio` here are for parts that hold none.
+            load_audio_from_video: False leaves audio tracks out, see [`videos.VideoOptions`].
+            processor_kwargs: options for `__call__`; `images`, `audio`, `videos` here are for parts that hold none.
             sanitize_control_tokens (*optional*, defaults to True):
                 A control token that stands in a text (`"What is <|image|>?"`) is text: it ends no turn and shows no
                 media. In the returned text it has U+F0000 behind its first character, which `__call__` takes away.
@@ -493,14 +502,16 @@ class MMProcessor(ProcessorMixin):
         Raises:
             ValueError: for media that the template leaves out, with their turn; see `__call__` for others.
         """
-        if load_audio_from_video:
-            raise ValueError("MMProcessor takes no videos; pass the audio track as an audio part")
         if return_assistant_tokens_mask and (continue_final_message or not self.tokenizer.is_fast):
             raise ValueError("`return_assistant_tokens_mask` needs a fast tokenizer and no `continue_final_message`")
         template = pick_template(self.chat_template, chat_template)
         conversations, is_batched = normalize_conversations(conversation)
         named = {key: kwargs.pop(key) for key in kwargs.keys() & self.option_names}
         options = {**(processor_kwargs or {}), **named}
+        if load_audio_from_video is not None:
+            options["load_audio_from_video"] = load_audio_from_video
+        videos = options.pop("videos", None)
+        conversations = expand_chats(conversations, VideoReader.of(self, options), videos)
         sources = {name: [collect_sources(chat, name) for chat in conversations] for name in MODALITIES}
         if sanitize_control_tokens:
             tokens = control_tokens(self.tokenizer, template)
@@ -556,23 +567,6 @@ class MMProcessor(ProcessorMixin):
             window = window_length(self.feature_extractor, self.audio_window_seconds)
             counts["num_audio_tokens"] = [math.ceil(length / window) for length in audio_lengths]
         return MultiModalData(**counts)
-
-
-def hide(mask: Any, input_ids: Any, hidden_ids: Sequence[int]) -> Any:
-    """Return an attention mask (B, L), a tensor, an array or lists, with 0 where a token is among `hidden_ids`."""
-    if isinstance(mask, list):
-        rows = zip(mask, input_ids, strict=True)
-        return [[0 if token in hidden_ids else kept for kept, token in zip(*row, strict=True)] for row in rows]
-    for token_id in hidden_ids:
-        mask = mask * (input_ids != token_id)
-    return mask
-
-
-def convert(tensor: torch.Tensor, return_tensors: Any) -> Any:
-    """Return a tensor in the requested form: a tensor, an array, or for None a list of one array a row."""
-    if return_tensors is None:
-        return list(tensor.cpu().numpy())
-    return tensor if getattr(return_tensors, "value", return_tensors) == "pt" else tensor.cpu().numpy()
 
 
 MMProcessor.register_for_auto_class()

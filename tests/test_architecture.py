@@ -35,6 +35,7 @@ TASKS = {"pipeline_answers", "pipeline_classification", "pipeline_features", "pi
 PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts", "whisper_generation"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
 CHAT = {"chat", "control_tokens"}
+VIDEOS = {"videos", "video_files", "video_parts"}
 PROCESSING = {
     "processing_mm",
     "converted_processing",
@@ -46,6 +47,7 @@ PROCESSING = {
     "placeholders",
     "batching",
     *CHAT,
+    *VIDEOS,
 }
 
 

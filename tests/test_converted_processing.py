@@ -62,7 +62,7 @@ WRONG_CHATS = {
     "an unknown task": (True, user(AUDIO), {"task": "sing"}, "sing: expected transcribe or translate"),
     "a language of English alone": (False, user(AUDIO), {"language": "de"}, "English alone"),
     "a translation into English": (False, user(AUDIO), {"task": "translate"}, "English alone"),
-    "a video": (False, user({"type": "video"}), {}, "Unknown content type video"),
+    "a file": (False, user({"type": "file"}), {}, "Unknown content type file"),
 }  # fmt: skip
 
 
@@ -71,6 +71,11 @@ def test_whispers_template_refuses_what_it_cannot_say(name):
     is_multilingual, messages, options, message = WRONG_CHATS[name]
     with pytest.raises(TemplateError, match=message):
         prompt(converted(is_multilingual)[1], messages, **options)
+
+
+def test_a_model_that_hears_alone_says_what_to_do_with_a_video():
+    with pytest.raises(ValueError, match="no `image_processor`; join a vision encoder, or pass the file as an audio"):
+        prompt(converted()[1], user({"type": "video", "path": "clip.mp4"}))
 
 
 def test_whispers_control_tokens_in_a_users_text_are_text():

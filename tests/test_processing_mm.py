@@ -171,7 +171,7 @@ def test_flat_lists_follow_the_placeholders(processor):
         ({"text": [["a"]]}, "row 0 is of type list"),
         ({}, "nothing to process: pass `text`, `images` or `audio`"),
         ({"text": []}, "nothing to process"),
-        ({"text": "a", "videos": [1]}, "takes no videos"),
+        ({"text": "a", "videos": [1]}, "Row 0, item 0 of its videos: expected a path, .* got an object of type int"),
         ({"text": "a", "audios": [1]}, "takes `audio`, not `audios`"),
         ({"text": "a", "audio": "x", "audio_kwargs": {"max_length": 5}}, "`max_length` in `audio_kwargs` would cut"),
     ],

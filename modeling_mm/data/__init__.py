@@ -6,6 +6,7 @@ from .cleaning import CleaningReport, Rejected, clean
 from .examples import is_task_among, task_kind, without_parts
 from .mixture import ChatMixture, mix
 from .reading import ChatDataset, ChatStream, load_chats
+from .video_files import write_videos
 
 __all__ = [
     "ChatDataset",
@@ -24,4 +25,5 @@ __all__ = [
     "to_row",
     "turn_text",
     "without_parts",
+    "write_videos",
 ]

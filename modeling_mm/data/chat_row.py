@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
-from ..chat import OTHER_ROLES, SOURCE_KEYS, media_source, normalize_part
-from ..modalities import MODALITIES
+from ..chat import OTHER_ROLES, SOURCE_KEYS, VIDEO_OPTIONS, media_source, normalize_part
+from ..modalities import MODALITIES, VIDEO
 from ..placeholders import as_list, as_number
 from ..processing_mm import READERS
 
 Message = dict[str, Any]
 
 ROLES = ("system", "user", "assistant")
-# Other keys of a media part: the rate of bare samples, and a mark for images with writing, which are never mirrored.
-MEDIA_KEYS = ("sampling_rate", "has_text")
+# Other keys of a media part: the rate of bare samples, a mark for images with writing, which are never mirrored, and
+# which frames of a video are shown.
+MEDIA_KEYS = ("sampling_rate", "has_text", *VIDEO_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ChatRow:
 
     Args:
         messages: turns `{"role", "content"}`, each content a list of parts `{"type": "text", "text"}`,
-            `{"type": "image", ...}` and `{"type": "audio", ...}`, with the media under `path`, `url`, `bytes`,
-            `base64` or the part's own type.
+            `{"type": "image", ...}`, `{"type": "audio", ...}` and `{"type": "video", ...}`, with the media under
+            `path`, `url`, `bytes`, `base64` or the part's own type.
         task: the kind of question, such as `caption/fr`; metrics are reported for each.
         id: the sample's name, for reports.
         epoch: the pass over the data; augmentation draws differently in each.
@@ -63,13 +64,19 @@ class ChatRow:
 
 
 def turn_text(turn: Message) -> str:
-    """Return the text parts of a turn, joined, without surrounding white space."""
-    return "".join(part["text"] for part in turn["content"] if part["type"] == "text").strip()
+    """Return the text parts of a turn, joined, without surrounding white space; not the times of a video's frames."""
+    return "".join(part["text"] for part in turn["content"] if part["type"] == "text" and "of" not in part).strip()
+
+
+def media_kinds() -> tuple[str, ...]:
+    """Return the types of media parts: the modalities, and videos, which become parts of two of them."""
+    return (*MODALITIES, VIDEO)
 
 
 def media_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Return the media parts of a normalized conversation in order."""
-    return [part for turn in messages for part in turn["content"] if part["type"] in MODALITIES]
+    kinds = media_kinds()
+    return [part for turn in messages for part in turn["content"] if part["type"] in kinds]
 
 
 def to_row(sample: Any, folder: str | os.PathLike | None = None) -> ChatRow:
@@ -79,8 +86,9 @@ def to_row(sample: Any, folder: str | os.PathLike | None = None) -> ChatRow:
     Args:
         sample: a mapping with `messages`, or with `prompt` and `completion` (text or messages each), and optionally
             `task` and `id`. Contents may be strings. Media parts without media are filled in order from the columns
-            `images` or `image`, `audios` or `audio`; if the conversation is plain text, those media are put in front
-            of the first user turn, as TRL does. `has_text` marks all its images as ones with writing.
+            `images` or `image`, `audios` or `audio`, `videos` or `video`; if the conversation is plain text, those
+            media are put in front of the first user turn, as TRL does. `has_text` marks all its images as ones with
+            writing.
         folder: the start of relative paths.
 
     Raises:
@@ -92,11 +100,11 @@ def to_row(sample: Any, folder: str | os.PathLike | None = None) -> ChatRow:
         raise ValueError(f"expected a mapping with `messages`, got {type(sample).__name__}")
     turns = raw_messages(sample)
     messages = [normalize_turn(turn, number) for number, turn in enumerate(turns)]
-    for kind in MODALITIES:
+    for kind in media_kinds():
         fill_parts(messages, kind, sample, turns)
     for part in media_parts(messages):
         resolve_source(part, folder)
-        if sample.get("has_text") and part["type"] == "image":
+        if sample.get("has_text") and part["type"] in ("image", VIDEO):
             part["has_text"] = True
     task, name = as_number(sample.get("task")), as_number(sample.get("id"))
     return ChatRow(messages, None if task is None else str(task), None if name is None else str(name))
@@ -138,11 +146,11 @@ def normalize_turn(turn: Any, number: int) -> Message:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             parts.append({"type": "text", "text": part["text"]})
-        elif kind in MODALITIES:
+        elif kind in media_kinds():
             parts.append({key: part[key] for key in ("type", kind, *SOURCE_KEYS, *MEDIA_KEYS) if key in part})
         else:
             raise ValueError(
-                f"message {number}: expected a part of `type` text (with `text`), {' or '.join(MODALITIES)}, got "
+                f"message {number}: expected a part of `type` text (with `text`), {' or '.join(media_kinds())}, got "
                 f"{part!r:.80}"
             )
     return {"role": turn["role"], "content": parts}

@@ -15,15 +15,19 @@ from typing import Any
 import numpy as np
 
 from ..audio import load_audio, unpack_audio
+from ..chat import VIDEO_OPTIONS
 from ..images import load_image, to_numpy
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, VIDEO
 from ..processing_mm import READERS
 from ..sources import local_path, read_bytes
 from ..utils.files import write_text
 from ..utils.progress import show_progress
+from ..videos import VideoOptions, load_video
 from .chat_row import ChatRow, Message, media_parts, media_source, to_row, turn_text
 from .reading import ChatDataset
 
+# Of a video some frames are decoded, and its audio.
+CHECKED_FRAMES = VideoOptions(num_frames=8)
 REPORT_NAMES = ("cleaning.json", "cleaning.txt")
 # A peak 60 dB below full scale is inaudible, and rounding noise to a feature extractor.
 SILENCE_PEAK = 0.001
@@ -183,6 +187,8 @@ def check_turns(messages: Sequence[Message]) -> None:
 def check_modality(row: ChatRow) -> None:
     """Raise a RejectExample if the questions are about one modality, and the media are of another."""
     kinds = {part["type"] for part in media_parts(row.messages)}
+    if VIDEO in kinds:  # to be seen and heard
+        return
     question = " ".join(turn_text(turn) for turn in row.messages if turn["role"] == "user")
     asked = {kind for kind, words in ASKS_FOR.items() if words.search(question)}
     if len(kinds) == 1 and len(asked) == 1 and kinds != asked:
@@ -198,6 +204,8 @@ def digest_of(row: ChatRow, media: "MediaChecks") -> str:
         digest.update(f"\0{turn['role']}\0".encode())
         for part in turn["content"]:
             content = " ".join(part["text"].split()) if part["type"] == "text" else media.check(part)
+            if part["type"] == VIDEO:  # two sections of a file are two videos
+                content += str([part.get(name) for name in VIDEO_OPTIONS])
             digest.update(f"\1{part['type']}\1{content}".encode())
     return digest.hexdigest()
 
@@ -236,7 +244,10 @@ class MediaChecks:
         try:
             if is_path or isinstance(source, bytes) or (isinstance(source, dict) and "array" not in source):
                 data = source = read_bytes(source)
-            content = load_image(source).tobytes() if kind == "image" else self._samples(source, rate, file)
+            if kind == VIDEO:
+                content = b"".join(frame.tobytes() for frame in load_video(source, CHECKED_FRAMES).frames)
+            else:
+                content = load_image(source).tobytes() if kind == "image" else self._samples(source, rate, file)
         except ValueError as error:
             other = None if data is None else other_modality(kind, data)
             if other is not None:

@@ -19,5 +19,9 @@ def is_task_among(task: str | None, names: Collection[str]) -> bool:
 
 def without_parts(row: ChatRow, kinds: Collection[str]) -> ChatRow:
     """Return the example without the parts of some types."""
-    turns = [{**turn, "content": [p for p in turn["content"] if p["type"] not in kinds]} for turn in row.messages]
+    # The time of a video's frame goes with the frame.
+    turns = [
+        {**turn, "content": [p for p in turn["content"] if p["type"] not in kinds and p.get("of") not in kinds]}
+        for turn in row.messages
+    ]
     return replace(row, messages=turns)

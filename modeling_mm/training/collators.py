@@ -18,8 +18,9 @@ from transformers import EvalPrediction
 from ..batching import IGNORED, first_row, stack_padded
 from ..data.chat_row import ChatRow, media_parts, to_row, turn_text
 from ..modalities import MODALITIES
+from ..video_parts import VideoReader, expand_chats
 from .augmentation import Augmentation, ModalityDropout
-from .encoder_cache import EncoderCache
+from .encoder_cache import EncoderCache, has_videos, refuse_videos
 
 Row = dict[str, torch.Tensor]
 
@@ -110,6 +111,7 @@ class ChatCollator:
 
     def encode(self, row: ChatRow) -> Row:
         """Return the tensors of one sample, with dropout and augmentation as they are drawn for it."""
+        row = self.expand(row)
         if self.modality_dropout is not None:
             row = self.modality_dropout(row)
         if self.augmentation is None:
@@ -117,6 +119,12 @@ class ChatCollator:
         extractor = self.processor.feature_extractor
         changed = self.augmentation.change_media(row, None if extractor is None else extractor.sampling_rate)
         return self.augmentation.change_features(row, self.features(changed))
+
+    def expand(self, row: ChatRow) -> ChatRow:
+        """Return a sample whose videos are images and audio, which dropout and augmentation know."""
+        if not has_videos(row):
+            return row
+        return replace(row, messages=expand_chats([row.messages], VideoReader.of(self.processor))[0])
 
     def features(self, row: ChatRow) -> Row:
         return encode_conversation(self.processor, row)
@@ -196,11 +204,15 @@ class CachedCollator(ChatCollator):
         prompts = [self.with_states(replace(row, messages=row.prompt), is_prompt=True) for row in rows]
         return self.pad(prompts, "left")
 
+    def expand(self, row: ChatRow) -> ChatRow:
+        return row
+
     def features(self, row: ChatRow) -> Row:
         return self.with_states(row)
 
     def with_states(self, row: ChatRow, is_prompt: bool = False) -> Row:
         """Return the tensors of a row's text, with the states (I, L, W) of its media."""
+        refuse_videos(row)
         states: dict[str, list[torch.Tensor]] = {name: [] for name in MODALITIES}
         tokens: dict[str, list[list[int]]] = {name: [[]] for name in MODALITIES}
         for number, part in enumerate(media_parts(row.messages)):
@@ -233,6 +245,7 @@ class CachedCollator(ChatCollator):
 
     def media_size(self, row: ChatRow) -> tuple[int, ...]:
         """Return a row's encoder tokens of images and of audio, and its characters of text, to group alike rows."""
+        refuse_videos(row)
         tokens = dict.fromkeys(MODALITIES, 0)
         for part in media_parts(row.messages):
             tokens[part["type"]] += self.cache.count_tokens(part)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import encode
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, VIDEO
 from ..sources import local_path
 from ..utils.progress import show_progress
 from .augmentation import Augmentation
@@ -98,6 +98,7 @@ class EncoderCache:
         """
         wanted: dict[str, dict[str, tuple[str, int]]] = {kind: {} for kind in self.stores}
         for row in rows:
+            refuse_videos(row)
             for part in media_parts(row.messages):
                 kind, path = part["type"], source_path(part)
                 for view in range(self.views[kind] if views else 1):
@@ -179,6 +180,19 @@ class EncoderCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "towers": None}  # workers only read
+
+
+def has_videos(row: ChatRow) -> bool:
+    return any(part["type"] == VIDEO for part in media_parts(row.messages))
+
+
+def refuse_videos(row: ChatRow) -> None:
+    """Raise a `ValueError` for an example with a video, whose frames are not files."""
+    if has_videos(row):
+        raise ValueError(
+            f"The encoder cache takes images and audio that are files, but example {row.id!r} has a video. Write its "
+            "frames and audio to files (`modeling_mm.data.write_videos`), or train without an encoder cache."
+        )
 
 
 def source_path(part: dict[str, Any]) -> str:

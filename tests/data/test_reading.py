@@ -141,8 +141,8 @@ def test_an_example_with_writing_marks_its_images() -> None:
         ({"messages": [{"role": "tool", "content": "a"}]}, "message 0: expected a `role` of system, user, assistant"),
         ({"messages": [{"role": "user"}]}, "message 0: its `content` must be text or a list of parts, got None"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
-            "text .* image or audio, got {'type': 'vid",
+            {"messages": [{"role": "user", "content": [{"type": "file"}]}]},
+            "text .* image or audio or video, got {'type': 'file",
         ),
     ],
 )

@@ -213,10 +213,10 @@ class MMPipeline(Pipeline):
 
     def encode_text(self, text: Any = None, **inputs: Any) -> Any:
         """Return the model's inputs for a text as it is and its media, with options of the processor."""
-        plurals = [modality.plural for modality in MODALITIES.values()]
+        plurals = [*(modality.plural for modality in MODALITIES.values()), "videos"]
         if text is None and all(inputs.get(plural) is None for plural in plurals):
             raise ValueError(f"There is nothing to read: pass `text`, {' or '.join(f'`{each}`' for each in plurals)}")
-        check_options(inputs, {*plurals, "videos", *self.processor.option_names}, *plurals)  # it refuses videos itself
+        check_options(inputs, {*plurals, *self.processor.option_names}, *plurals)
         text = "" if text is None else text
         if all(inputs.get(plural) is None for plural in plurals):  # a placeholder in it belongs to no media
             text = mark(text, tuple(modality.token for modality in MODALITIES.values()))

@@ -20,7 +20,7 @@ from transformers.pipelines.text_generation import TextGenerationPipeline
 from transformers.utils.chat_template_utils import Chat
 
 from .chat import parts_of
-from .modalities import MODALITIES
+from .modalities import MODALITIES, VIDEO
 from .pipeline_answers import MMTranslationPipeline, MMVisualQuestionAnsweringPipeline
 from .pipeline_base import (
     MMGenerationPipeline,
@@ -60,7 +60,7 @@ class MMChatPipeline(MMGenerationPipeline):
     Base of the two pipelines that continue a chat, or a text with media beside it.
 
     A row is a chat, as a list of messages or as a dict with `messages`; or a text; or a dict with some of `text`,
-    `images` and `audio`. Datasets and generators of rows are read batch by batch.
+    `images`, `audio` and `videos`. Datasets and generators of rows are read batch by batch.
     """
 
     stock_chat: type = Chat
@@ -100,18 +100,21 @@ class MMChatPipeline(MMGenerationPipeline):
 
 class MMImageTextToTextPipeline(MMChatPipeline, ImageTextToTextPipeline):
     """
-    `pipeline("image-text-to-text")`; chats may hold audio as well as images.
+    `pipeline("image-text-to-text")`; chats may hold audio and videos as well as images.
 
     ```python
     pipe = pipeline("image-text-to-text", model)
     content = [{"type": "image", "path": "dog.jpg"}, {"type": "audio", "path": "question.flac"}]
     pipe([{"role": "user", "content": content}], return_full_text=False)[0]["generated_text"]
+    pipe(text="<|video|>What moves?", videos="clip.mp4", fps=2, return_full_text=False)[0]["generated_text"]
     ```
     """
 
     stock = ImageTextToTextPipeline
 
-    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> Any:
+        if videos is not None:
+            return self.answer_rows({"text": text, **given_media(images=images, videos=videos)}, **kwargs)
         rows = images if text is None else text
         if (images is None or text is None) and are_rows(rows):
             return self.answer_rows(rows, **kwargs)
@@ -158,7 +161,7 @@ class MMTextGenerationPipeline(MMGenerationPipeline, TextGenerationPipeline):
         chosen = {"tokenizer_encode_kwargs": tokenizer_encode_kwargs, "tools": tools, "documents": documents}
         if messages is None:
             return super().preprocess(prompt_text, continue_final_message=continue_final_message, **chosen, **options)
-        for kind in MODALITIES:
+        for kind in (*MODALITIES, VIDEO):
             turn = next((i for i, message in enumerate(messages) if parts_of(message, kind)), None)
             if turn is not None:
                 raise ValueError(

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, VIDEO
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -41,11 +41,12 @@ COMMANDS = {
         (
             'MODEL --image cat.png --audio hello.wav "What is this?"',
             'MODEL --image cat.png "What is this?" --attention looked.png',
+            'MODEL --video clip.mp4 "What moves?"',
             "MODEL --questions chats.jsonl --limit 20",
         ),
         MODEL,
         arg("question", nargs="?", help="text of the question"),
-        *map(file_arg, MODALITIES),
+        *map(file_arg, (*MODALITIES, VIDEO)),
         arg("--questions", metavar="JSONL", help="chats to answer, shown beside their truth"),
         arg("--limit", type=int, help="number of questions of the file (default: all)"),
         arg("--attention", metavar="PNG", help="draw the places that each word of the answer looked at"),

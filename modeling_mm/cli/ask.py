@@ -20,8 +20,9 @@ from ..evaluation import (
 )
 from ..explain import Band, answer_attention, draw, read_band, save
 from ..explain.attention import check_explainable
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, VIDEO
 from ..utils import format_table
+from ..video_parts import VideoReader, expand_chats
 from .loading import load_model
 
 MOST_LABELS = 5  # labels
@@ -47,7 +48,7 @@ def run(options: Namespace) -> None:
 
 def user_turn(options: Namespace) -> Message:
     """Return the files and the text of the question as a turn of a chat."""
-    content = [{"type": name, "path": path} for name in MODALITIES for path in getattr(options, name)]
+    content = [{"type": name, "path": path} for name in (*MODALITIES, VIDEO) for path in getattr(options, name)]
     if options.question:
         content.append({"type": "text", "text": options.question})
     return {"role": "user", "content": content}
@@ -70,7 +71,7 @@ def answer_question(options: Namespace, model: Any, processor: Any, turn: Messag
     if not options.attention:
         return []
     seen = answer_attention(model, processor, [turn], answer_ids=tokens[0, length:].tolist())
-    return [read_band([turn], seen)]
+    return [read_band(expand(processor, [turn]), seen)]
 
 
 def print_labels(model: Any, scores: Any) -> None:
@@ -104,7 +105,16 @@ def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> l
     print(f"\n{marks.count('✓')} of {len(rows)} are exactly right.")
     kinds = {frozenset(part["type"] for part in media_parts(row.prompt)): row for row in reversed(rows)}
     drawn = [kinds[kind] for kind in sorted(kinds, key=sorted) if kind and options.attention]
-    return [read_band(row.prompt, answer_attention(model, processor, row.prompt), row.answer) for row in drawn]
+    prompts = [expand(processor, row.prompt) for row in drawn]
+    return [
+        read_band(prompt, answer_attention(model, processor, prompt), row.answer)
+        for prompt, row in zip(prompts, drawn, strict=True)
+    ]
+
+
+def expand(processor: Any, prompt: list[Message]) -> list[Message]:
+    """Return a prompt whose videos are images and audio, which can be drawn."""
+    return expand_chats([prompt], VideoReader.of(processor))[0]
 
 
 def about(row: ChatRow) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, VIDEO
 from ..utils.resources import Kind, find_resource, list_resources
 from ..utils.spelling import suggestion
 from .arguments import BENCHMARKS
@@ -54,7 +54,7 @@ def check_arguments(options: Namespace) -> None:
 
 
 def check_ask(options: Namespace) -> None:
-    files = {name: getattr(options, name) for name in MODALITIES}
+    files = {name: getattr(options, name) for name in (*MODALITIES, VIDEO)}
     for name, paths in files.items():
         for path in paths:
             if not Path(path).is_file():

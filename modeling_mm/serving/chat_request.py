@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..chat import OTHER_ROLES, TEXT_PARTS, media_source, normalize_part
-from ..modalities import MODALITIES
+from ..chat import OTHER_ROLES, TEXT_PARTS, VIDEO_OPTIONS, media_source, normalize_part
+from ..modalities import MODALITIES, VIDEO
 from .fields import CHAT_FIELDS
 from .limits import BadRequest
 from .preparing import Media
@@ -20,8 +20,9 @@ from .values import check_sampling, check_stream_options, check_text, check_type
 
 ROLES = {role: role for role in ("system", "user", "assistant")} | OTHER_ROLES
 # Part types of OpenAI (`image_url` and such for URLs, `input_audio` for base64), and those of the processor's chats.
-MEDIA_PARTS = {f"{name}_url": name for name in MODALITIES} | {f"input_{name}": name for name in MODALITIES}
-MEDIA_PARTS |= {name: name for name in MODALITIES}
+MEDIA_KINDS = (*MODALITIES, VIDEO)
+MEDIA_PARTS = {f"{name}_url": name for name in MEDIA_KINDS} | {f"input_{name}": name for name in MEDIA_KINDS}
+MEDIA_PARTS |= {name: name for name in MEDIA_KINDS}
 PARTS = ("text", *TEXT_PARTS, *MEDIA_PARTS)
 LONGEST_TEXT = 200_000  # characters of a request; no model of this kind has positions for as many
 MOST_PARTS, MOST_MEDIA = 1024, 16
@@ -34,7 +35,7 @@ class ChatRequest:
 
     Args:
         messages: the conversation in our chat form; parts with media get their content from `prepare`.
-        media: its images and audio in order.
+        media: its images, audio and videos in order.
         sampling: the options of its answers.
         stream: whether the answer comes in pieces.
         include_usage: whether a stream ends with an event of its usage; None leaves it to the last piece.
@@ -79,7 +80,7 @@ def check_size(field: str, messages: list[dict[str, Any]], media: list[Media]) -
     characters = sum(len(part if isinstance(part, str) else part.get("text", "")) for part in parts)
     for count, most, name in (
         (len(parts) + len(messages), MOST_PARTS, "messages and parts"),
-        (len(media), MOST_MEDIA, "images and audio files"),
+        (len(media), MOST_MEDIA, "images, audio files and videos"),
         (characters, LONGEST_TEXT, "characters of text"),
     ):
         if count > most:
@@ -112,8 +113,12 @@ def check_part(where: str, part: Any, media: list[Media]) -> dict[str, Any]:
     if kind in ("text", *TEXT_PARTS):
         return {"type": "text", "text": check_text(f"{where}.text", part.get("text"), "a text")}
     normalized = normalize_part(part)
-    source = media_source(normalized) if normalized["type"] in MODALITIES else None
-    return media_part(f"{where}.{kind}", "data" if kind == "input_audio" else "url", MEDIA_PARTS[kind], source, media)
+    source = media_source(normalized) if normalized["type"] in MEDIA_KINDS else None
+    key = "data" if kind == "input_audio" else "url"
+    checked = media_part(f"{where}.{kind}", key, MEDIA_PARTS[kind], source, media)
+    if MEDIA_PARTS[kind] == VIDEO:  # values are checked where the frames are chosen
+        checked |= {name: normalized[name] for name in VIDEO_OPTIONS if name in normalized}
+    return checked
 
 
 def media_part(where: str, key: str, kind: str, source: Any, media: list[Media]) -> dict[str, Any]:

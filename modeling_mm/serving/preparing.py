@@ -3,7 +3,7 @@
 From a checked conversation to the inputs of the model: read its media, decode them, tokenize.
 
 Cost is bounded by what a request announces, before it is paid: bytes, pixels before and after the processor's resize,
-seconds of audio, characters for the model's positions.
+seconds of audio, frames of videos, characters for the model's positions.
 """
 
 import io
@@ -17,19 +17,25 @@ from PIL import Image
 
 from ..audio import load_audio
 from ..audio_files import measure_audio
+from ..chat import VIDEO_OPTIONS
 from ..evaluation.answering import free_positions, prompt_inputs
 from ..images import DAMAGED_FILE_ERRORS, check_resize, decode_image, resized_pixels
+from ..modalities import VIDEO
 from ..sources import WEB, SourceError, SourcePolicy, check_size, read_bytes
+from ..video_files import VideoSize, measure_video
+from ..videos import VideoOptions, choose_frames, load_video
 from .limits import BadRequest
 
 # Values of a request's audio, all channels, and pixels of its images as the processor resizes them.
 MOST_VALUES, MOST_RESIZED = 1 << 27, 1 << 25
+# Pixels of a request's videos that are decoded, also of frames that are not shown: 70 s at 30 frames of 1920x1080.
+MOST_DECODED = 1 << 32
 
 
 @dataclass(frozen=True)
 class Media:
     """
-    Image or audio of a request.
+    Image, audio or video of a request.
 
     Args:
         where: its place in the request
@@ -157,7 +163,7 @@ def decode_media(processor: Any, media: Sequence[Media], policy: SourcePolicy) -
     Raises:
         BadRequest: for a source that is refused or unreadable, and for more than a request may hold.
     """
-    left, seconds = Left(policy.max_bytes, policy.max_pixels, MOST_RESIZED, MOST_VALUES), 0.0
+    left, seconds = Left(policy.max_bytes, policy.max_pixels, MOST_RESIZED, MOST_VALUES, MOST_DECODED), 0.0
     for each in media:
         data = read(each, policy, left.size)
         left.size -= len(data)
@@ -171,11 +177,32 @@ def decode_media(processor: Any, media: Sequence[Media], policy: SourcePolicy) -
                 samples = load_audio(data, rate, max_seconds=policy.max_seconds - seconds)
                 seconds += len(samples) / rate
                 each.part["audio"] = {"array": samples, "sampling_rate": rate}
+            elif each.part["type"] == VIDEO and processor.image_processor is not None:
+                seconds += decode_video(processor, each.part, data, left, policy, policy.max_seconds - seconds)
             else:
                 each.part["bytes"] = data  # the processor says that it takes none
         except ValueError as error:
             raise BadRequest(f"`{each.where}`: {error}.") from error
     return seconds
+
+
+def decode_video(
+    processor: Any, part: dict[str, Any], data: bytes, left: "Left", policy: SourcePolicy, max_seconds: float
+) -> float:
+    """
+    Decode a video into its part, whose options say which frames; return the seconds of its audio.
+
+    Raises:
+        ValueError: for a video that cannot be shown, and for more than a request may hold.
+    """
+    options = VideoOptions().update({name: part[name] for name in VIDEO_OPTIONS if name in part})
+    size = measure_video(data)
+    left.take_frames(size, choose_frames(size, options), processor.image_processor, policy)
+    is_heard = processor.feature_extractor is not None and options.load_audio_from_video is not False
+    if is_heard and size.has_audio:
+        left.take_audio(data)
+    video = part[VIDEO] = load_video(data, options, is_heard, max_seconds)
+    return 0.0 if video.audio is None else len(video.audio["array"]) / video.audio["sampling_rate"]
 
 
 @dataclass
@@ -186,6 +213,7 @@ class Left:
     pixels: int
     resized: int
     values: int
+    decoded: int
 
     def take_image(self, data: bytes, image_processor: Any, policy: SourcePolicy) -> None:
         """Count an image by its header; raise a `ValueError` if it is too large. A broken one fails to decode."""
@@ -204,6 +232,29 @@ class Left:
             )
         check_resize(image_processor, width, height, self.resized)
         self.resized -= int(resized_pixels(image_processor, width, height))
+
+    def take_frames(self, size: VideoSize, numbers: Sequence[int], image_processor: Any, policy: SourcePolicy) -> None:
+        """Count the frames of a video by its headers, likewise."""
+        if max(size.width, size.height) > policy.max_side:
+            raise ValueError(
+                f"a video of {size.width}x{size.height} is longer than {policy.max_side} pixels; shrink it"
+            )
+        pixels = size.width * size.height
+        self.pixels -= pixels * len(numbers)
+        if self.pixels < 0:
+            raise ValueError(
+                f"{len(numbers)} frames of {size.width}x{size.height}: expected {policy.max_pixels} pixels of images "
+                "at most in a request, once they are unpacked; take fewer (`num_frames`), or shrink the video"
+            )
+        self.decoded -= pixels * size.frames_to_decode(numbers)
+        if self.decoded < 0:
+            raise ValueError(
+                f"{size.frames_to_decode(numbers)} frames of {size.width}x{size.height} would be decoded: expected "
+                f"{MOST_DECODED} pixels of videos at most in a request; cut the video, or shrink it"
+            )
+        for _ in numbers:
+            check_resize(image_processor, size.width, size.height, self.resized)
+            self.resized -= int(resized_pixels(image_processor, size.width, size.height))
 
     def take_audio(self, data: bytes) -> None:
         """Count the values of audio in all channels by its header, likewise; `load_audio` counts its seconds."""

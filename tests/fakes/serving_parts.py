@@ -62,6 +62,10 @@ def audio_part(data: bytes) -> dict:
     return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": "wav"}}
 
 
+def video_part(data: bytes, **options) -> dict:
+    return {"type": "video_url", "video_url": {"url": data_url(data, "video/mp4")}, **options}
+
+
 def text_part(text) -> dict:
     return {"type": "text", "text": text}
 

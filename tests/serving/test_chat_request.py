@@ -55,10 +55,12 @@ def test_what_asks_for_nothing_passes_and_the_request_is_left_as_it_was():
         {"type": "input_audio", "input_audio": {"data": RED, "format": "wav"}},
         {"type": "input_audio", "input_audio": RED},
         {"type": "audio", "audio": RED},
+        {"type": "video_url", "video_url": {"url": RED}},
+        {"type": "video", "path": RED},
     ],
 )
 def test_the_server_takes_the_parts_that_the_processor_takes(part):
-    kind = "image" if "image" in part["type"] else "audio"
+    kind = next(name for name in ("image", "audio", "video") if name in part["type"])
     ((ours,),), _ = normalize_conversations([{"role": "developer", "content": [part]}])
     assert ours["role"] == "system"
     assert (ours["content"][0]["type"], read_bytes(media_source(ours["content"][0]))) == (kind, red())
@@ -193,7 +195,7 @@ def test_at_the_limits_requests_pass_and_beyond_them_they_do_not():
     check_chat(chat(*[image(RED)] * 16, text("a" * 200_000), stop=["a" * 64] * 4, logit_bias={"5": -100}))
     check_chat(chat(*[text("")] * 1023))
     for parts, reason in (
-        ([image(RED)] * 17, "16 images and audio files at most, got 17"),
+        ([image(RED)] * 17, "16 images, audio files and videos at most, got 17"),
         ([text("a" * 100_000)] * 3, "200000 characters of text at most, got 300000"),
         ([text("")] * 1024, "1024 messages and parts at most, got 1025"),
         ([text("\ud800")], r"messages\[0\].content\[0\].text`: holds half of a surrogate pair"),

@@ -77,7 +77,7 @@ def test_content_parts_become_one_embedding(server):
         ({"input": [1, 2]}, r"`input\[0\]`: token ids are not taken.*send texts"),
         ({"input": [[1, 2]]}, r"`input\[0\]`: token ids are not taken"),
         ({"input": ["a", None]}, r"`input\[1\]`: expected a text or a list of content parts, got None"),
-        ({"input": [[{"type": "video_url"}]]}, r"`input\[0\]\[0\]`: expected a part of type text"),
+        ({"input": [[{"type": "file_url"}]]}, r"`input\[0\]\[0\]`: expected a part of type text"),
         ({"input": "a dog " * 500}, "the model has 128 positions; shorten it"),
         ({"input": ["a"] * 2000}, "`input`: expected 1024 messages and parts at most"),
         ({"dimensions": 3}, "`dimensions`: this model has 32, got 3"),

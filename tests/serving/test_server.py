@@ -34,6 +34,7 @@ from tests.fakes.serving_parts import (
     text_part,
     to_openai,
     user,
+    video_part,
 )
 from tests.fakes.tiny_chats import CHATS
 
@@ -65,13 +66,19 @@ BOMB = bomb()
         (user(image_part("")), {}, "expected a text, got ''"),
         (user(audio_part(b"no audio")), {}, "cannot be decoded"),
         (user({"type": "input_audio", "input_audio": {}}), {}, "input_audio.data`: expected a text"),
-        (user({"type": "video_url", "video_url": {"url": "x"}}), {}, "expected a part of type text, .*image_url"),
+        (user({"type": "file_url", "file_url": {"url": "x"}}), {}, "expected a part of type text, .*image_url"),
+        (
+            user({"type": "video_url", "video_url": {"url": "x"}}),
+            {},
+            r"video_url`: 'x': expected a data: or http\(s\)",
+        ),
+        (user(video_part(b"no video")), {}, r"content\[0\].video_url`: 8 bytes: expected a video in an MP4"),
         (user({"type": "file", "file": {"file_id": "x"}}), {}, "expected a part of type"),
         ([{"role": "tool", "content": "x", "tool_call_id": "1"}], {}, "expected a role of system"),
         ([{"role": ["user"], "content": "x"}], {}, "expected a role of system"),
         ([{"role": "user", "content": None}], {}, "expected a text or a list of parts, got None"),
         (user(text_part("a" * 200_001)), {}, "expected 200000 characters of text at most, got 200001"),
-        (user(*[image_part("QUJD")] * 17), {}, "expected 16 images and audio files at most, got 17"),
+        (user(*[image_part("QUJD")] * 17), {}, "expected 16 images, audio files and videos at most, got 17"),
         ([{"role": "user", "content": ""}] * 1025, {}, "expected 1024 messages and parts at most"),
         (user(image_part(data_url(BOMB))), {}, "pixels of images at most in a request"),
         (user(text_part(LONG)), {}, "the model has 128 positions; shorten it"),

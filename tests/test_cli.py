@@ -266,7 +266,7 @@ def test_a_classifier_is_measured_by_accuracy_f1_and_confusion(classifier, tmp_p
     assert figures.keys() == {"accuracy", "f1", "auroc", "eer"} and figures["f1"]["dataset"] == "evaluation"
     assert figures["auroc"]["model"] == figures["auroc"]["majority"] == pytest.approx(0.5), "the same scores for all"
     # Claims of "two": 2 of 8 false accepts, 2 of 4 false rejects. The rates meet a fifth of the way to accepting all.
-    assert figures["eer"]["model"] == pytest.approx(0.4)
+    assert figures["eer"]["model"] == figures["eer"]["majority"] == pytest.approx(0.4)
     assert figures["accuracy"]["model"] == 0.5 and figures["f1"]["model"] == pytest.approx(2 / 3 / 3)
     table = "| one | 0 | 1 | 0 |\n| two | 0 | 2 | 0 |\n| three | 0 | 1 | 0 |"
     assert table in (out / "figures.md").read_text(encoding="utf-8") and table in capsys.readouterr().out

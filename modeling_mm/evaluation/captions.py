@@ -38,7 +38,7 @@ def cider(answers: Sequence[str], truths: Sequence[str]) -> float:
     for ours, theirs in zip(given, wanted, strict=True):
         ours_weighted, theirs_weighted = (weighted(counts, rarity, unseen) for counts in (ours, theirs))
         cosines = [clipped_cosine(*pair) for pair in zip(ours_weighted, theirs_weighted, strict=True)]
-        difference = pairs_of_words(ours) - pairs_of_words(theirs)
+        difference = words_in(ours) - words_in(theirs)
         values.append(math.exp(-(difference**2) / (2 * SPREAD**2)) * sum(cosines) / LONGEST)
     return SCALE * sum(values) / len(values)
 
@@ -64,6 +64,5 @@ def clipped_cosine(ours: dict[Ngram, float], theirs: dict[Ngram, float]) -> floa
     return product / norms if norms else 0.0
 
 
-def pairs_of_words(counts: Counter[Ngram]) -> int:
-    """Return the number of bigrams, by which COCO's code measures the length of a caption."""
-    return sum(count for ngram, count in counts.items() if len(ngram) == 2)
+def words_in(counts: Counter[Ngram]) -> int:
+    return sum(count for ngram, count in counts.items() if len(ngram) == 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from ..data.chat_row import ChatRow, media_parts, to_row, turn_text
+from ..data.chat_row import ChatRow, Message, media_parts, to_row, turn_text
 from .figures import HEADER, Figure, figure_cells
 from .inline_media import InlineMedia, inline_media
 from .metrics import METRICS, score
@@ -51,7 +51,8 @@ def examples_page(
     """
     Return a page with the figures of test sets and, of each task, the best and the worst answers with their media.
 
-    Images are inside the page as JPEG of at most 256 pixels a side, audio as FLAC of at most 30 seconds. Texts are
+    Images are inside the page as JPEG of at most 256 pixels a side, audio as FLAC of at most 30 seconds, videos as 8
+    frames and their audio. Texts are
     escaped, the page has no script, and its policy forbids every request, so that a file of an unknown source can
     be opened safely. It follows the light or dark scheme of the browser.
 
@@ -123,11 +124,13 @@ def choose(
     return good, rest[:count]
 
 
+def media_of(turn: Message) -> list[InlineMedia]:
+    return [item for part in media_parts([turn]) for item in inline_media(part)]
+
+
 def example(row: ChatRow, record: Mapping[str, str], metric: str, value: float, has_text_only: bool) -> Example:
     """Return what the page shows of a question and its answer."""
-    turns = [
-        Turn(turn["role"], turn_text(turn), [inline_media(p) for p in media_parts([turn])]) for turn in row.prompt
-    ]
+    turns = [Turn(turn["role"], turn_text(turn), media_of(turn)) for turn in row.prompt]
     return Example(
         id=record["id"],
         turns=turns,

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.chat_row import ChatRow, to_row
+from ..data.chat_row import ChatRow, media_kinds, to_row
 from ..data.examples import task_kind, without_parts
-from ..modalities import MODALITIES
 from ..utils.tables import markdown_table
 from .answering import Inputs, generate_answers
 from .classifying import check_single_label, check_truths, classify, is_classifier, labels_of
@@ -110,7 +109,7 @@ def evaluate(
         answers = answer(model, processor, rows, batch_size, max_new_tokens, prompt_batch, title)
         text_only = None
         if with_text_only:
-            prompts = [without_parts(row, MODALITIES).prompt for row in rows]
+            prompts = [without_parts(row, media_kinds()).prompt for row in rows]
             distinct = {str(prompt): prompt for prompt in prompts}  # without media many questions are the same
             place = {key: number for number, key in enumerate(distinct)}
             title = f"{name}, text only" if progress else None

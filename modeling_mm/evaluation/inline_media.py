@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Media of a prompt inside a page: small images and short audio as data URLs."""
+"""Media of a prompt inside a page: small images, short audio and frames of videos as data URLs."""
 
 import base64
 import io
@@ -12,12 +12,17 @@ import soundfile
 from PIL import Image
 
 from ..audio import load_audio
+from ..chat import VIDEO_OPTIONS
 from ..data.chat_row import media_source
 from ..images import load_image
+from ..modalities import VIDEO
+from ..video_parts import video_parts
+from ..videos import VideoOptions, load_video
 
 IMAGE_SIDE = 256  # pixels of the longer side
 AUDIO_RATE = 16_000  # samples a second
 AUDIO_SECONDS = 30.0  # the rest is cut, and the page says so
+VIDEO_FRAMES = 8  # of a video, in equal distances
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,33 @@ class InlineMedia:
     note: str = ""
 
 
-def inline_media(part: dict[str, Any]) -> InlineMedia:
-    """Return the media of a part of a message. What cannot be read, or is of another kind, has a note instead."""
+def inline_media(part: dict[str, Any]) -> list[InlineMedia]:
+    """
+    Return the media of a part of a message: one item, or several frames of a video and its audio.
+
+    Media that cannot be read, or are of another kind, become a note.
+    """
     kind = part["type"]
-    if kind not in ENCODERS:
-        return InlineMedia(kind, None, f"{kind}, which the page does not show")
     try:
-        return ENCODERS[kind](part)
-    except (ValueError, OSError) as error:
+        if kind == VIDEO:
+            return inline_video(part)
+        if kind in ENCODERS:
+            return [ENCODERS[kind](part)]
+    except (ValueError, OSError, ImportError) as error:
         # Answers may come from cached states of encoders, whose files have been moved since.
-        return InlineMedia(kind, None, f"{kind} that cannot be read: {error}")
+        return [InlineMedia(kind, None, f"{kind} that cannot be read: {error}")]
+    return [InlineMedia(kind, None, f"{kind}, which the page does not show")]
+
+
+def inline_video(part: dict[str, Any]) -> list[InlineMedia]:
+    options = VideoOptions().update({name: part[name] for name in VIDEO_OPTIONS if name in part})
+    video = load_video(media_source(part), options, options.load_audio_from_video is not False)
+    shown = video_parts(video, frame_times=False)
+    frames = [inline_image(each) for each in shown if each["type"] == "image"]
+    places = np.linspace(0, len(frames) - 1, min(VIDEO_FRAMES, len(frames))).round().astype(int)
+    times = f"frames of a video of {len(frames)} from {video.times[0]:.1f} to {video.times[-1]:.1f} seconds"
+    audio = [inline_audio(each) for each in shown if each["type"] == "audio"]
+    return [*(frames[i] for i in places), InlineMedia(VIDEO, None, f"{len(places)} {times}"), *audio]
 
 
 def inline_image(part: dict[str, Any]) -> InlineMedia:

@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,6 +17,7 @@ from modeling_mm.evaluation import Figure, examples_page
 from modeling_mm.evaluation.examples_page import choose
 from modeling_mm.evaluation.inline_media import AUDIO_RATE, inline_media
 from tests.fakes.processor_parts import RATE, picture, sound
+from tests.fakes.videos import make_video
 
 VOID = {"meta", "img", "br"}
 EVIL = '<script>alert(1)</script> & "quotes" \''
@@ -107,17 +110,33 @@ def test_media_are_inside():
 
 
 def test_long_audio_is_cut_and_unreadable_files_are_named(tmp_path):
-    long = inline_media({"type": "audio", "audio": np.full(31 * 8000, 2.0, np.float32), "sampling_rate": 8000})
+    (long,) = inline_media({"type": "audio", "audio": np.full(31 * 8000, 2.0, np.float32), "sampling_rate": 8000})
     wave, _ = soundfile.read(io.BytesIO(base64.b64decode(long.uri.split(",")[1])))
     assert len(wave) == 30 * AUDIO_RATE and long.note == "the first 30 of 31 seconds" and wave.max() <= 1
-    gone = inline_media({"type": "image", "path": str(tmp_path / "gone.png")})
+    (gone,) = inline_media({"type": "image", "path": str(tmp_path / "gone.png")})
     assert gone.uri is None and "image that cannot be read" in gone.note and "gone.png" in gone.note
-    other = inline_media({"type": "radar", "radar": 1})
+    (other,) = inline_media({"type": "radar", "radar": 1})
     assert other.uri is None and other.note == "radar, which the page does not show"
     answered = row(1, "a")
     answered.messages[0]["content"][0] = {"type": "image", "path": str(tmp_path / "<gone>.png")}
     page = Page(render([answered], ["a"]))
     assert not page.named("img") and any("<gone>.png" in text for _, text in page.texts)
+
+
+def test_videos_are_frames_and_their_audio():
+    data = make_video("h264", times=[number / 5 for number in range(50)])
+    items = inline_media({"type": "video", "bytes": data, "fps": 2})
+    assert [item.kind for item in items] == [*["image"] * 8, "video", "audio"]
+    assert items[8].note.startswith("8 frames of a video of 20 from 0.0 to 9.") and items[8].uri is None
+    assert len({item.uri for item in items[:8]}) > 4
+    silent = inline_media({"type": "video", "bytes": data, "num_frames": 3, "load_audio_from_video": False})
+    assert [item.kind for item in silent] == ["image"] * 3 + ["video"]
+    (broken,) = inline_media({"type": "video", "bytes": b"no video"})
+    assert broken.uri is None and "video that cannot be read" in broken.note
+    answered = row(1, "a")
+    answered.messages[0]["content"][0] = {"type": "video", "bytes": data, "num_frames": 2}
+    page = Page(render([answered], ["a"]))
+    assert len(page.named("img")) == 2 and len(page.named("audio")) == 1
 
 
 def test_right_and_wrong_answers_stand_apart_beside_the_text_only_answer():
@@ -173,3 +192,26 @@ def test_records_of_other_data_are_refused():
         examples_page("t", [figure()], {"other": [row(1, "a")]}, [record(row(1, "a"), "a")])
     with pytest.raises(ValueError, match="got -1"):
         render([row(1, "a")], ["a"], count=-1)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("scheme, paper", [(1, (255, 255, 255)), (0, (20, 23, 29))], ids=["light", "dark"])
+def test_a_browser_shows_the_page_in_both_schemes(scheme, paper, tmp_path):
+    """The image is a red field; the policy blocks nothing that the page has."""
+    path, shot = tmp_path / "page.html", tmp_path / "page.png"
+    path.write_text(render([row(1, "a", media=("image", "audio"))], ["a"]), encoding="utf-8")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,900"]
+    options += [
+        f"--blink-settings=preferredColorScheme={scheme}",
+        f"--user-data-dir={tmp_path}",
+        "--enable-logging=stderr",
+    ]
+    ran = subprocess.run([CHROMIUM, *options, f"--screenshot={shot}", path.as_uri()], capture_output=True, timeout=600)
+    assert b"Content Security Policy" not in ran.stderr and b"CONSOLE" not in ran.stderr
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    assert tuple(pixels[2, 2]) == paper
+    red = (pixels[..., 0] > 240) & (pixels[..., 1:].max(-1) < 20)
+    assert red.sum() > 0.9 * 256 * 128

@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from modeling_mm import MMForSequenceClassification
 from modeling_mm.data import ChatRow, media_parts
 from modeling_mm.evaluation import Figure, evaluate, figures, figures_markdown, majority_answers
+from tests.fakes.tiny import joined
 from tests.fakes.tiny_chats import CHATS, chat_model, processor
 
 
@@ -86,6 +89,13 @@ def test_each_question_is_asked_with_its_media_and_each_text_once_without(asked)
         ("a/What?/2", "2", "0", "2"),
         ("b/A long one?/0", "0", "0", "0"),
     ]
+
+
+def test_videos_are_media_too(asked):
+    rows = [row("a", "1", media=("video",)), row("a", "1", media=("image", "video"))]
+    found, records = evaluate(None, None, {"set": rows}, {}, progress=False)
+    assert [r["answer"] for r in records] == ["1", "2"] and [r["text_only"] for r in records] == ["0", "0"]
+    assert found[0].model == 0.5 and found[0].text_only == 0
 
 
 def test_text_only_can_be_left_out_and_prompts_made_otherwise(asked):
@@ -172,3 +182,20 @@ def test_the_size_of_batches_changes_nothing():
         for size in (1, 3, 64)
     ]  # fmt: skip
     assert sizes[0] == sizes[1] == sizes[2] and len({record["answer"] for record in sizes[0][1]}) > 3
+
+
+def test_the_size_of_batches_changes_no_figure_of_a_classifier():
+    pytest.importorskip("torchmetrics")
+    labels = ("few", "many", "none")
+    model = joined(cls=MMForSequenceClassification, num_labels=3, id2label=dict(enumerate(labels)))
+    model.resize_token_embeddings(len(processor().tokenizer))
+    with torch.no_grad():
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    words = ("hello", "hello there you", "a cat, a dog and a bird", "You are brief.", "a", "You see a dog and a bird")
+    rows = [row("count", labels[len(text) % 3], text, media=()) for text in words]
+    sizes = [
+        evaluate(model, processor(), {"set": rows}, {}, batch_size=size, progress=False, with_text_only=False,
+                 task_metrics={"count": ["eer"]})
+        for size in (1, 4, 64)
+    ]  # fmt: skip
+    assert sizes[0] == sizes[1] == sizes[2] and [f.metric for f in sizes[0][0]] == ["accuracy", "f1", "auroc", "eer"]

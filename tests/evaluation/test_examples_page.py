@@ -154,7 +154,7 @@ def test_figures_and_other_turns_are_shown():
     chat = row(1, "a")
     earlier = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
     text = render([ChatRow([*earlier, *chat.messages], task=chat.task, id=chat.id)], ["a"])
-    assert "Be brief." in text and '<div class="role">system</div>' in text
+    assert "By exact_match, 1 question." in text and "Be brief." in text and '<div class="role">system</div>' in text
     page = Page(text)
     cells = [data for tag, data in page.texts if tag == "td"]
     assert cells == ["name/en", "exact_match", "0.500", "0.250", "4"]

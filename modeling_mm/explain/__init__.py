@@ -1,7 +1,38 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Attention of an answer's words to images and audio, in numbers and as a figure."""
+"""Origins of answers and classes: places in images and audio, words of the prompt, and modalities."""
 
-from .attention import AnswerAttention, answer_attention
+from .contributions import Contributions, modality_contributions
+from .explanation import METHODS, Explanation, answer_attention, check_method, explain, explain_target
+from .faithfulness import Curves, compare_methods, faithfulness, methods_markdown, weights_of
 from .figure import Band, draw, read_band, save
+from .page import NOTES, overlay, write_page
+from .places import Places, blank_media, places_of
+from .target import Target, make_target
 
-__all__ = ["AnswerAttention", "Band", "answer_attention", "draw", "read_band", "save"]
+__all__ = [
+    "METHODS",
+    "NOTES",
+    "Band",
+    "Contributions",
+    "Curves",
+    "Explanation",
+    "Places",
+    "Target",
+    "answer_attention",
+    "blank_media",
+    "check_method",
+    "compare_methods",
+    "draw",
+    "explain",
+    "explain_target",
+    "faithfulness",
+    "make_target",
+    "methods_markdown",
+    "modality_contributions",
+    "overlay",
+    "places_of",
+    "read_band",
+    "save",
+    "weights_of",
+    "write_page",
+]

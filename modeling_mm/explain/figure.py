@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Figure of what each word of an answer attended to; matplotlib is imported when one is drawn."""
+"""Figure of the places that each word of an answer came from; matplotlib is imported when one is drawn."""
 
 import io
 import os
@@ -15,7 +15,8 @@ from ..data.chat_row import Message, media_parts, media_source, turn_text
 from ..images import load_image
 from ..modalities import MODALITIES
 from ..utils.files import write_bytes
-from .attention import AnswerAttention
+from .contributions import Contributions
+from .explanation import Explanation
 
 # Shape legend: W words, I images, h x w patches, T moments.
 
@@ -41,16 +42,20 @@ class Band:
     Args:
         question: the user's text.
         truth: the right answer, if it is known.
-        attention: of the words of the given answer.
+        attention: explanation of the words of the given answer, or of a class.
         images: (H, W, 3) of 0 to 255, one for each image.
         wave: mono samples of all audio, in order.
+        others: explanations by other methods, which only a page shows.
+        contributions: of the modalities, which only a page shows.
     """
 
     question: str
     truth: str | None
-    attention: AnswerAttention
+    attention: Explanation
     images: Sequence[np.ndarray] = ()
     wave: np.ndarray | None = None
+    others: Sequence[Explanation] = ()
+    contributions: Contributions | None = None
 
     @property
     def inches(self) -> float:
@@ -68,7 +73,7 @@ class Band:
         return min(CELL, (WIDTH - 2 * MARGIN) / (1 + len(self.attention.words)) - CELL_GAP)
 
 
-def read_band(prompt: Sequence[Message], attention: AnswerAttention, truth: str | None = None) -> Band:
+def read_band(prompt: Sequence[Message], attention: Explanation, truth: str | None = None) -> Band:
     """Return the band of a prompt: the text of its last turn, and the media of all its turns."""
     sources: dict[str, list[Any]] = {name: [] for name in MODALITIES}
     for part in media_parts(prompt):
@@ -113,8 +118,8 @@ def draw(bands: Sequence[Band], title: str, note: str = "") -> Any:
     Return a matplotlib figure with one band for each answer, from top to bottom.
 
     A band shows each image without heat and once for each word, and the wave of the audio above one strip of heat for
-    each word. The heat of a word is scaled to the place that it attended to most, over images and audio together; the
-    shares beside it tell how much of its attention the image and the audio got in all.
+    each word. The heat of a word is scaled to its weightiest place, over images and audio together; the shares beside
+    it tell how much of its weight the image and the audio got in all.
     """
     sheet = Sheet(HEAD + sum(band.inches for band in bands) + FOOT)
     sheet.text(MARGIN, 0.36, title, size=16, weight="bold")
@@ -125,9 +130,9 @@ def draw(bands: Sequence[Band], title: str, note: str = "") -> Any:
         draw_band(sheet, band, top)
         top += band.inches
     x, y, width = WIDTH - MARGIN - 2.75, top + FOOT / 2 - 0.05, 1.6  # the key of the colors
-    sheet.text(x - 0.1, y, "looked least", size=8.5, color=QUIET, ha="right")
+    sheet.text(x - 0.1, y, "least", size=8.5, color=QUIET, ha="right")
     sheet.axes(x, y - 0.07, width, 0.14).imshow(np.linspace(0, 1, 256)[None], aspect="auto", **HEAT)
-    sheet.text(x + width + 0.1, y, "looked most", size=8.5, color=QUIET)
+    sheet.text(x + width + 0.1, y, "most", size=8.5, color=QUIET)
     return sheet.figure
 
 
@@ -150,7 +155,7 @@ def draw_band(sheet: Sheet, band: Band, top: float) -> None:
         draw_audio(sheet, band, moments, top, has_both)
 
 
-def scaled(attention: AnswerAttention) -> tuple[np.ndarray | None, np.ndarray | None]:
+def scaled(attention: Explanation) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return patches and moments from 0 to 1, which is the greatest weight of each word over both."""
     parts = [None if part is None else part.numpy() for part in (attention.patches, attention.moments)]
     flat = [part.reshape(len(part), -1) for part in parts if part is not None]

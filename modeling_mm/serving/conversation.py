@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..explain.attention import AnswerAttention, answer_attention
+from ..explain import Explanation, answer_attention, overlay
 from ..images import decode_image
 from ..processing_mm import READERS
 from .answering import GenerationStream, make_config
@@ -22,8 +22,6 @@ from .sampling import Sampling
 
 Turns = list[dict[str, Any]]
 
-HEAT_COLOR = np.array([255.0, 120.0, 0.0])
-HEAT_OPACITY = 0.75  # of the greatest heat
 SHOWN_WIDTH = 320
 STRIP_HEIGHT = 28
 STRIP_GREY = 245.0
@@ -120,7 +118,7 @@ def attention_gallery(
     return [(heatmap(attention, number, image), word) for number, word in enumerate(attention.words)]
 
 
-def heatmap(attention: AnswerAttention, number: int, image: Image.Image | None) -> Image.Image:
+def heatmap(attention: Explanation, number: int, image: Image.Image | None) -> Image.Image:
     """Return one word's heat on the image, and on a strip of the audio's moments below it; one scale for all words."""
     heats = [heat.numpy() for heat in (attention.patches, attention.moments) if heat is not None]
     greatest = max([float(heat.max()) for heat in heats if heat.size], default=0.0) or 1.0
@@ -133,11 +131,3 @@ def heatmap(attention: AnswerAttention, number: int, image: Image.Image | None) 
         strip = np.full((STRIP_HEIGHT, SHOWN_WIDTH, 3), STRIP_GREY)
         parts.append(overlay(strip, attention.moments[number].numpy()[None] / greatest))
     return Image.fromarray(np.concatenate(parts).round().astype(np.uint8))
-
-
-def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return (H, W, 3) pixels of 0 to 255 under heat (h, w) of 0 to 1."""
-    size = (pixels.shape[1], pixels.shape[0])
-    spread = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.NEAREST))
-    opacity = HEAT_OPACITY * np.clip(spread, 0, 1)[..., None]
-    return pixels * (1 - opacity) + HEAT_COLOR * opacity

@@ -13,18 +13,11 @@ from PIL import Image
 
 from modeling_mm.cross_attention import CrossAttentionGroup
 from modeling_mm.data import turn_text
-from modeling_mm.explain import AnswerAttention, Band, answer_attention, draw, read_band, save
-from modeling_mm.explain.attention import (
-    check_explainable,
-    group_words,
-    item_columns,
-    mean_weights,
-    moments_of,
-    patch_grid,
-    patches_of,
-    token_texts,
-)
+from modeling_mm.explain import Band, Explanation, Places, answer_attention, draw, read_band, save
+from modeling_mm.explain.attention import check_explainable, item_columns, mean_weights, to_places
 from modeling_mm.explain.figure import envelope, scaled
+from modeling_mm.explain.places import patch_grid
+from modeling_mm.explain.words import group_words, token_texts
 from modeling_mm.modalities import MODALITIES
 from modeling_mm.outputs import MMMediaOutput
 from scripts.workshop.from_scratch import small_model, small_processor, train_tokenizer
@@ -81,9 +74,15 @@ def test_media_tokens_are_found_item_by_item() -> None:
 
 
 def test_patches_leave_the_class_token_out_and_moments_the_padding() -> None:
-    patches = patches_of(WEIGHTS, media(), torch.zeros(1, 1, 3, 16, 16))
+    places = Places((1, 2, 2), 1, ((0, 0, 4), (0, 4, 8)))
+    patches, moments = places.split(to_places(WEIGHTS, media(), {"image": eye(5), "audio": eye(3)}, places))
     torch.testing.assert_close(patches, torch.tensor([[[[0.1, 0.2], [0.1, 0.1]]]]))
-    torch.testing.assert_close(moments_of(WEIGHTS, media()), torch.tensor([[0.3, 0.1]]))
+    torch.testing.assert_close(moments, torch.tensor([[0.3, 0.1]]))
+
+
+def eye(size: int) -> torch.Tensor:
+    """Paths of a connector that keeps places."""
+    return torch.eye(size)[None]
 
 
 @pytest.mark.parametrize(
@@ -171,12 +170,11 @@ def test_models_and_prompts_without_weights_to_show_are_refused(fresh) -> None:
 
 @pytest.mark.parametrize("name", MODALITIES)
 @pytest.mark.parametrize("kind", ["mlp", "conv", "gru", "perceiver"])
-def test_connectors_that_mix_places_are_refused(fresh, monkeypatch, name, kind) -> None:
-    """Pieces of a convolution are moments of audio still, but no patches of an image."""
+def test_recurrent_connectors_are_refused(fresh, monkeypatch, name, kind) -> None:
     model, connector = fresh[0], MODALITIES[name].connector_attribute
     monkeypatch.setattr(model.config, connector, kind)
-    if kind in ("gru", "perceiver") or (kind, name) == ("conv", "image"):
-        with pytest.raises(ValueError, match=f"{MODALITIES[name].tower} connector is '{kind}'"):
+    if kind == "gru":
+        with pytest.raises(ValueError, match=f"{MODALITIES[name].tower} connector is 'gru'.*'occlusion'"):
             check_explainable(model)
     else:
         check_explainable(model)
@@ -230,9 +228,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path) -> None:
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["attention.png"]
 
 
-def attention_of(words, patches=None, moments=None) -> AnswerAttention:
+def attention_of(words, patches=None, moments=None) -> Explanation:
     shares = {name: torch.ones(len(words)) for name in MODALITIES}
-    return AnswerAttention(words, patches, moments, 1.0, shares)
+    return Explanation(words, patches, moments, 1.0, shares)
 
 
 def test_images_shrink_with_the_number_of_words() -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from modeling_mm.evaluation import free_positions
-from modeling_mm.explain import AnswerAttention
+from modeling_mm.explain import Explanation
 from modeling_mm.serving.conversation import (
     SHOWN_WIDTH,
     STRIP_HEIGHT,
@@ -142,7 +142,7 @@ def test_each_word_has_a_heatmap(eager, files):
 def test_the_place_of_the_greatest_weight_is_orange():
     patches = torch.zeros(1, 1, 2, 2)
     patches[0, 0, 1, 0] = 0.5
-    attention = AnswerAttention(["a"], patches, None, 0.0, {"image": torch.ones(1), "audio": torch.zeros(1)})
+    attention = Explanation(["a"], patches, None, 0.0, {"image": torch.ones(1), "audio": torch.zeros(1)})
     shown = np.asarray(heatmap(attention, 0, Image.new("RGB", (100, 100), "white"))).astype(int)
     corners = [shown[10, 10], shown[10, -10], shown[-10, 10], shown[-10, -10]]
     assert [tuple(corner) == (255, 255, 255) for corner in corners] == [True, True, False, True]

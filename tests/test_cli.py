@@ -135,6 +135,16 @@ def test_what_an_answer_looked_at_is_drawn(folder, tmp_path, capsys):
     assert path.stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("method", ["gradient-attention", "integrated-gradients", "occlusion"])
+def test_a_page_shows_where_an_answer_comes_from(method, folder, tmp_path, capsys):
+    media = ("--image", str(folder / "blue.png"), "--audio", str(folder / "noise.wav"))
+    path = tmp_path / "new" / "page.html"
+    assert ask(folder, *media, "Look and listen.", "--attention", str(path), "--explain", method) == 0
+    assert capsys.readouterr().out.splitlines() == ["a bird", f"Drawn: {path}"]
+    text = path.read_text(encoding="utf-8")
+    assert f"<h3>{method}</h3>" in text and "+ text" in text and text.count("<img") == 3 and "<audio" in text
+
+
 def test_the_questions_of_a_file_are_answered_beside_their_truth(folder, tmp_path, capsys):
     lines = []
     for number, chat in enumerate(CHATS[:4]):
@@ -286,8 +296,11 @@ def test_a_classifier_answers_with_labels_and_scores(classifier, tmp_path, capsy
     assert "1 of 1 are exactly right." in capsys.readouterr().out
     picture("red").save(tmp_path / "red.png")
     asked = ["What?", "--image", str(tmp_path / "red.png"), "--attention", str(tmp_path / "a.png")]
-    assert main([*arguments, *asked]) == 2
-    assert "this model classifies" in capsys.readouterr().err
+    assert main([*arguments, *asked]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Drawn: {tmp_path / 'a.png'}"
+    page = tmp_path / "a.html"
+    assert main([*arguments, *asked[:-1], str(page), "--explain", "occlusion"]) == 0
+    assert "What? \u2192 two" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", ["serve", "app"])

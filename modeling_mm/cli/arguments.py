@@ -28,6 +28,8 @@ def file_arg(modality: str) -> Argument:
 
 MODEL = arg("model", metavar="MODEL", help="folder or Hub id of a joint model")
 DEVICE = arg("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
+# The names in `modeling_mm.explain.METHODS`, which needs torch.
+EXPLAIN = ("attention", "gradient-attention", "integrated-gradients", "occlusion")
 BENCHMARKS = ("text", "image", "speech", "import", "load", "convert")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
@@ -41,6 +43,7 @@ COMMANDS = {
         (
             'MODEL --image cat.png --audio hello.wav "What is this?"',
             'MODEL --image cat.png "What is this?" --attention looked.png',
+            'MODEL --image cat.png "What is this?" --attention looked.html --explain occlusion',
             'MODEL --video clip.mp4 "What moves?"',
             "MODEL --questions chats.jsonl --limit 20",
         ),
@@ -49,7 +52,13 @@ COMMANDS = {
         *map(file_arg, (*MODALITIES, VIDEO)),
         arg("--questions", metavar="JSONL", help="chats to answer, shown beside their truth"),
         arg("--limit", type=int, help="number of questions of the file (default: all)"),
-        arg("--attention", metavar="PNG", help="draw the places that each word of the answer looked at"),
+        arg("--attention", metavar="FILE", help="draw the places that each word came from: .png, or .html for a page"),
+        arg(
+            "--explain",
+            choices=EXPLAIN,
+            metavar="METHOD",
+            help=f"of --attention: {', '.join(EXPLAIN)} (default: the first)",
+        ),
         arg("--max-new-tokens", type=int, default=64, metavar="N", help="(default: %(default)s)"),
         DEVICE,
         DTYPE,

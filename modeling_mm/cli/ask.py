@@ -2,6 +2,7 @@
 """`modeling-mm ask`: one question about one's own files, or the questions of a file beside their truth."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,67 @@ from ..evaluation import (
     predict_labels,
     prompt_inputs,
 )
-from ..explain import Band, answer_attention, draw, read_band, save
-from ..explain.attention import check_explainable
+from ..explain import (
+    NOTES,
+    Band,
+    check_method,
+    draw,
+    explain_target,
+    make_target,
+    modality_contributions,
+    read_band,
+    save,
+    write_page,
+)
 from ..modalities import MODALITIES, VIDEO
 from ..utils import format_table
 from ..video_parts import VideoReader, expand_chats
+from .arguments import EXPLAIN
 from .loading import load_model
 
 MOST_LABELS = 5  # labels
 
 
 def run(options: Namespace) -> None:
-    """Print the answers, of a classifier its labels, and draw where words looked if a file is given for it."""
+    """Print the answers, of a classifier its labels, and draw where they come from if a file is given for it."""
     turn = user_turn(options)
     attention = "eager" if options.attention else None  # the fused kernels keep no weights
+    options.explain = options.explain or EXPLAIN[0]
     model, processor = load_model(options.model, options.device, options.dtype, attention)
     if options.attention:
-        if is_classifier(model):
-            raise ValueError("--attention draws the words of an answer, but this model classifies. Leave it out.")
-        check_explainable(model)
+        check_method(model, options.explain)
     answer = answer_file if options.questions else answer_question
     if not is_classifier(model):
         model.generation_config.max_length = None  # --max-new-tokens takes its place, without a warning
     bands = answer(options, model, processor, turn)
     if options.attention:
-        note = "Cross-attention, mean over heads and blocks."
-        print(f"Drawn: {save(draw(bands, 'What each word of the answer looked at', note), options.attention)}")
+        print(f"Drawn: {write_drawing(bands, options)}")
+
+
+def write_drawing(bands: list[Band], options: Namespace) -> Path:
+    """Write explained answers as a page or as a figure, by the name of the file."""
+    if is_page(options):
+        return write_page(bands, f"{options.model}: where each word comes from", options.attention)
+    return save(draw(bands, "Where each word of the answer comes from", NOTES[options.explain]), options.attention)
+
+
+def is_page(options: Namespace) -> bool:
+    return Path(options.attention).suffix.lower() in (".html", ".htm")
+
+
+def explained(
+    options: Namespace,
+    model: Any,
+    processor: Any,
+    prompt: list[Message],
+    truth: str | None = None,
+    answer_ids: list[int] | None = None,
+) -> Band:
+    """Return what to draw of an answer, or of a classifier's likeliest label; of a page with contributions."""
+    prompt = expand(processor, prompt)
+    target = make_target(model, processor, prompt, answer_ids=answer_ids, max_new_tokens=options.max_new_tokens)
+    band = read_band(prompt, explain_target(target, options.explain), truth)
+    return replace(band, contributions=modality_contributions(target)) if is_page(options) else band
 
 
 def user_turn(options: Namespace) -> Message:
@@ -58,7 +94,7 @@ def answer_question(options: Namespace, model: Any, processor: Any, turn: Messag
     """Print the answer while it is generated, or labels with their scores; return what to draw of it."""
     if is_classifier(model):
         print_labels(model, classify(model, processor, [[turn]])[0])
-        return []
+        return [explained(options, model, processor, [turn])] if options.attention else []
     inputs = {name: tensor.to(model.device) for name, tensor in prompt_inputs(processor, [[turn]]).items()}
     length = inputs["input_ids"].shape[1]
     tokens = model.generate(
@@ -70,8 +106,7 @@ def answer_question(options: Namespace, model: Any, processor: Any, turn: Messag
     )
     if not options.attention:
         return []
-    seen = answer_attention(model, processor, [turn], answer_ids=tokens[0, length:].tolist())
-    return [read_band(expand(processor, [turn]), seen)]
+    return [explained(options, model, processor, [turn], answer_ids=tokens[0, length:].tolist())]
 
 
 def print_labels(model: Any, scores: Any) -> None:
@@ -86,7 +121,7 @@ def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> l
     Print the answers beside their truth.
 
     Returns:
-        what to draw: for each combination of modalities the first question about it.
+        what to draw: on a page all questions about media, else the first about each combination of modalities.
     """
     chats = load_chats(options.questions, limit=options.limit)
     assert isinstance(chats, ChatDataset)  # no stream
@@ -103,13 +138,12 @@ def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> l
     ]
     print(format_table(("about", "question", "answer", "truth", ""), cells))
     print(f"\n{marks.count('✓')} of {len(rows)} are exactly right.")
+    if not options.attention:
+        return []
     kinds = {frozenset(part["type"] for part in media_parts(row.prompt)): row for row in reversed(rows)}
-    drawn = [kinds[kind] for kind in sorted(kinds, key=sorted) if kind and options.attention]
-    prompts = [expand(processor, row.prompt) for row in drawn]
-    return [
-        read_band(prompt, answer_attention(model, processor, prompt), row.answer)
-        for prompt, row in zip(prompts, drawn, strict=True)
-    ]
+    firsts = [kinds[kind] for kind in sorted(kinds, key=sorted) if kind]
+    drawn = [row for row in rows if media_parts(row.prompt)] if is_page(options) else firsts
+    return [explained(options, model, processor, row.prompt, row.answer) for row in drawn]
 
 
 def expand(processor: Any, prompt: list[Message]) -> list[Message]:

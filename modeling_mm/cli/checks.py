@@ -66,6 +66,8 @@ def check_ask(options: Namespace) -> None:
         raise ValueError(f"--questions {options.questions}: expected a .jsonl file, or a folder of chats.")
     if options.questions is not None and not Path(options.questions).exists():
         raise FileNotFoundError(f"The file {options.questions} does not exist.{beside(Path(options.questions))}")
+    if options.explain and not options.attention:
+        raise ValueError(f"--explain {options.explain} needs a file to draw into. Add --attention FILE.")
     if options.attention:
         if options.questions is None and not any(files.values()):
             raise ValueError("--attention: the question has no image and no audio to attend to. Add one.")

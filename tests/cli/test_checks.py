@@ -113,6 +113,7 @@ SLIPS = {
     "ask model_cards/mm-pocket --image scripts/ap.png What?": "Did you mean 'scripts/app.png'?",
     "ask model_cards/mm-pocket What? --attention a.png": "no image and no audio to attend to",
     "ask model_cards/mm-pocket --image scripts/app.png --attention scripts What?": "scripts is a folder.",
+    "ask model_cards/mm-pocket What? --explain occlusion": "--explain occlusion needs a file to draw into.",
     "ask model_cards/mm-pocket What? --max-new-tokens 0": "--max-new-tokens: expected at least 1, got 0.",
     "convert nothing/at/all new": "Expected a folder or Hub id of an encoder-decoder.",
     "convert model_cards/mm-pocket new": "model_cards/mm-pocket is a joint model already.",

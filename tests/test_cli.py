@@ -22,7 +22,7 @@ from modeling_mm.utils import find_resource
 from tests.fakes.processor_parts import make, picture, sound
 from tests.fakes.recipe_runs import plain_recipe
 from tests.fakes.serving_parts import generated, model
-from tests.fakes.tiny import WIDTH, gpt2_config, joined, vit, vit_config, whisper_config
+from tests.fakes.tiny import WIDTH, gpt2, gpt2_config, joined, vit, vit_config, whisper, whisper_config
 from tests.fakes.tiny_chats import CHATS, processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,6 +203,36 @@ def test_other_models_are_refused(command, tmp_path, capsys):
     assert "is a model of type 'gpt2'" in capsys.readouterr().err
 
 
+# ---- faithfulness ---------------------------------------------------------------------------------------------------
+
+
+def test_the_methods_of_explaining_are_compared(folder, tmp_path, capsys):
+    content = [{"type": "image", "path": str(folder / "red.png")}, {"type": "text", "text": "What do you see?"}]
+    turns = [[{"role": "user", "content": content}], [{"role": "user", "content": "hello"}]]
+    lines = [json.dumps({"messages": [*turn, {"role": "assistant", "content": "red"}]}) for turn in turns]
+    path, out = tmp_path / "questions.jsonl", tmp_path / "new" / "table.md"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    arguments = [
+        "faithfulness",
+        str(folder / "tiny"),
+        str(path),
+        "--points",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
+    assert main([*arguments, "--methods", "attention"]) == 0
+    printed = capsys.readouterr().out
+    assert f"1 questions of {path}" in printed and out.read_text(encoding="utf-8").strip() in printed
+    rows = [line.split(" | ")[0] for line in out.read_text(encoding="utf-8").splitlines()[2:]]
+    assert rows == ["| attention", "| random"]
+    path.write_text(lines[1], encoding="utf-8")
+    assert main(arguments) == 2
+    assert "no examples to explain" in capsys.readouterr().err
+
+
 # ---- train ----------------------------------------------------------------------------------------------------------
 
 
@@ -248,9 +278,10 @@ def classifier(tmp_path_factory) -> Path:
     """A classifier of `CHATS` whose label follows from a bias: it says "two" to everything."""
     folder = tmp_path_factory.mktemp("classifier")
     labels = {0: "one", 1: "two", 2: "three"}
-    found = joined(cls=MMForSequenceClassification, num_labels=3, id2label=labels, label2id={"one": 0})
+    text = gpt2(vocab_size=len(processor().tokenizer), n_positions=128)
+    parts = {"vision": vit(image_size=8, patch_size=4), "audio": whisper(max_source_positions=50)}
+    found = joined(text, **parts, tokenizer=processor(), cls=MMForSequenceClassification, num_labels=3)
     found.config.id2label = labels
-    found.resize_token_embeddings(len(processor().tokenizer))
     with torch.no_grad():
         found.score.weight.zero_()
         last = torch.nn.Parameter(found.model.language_model.ln_f.bias * 0 + 1.0)

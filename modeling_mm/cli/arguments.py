@@ -90,6 +90,18 @@ COMMANDS = {
         arg("--no-cache", action="store_true", help="do not use the recipe's encoder cache"),
         DEVICE,
     ),
+    "faithfulness": Command(
+        "measure how faithful the methods of `ask --explain` are for a model, beside random weights",
+        "train",
+        ("MODEL chats.jsonl --limit 20", "MODEL chats.jsonl --methods occlusion attention --out table.md"),
+        MODEL,
+        arg("questions", metavar="JSONL", help="chats about images and audio, whose answers are explained"),
+        arg("--limit", type=int, help="number of questions of the file (default: all)"),
+        arg("--methods", nargs="+", choices=EXPLAIN, help="(default: all)"),
+        arg("--points", type=int, default=10, help="steps of a curve (default: %(default)s)"),
+        arg("--out", metavar="FILE", help="write the table here too"),
+        DEVICE,
+    ),
     "convert": Command(
         "make a joint model of a captioner, a SpeechEncoderDecoder or a Whisper, if both say the same",
         "train",

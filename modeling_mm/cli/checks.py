@@ -42,6 +42,7 @@ def check_arguments(options: Namespace) -> None:
         "max_audio_seconds": 1,
         "max_requests": 1,
         "tokens": 1,
+        "points": 1,
         "repeats": 1,
     }.items():
         value = getattr(options, name, None)
@@ -62,16 +63,28 @@ def check_ask(options: Namespace) -> None:
     has_question = any(files.values()) or bool((options.question or "").strip())
     if has_question == (options.questions is not None):
         raise ValueError("Give either a question (with files if it is about some), or --questions FILE.")
-    if options.questions is not None and Path(options.questions).suffix not in ("", ".jsonl"):
-        raise ValueError(f"--questions {options.questions}: expected a .jsonl file, or a folder of chats.")
-    if options.questions is not None and not Path(options.questions).exists():
-        raise FileNotFoundError(f"The file {options.questions} does not exist.{beside(Path(options.questions))}")
+    if options.questions is not None:
+        check_questions("--questions ", options.questions)
     if options.explain and not options.attention:
         raise ValueError(f"--explain {options.explain} needs a file to draw into. Add --attention FILE.")
     if options.attention:
         if options.questions is None and not any(files.values()):
             raise ValueError("--attention: the question has no image and no audio to attend to. Add one.")
         check_writable("--attention", Path(options.attention))
+    check_model(options.model)
+
+
+def check_questions(option: str, path: str) -> None:
+    if Path(path).suffix not in ("", ".jsonl"):
+        raise ValueError(f"{option}{path}: expected a .jsonl file, or a folder of chats.")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"The file {path} does not exist.{beside(Path(path))}")
+
+
+def check_faithfulness(options: Namespace) -> None:
+    check_questions("", options.questions)
+    if options.out:
+        check_writable("--out", Path(options.out))
     check_model(options.model)
 
 
@@ -208,6 +221,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "ask": check_ask,
     "train": check_train,
     "evaluate": check_evaluate,
+    "faithfulness": check_faithfulness,
     "convert": check_convert,
     "serve": check_serve,
     "app": check_app,

@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="modeling-mm",
         description="Train, ask and share models that read, see and hear.",
-        epilog="commands:\n" + "\n".join(f"  {name:11}{each.summary}" for name, each in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:14}{each.summary}" for name, each in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"modeling_mm {__version__}")

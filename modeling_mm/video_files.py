@@ -19,6 +19,8 @@ from PIL import Image
 from .audio_av import check_boxes, check_elements, reader_of
 
 EXTRA = '`pip install "modeling_mm[video]"`'
+# Hours of video and audio have fewer.
+MOST_PACKETS = 1 << 21
 NO_FRAMES = "the video track of the file holds no frames; check how it was recorded or cut"
 # Transforms to an upright image by the signs of a display matrix, whose rows are (a, b, _) and (c, d, _):
 # a point (x, y) is shown at (a x + c y, b x + d y).
@@ -116,10 +118,18 @@ def open_video(data: bytes) -> Iterator[tuple[Any, Any]]:
         ) from error
 
 
-def shown_packets(container: Any, *tracks: Any) -> list[Any]:
-    """Return the packets of tracks that are shown; an edit list may leave some out."""
-    packets = container.demux(*tracks)
-    return [packet for packet in packets if packet.pts is not None and packet.size and not packet.is_discard]
+def shown_packets(container: Any, *tracks: Any) -> Iterator[Any]:
+    """
+    Yield the packets of tracks that are shown; an edit list may leave some out.
+
+    Raises:
+        ValueError: for more packets than a file may have.
+    """
+    for number, packet in enumerate(container.demux(*tracks)):
+        if number >= MOST_PACKETS:
+            raise ValueError(f"the file has more than {MOST_PACKETS} packets; cut it into shorter files")
+        if packet.pts is not None and packet.size and not packet.is_discard:
+            yield packet
 
 
 def measure_video(data: bytes) -> VideoSize:
@@ -127,25 +137,29 @@ def measure_video(data: bytes) -> VideoSize:
     Return the size of a video from its packets, which are not decoded.
 
     Raises:
-        ValueError: as `open_video`, and for a track without frames.
+        ValueError: as `open_video`, for a track without frames, and for a file with too many.
     """
     with open_video(data) as (container, track):
-        audio = list(container.streams.audio[:1])
-        packets = shown_packets(container, track, *audio)
-        start = (container.start_time or 0) / import_av().time_base
-        shown = sorted((packet for packet in packets if packet.stream_index == track.index), key=lambda each: each.pts)
+        shown, has_audio = [], False
+        for packet in shown_packets(container, track, *container.streams.audio[:1]):
+            if packet.stream_index == track.index:
+                shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))  # without the bytes
+            else:
+                has_audio = True
         if not shown:
             raise ValueError(NO_FRAMES)
-        times = tuple(float(packet.pts * track.time_base) - start for packet in shown)
-        ends = [float((packet.pts + packet.duration) * track.time_base) - start for packet in shown if packet.duration]
+        shown.sort()
+        start = (container.start_time or 0) / import_av().time_base
+        times = tuple(float(pts * track.time_base) - start for pts, _, _ in shown)
+        ends = [float((pts + length) * track.time_base) - start for pts, length, _ in shown if length]
         step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
         return VideoSize(
             width=track.codec_context.width,
             height=track.codec_context.height,
             times=times,
             seconds=max(max(ends, default=0.0), times[-1] + (0.0 if ends else step)),
-            keys=tuple(number for number, packet in enumerate(shown) if packet.is_keyframe),
-            has_audio=len(packets) > len(shown),
+            keys=tuple(number for number, (_, _, is_key) in enumerate(shown) if is_key),
+            has_audio=has_audio,
         )
 
 

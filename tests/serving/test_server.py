@@ -72,7 +72,7 @@ BOMB = bomb()
             {},
             r"video_url`: 'x': expected a data: or http\(s\)",
         ),
-        (user(video_part(b"no video")), {}, r"content\[0\].video_url`: 8 bytes: expected a video in an MP4"),
+        (user(video_part(b"no video")), {}, r"content\[0\].video_url`: expected a video in an MP4"),
         (user({"type": "file", "file": {"file_id": "x"}}), {}, "expected a part of type"),
         ([{"role": "tool", "content": "x", "tool_call_id": "1"}], {}, "expected a role of system"),
         ([{"role": ["user"], "content": "x"}], {}, "expected a role of system"),

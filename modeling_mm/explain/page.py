@@ -68,7 +68,9 @@ def page(bands: Sequence[Band], title: str) -> str:
     """Return the page as text."""
     known = [band for band in bands if band.truth is not None]
     right = sum(band.attention.answer == band.truth for band in known)
-    summary = f"{len(bands)} answers" + (f", {right} of {len(known)} exactly right" if known else "")
+    summary = f"{len(bands)} answer{'s' * (len(bands) != 1)}" + (
+        f", {right} of {len(known)} exactly right" if known else ""
+    )
     means = mean_contributions([band.contributions for band in bands if band.contributions is not None])
     sections = "\n".join(section(band) for band in bands)
     return (

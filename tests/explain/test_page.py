@@ -31,6 +31,7 @@ def test_a_page_is_one_file_with_all_media_and_escaped_text(tmp_path) -> None:
     bands = [band(contributions=found, others=[other]), band("a <cat>"), band(None)]
     path = write_page(bands, "Cats & dogs", tmp_path / "new" / "page.html")
     text = path.read_text(encoding="utf-8")
+    assert "<p>1 answer</p>" in write_page([band(None)], "t", tmp_path / "one.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text
     assert "<b>" not in text and "&lt;cat&gt;" in text and "Cats &amp; dogs" in text
     assert "3 answers, 1 of 2 exactly right" in text and "\u2717 truth: a cat" in text

@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 from .configuration_mm import MMConfig, encoder_sub_config
-from .cross_attention import CROSS_ATTENTION
+from .cross_attention import CROSS_ATTENTION, cross_attention_groups
 from .joining import LOADING_ARGUMENTS, Component, Joint, load_encoder, load_state, refuse_unknown, with_rows
 from .loading import count, shortened
 from .modalities import MODALITIES, Modality
@@ -21,7 +21,12 @@ FIELDS = {
     "latents": "latents",
     "pooling": "pooling",
 }
-SHARED_FIELDS = ("connector_dropout", "max_media_items")  # of all modalities with a connector that learns
+BEFORE_BLOCKS = ("cross_attention_stand_in", "cross_attention_sink")
+# Of all modalities with a connector that learns, and of all cross-attention before decoder blocks.
+SHARED_FIELDS = (
+    *("connector_dropout", "max_media_items", "media_position_encoding", "max_media_positions"),
+    *BEFORE_BLOCKS,
+)
 
 
 def add_modality(model: Joint, name: str, component: Component, *, freeze: bool = True, **kwargs: Any) -> Joint:
@@ -40,15 +45,17 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
             Otherwise what was trainable stays so
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
             `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`, `pooling`,
-            `connector_dropout` and `max_media_items`, as the fields of [`MMConfig`] say; and arguments of loading
-            (`cache_dir`, `token`, `revision`, ...)
+            `connector_dropout`, `max_media_items`, `media_position_encoding`, `max_media_positions`,
+            `cross_attention_stand_in` and `cross_attention_sink`, as the fields of [`MMConfig`] say; and
+            arguments of loading (`cache_dir`, `token`, `revision`, ...)
 
     Returns:
         the new model in evaluation mode, which shares no weights with the first.
 
     Raises:
         ValueError: if the model has the modality already, for an unknown argument, with the nearest valid name, and
-            for an encoder whose weights are missing.
+            for an encoder whose weights are missing; and if a field of cross-attention would change blocks that
+            have learned.
     """
     modality = MODALITIES[name]
     refuse_unknown(f"add_{modality.tower}", kwargs, (*LOADING_ARGUMENTS, *FIELDS, *SHARED_FIELDS, "freeze"))
@@ -91,6 +98,13 @@ def enlarged_config(
     given = {"placement": "before", "connector": "mlp", **given}
     if given.get("cross_attention_layers") is None:
         given["cross_attention_layers"] = list(range(min(MOST_LAYERS, config.text_config.n_layer)))
+    if any(group.placement == "before" for group in cross_attention_groups(config)):
+        for field in BEFORE_BLOCKS:
+            if given.get(field, known := getattr(config, field)) != known:
+                raise ValueError(
+                    f"{field} belongs to all cross-attention before decoder blocks, but the model has learned with "
+                    f"{known}. Leave it out."
+                )
     known, config = config.modalities, deepcopy(config)
     for field in SHARED_FIELDS:
         setattr(config, field, given.pop(field, getattr(config, field)))

@@ -46,6 +46,13 @@ CONNECTORS = ("linear", "mlp", "conv", "gru", "perceiver", DIRECT)
 CROSS_ATTENTION_PLACEMENTS = ("before", "inside")
 HIDDEN = "hidden"
 PLACEHOLDER_KINDS = ("text", HIDDEN)
+# Fields of cross-attention in blocks before decoder blocks; GPT-2's, inside them, has no such parts.
+BEFORE_ALONE = (
+    "cross_attention_gated",
+    "cross_attention_feed_forward",
+    "cross_attention_stand_in",
+    "cross_attention_sink",
+)
 MEDIA_POSITION_ENCODINGS = ("sinusoidal", "learned", "none")
 TEXT_POSITION_ENCODINGS = ("learned", "sinusoidal")
 
@@ -119,6 +126,14 @@ class MMConfig(PreTrainedConfig):
             Whether a cross-attention block has a feed-forward branch as Flamingo's do. It is two thirds of a block's
             weights, all read at every decoded token, so it is for those who find that it earns its time. Gates and
             this branch belong to blocks before decoder blocks; inside them there is GPT-2's cross-attention alone.
+        cross_attention_stand_in (`bool`, *optional*, defaults to `False`):
+            Whether a token that sees media through blocks before decoder blocks, but none of those that are read
+            inside them, adds a learned vector there in place of nothing. A decoder that was trained with
+            cross-attention, such as Whisper's, is lost without what it adds.
+        cross_attention_sink (`bool`, *optional*, defaults to `False`):
+            Whether cross-attention before decoder blocks has a learned key without a value beside the media. A softmax
+            shares out all attention, so that without a sink a token cannot read nothing, such as in speech beside an
+            image, nor tell how well one image fits it, such as a name that may be the image's or not.
         vision_connector, audio_connector (`str`, *optional*, defaults to `"mlp"`):
             What turns encoder tokens into media tokens: `"linear"`, `"mlp"`, `"conv"` (strided convolutions over the
             token sequence), `"gru"` (recurrent), `"perceiver"` (a resampler with a fixed number of latents) or
@@ -194,6 +209,8 @@ class MMConfig(PreTrainedConfig):
     audio_cross_attention_placement: str | None = None
     cross_attention_gated: bool = False
     cross_attention_feed_forward: bool = False
+    cross_attention_stand_in: bool = False
+    cross_attention_sink: bool = False
     vision_connector: str = "mlp"
     vision_connector_size: int | None = None
     vision_connector_layers: int = 1
@@ -370,7 +387,7 @@ class MMConfig(PreTrainedConfig):
         placements = {self.cross_attention_placement} if shared or not self.modalities else set()
         own = [each for each in self.modalities if each not in shared]
         placements |= {getattr(self, each.placement_field) or self.cross_attention_placement for each in own}
-        for field in ("cross_attention_gated", "cross_attention_feed_forward"):
+        for field in BEFORE_ALONE:
             if getattr(self, field) and "before" not in placements:
                 raise ValueError(
                     f"{field} belongs to cross-attention before decoder blocks, but all of it stands inside them. "

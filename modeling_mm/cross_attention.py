@@ -4,15 +4,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
-from .attention import Attention
+from .attention import Attention, KeysAndValues
 from .configuration_mm import MMConfig
-from .layers import MLP, TanhGate
+from .layers import MLP, AttentionSink, TanhGate
 from .masks import mask_tokens_without_media
 from .media_cache import CrossAttentionCache
 from .modalities import MODALITIES
@@ -22,7 +23,7 @@ from .modalities import MODALITIES
 SHARED = "shared"
 # Parameters of cross-attention by their names in a model, also inside a wrapper (PEFT, DDP); the first group is the
 # tower of a modality that they belong to alone, with an underscore, or empty.
-CROSS_ATTENTION = re.compile(r"\.(\w*?)(?:cross_blocks|ln_cross_attn|crossattention)\.")
+CROSS_ATTENTION = re.compile(r"\.(\w*?)(?:cross_blocks|ln_cross_attn|crossattention|stand_in)\.")
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,43 @@ def recording_order(groups: Sequence[CrossAttentionGroup], num_layers: int) -> l
     return [group for layer in range(num_layers) for group in by_place if layer in group.layers]
 
 
+def lacking_tokens(seen: Sequence[torch.Tensor | None], own: torch.Tensor | None) -> tuple[bool, torch.Tensor | None]:
+    """
+    Return whether any token may need a stand-in, and which do, (B, L, 1) or `None` if all do.
+
+    Args:
+        seen: for each group inside the blocks that has media in this step, which tokens see any, `None` if all do
+        own: which tokens see media of the modality that was added, `None` if all do
+    """
+    lacking = own
+    for mask in seen:
+        if mask is None:
+            return False, None
+        lacking = ~mask if lacking is None else lacking & ~mask
+    return True, lacking
+
+
 class CrossAttention(Attention):
     """Attention from text to media, which may be in a cache; a separate class so that its weights are recorded."""
 
-    def __init__(self, config: GPT2Config, layer_idx: int, zero_init: bool = True):
+    def __init__(self, config: GPT2Config, layer_idx: int, zero_init: bool = True, has_sink: bool = False):
         super().__init__(config, layer_idx, is_cross_attention=True, zero_init=zero_init)
+        self.sink = AttentionSink(config.n_embd) if has_sink else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        media: KeysAndValues,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend to media as [`Attention`]; the weights are those of the media, without the sink's."""
+        if self.sink is None:
+            return super().forward(hidden_states, attention_mask, media=media, **kwargs)
+        keys, values, attention_mask = self.sink(*media, attention_mask)
+        output, weights = super().forward(hidden_states, attention_mask, media=(keys, values), **kwargs)
+        return output, None if weights is None else weights[..., :-1]
 
     def read(
         self,
@@ -152,7 +185,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         super().__init__()
         text, gated = config.text_config, config.cross_attention_gated
         self.norm_attn = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
-        self.cross_attn = CrossAttention(text, layer_idx, zero_init=not gated)
+        self.cross_attn = CrossAttention(text, layer_idx, zero_init=not gated, has_sink=config.cross_attention_sink)
         self.gate_attn = TanhGate() if gated else nn.Identity()
         self.feed_forward = config.cross_attention_feed_forward
         if self.feed_forward:

@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """GPT-2's decoder, with cross-attention before or inside its blocks that reads media."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ from .cross_attention import (
     CrossAttentionGroup,
     GatedCrossAttentionBlock,
     cross_attention_groups,
+    lacking_tokens,
     split_media,
 )
 from .device_reads import read_once
-from .layers import MLP, init_weights, sinusoidal_positions
+from .layers import MLP, StandIn, init_weights, sinusoidal_positions
 from .masks import check_not_packed, check_positions, cross_attention_mask, text_positions
 from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
@@ -42,9 +43,12 @@ class DecoderBlock(GradientCheckpointingLayer):
 
     Args:
         prefixes: of the groups that have cross-attention inside this block
+        stand_ins: prefixes of the groups with a stand-in for it
     """
 
-    def __init__(self, config: GPT2Config, layer_idx: int, prefixes: Sequence[str] = ()):
+    def __init__(
+        self, config: GPT2Config, layer_idx: int, prefixes: Sequence[str] = (), stand_ins: Sequence[str] = ()
+    ):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = Attention(config, layer_idx)
@@ -52,6 +56,8 @@ class DecoderBlock(GradientCheckpointingLayer):
             norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
             setattr(self, f"{prefix}ln_cross_attn", norm)
             setattr(self, f"{prefix}crossattention", CrossAttention(config, layer_idx))
+        for prefix in stand_ins:
+            setattr(self, f"{prefix}stand_in", StandIn(config.n_embd))
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
@@ -62,6 +68,7 @@ class DecoderBlock(GradientCheckpointingLayer):
         *media_states: torch.Tensor | None,
         past_key_values: Cache | None = None,
         cross_inputs: Sequence[tuple[str, dict[str, Any]]] = (),
+        lacking: Mapping[str, torch.Tensor | None] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """
@@ -73,12 +80,16 @@ class DecoderBlock(GradientCheckpointingLayer):
             *media_states: (B, S, D) for each group with cross-attention inside, `None` where its cache holds all
             past_key_values: the text's cache
             cross_inputs: for each of these groups its prefix and the further arguments of a cross-attention block
+            lacking: tokens to which stand-ins are added, (B, L, 1) or `None` for all, by the prefix of their group
         """
         attended, _ = self.attn(self.ln_1(hidden_states), attention_mask, past_key_values, **kwargs)
         hidden_states = hidden_states + attended
         for states, (prefix, inputs) in zip(media_states, cross_inputs, strict=True):
             normed = getattr(self, f"{prefix}ln_cross_attn")(hidden_states)
             hidden_states = hidden_states + getattr(self, f"{prefix}crossattention").read(normed, states, **inputs)
+        for prefix, tokens in (lacking or {}).items():
+            if (stand_in := getattr(self, f"{prefix}stand_in", None)) is not None:
+                hidden_states = hidden_states + stand_in(tokens)
         return hidden_states + self.mlp(self.ln_2(hidden_states))
 
 
@@ -117,7 +128,11 @@ class MMDecoder(PreTrainedModel):
         self.groups = cross_attention_groups(config)
         inside = [group for group in self.groups if group.placement == "inside"]
         prefixes = [[group.prefix for group in inside if i in group.layers] for i in range(text.n_layer)]
-        self.h = nn.ModuleList(DecoderBlock(text, i, prefixes[i]) for i in range(text.n_layer))
+        stood_in = [g.prefix for g in self.groups if g.placement == "before"] * config.cross_attention_stand_in
+        self.h = nn.ModuleList(
+            DecoderBlock(text, i, prefixes[i], stood_in if prefixes[i] else ()) for i in range(text.n_layer)
+        )
+        self.stood_in = set(stood_in)
         # By the index of the decoder block that each one precedes.
         self.cross_blocks = nn.ModuleDict()
         for group in self.groups:
@@ -201,6 +216,7 @@ class MMDecoder(PreTrainedModel):
             if inputs:
                 reading.append((group, states, inputs))
         kwargs = {**kwargs, "implementation": self.config._attn_implementation, "past_key_values": past_key_values}
+        kwargs["lacking"] = self.lacking(reading)
         for i, block in enumerate(self.h):
             # Media are positional, so that re-entrant checkpointing carries their gradient.
             inside, inside_states = [], []
@@ -218,6 +234,18 @@ class MMDecoder(PreTrainedModel):
         return MMModelOutput(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
         )
+
+    def lacking(
+        self, reading: Sequence[tuple[CrossAttentionGroup, torch.Tensor | None, dict[str, Any]]]
+    ) -> dict[str, torch.Tensor | None]:
+        """Return which tokens need the stand-ins of a group, `None` for all, by its prefix; see [`StandIn`]."""
+        seen = [inputs["has_media"] for group, _, inputs in reading if group.placement == "inside"]
+        found = {}
+        for group, _, inputs in reading:
+            some, tokens = lacking_tokens(seen, inputs["has_media"])
+            if group.prefix in self.stood_in and some:
+                found[group.prefix] = tokens
+        return found
 
     def embed_positions(
         self,

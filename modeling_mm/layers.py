@@ -36,6 +36,51 @@ class TanhGate(nn.Module):
         return x * self.weight.tanh()
 
 
+class StandIn(nn.Module):
+    """
+    A learned vector (D,) in place of what cross-attention inside a decoder block would add to a token.
+
+    It is for tokens that see media of a modality that was added later, and none of those that the decoder was trained
+    with. Such a decoder is lost without what it has always been given: with neither speech nor a stand-in, Whisper's
+    says almost the same behind every text.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, lacking: torch.Tensor | None) -> torch.Tensor:
+        """Return the vector for tokens that lack the media, (B, L, 1) bool or `None` if all do; zero for others."""
+        return self.weight if lacking is None else self.weight * lacking
+
+
+class AttentionSink(nn.Module):
+    """
+    A learned key (D,) beside the media, whose value is zero: a token attends to it that has no use for media.
+
+    A softmax shares out all of a token's attention, so that without a sink it cannot read nothing, nor can it tell by
+    how much it reads if media fit it. The key starts at zero, which is one more in the softmax's denominator.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(
+        self, keys: torch.Tensor, values: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return keys and values (B, H, S + 1, d) of (B, H, S, d), and the mask (B, 1, L, S + 1), if there is one."""
+        rows, heads, _, width = keys.shape
+        key = self.weight.view(1, heads, 1, width).expand(rows, -1, -1, -1).to(keys)
+        keys = torch.cat([keys, key], dim=2)
+        values = torch.cat([values, values.new_zeros(rows, heads, 1, width)], dim=2)
+        if attention_mask is not None:
+            seen = torch.ones if attention_mask.dtype == torch.bool else torch.zeros  # as it is added to the scores
+            column = seen(1, dtype=attention_mask.dtype, device=attention_mask.device)
+            attention_mask = torch.cat([attention_mask, column.expand(*attention_mask.shape[:-1], 1)], dim=-1)
+        return keys, values, attention_mask
+
+
 class MLP(nn.Module):
     """GPT-2's feed-forward: `c_fc`, activation, `c_proj`, dropout, with GPT-2's parameter names."""
 
@@ -110,7 +155,8 @@ def init_weights(module: nn.Module, config: GPT2Config) -> None:
     | `Embedding`                   | N(0, initializer_range)                   | -    |
     | `LayerNorm`                   | 1                                         | 0    |
     | `GRU`                         | uniform (Glorot)                          | 0    |
-    | `TanhGate`                    | 0                                         | -    |
+    | `TanhGate`, `StandIn`         | 0                                         | -    |
+    | `AttentionSink`               | 0                                         | -    |
 
     The scaled residual projections are GPT-2's (section 2.3 of its report): the residual stream must not grow with
     depth. Everything goes through `transformers.initialization`, which leaves loaded tensors alone.
@@ -135,5 +181,5 @@ def init_weights(module: nn.Module, config: GPT2Config) -> None:
                 init.xavier_uniform_(parameter)
             else:
                 init.zeros_(parameter)
-    elif isinstance(module, TanhGate):
+    elif isinstance(module, (TanhGate, StandIn, AttentionSink)):
         init.zeros_(module.weight)

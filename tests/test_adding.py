@@ -218,6 +218,11 @@ def test_media_of_both_kinds_in_a_row_answer():
         ),
         (hearing, lambda m: m.add_vision(vit(), cross_attention_layers=[9]), "vision_cross_attention_layers must be"),
         (hearing, lambda m: m.add_vision(vit(), placement="behind"), "'before', 'inside'"),
+        (
+            lambda: joined(audio=None),
+            lambda m: m.add_audio(whisper(), cross_attention_sink=True),
+            "cross_attention_sink .* has learned with False",
+        ),
     ],
 )
 def test_slips_are_refused(build, add, message):
@@ -231,6 +236,30 @@ def test_an_encoder_that_lacks_weights_is_refused(tmp_path):
     encoder.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match=r"2 weights are missing in the given encoder: .*fc1"):
         seeing().add_audio(tmp_path)
+
+
+def test_a_new_modality_gets_sinks_and_positions():
+    model = hearing().add_vision(
+        vit(), cross_attention_sink=True, media_position_encoding="learned", max_media_positions=9
+    )
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if ".sink." in name)
+    sinks = [name for name, _ in model.named_parameters() if ".sink." in name]
+    assert len(sinks) == len(model.config.vision_cross_attention_layers)
+    assert model.model.vision_connector.positions.weight.shape[0] == 9
+
+
+@pytest.mark.parametrize("name", ["Whisper sees", "wav2vec2 sees"])
+def test_stand_ins_learn_and_nothing_is_forgotten(name):
+    model, both, known, new = added(name, cross_attention_stand_in=True)
+    batch, words = given(model, known), {"input_ids": text()}
+    with torch.no_grad():
+        expected = [model(**each).logits for each in (batch, words)]
+    stand_ins = [parameter for name, parameter in both.named_parameters() if ".vision_stand_in." in name]
+    assert stand_ins and all(parameter.requires_grad and not parameter.any() for parameter in stand_ins)
+    train(both, [{**given(both, new), "labels": torch.cat([torch.full((3, 1), -100), text()], 1)}], steps=20, lr=3e-2)
+    assert all(parameter.any() for parameter in stand_ins)
+    with torch.no_grad():
+        assert [difference(both(**each).logits, e) for each, e in zip((batch, words), expected, strict=True)] == [0, 0]
 
 
 # ---- Processors -----------------------------------------------------------------------------------------------------

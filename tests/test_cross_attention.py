@@ -8,6 +8,7 @@ from torch._dynamo.utils import counters
 from transformers import StaticCache
 
 from modeling_mm import MMConfig, MMForConditionalGeneration, MMMediaOutput
+from modeling_mm.configuration_mm import BEFORE_ALONE
 from modeling_mm.cross_attention import CROSS_ATTENTION, cross_attention_groups, recording_order
 from tests.fakes.tiny import (
     AUDIO,
@@ -36,6 +37,13 @@ LAYOUTS = {
         **INSIDE,
         "vision_cross_attention_layers": [0, 1],
         "vision_cross_attention_placement": "before",
+    },
+    "stand-ins": {
+        **INSIDE,
+        "vision_cross_attention_layers": [0, 1],
+        "vision_cross_attention_placement": "before",
+        "cross_attention_stand_in": True,
+        "cross_attention_sink": True,
     },
     "both own": {"vision_cross_attention_layers": [0], "audio_cross_attention_layers": [0, 3]},
 }
@@ -81,9 +89,51 @@ def test_the_modules_of_each_layout_have_their_places_and_names():
     }
 
 
+STOOD_IN = [[IMAGE, 6, 7, 8], [AUDIO, 9, 10, 11], [12, 13, 14, 15], [IMAGE, 12, AUDIO, 13]]
+
+
+def test_stand_ins_are_for_tokens_that_see_images_and_hear_nothing():
+    model, batch = opened(LAYOUTS["stand-ins"]), inputs(STOOD_IN)
+    names = [name for name, _ in model.named_parameters() if "stand_in" in name]
+    assert names == [f"model.language_model.h.{i}.vision_stand_in.weight" for i in (1, 3)]
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        for name in names:
+            without.get_parameter(name).zero_()
+        moved = (model(**batch).logits - without(**batch).logits).abs().amax(-1)
+    assert (moved[0] > 1e-3).all()
+    assert moved[1].max() == moved[2].max() == 0.0
+    # The last row's first two tokens have seen an image alone; later ones differ as they attend to these.
+    assert (moved[3, :2] > 1e-3).all()
+
+
+def test_a_stand_in_stands_where_cross_attention_stands_in_the_block():
+    """A row with images equals one with audio whose cross-attention adds just this vector."""
+    model, given = opened(LAYOUTS["stand-ins"]), inputs([[IMAGE, 6, 7, 8]])
+    vectors = {i: model.model.language_model.h[i].vision_stand_in.weight for i in (1, 3)}
+
+    def add(vector):
+        return lambda module, arguments, output: (output[0] + vector, *output[1:])
+
+    bare = copy.deepcopy(model)
+    for i, vector in vectors.items():
+        bare.model.language_model.h[i].vision_stand_in.weight.data.zero_()
+        bare.model.language_model.h[i].attn.register_forward_hook(add(vector.detach()))
+    with torch.no_grad():
+        assert difference(bare(**given).logits, model(**given).logits) < TOLERANCE
+
+
+def test_a_stand_in_starts_at_zero_and_learns():
+    model, batch = joined(**LAYOUTS["stand-ins"]), inputs(STOOD_IN)
+    stand_in = model.model.language_model.h[1].vision_stand_in
+    assert stand_in.weight.tolist() == [0.0] * 32
+    model(**batch).logits.square().sum().backward()
+    assert stand_in.weight.grad.abs().min() > 0
+
+
 def test_gates_need_cross_attention_before_blocks():
     configs = (gpt2_config(), vit_config(), whisper_config())
-    for field in ("cross_attention_gated", "cross_attention_feed_forward"):
+    for field in BEFORE_ALONE:
         fields = {"cross_attention_placement": "inside", field: True}
         with pytest.raises(ValueError, match=f"{field} belongs to cross-attention before decoder blocks"):
             MMConfig.from_text_vision_audio_configs(*configs, **fields)
@@ -103,8 +153,12 @@ def test_recorded_weights_are_in_the_order_that_is_told(layout):
     sizes = [sum(media.sizes[number] for number in group.modalities) for group in order]
     assert [weights.shape[-1] for weights in found.cross_attentions] == sizes
     assert len(found.attentions) == 4
-    for weights in found.cross_attentions:
-        assert difference(weights.sum(-1), torch.ones(weights.shape[:-1])) < 1e-5
+    for group, weights in zip(order, found.cross_attentions, strict=True):
+        shares = weights.sum(-1)
+        if group.placement == "before" and model.config.cross_attention_sink:
+            assert shares.min() > 0 and shares.max() < 1, "the rest is the sink's"
+        else:
+            assert difference(shares, torch.ones_like(shares)) < 1e-5
 
 
 # ---- The invariants, for each layout --------------------------------------------------------------------------------

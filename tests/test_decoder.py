@@ -77,6 +77,52 @@ def test_a_cross_block_is_the_formula_of_its_docstring(gated, feed_forward):
     assert difference(got, x) > 0.1
 
 
+def sinking_block():
+    return block_and_inputs(cross_attention_sink=True, cross_attention_feed_forward=False)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_sink_is_one_more_key_without_a_value(implementation, masked):
+    block, x, states = sinking_block()
+    visible = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(1)) > 0.3 if masked else None
+    attention = block.cross_attn
+    (queries,) = attention.split_heads(attention.q_attn(block.norm_attn(x)), 1)  # (B, H, L, d)
+    keys, values = attention.keys_and_values(states)
+    sink = attention.sink.weight.view(1, attention.config.n_head, 1, -1)
+    assert sink.abs().max() > 0.05
+    scores = queries @ torch.cat([keys, sink.expand(2, -1, -1, -1)], dim=2).transpose(-1, -2) * attention.scaling
+    if visible is not None:
+        scores[..., :5] = scores[..., :5].masked_fill(~visible, float("-inf"))
+    read = scores.softmax(-1)[..., :5] @ values
+    expected = x + attention.c_proj(read.transpose(1, 2).flatten(-2))
+    mask = visible
+    if visible is not None and implementation == "eager":
+        mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
+    assert difference(block(x, states, mask, None, implementation=implementation), expected) < 1e-5
+
+
+def test_a_token_can_read_nothing_by_a_sink():
+    block, x, states = sinking_block()
+    attention = block.cross_attn
+    with torch.no_grad():
+        attention.q_attn.weight.zero_()
+        attention.q_attn.bias.fill_(1.0)
+        attention.sink.weight.fill_(1e4)
+    assert difference(block(x, states, None, None), x + attention.c_proj.bias) < 1e-6
+
+
+def test_a_fresh_sink_is_one_more_in_the_denominator():
+    block, x, states = block_and_inputs(opened=False, cross_attention_sink=True, cross_attention_feed_forward=False)
+    assert block.cross_attn.sink.weight.tolist() == [0.0] * WIDTH
+    with torch.no_grad():
+        block.cross_attn.q_attn.weight.zero_()  # all keys are equal: the sink takes one share of six
+        block.cross_attn.c_proj.weight.copy_(torch.eye(WIDTH))
+        _, values = block.cross_attn.keys_and_values(states)
+        mean = values.transpose(1, 2).flatten(-2).sum(1, keepdim=True) / 6  # (B, 1, D)
+        assert difference(block(x, states, None, None), x + mean) < 1e-5
+
+
 @pytest.mark.parametrize("feed_forward", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_fresh_cross_block_adds_exactly_nothing(gated, feed_forward):

@@ -138,7 +138,7 @@ def open_gates(model: nn.Module, value: float = 0.7, seed: int = 5) -> nn.Module
         if not CROSS_ATTENTION.search(name) and "_connector." not in name:
             continue
         is_norm = "norm" in name or "ln_cross_attn" in name
-        if "gate" in name.split(".")[-2]:
+        if parameter.numel() == 1 and "gate" in name:
             parameter.fill_(value)
         elif not is_norm and parameter.dim() > 1:
             draw = torch.randn(parameter.shape, generator=generator) * 0.2

@@ -134,6 +134,14 @@ def test_cached_logits_with_every_connector(connector, gated):
     assert difference(chunked_logits(model, batch, 7, 1)[0], whole) <= TOLERANCE
 
 
+def test_cached_logits_with_sinks():
+    model = opened(cross_attention_sink=True)
+    batch = inputs([ROW])
+    with torch.no_grad():
+        whole = model(**batch, use_cache=False).logits
+    assert difference(chunked_logits(model, batch, 7, 1)[0], whole) <= TOLERANCE
+
+
 @pytest.mark.parametrize("text_encoding", ["learned", "sinusoidal"])
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_cached_logits_with_each_position_encoding_and_attention(text_encoding, implementation):

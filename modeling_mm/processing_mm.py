@@ -223,8 +223,9 @@ class MMProcessor(ProcessorMixin):
         Its chat template writes the prompt that the decoder has learned. Whisper's: placeholders, the user's text
         behind `<|startofprev|>`, then `<|startoftranscript|>`, `language` and `task` ("transcribe" or "translate",
         both of multilingual checkpoints), and `<|notimestamps|>` unless `timestamps` is true; these three are options
-        of `apply_chat_template`. A captioner's: placeholders and its first token. Decoders without roles take one user
-        message, and in training its answer.
+        of `apply_chat_template`. After [`add_part`] a text about images alone stands behind these, next to the answer.
+        A captioner's: placeholders and its first token. Decoders without roles take one user message, and in training
+        its answer.
 
         ```python
         processor = MMProcessor.from_encoder_decoder("openai/whisper-tiny.en")

@@ -37,6 +37,26 @@ def test_whispers_prompt_of_english():
     assert prompt(processor, user(AUDIO), add_generation_prompt=False) == "<|audio|>"
 
 
+IMAGE = {"type": "image", "image": picture()}
+
+
+def test_a_question_about_images_alone_stands_next_to_its_answer():
+    processor = converted()[1].add_part("image", make_vit())
+    start = "<|startoftranscript|><|notimestamps|>"
+    ask, answer = text(" What is this? "), {"role": "assistant", "content": "A cat."}
+    assert prompt(processor, user(IMAGE, ask)) == f"<|image|>{start} What is this?"
+    assert prompt(processor, user(ask, IMAGE), timestamps=True) == f"<|image|>{start} What is this?"
+    written = prompt(processor, [*user(IMAGE, IMAGE, ask), answer], add_generation_prompt=False)
+    assert written == f"<|image|><|image|>{start} What is this? A cat.<|endoftext|>"
+    assert prompt(processor, user(IMAGE)) == f"<|image|>{start}"
+    heard = prompt(processor, user(IMAGE, AUDIO, text("What is said?")))
+    assert heard == f"<|image|><|audio|><|startofprev|> What is said?{start}", "speech is transcribed as ever"
+    several = converted(is_multilingual=True)[1].add_part("image", make_vit())
+    assert prompt(several, user(IMAGE, ask), language="de").endswith(
+        "<|startoftranscript|><|de|><|transcribe|><|notimestamps|> What is this?"
+    )
+
+
 def test_whispers_prompt_of_many_languages():
     _, processor = converted(is_multilingual=True)
     stamps = "<|notimestamps|>"

@@ -15,6 +15,8 @@ from .whisper_tiny import PACKAGE, whisper_tiny_en, whisper_tiny_processor
 VARIANT = "lite2"
 CLASSES = 1000  # of ImageNet, and the width of the connector, which starts as the encoder's own head
 MOST_IMAGES = 2  # in a row
+SIDE, POOLING = 8, 2  # encoder tokens at the edge of an image, and of a square that is averaged
+LAYERS = [0, 1, 2, 3]  # at 0 a token still lies where its word lies, and finds the image that shows it
 
 
 def build_base(arguments: argparse.Namespace) -> None:
@@ -29,8 +31,13 @@ def build_base(arguments: argparse.Namespace) -> None:
         efficientnet_lite(weights, VARIANT),
         connector_size=CLASSES,
         connector_dropout=0.1,
-        pooling=2,
+        pooling=POOLING,
         max_media_items=MOST_IMAGES,
+        media_position_encoding="learned",
+        max_media_positions=(SIDE // POOLING) ** 2,
+        cross_attention_layers=LAYERS,
+        cross_attention_sink=True,
+        cross_attention_stand_in=True,
     )
     start_from_head(model, ImageNetHead(*lite_head(weights)))
     remove_local_paths(model)

@@ -7,6 +7,7 @@ that the same corpora give the same examples.
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ class CorpusReader:
     def __init__(self, folder: Path):
         self.folder = folder
         path = folder / HEARD_FILE
-        self.heard = {row["file_name"]: row["heard"] for row in read_lines(path)} if path.is_file() else {}
+        rows = read_lines(path) if path.is_file() else []
+        self.heard = {row["file_name"]: row["heard"] for row in rows if not repeats_itself(row["heard"])}
 
     def rows(self, corpus: str, split: str) -> list[Row]:
         if not (self.folder / corpus / split / "metadata.jsonl").is_file():
@@ -48,6 +50,15 @@ class CorpusReader:
             name = f"{corpus}/{row['file_name']}"
             rows.append({**row, "path": f"../../{name}", "heard": self.heard.get(name)})
         return rows
+
+
+REPEATED = re.compile(r"\b(\w[\w ]*?)(?:\W+\1\b){2}")  # words three times in a row
+
+
+def repeats_itself(text: str) -> bool:
+    """Return whether a transcript has a sentence twice or words three times, as Whisper does that is lost."""
+    sentences = [words for sentence in re.split(r"[.!?]", text) if (words := sentence.casefold().strip())]
+    return len(sentences) > len({*sentences}) or REPEATED.search(text.casefold()) is not None
 
 
 def example(task: str, key: str, media: Sequence[tuple[str, str]], question: str | None, answer: str) -> Example:

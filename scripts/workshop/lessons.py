@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from modeling_mm.data import ChatRow, media_parts
 from modeling_mm.training import CachedCollator
 
-# Shape legend: L encoder tokens of an image, W the encoder's width, C classes.
+# Shape legend: N images, L encoder tokens of an image, W the encoder's width, C classes.
 
 CLASS = "class_index"  # key of an image part whose tokens are moved
 MOST = 6.0  # of an activation: the encoder ends in ReLU6
@@ -27,6 +27,7 @@ KEPT = 0.6  # most that is kept of the image's own tokens
 FEATURES = (0.15, 0.6)  # share of the class's features that appear
 SURE = (0.5, 0.98)  # probability of the class
 HALVINGS = 14
+STRONGEST = 400.0  # that features of a class are added
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,47 @@ class ImageNetHead:
         added = place.flatten()[:, None] * feature  # (L, W)
         states = states * rng.uniform(0.0, KEPT)
         wanted = rng.uniform(*SURE)
-        low, high = 0.0, 400.0
+        low, high = 0.0, STRONGEST
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             seen = self.probabilities((states + middle * added).clamp(max=MOST))[number]
             low, high = (low, middle) if seen > wanted else (middle, high)
         return (states + high * added).clamp(max=MOST)
+
+
+def moved_means(means: torch.Tensor, head: ImageNetHead, rounds: int, seed: int = 0) -> tuple[torch.Tensor, list[int]]:
+    """
+    Return means of tokens in which the head sees a class, `rounds` for each class, and the numbers of the classes.
+
+    As [`ImageNetHead.moved`], without a place in the image, and for all of them at once.
+
+    Args:
+        means: of images to start from, (N, W).
+
+    Returns:
+        (rounds * C, W) and the classes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(rows: int, low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(rows, 1, generator=generator)
+
+    count, width = head.weight.shape
+    numbers = torch.arange(count)
+    found = []
+    for _ in range(rounds):
+        start = means[torch.randint(len(means), (count,), generator=generator)] * uniform(count, 0.0, KEPT)
+        kept = torch.rand(count, width, generator=generator) < uniform(count, *FEATURES)
+        added = torch.relu(head.weight) * kept  # (C, W)
+        wanted = uniform(count, *SURE)[:, 0]
+        low, high = torch.zeros(count, 1), torch.full((count, 1), STRONGEST)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            logits = (start + middle * added).clamp(max=MOST) @ head.weight.T + head.bias
+            enough = (logits.softmax(-1)[numbers, numbers] > wanted)[:, None]
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        found.append((start + high * added).clamp(max=MOST))
+    return torch.cat(found), numbers.repeat(rounds).tolist()
 
 
 class ClassLessons(Dataset):

@@ -1,9 +1,10 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Wordings of the chat corpus: questions and fixed answers of each task."""
 
-# Several wordings of each question, so that the model does not memorize one.
+# Several wordings of each question, so that the model does not memorize one. The last words of a question, next to the
+# answer, tell its task.
 CAPTION = ("What is this?", "What does the picture show?", "Name this.")
-CATEGORY = ("What kind of thing is this?", "Which category does the picture belong to?")
+CATEGORY = ("What is its category?", "Which category does it belong to?")
 KINDS = {
     "faces": "faces",
     "people": "people",
@@ -16,9 +17,9 @@ KINDS = {
     "flags": "flags",
 }
 TRANSCRIBE = ("What is said?", "Transcribe the speech.")
-# The name comes last, next to the answer.
-VERIFY_NAME = "Is this called “{name}”?"
-CHOOSE_IMAGE = "Which of the two pictures is “{name}”?"
+# The name comes last, next to the answer, and without quotes, so that it has the tokens that an answer has.
+VERIFY_NAME = "Is this called {name}?"
+CHOOSE_IMAGE = "Which of the two pictures is called {name}?"
 MATCH_AUDIO_IMAGE = "Does the voice name the picture?"
 VERDICT = "{text} – {verdict}"
 YES_NO = ("yes", "no")

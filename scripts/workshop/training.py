@@ -2,23 +2,33 @@
 """The work of `train`: a recipe whose data are joined by lessons about the classes of ImageNet."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from modeling_mm import MMForConditionalGeneration
+from modeling_mm.connectors import pool_squares
 from modeling_mm.data import ChatDataset, ChatRow, media_parts, mix
 from modeling_mm.recipes import Recipe, RecipeData, read_recipe, rows_of, run
-from modeling_mm.training import CachedCollator, MMTrainer
+from modeling_mm.training import CachedCollator, EncoderCache, MMTrainer
+from modeling_mm.utils import show_progress
 
 from .base_folder import VARIANT
 from .imagenet import PACKAGE, class_lemmas
 from .lessons import ClassLessons, ImageNetHead, LessonCollator, sure_rows
 from .lite import PACKAGES, lite_head
 from .packages import fetch_package
+from .prototypes import align_with_names, open_blocks, stand_in_for_speech
 
 LESSONS = 20.0  # weight of the lessons, beside those of the recipe's sources
 SURE = 4.0  # weight of the photographs that the head is sure about
 QUESTION = "What is this?"
+TRANSCRIPTS = 40  # whose speech the stand-ins start from
 PHOTOGRAPHS = "tuxpaint-"  # with which the names of images that may be photographs begin
 
 
@@ -31,20 +41,57 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: ImageNetHead, names: list[str]) -> None:
-    """Add lessons about all classes, and photographs that the head is sure about, to the data of a trainer."""
+    """
+    Add lessons about all classes, and photographs that the head is sure about, to the data of a trainer.
+
+    Before the first step the images' connector is aligned with names, and stays as it is from then on: what it knows
+    of a name serves images by other hands, and the decoder cannot spoil that by learning the images of training.
+    """
     known = cast(CachedCollator, trainer.data_collator)
     collator = LessonCollator(known.processor, known.cache, head=head)
     captions = [row for row in rows_of(data.train[0]) if row.task == "caption/en"]
     photographs = [row for row in captions if Path(image_of(row)).name.startswith(PHOTOGRAPHS)]
-    sure = ChatDataset(sure_rows(photographs, collator, head, names))
+    sure = sure_rows(photographs, collator, head, names)
     lessons = ClassLessons(names, [image_of(row) for row in captions], QUESTION)
     weights = [source.weight or 1.0 for source in recipe.data.train]
-    datasets = cast(list[ChatDataset], [*data.train, sure, lessons])
+    datasets = cast(list[ChatDataset], [*data.train, ChatDataset(sure), lessons])
     trainer.data_collator = collator
     trainer.train_dataset = mix(datasets, [*weights, SURE, LESSONS], trainer.args.seed)
-    if "image" in data.alignment:
-        first = ClassLessons(names, [image_of(row) for row in captions], QUESTION, rounds=3)
-        cast(list, data.alignment["image"]).append(first)
+    model = cast(MMForConditionalGeneration, trainer.model)
+    folder = Path(trainer.args.output_dir)
+    if not folder.is_dir() or get_last_checkpoint(str(folder)) is None:
+        tokens, of_images = named_tokens([*captions, *sure], known.cache, model.config.vision_pooling)
+        align_with_names(model, known.processor.tokenizer, tokens, of_images, head, names, seed=trainer.args.seed)
+        open_blocks(model, seed=trainer.args.seed)
+        beside = [row for dataset in data.train for row in rows_of(dataset) if "beside_image" in (row.task or "")]
+        collate = collator.for_evaluation()
+        stand_in_for_speech(model, collate([without_images(row) for row in beside[:: len(beside) // TRANSCRIPTS]]))
+    for part in (model.model.vision_connector.norm, model.model.vision_connector.projector):
+        part.requires_grad_(False)
+
+
+def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> tuple[torch.Tensor, list[str]]:
+    """
+    Return the pooled tokens of all views of the rows' images, (N, M, W) in half precision, and the rows' answers.
+
+    Args:
+        pooling: tokens at the edge of the squares that are averaged.
+    """
+    found, names = [], []
+    for row in show_progress(rows, desc="reading images"):
+        (part,) = media_parts(row.messages)
+        for view in range(cache.views["image"]):
+            (states,) = cache.states(part, view)  # (L, W)
+            pooled, _ = pool_squares(states[None].float(), torch.ones(1, len(states), dtype=torch.bool), pooling)
+            found.append(pooled[0].half())
+            names.append(row.answer)
+    return torch.stack(found), names
+
+
+def without_images(row: ChatRow) -> ChatRow:
+    user, *others = row.messages
+    content = [part for part in user["content"] if part["type"] == "audio"]
+    return replace(row, messages=[{**user, "content": content}, *others])
 
 
 def image_of(row: ChatRow) -> str:

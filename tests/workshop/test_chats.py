@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from modeling_mm.data import load_chats, media_parts
+from modeling_mm.utils import write_lines
 from scripts.workshop import phrases
-from scripts.workshop.chats import DRAWS, SURE, TASKS, CorpusReader, build_chats, draws_of
+from scripts.workshop.chats import DRAWS, SURE, TASKS, CorpusReader, build_chats, draws_of, repeats_itself
 from scripts.workshop.corpus import read_description, read_lines
 from scripts.workshop.hear import HEARD_FILE
 from tests.workshop.leaks import (
@@ -55,6 +56,30 @@ def clip(example: dict) -> str:
     """Return the path of an example's only audio."""
     (path,) = (path for path in media(example) if path.endswith(".flac"))
     return path
+
+
+@pytest.mark.parametrize(
+    ("text", "repeats"),
+    [
+        ("Bridge at night. Bridge at night.", True),
+        ("Seven. seven! Seven?", True),
+        ("Press one. Press two.", False),
+        ("Green Salad Green Salad green salad", True),
+        ("one one two", False),
+        ("...", False),
+        ("", False),
+    ],
+)
+def test_a_sentence_that_is_said_twice_is_noticed(text: str, repeats: bool) -> None:
+    assert repeats_itself(text) == repeats
+
+
+def test_clips_in_which_a_sentence_is_repeated_teach_nothing(tmp_path) -> None:
+    write_lines(
+        tmp_path / HEARD_FILE,
+        [{"file_name": "a", "heard": "One. One."}, {"file_name": "b", "heard": "One. Two."}],
+    )
+    assert CorpusReader(tmp_path).heard == {"b": "One. Two."}
 
 
 # ---- No leaks -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from scripts.workshop.lessons import (
     ClassLessons,
     ImageNetHead,
     LessonCollator,
+    moved_means,
     sure_rows,
 )
 from tests.fakes.tiny_chats import processor
@@ -74,6 +75,18 @@ def test_moved_tokens_are_activations_of_the_encoder(head):
 def test_tokens_are_moved_by_the_random_numbers_alone(head):
     assert torch.equal(moved(head, 3), moved(head, 3))
     assert not torch.equal(moved(head, 3), moved(head, 4))
+
+
+def test_the_head_sees_every_class_in_moved_means(head):
+    means = torch.stack([tokens(seed).mean(0) for seed in range(9)])
+    found, classes = moved_means(means, head, rounds=5)
+    assert classes == [*range(CLASSES)] * 5
+    seen = torch.stack([head.probabilities(mean[None])[number] for mean, number in zip(found, classes, strict=True)])
+    assert SURE[0] - TOLERANCE <= seen.min() and seen.max() <= SURE[1] + TOLERANCE
+    assert found.min() >= 0 and found.max() <= MOST
+    assert len({tuple(mean.tolist()) for mean in found}) == 5 * CLASSES
+    assert torch.equal(moved_means(means, head, rounds=5)[0], found)
+    assert not torch.equal(moved_means(means, head, rounds=5, seed=1)[0], found)
 
 
 # ---- Questions ------------------------------------------------------------------------------------------------------

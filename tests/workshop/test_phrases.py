@@ -19,7 +19,7 @@ def test_questions_differ() -> None:
 
 @pytest.mark.parametrize("name", ["VERIFY_NAME", "CHOOSE_IMAGE"])
 def test_names_are_unchanged_in_questions(name: str) -> None:
-    assert "“a cat: {x}”" in getattr(phrases, name).format(name="a cat: {x}")
+    assert "called a cat: {x}?" in getattr(phrases, name).format(name="a cat: {x}")
 
 
 def test_a_verdict_is_the_last_word_behind_the_transcript() -> None:

@@ -1,0 +1,225 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Alignment of an image connector with names, in minutes: the decoder's head reads the words of a name in the tokens.
+
+[`modeling_mm.training.align`] does this for any data. Here names are short and few, so that the head chooses among the
+words of names alone, names compete as wholes too, and most steps see one token an image, the mean of its tokens, at a
+sixteenth of the price. What is learned from means serves the tokens, as a connector works token by token; a second
+stage adapts it to them.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, dropout
+from transformers import get_cosine_schedule_with_warmup
+
+from modeling_mm import MMForConditionalGeneration
+from modeling_mm.batching import IGNORED
+from modeling_mm.utils import show_progress
+
+from .lessons import ImageNetHead, moved_means
+
+# Shape legend: N images, B of them, M tokens an image, W the encoder's width, D the decoder's, C words, K names.
+
+# Of queries and keys: enough at first for a name to fit its image better than others. Behind the first decoder block
+# the states of words have turned away from the words themselves.
+FIRST_SHARPNESS, LATER_SHARPNESS = 2.6, 0.5
+
+Step = Callable[[random.Random], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PrototypeOptions:
+    """
+    Options of the alignment with names.
+
+    Args:
+        steps, token_steps: of the stage of means, and of the stage of tokens behind it.
+        images, token_images, lessons: in a batch of the stage of means, of the stage of tokens, and lessons with each.
+        learning_rate, token_learning_rate: peaks of a cosine.
+        weight_decay: of the connector.
+        feature_dropout: of the encoder's features, behind their norm.
+        blend: most that a mean takes from another image of the same name.
+        name_weight: of the loss of whole names, beside that of words.
+    """
+
+    steps: int = 1500
+    token_steps: int = 300
+    images: int = 256
+    token_images: int = 96
+    lessons: int = 96
+    learning_rate: float = 1e-3
+    token_learning_rate: float = 3e-4
+    weight_decay: float = 0.1
+    feature_dropout: float = 0.5
+    blend: float = 0.9
+    name_weight: float = 4.0
+
+
+class NameReader(nn.Module):
+    """
+    The losses of media tokens for names.
+
+    Args:
+        model: whose connector of images is aligned.
+        names: that there are; an image is given by the number of its name.
+        tokenizer: of the decoder.
+    """
+
+    def __init__(
+        self, model: MMForConditionalGeneration, names: Sequence[str], tokenizer: Any, options: PrototypeOptions
+    ):
+        super().__init__()
+        self.connector = model.model.vision_connector
+        self.norm = model.model.language_model.ln_f
+        self.dropout, self.name_weight = options.feature_dropout, options.name_weight
+        ids = [tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
+        words = sorted({word for each in ids for word in each})
+        places = {word: place for place, word in enumerate(words)}
+        shares = torch.zeros(len(names), len(words))  # (K, C), of a name's words, which weigh alike
+        for row, each in zip(shares, ids, strict=True):
+            distinct = [places[word] for word in {*each}]
+            row[distinct] = 1 / len(distinct)
+        self.register_buffer("shares", shares)
+        self.register_buffer("head", model.get_output_embeddings().weight[words].detach().clone())  # (C, D)
+        self.bias = nn.Parameter(torch.zeros(len(words)))
+        self.sharpness = nn.Parameter(torch.ones(()))
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the logits of words, (B, C), of encoder tokens (B, M, W) that are pooled already."""
+        states = self.connector.norm(tokens)
+        if self.training:  # drops a feature in all tokens of an image
+            states = states * dropout(torch.ones_like(states[:, :1]), self.dropout)
+        media, _ = self.connector.projector(states, None)  # (B, M, D)
+        return self.norm(media.mean(1) + self.connector.modality.weight) @ self.head.T + self.bias
+
+    def scores(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return how well each name fits, (B, K): the mean of its words' logarithmic probabilities."""
+        return self.logits(tokens).log_softmax(-1) @ self.shares.T
+
+    def forward(self, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+        """Return the loss of the words of names, given by their numbers (B,), and of names among all names."""
+        logits = self.logits(tokens)
+        of_words = cross_entropy(logits, self.shares[names])
+        return of_words + self.name_weight * cross_entropy(self.sharpness * (logits @ self.shares.T), names)
+
+
+def align_with_names(
+    model: MMForConditionalGeneration,
+    tokenizer: Any,
+    tokens: torch.Tensor,
+    names: Sequence[str],
+    head: ImageNetHead,
+    class_names: Sequence[str],
+    options: PrototypeOptions | None = None,
+    seed: int = 0,
+) -> NameReader:
+    """
+    Align the connector of images; other parts of the model do not change.
+
+    Args:
+        tokens: encoder tokens of images, (N, M, W), pooled as the connector pools them.
+        names: of the images.
+        head: the encoder's own head, whose classes are named by `class_names`; lessons are made of it.
+
+    Returns:
+        what has learned to read names, in evaluation mode.
+    """
+    options = options or PrototypeOptions()
+    known = sorted({*names, *class_names})
+    numbers = {name: number for number, name in enumerate(known)}
+    targets = torch.tensor([numbers[name] for name in names])
+    reader = NameReader(model, known, tokenizer, options).train()
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        alike.setdefault(name, []).append(place)
+    means = tokens.float().mean(1)  # (N, W)
+    lessons, classes = moved_means(means, head, rounds=6, seed=seed)
+    lesson_targets = torch.tensor([numbers[class_names[number]] for number in classes])
+    generator = torch.Generator().manual_seed(seed)
+
+    def of_means(rng: random.Random) -> torch.Tensor:
+        chosen = torch.randint(len(means), (options.images,), generator=generator)
+        others = [rng.choice(alike[names[place]]) for place in chosen.tolist()]
+        share = options.blend * torch.rand(options.images, 1, generator=generator)
+        taught = torch.randint(len(lessons), (options.lessons,), generator=generator)
+        batch = torch.cat([means[chosen] * (1 - share) + means[others] * share, lessons[taught]])
+        return reader(batch[:, None], torch.cat([targets[chosen], lesson_targets[taught]]))
+
+    def of_tokens(rng: random.Random) -> torch.Tensor:
+        chosen = torch.randint(len(tokens), (options.token_images,), generator=generator)
+        return reader(tokens[chosen].float(), targets[chosen])
+
+    learn(reader, of_means, options.steps, options.learning_rate, options.weight_decay, "naming means")
+    learn(reader, of_tokens, options.token_steps, options.token_learning_rate, options.weight_decay, "naming tokens")
+    return reader.eval()
+
+
+def learn(reader: NameReader, step: Step, steps: int, learning_rate: float, weight_decay: float, title: str) -> None:
+    """Train the connector and the reader's bias by a loss."""
+    connector = [*reader.connector.norm.parameters(), *reader.connector.projector.parameters()]
+    connector += reader.connector.modality.parameters()
+    others = [reader.bias, reader.sharpness]
+    groups = [{"params": connector, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    rng = random.Random(title)
+    with show_progress(total=steps, desc=title) as bar:
+        for _ in range(steps):
+            loss = step(rng)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_([*connector, *others], 1.0)
+            optimizer.step()
+            schedule.step()
+            bar.update()
+
+
+def stand_in_for_speech(model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor]) -> None:
+    """
+    Let the stand-ins start as what cross-attention to speech adds to a token on average.
+
+    Args:
+        batch: transcripts of speech, without images, as a collator makes it.
+    """
+    decoder = model.model.language_model
+    learned = batch["labels"] != IGNORED  # (B, L)
+    with torch.no_grad(), ExitStack() as stack:
+        for block in decoder.h:
+
+            def keep(module: nn.Module, inputs: Any, output: Any, block: nn.Module = block) -> None:
+                block.vision_stand_in.weight.copy_(output[0][learned].mean(0))  # (D,)
+
+            stack.callback(block.crossattention.register_forward_hook(keep).remove)
+        model.eval()(**{name: value for name, value in batch.items() if name != "labels"})
+
+
+def open_blocks(model: MMForConditionalGeneration, strength: float = 2.0, seed: int = 0) -> None:
+    """
+    Let images' cross-attention start as what the alignment has made of media tokens, instead of from zero.
+
+    Media tokens lie where the decoder's words lie. So queries and keys start as one rotation, by which a text token
+    finds the image that shows its word; and what the last block reads is added as it is, in another rotation and back,
+    so that the head reads the words of names from the first step. An optimizer that moves each weight by about the
+    learning rate would take hundreds of steps to get there.
+    """
+    decoder = model.model.language_model
+    blocks = list(decoder.vision_cross_blocks.values())
+    width = decoder.ln_f.weight.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scale = decoder.ln_f.weight / decoder.ln_f.weight.abs().mean()  # (D,), as the head weighs a media token
+        for block in blocks:
+            turned, carried = (torch.linalg.qr(torch.randn(width, width, generator=generator))[0] for _ in range(2))
+            attention = block.cross_attn
+            weight = FIRST_SHARPNESS if block is blocks[0] else LATER_SHARPNESS
+            attention.q_attn.weight.copy_(weight * turned)
+            attention.c_attn.weight.copy_(torch.cat([weight * scale[:, None] * turned, carried], dim=1))
+            if block is blocks[-1]:
+                attention.c_proj.weight.copy_(strength * carried.T)

@@ -1,0 +1,154 @@
+"""Alignment with names: images are named by what the connector makes of them, and cross-attention starts from that."""
+
+import copy
+
+import pytest
+import torch
+
+from modeling_mm.training import ChatCollator
+from scripts.workshop.lessons import ImageNetHead
+from scripts.workshop.prototypes import (
+    FIRST_SHARPNESS,
+    PrototypeOptions,
+    align_with_names,
+    open_blocks,
+    stand_in_for_speech,
+)
+from tests.fakes.tiny import difference, draw, vit
+from tests.fakes.tiny_chats import chat_model, moved, processor, weights
+from tests.fakes.whisper_parts import converted, speech
+
+NAMES = ["a cat", "a dog", "a bird", "a red square"]
+CLASSES = ["a green bird", "a white dog"]
+SHOWN, TOKENS, WIDTH = 24, 4, 24  # images of each name, encoder tokens, the encoder's width
+OPTIONS = PrototypeOptions(steps=60, token_steps=20, images=32, token_images=16, lessons=8, feature_dropout=0.1)
+
+
+def features(seed: int, noise: float = 0.5) -> tuple[torch.Tensor, list[str]]:
+    """Return tokens around one center for each name, and the names."""
+    centers = torch.rand(len(NAMES), 1, WIDTH, generator=torch.Generator().manual_seed(0)) * 3
+    names = NAMES * SHOWN
+    tokens = centers.repeat(SHOWN, TOKENS, 1)
+    return tokens + noise * torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)), names
+
+
+def head() -> ImageNetHead:
+    generator = torch.Generator().manual_seed(2)
+    return ImageNetHead(torch.randn(len(CLASSES), WIDTH, generator=generator), torch.zeros(len(CLASSES)))
+
+
+def seeing_model(**fields):
+    torch.manual_seed(0)
+    return chat_model(vision_connector="mlp", vision_cross_attention_layers=[1, 3], **fields)
+
+
+def aligned(**options):
+    model = seeing_model()
+    tokens, names = features(1)
+    fields = {**vars(OPTIONS), **options}
+    reader = align_with_names(model, processor().tokenizer, tokens, names, head(), CLASSES, PrototypeOptions(**fields))
+    return model, reader
+
+
+def share_named(reader, seed: int) -> float:
+    tokens, names = features(seed)
+    known = sorted({*NAMES, *CLASSES})
+    with torch.no_grad():
+        found = reader.scores(tokens).argmax(-1).tolist()
+    return sum(known[number] == name for number, name in zip(found, names, strict=True)) / len(names)
+
+
+def test_images_that_were_not_learned_are_named():
+    _, fresh = aligned(steps=1, token_steps=1, learning_rate=0.0, token_learning_rate=0.0)
+    _, reader = aligned()
+    assert share_named(fresh, 7) < 0.5
+    assert share_named(reader, 7) > 0.9
+
+
+def test_only_the_connector_learns():
+    model = seeing_model()
+    before = weights(model)
+    tokens, names = features(1)
+    align_with_names(model, processor().tokenizer, tokens, names, head(), CLASSES, OPTIONS)
+    changed = moved(model, before)
+    assert changed and all(name.startswith("model.vision_connector.") for name in changed)
+
+
+@pytest.mark.parametrize(
+    "option", [{"token_steps": 1}, {"lessons": 1}, {"blend": 0.0}, {"name_weight": 0.0}, {"feature_dropout": 0.6}]
+)
+def test_each_option_changes_what_is_learned(option):
+    (plain, _), (other, _) = aligned(), aligned(**option)
+    name = "model.vision_connector.projector.linear.weight"
+    assert difference(plain.state_dict()[name], other.state_dict()[name]) > 1e-4
+
+
+def test_the_same_seed_gives_the_same_connector():
+    (one, _), (other, _) = aligned(), aligned()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def blocks(model):
+    return list(model.model.language_model.vision_cross_blocks.values())
+
+
+def test_the_last_block_adds_what_it_reads_as_it_is():
+    model = seeing_model(cross_attention_gated=False)
+    open_blocks(model, strength=3.0)
+    last = blocks(model)[-1]
+    media, width = draw(1, 1, 32, seed=3), 32
+    text = draw(1, 2, width, seed=4)
+    with torch.no_grad():
+        last.cross_attn.c_attn.bias.zero_()
+        last.cross_attn.c_proj.bias.zero_()
+        read, _ = last.cross_attn(text, media=last.cross_attn.keys_and_values(media))
+    assert difference(read, 3.0 * media.expand(1, 2, width)) < 1e-4
+
+
+def test_text_finds_the_media_that_lie_where_its_word_lies():
+    model = seeing_model(cross_attention_sink=True)
+    with torch.no_grad():
+        model.model.language_model.ln_f.weight.fill_(1.0)
+    open_blocks(model)
+    attention = blocks(model)[0].cross_attn
+    words = 8 * torch.nn.functional.normalize(draw(1, 5, 32, seed=5), dim=-1)
+    with torch.no_grad():
+        attention.q_attn.bias.zero_()
+        attention.c_attn.bias.zero_()
+        keys, _ = attention.keys_and_values(words)
+        (queries,) = attention.split_heads(attention.q_attn(words), 1)
+        scores = (queries @ keys.transpose(-1, -2)).sum(1)[0]  # (5, 5), heads together
+    assert scores.argmax(-1).tolist() == list(range(5))
+    assert difference(scores, FIRST_SHARPNESS**2 * words[0] @ words[0].T) < 2e-2
+
+
+def test_a_stand_in_starts_as_what_speech_adds_on_average():
+    hears, ears = converted()
+    model = hears.add_vision(vit(), cross_attention_stand_in=True)
+    chats = [transcript(seed, words) for seed, words in enumerate(("a cat", "a dog and a bird"))]
+    batch = ChatCollator(ears)(chats)
+    stand_in_for_speech(model, batch)
+    added = {}
+    for number, block in enumerate(hears.model.language_model.h):
+        block.crossattention.register_forward_hook(
+            lambda module, given, output, number=number: added.update({number: output[0]})
+        )
+    with torch.no_grad():
+        hears(**batch)
+    learned = batch["labels"] != -100
+    for number, block in enumerate(model.model.language_model.h):
+        assert difference(block.vision_stand_in.weight, added[number][learned].mean(0)) < 1e-5
+        assert block.vision_stand_in.weight.abs().max() > 1e-2
+
+
+def transcript(seed: int, words: str) -> dict:
+    content = [{"type": "audio", "audio": speech(seed=seed), "sampling_rate": 16_000}]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": words}]}
+    return {"messages": [{"role": "user", "content": content}, answer]}
+
+
+def test_other_blocks_do_not_change():
+    model = seeing_model(cross_attention_sink=True)
+    before = copy.deepcopy(weights(model))
+    open_blocks(model)
+    assert all(".vision_cross_blocks." in name for name in moved(model, before))

@@ -135,6 +135,14 @@ def test_what_an_answer_looked_at_is_drawn(folder, tmp_path, capsys):
     assert path.stat().st_size > 10_000
 
 
+def test_a_question_about_a_video_is_answered_and_drawn(folder, tmp_path, capsys):
+    path = tmp_path / "looked.png"
+    video = ("--video", str(ROOT / "processing" / "sample.mp4"))
+    assert ask(folder, *video, "Look and listen.", "--attention", str(path)) == 0
+    answer, drawn = capsys.readouterr().out.splitlines()
+    assert answer and drawn == f"Drawn: {path}" and path.stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("method", ["gradient-attention", "integrated-gradients", "occlusion"])
 def test_a_page_shows_where_an_answer_comes_from(method, folder, tmp_path, capsys):
     media = ("--image", str(folder / "blue.png"), "--audio", str(folder / "noise.wav"))
@@ -173,6 +181,7 @@ def test_the_questions_of_a_file_are_answered_beside_their_truth(folder, tmp_pat
         (["What?", "--questions", "a.jsonl"], "Give either a question"),
         (["--questions", "missing.jsonl"], "The file missing.jsonl does not exist"),
         (["--image", "missing.png", "What?"], "--image: there is no file missing.png"),
+        (["--video", "missing.mp4", "What?"], "--video: there is no file missing.mp4"),
         (["--image", "text.png", "What?"], "in no format that Pillow knows"),
         (["--audio", "text.png", "What?"], "cannot be decoded"),
         (["What? " * 500], "positions"),

@@ -101,3 +101,52 @@ def classification_loss(
         total = nn.functional.cross_entropy(logits, labels.view(-1), reduction="sum")
         count = (labels != -100).sum()
     return total / at_least_one(count if num_items_in_batch is None else num_items_in_batch, total.device)
+
+
+def scaled_similarities(
+    rows: torch.Tensor, others: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Return the logits of matches in float32, under autocast too.
+
+    Args:
+        rows: embeddings (B, P)
+        others: embeddings (N, P)
+        scale: the inverse temperature, a scalar
+        bias: a scalar to add; none for InfoNCE, which it would not change
+
+    Returns:
+        (B, N)
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        logits = scale.float() * (rows.float() @ others.float().T)
+    return logits if bias is None else logits + bias.float()
+
+
+def summed_info_nce(logits: torch.Tensor, targets: torch.Tensor, is_candidate: torch.Tensor) -> torch.Tensor:
+    """
+    Sum over rows of the cross-entropy of each row's match among all candidates (InfoNCE, arXiv:1807.03748).
+
+    Args:
+        logits: (B, N)
+        targets: (B,) index of each row's match, -100 for rows without one
+        is_candidate: (N,) bool
+
+    Returns:
+        a scalar; zero without any target
+    """
+    return nn.functional.cross_entropy(
+        logits.masked_fill(~is_candidate, torch.finfo(logits.dtype).min), targets, reduction="sum"
+    )
+
+
+def summed_sigmoid(logits: torch.Tensor, targets: torch.Tensor, is_candidate: torch.Tensor) -> torch.Tensor:
+    """
+    Sum over rows and candidates of the binary cross-entropy of "these match" (SigLIP, arXiv:2303.15343).
+
+    Arguments are those of [`summed_info_nce`].
+    """
+    index = torch.arange(logits.shape[1], device=logits.device)
+    signs = 2.0 * (index == targets[:, None]) - 1.0  # (B, N)
+    counted = is_candidate & (targets != -100)[:, None]  # (B, N)
+    return -(nn.functional.logsigmoid(signs * logits) * counted).sum()

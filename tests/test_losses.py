@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_mm.losses import causal_lm_loss, classification_loss, problem_type
+from modeling_mm.losses import (
+    causal_lm_loss,
+    classification_loss,
+    problem_type,
+    scaled_similarities,
+    summed_info_nce,
+    summed_sigmoid,
+)
 
 B, L, V = 3, 11, 17
 
@@ -219,3 +226,41 @@ def test_classification_losses_without_any_label_are_zero_and_so_are_their_gradi
     loss.backward()
     assert loss.item() == 0.0 and loss.dtype == torch.float32
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+# ---- Retrieval ------------------------------------------------------------------------------------------------------
+
+ALL = torch.ones(4, dtype=torch.bool)
+
+
+def test_info_nce_is_the_cross_entropy_of_the_match_among_all():
+    logits, targets = torch.randn(3, 4), torch.tensor([1, 2, 3])
+    expected = F.cross_entropy(logits, targets, reduction="sum")
+    assert summed_info_nce(logits, targets, ALL).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_rows_without_a_match_are_neither_counted_nor_candidates():
+    logits, kept = torch.randn(3, 4), torch.tensor([True, True, False, True])
+    targets = torch.tensor([0, -100, 3])
+    expected = F.cross_entropy(logits[[0, 2]][:, kept], torch.tensor([0, 2]), reduction="sum")
+    assert summed_info_nce(logits, targets, kept).item() == pytest.approx(expected.item(), rel=1e-6)
+    matches = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    expected = F.binary_cross_entropy_with_logits(logits[[0, 2]][:, kept], matches, reduction="sum")
+    assert summed_sigmoid(logits, targets, kept).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_without_any_match_both_losses_are_zero_and_so_are_their_gradients():
+    for loss in (summed_info_nce, summed_sigmoid):
+        logits = torch.randn(2, 4, requires_grad=True)
+        total = loss(logits, torch.full((2,), -100), ALL)
+        total.backward()
+        assert total.item() == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_similarities_are_float32_under_autocast():
+    rows, others = F.normalize(torch.randn(3, 8), dim=-1), F.normalize(torch.randn(4, 8), dim=-1)
+    expected = 20 * rows @ others.T - 10
+    with torch.autocast("cpu", torch.bfloat16):
+        found = scaled_similarities(rows, others, torch.tensor(20.0), torch.tensor(-10.0))
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < 1e-5

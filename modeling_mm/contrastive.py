@@ -1,0 +1,171 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Contrastive loss over every pair of sides of a batch, whose rows are spread over processes.
+
+A side is all texts, all images or all audio of a batch.
+
+Shape legend: W processes, B rows of this one, R rows of the process with most, N = W * R, P the size of an embedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from .configuration_mm import INFO_NCE, SIGMOID
+from .losses import scaled_similarities, summed_info_nce, summed_sigmoid
+from .modalities import MODALITIES
+
+TEXT = "text"
+
+
+@dataclass(frozen=True)
+class SharedSides:
+    """
+    What processes must agree on before they gather embeddings.
+
+    Args:
+        names: sides that any process has, in the order of all
+        rows: R
+    """
+
+    names: tuple[str, ...]
+    rows: int
+
+
+def num_processes() -> int:
+    """Return the number of processes that compute together, 1 without a process group."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process among them."""
+    return distributed.get_rank() if num_processes() > 1 else 0
+
+
+def gather(rows: torch.Tensor) -> torch.Tensor:
+    """
+    Return the rows of all processes, (W, R, ...), from those of this one, (R, ...), of the same shape in each.
+
+    The gradient of a row is the sum of its gradients in all processes. `distributed.all_gather` alone would drop
+    those of the other processes.
+    """
+    return GatherRows.apply(rows) if num_processes() > 1 else rows[None]
+
+
+class GatherRows(torch.autograd.Function):
+    """`all_gather` whose backward sums over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        gathered = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(num_processes())]
+        distributed.all_gather(gathered, rows.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        grad = grads[0].contiguous().clone()  # (W, R, ...)
+        distributed.all_reduce(grad)
+        return grad[rank()]
+
+
+def shared_sides(present: Mapping[str, list[bool]], device: torch.device, is_sharded: bool = False) -> SharedSides:
+    """
+    Return the sides of all processes together.
+
+    Args:
+        present: which rows have a side, for each side of this process
+        device: of the collectives
+        is_sharded: whether weights are sharded over the processes
+
+    Raises:
+        ValueError: if weights are sharded and processes have different sides: they would wait for each other.
+    """
+    order = (TEXT, *MODALITIES)
+    rows = len(next(iter(present.values())))
+    own = torch.tensor([rows, *(int(any(present.get(name, []))) for name in order)], device=device)
+    counts = gather(own).tolist()
+    if is_sharded and len({tuple(each[1:]) for each in counts}) > 1:
+        raise ValueError(
+            "Weights are sharded over processes, whose batches hold different sides (texts, images, audio). Give "
+            "every process the same ones: sort the examples into datasets by what they hold."
+        )
+    names = tuple(name for place, name in enumerate(order, 1) if any(each[place] for each in counts))
+    return SharedSides(names, max(each[0] for each in counts))
+
+
+def contrastive_loss(
+    embeds: Mapping[str, torch.Tensor],
+    present: Mapping[str, list[bool]],
+    shared: SharedSides,
+    kind: str,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Return the mean of the losses of all pairs of sides that share enough rows.
+
+    Each process compares its rows with those of all. Its loss is weighted so that the mean over processes is that of
+    the whole batch, as data parallelism takes the mean of gradients.
+
+    Args:
+        embeds: (B, P) of each side of this process
+        present: which rows have a side
+        shared: of [`shared_sides`]
+        kind: `"infonce"`, in both directions, or `"sigmoid"`
+        scale: the inverse temperature, a scalar
+        bias: of the sigmoid loss, a scalar
+
+    Raises:
+        ValueError: if no pair of sides shares a row, or with InfoNCE two rows.
+    """
+    like = next(iter(embeds.values()))
+    own = torch.stack([padded(embeds.get(name, like[:0]), shared.rows) for name in shared.names])  # (sides, R, P)
+    flags = [[*present.get(name, []), *[False] * shared.rows][: shared.rows] for name in shared.names]
+    # One gather for all sides, so that every process takes part in its backward, whatever sides it has.
+    every = gather(own).transpose(0, 1).flatten(1, 2)  # (sides, N, P)
+    is_there = gather(torch.tensor(flags, device=own.device)).transpose(0, 1).flatten(1, 2)  # (sides, N)
+    there = is_there.tolist()
+    mine = slice(rank() * shared.rows, (rank() + 1) * shared.rows)
+    index = torch.arange(is_there.shape[1], device=own.device)[mine]  # (R,)
+    losses = []
+    for one, other in combinations(range(len(shared.names)), 2):
+        count = sum(first and second for first, second in zip(there[one], there[other], strict=True))
+        if count < (2 if kind == INFO_NCE else 1):
+            continue
+        is_pair = is_there[one] & is_there[other]  # (N,)
+        targets = index.masked_fill(~is_pair[mine], -100)
+        logits = scaled_similarities(own[one], every[other], scale, bias)  # (R, N)
+        if kind == SIGMOID:
+            total = summed_sigmoid(logits, targets, is_pair)
+        else:
+            back = scaled_similarities(own[other], every[one], scale)  # (R, N)
+            total = (summed_info_nce(logits, targets, is_pair) + summed_info_nce(back, targets, is_pair)) / 2
+        losses.append(total / count)
+    if not losses:
+        raise too_few({name: sum(rows) for name, rows in zip(shared.names, there, strict=True)})
+    return torch.stack(losses).mean() * num_processes()
+
+
+def padded(embeds: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return embeddings (B, P) padded with zeros to (rows, P)."""
+    return nn.functional.pad(embeds, (0, 0, 0, rows - len(embeds)))
+
+
+def too_few(counts: Mapping[str, int]) -> ValueError:
+    """Return the error for a batch without a pair of sides to compare, from the number of rows of each side."""
+    listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+    if len(counts) < 2:
+        return ValueError(
+            f"The loss of retrieval compares two of {', '.join((TEXT, *MODALITIES))}; the batch has rows: {listed}. "
+            "Pass a second side. Media whose placeholders are in the text belong to the text: leave the placeholders "
+            "out to compare them."
+        )
+    return ValueError(
+        f"InfoNCE needs at least 2 rows with the same two sides, as each match is picked among the others; the batch "
+        f"has rows: {listed}. Use larger batches, drop the last incomplete one (dataloader_drop_last=True), or set "
+        "config.retrieval_loss='sigmoid', which judges each pair by itself."
+    )

@@ -38,6 +38,11 @@ def auto_model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     return None
 
 
+def comes_from_auto_class(arguments: Mapping[str, Any]) -> bool:
+    """Return whether an Auto class calls `from_pretrained`: it hands on its config and the arguments of adapters."""
+    return arguments.get("config") is not None and "adapter_kwargs" in arguments
+
+
 def enter_names(key: str, classes: Mapping[str, str]) -> None:
     """
     Enter classes in the tables of names by which `Trainer`, pipelines and `serve` decide what a model is.

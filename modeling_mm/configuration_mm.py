@@ -2,6 +2,7 @@
 """Configuration of the joint model: a GPT-2-style decoder that reads, sees and hears."""
 
 import copy
+import math
 import os
 from dataclasses import fields
 from importlib import import_module
@@ -55,6 +56,12 @@ BEFORE_ALONE = (
 )
 MEDIA_POSITION_ENCODINGS = ("sinusoidal", "learned", "none")
 TEXT_POSITION_ENCODINGS = ("learned", "sinusoidal")
+INFO_NCE, SIGMOID = "infonce", "sigmoid"
+# Temperatures that training starts from, by the loss of retrieval: CLIP's and SigLIP's.
+INITIAL_TEMPERATURES = {INFO_NCE: 0.07, SIGMOID: 0.1}
+LOWEST_TEMPERATURE = 0.01
+
+RETRIEVAL = "retrieval.MMForRetrieval"
 
 # Which Auto class loads which of our classes when the code travels with the weights.
 AUTO_MAP = {
@@ -68,6 +75,7 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForSequenceClassification": "modeling_mm.MMForSequenceClassification",
     "AutoModelForSpeechSeq2Seq": "modeling_mm.MMForConditionalGeneration",
+    "AutoModelForZeroShotImageClassification": RETRIEVAL,
 }
 
 # The name of our class for each Auto class of models.
@@ -86,7 +94,15 @@ PIPELINES = {
     "text-classification": ("pipelines.MMTextClassificationPipeline", "AutoModelForSequenceClassification"),
     "text-generation": ("pipelines.MMTextGenerationPipeline", "AutoModelForCausalLM"),
     "visual-question-answering": ("pipelines.MMVisualQuestionAnsweringPipeline", "AutoModelForImageTextToText"),
+    "zero-shot-audio-classification": ("pipelines.MMZeroShotAudioClassificationPipeline", "AutoModel"),
+    "zero-shot-image-classification": (
+        "pipelines.MMZeroShotImageClassificationPipeline",
+        "AutoModelForZeroShotImageClassification",
+    ),
 }
+
+# The classes whose modules lead to all of the code that is saved beside weights.
+SAVED_CLASSES = ("pipelines.MMAnyToAnyPipeline", RETRIEVAL)
 
 # Whether this module is a copy that came with weights, loaded by `trust_remote_code=True`.
 IS_REMOTE_CODE = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
@@ -186,6 +202,14 @@ class MMConfig(PreTrainedConfig):
         frozen_modalities (`list[str]`, *optional*):
             The modalities, by name (`"image"`, `"audio"`), whose connector and whose own cross-attention start frozen
             too: those that a model knew before it was given another one.
+        projection_dim (`int`, *optional*):
+            Size of the embeddings of [`MMForRetrieval`]; the decoder's width by default.
+        retrieval_loss (`str`, *optional*, defaults to `"infonce"`):
+            What [`MMForRetrieval`] learns by: `"infonce"`, which picks each row's match among the batch as CLIP does,
+            or `"sigmoid"`, which judges each pair by itself as SigLIP does.
+        initial_temperature (`float`, *optional*):
+            Temperature that the training of [`MMForRetrieval`] starts from; 0.07 for `"infonce"`, 0.1 for `"sigmoid"`.
+            It is learned, and never below 0.01.
         use_cache (`bool`, *optional*, defaults to `True`): whether generation keeps keys and values.
         tie_word_embeddings (`bool`, *optional*): whether head and embedding are one; as in `text_config` by default.
 
@@ -242,6 +266,9 @@ class MMConfig(PreTrainedConfig):
     freeze_audio: bool = False
     freeze_cross_attention: bool = False
     frozen_modalities: list[str] | None = None
+    projection_dim: int | None = None
+    retrieval_loss: str = INFO_NCE
+    initial_temperature: float | None = None
     use_cache: bool = True
     tie_word_embeddings: bool | None = None
 
@@ -306,28 +333,30 @@ class MMConfig(PreTrainedConfig):
         self.__dict__["custom_pipelines"] = value  # saved with the config: pipelines that a user has registered
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Save the config as transformers does, and the code of the pipelines beside that of the classes."""
+        """Save the config as transformers does, and the code of pipelines and retrieval beside that of the classes."""
         os.makedirs(save_directory, exist_ok=True)
-        if (pipeline_class := self.find_pipeline_class()) is not None:
-            custom_object_save(pipeline_class, save_directory)
+        for path in SAVED_CLASSES:
+            if (found := self.find_class(path)) is not None:
+                custom_object_save(found, save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def find_pipeline_class(self) -> type | None:
+    def find_class(self, path: str) -> type | None:
         """
-        Import one of our pipelines, whose module leads to all of their code.
+        Import one of our classes, named `module.name`, from the code that this config is of.
 
-        The module is not imported above: those who load a model alone with remote code would then need the libraries
-        of images and audio.
+        These modules are not imported above: those who load a model alone with remote code would then need the
+        libraries of images and audio, and the models import this module.
         """
         if not IS_REMOTE_CODE:
-            return import_module(".pipelines", __package__).MMAnyToAnyPipeline
+            module, name = path.split(".")
+            return getattr(import_module(f".{module}", __package__), name)
         try:  # the loader keeps code from the Hub in a folder named after the commit
             revision = Path(__file__).parent.name
-            return get_class_from_dynamic_module(PIPELINES["any-to-any"][0], self._name_or_path, revision=revision)
+            return get_class_from_dynamic_module(path, self._name_or_path, revision=revision)
         except (OSError, ValueError, ImportError) as error:
             logger.warning(
-                f"The code of the pipelines could not be loaded from {self._name_or_path!r}, so it is not saved "
-                f"({error}). Copy it from the repository of the model if the new folder is for `pipeline`."
+                f"{path} could not be loaded from {self._name_or_path!r}, so its code is not saved ({error}). Copy it "
+                "from the repository of the model if the new folder is to be used without this package."
             )
             return None
 
@@ -359,12 +388,23 @@ class MMConfig(PreTrainedConfig):
                 field = f"{tower}_{name}"
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
+        self._check_retrieval()
         for name in self.frozen_modalities or ():
             check_choice("frozen_modalities", name, tuple(modality.name for modality in self.modalities))
         if any(token_id < 0 for token_id in self.suppressed_token_ids or ()):
             raise ValueError(f"suppressed_token_ids must not be negative, got {self.suppressed_token_ids}.")
         self._check_cross_attention()
         self._check_token_ids()
+
+    def _check_retrieval(self) -> None:
+        check_choice("retrieval_loss", self.retrieval_loss, tuple(INITIAL_TEMPERATURES))
+        if self.projection_dim is not None:
+            check_positive("projection_dim", self.projection_dim)
+        if self.initial_temperature is not None and not LOWEST_TEMPERATURE <= self.initial_temperature < math.inf:
+            raise ValueError(
+                f"initial_temperature must be finite and at least {LOWEST_TEMPERATURE}, got "
+                f"{self.initial_temperature}."
+            )
 
     def _check_cross_attention(self) -> None:
         check_choice("cross_attention_placement", self.cross_attention_placement, CROSS_ATTENTION_PLACEMENTS)

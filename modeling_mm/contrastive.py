@@ -25,7 +25,7 @@ TEXT = "text"
 @dataclass(frozen=True)
 class SharedSides:
     """
-    What processes must agree on before they gather embeddings.
+    Agreement of the processes on what is gathered.
 
     Args:
         names: sides that any process has, in the order of all

@@ -14,8 +14,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
 from .adding import add_modality
-from .compat import enter_names, nearest_attention, plan_sharding
-from .configuration_mm import AUTO_MAP, DIRECT, HIDDEN, MODEL_CLASSES, SPECIAL_TOKEN_FIELDS, MMConfig
+from .compat import comes_from_auto_class, enter_names, nearest_attention, plan_sharding
+from .configuration_mm import AUTO_MAP, DIRECT, HIDDEN, MODEL_CLASSES, RETRIEVAL, SPECIAL_TOKEN_FIELDS, MMConfig
 from .connectors import build_connector
 from .conversion import convert_pretrained
 from .cross_attention import CROSS_ATTENTION
@@ -240,6 +240,18 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         self.language_model = MMDecoder(config)
         self.post_init()
         self.freeze()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As for all our models, but `AutoModel` makes the model that embeds of its folder, as of a CLIP's."""
+        config = kwargs.get("config")
+        is_auto = cls is MMModel and comes_from_auto_class(kwargs)
+        is_ours = is_auto and "MMForRetrieval" in (config.architectures or ())
+        if is_ours and (found := config.find_class(RETRIEVAL)) is not None:
+            return found.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def train(self, mode: bool = True) -> "MMModel":
         """As `nn.Module.train`, but a frozen encoder stays in evaluation: no dropout, no moving batch statistics."""

@@ -127,3 +127,28 @@ class MMSequenceClassifierOutput(SequenceClassifierOutputWithPast):
     """
 
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMRetrievalOutput(ModelOutput):
+    """
+    Output of the model that embeds, with the fields of CLIP's and CLAP's.
+
+    A side is all texts, all images or all audio of a batch; P is `config.projection_dim`. Embeddings have unit length.
+    They are zeros for a row that lacks the side.
+
+    Args:
+        loss (`torch.Tensor`): over every pair of sides, with `return_loss=True`.
+        logits_per_image (`torch.Tensor` of shape `(images, texts)`): scaled similarities.
+        logits_per_audio (`torch.Tensor` of shape `(audio, texts)`): scaled similarities.
+        logits_per_text (`torch.Tensor` of shape `(texts, images)`): without images, to audio, (texts, audio).
+        text_embeds, image_embeds, audio_embeds (`torch.Tensor` of shape `(rows, P)`): `None` for a side not given.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_audio: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None

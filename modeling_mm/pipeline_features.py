@@ -29,15 +29,23 @@ class MMFeaturePipeline(MMPipeline):
         """Do nothing: every model has a base."""
 
     def _forward(self, model_inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        outputs = self.model.base_model(**model_inputs, use_cache=False)
-        return {"features": outputs.last_hidden_state, "mask": model_inputs["attention_mask"]}
+        if hasattr(self.model, "embed"):
+            outputs = self.model.features(**model_inputs)
+            pooled = {"pooled": outputs.pooler_output}
+        else:
+            outputs, pooled = self.model.base_model(**model_inputs, use_cache=False), {}
+        return {"features": outputs.last_hidden_state, "mask": model_inputs["attention_mask"], **pooled}
 
     def postprocess(
         self, model_outputs: dict[str, torch.Tensor], pool: bool = False, return_tensors: bool = False
     ) -> Any:
-        """Return the states (1, L, D) of a row without its padding; pooled, the last (1, D), which has seen all."""
+        """
+        Return the states (1, L, D) of a row without its padding.
+
+        Pooled, return the embedding (1, P) of a model that embeds, else the last state (1, D), which has seen all.
+        """
         features = model_outputs["features"][:, model_outputs["mask"][0].bool()]
-        features = features[:, -1] if pool else features
+        features = model_outputs.get("pooled", features[:, -1]) if pool else features
         return features if return_tensors else features.tolist()
 
 
@@ -52,7 +60,9 @@ class MMFeatureExtractionPipeline(MMFeaturePipeline, FeatureExtractionPipeline):
     ```
 
     Args:
-        pool (`bool`, *optional*): the state of the last token alone, which has seen everything before it.
+        pool (`bool`, *optional*):
+            The embedding of [`MMForRetrieval`]; of other models the state of the last token alone, which has seen
+            everything before it.
         tokenize_kwargs (`dict`, *optional*): options of the processor, which may be given by name too.
         return_tensors (`bool`, *optional*): a tensor instead of lists.
     """

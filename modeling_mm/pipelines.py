@@ -40,6 +40,7 @@ from .pipeline_classification import (
 )
 from .pipeline_features import MMFeatureExtractionPipeline, MMImageFeatureExtractionPipeline
 from .pipeline_speech import MMSpeechRecognitionPipeline
+from .pipeline_zero_shot import MMZeroShotAudioClassificationPipeline, MMZeroShotImageClassificationPipeline
 
 # Options of `generate` that a call may give by name.
 GENERATION_OPTIONS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | {
@@ -201,4 +202,6 @@ __all__ = [
     "MMTextGenerationPipeline",
     "MMTranslationPipeline",
     "MMVisualQuestionAnsweringPipeline",
+    "MMZeroShotAudioClassificationPipeline",
+    "MMZeroShotImageClassificationPipeline",
 ]

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "modeling_mm"
 FLAT = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
 NESTED = sorted(path for path in PACKAGE.glob("*/**/*.py"))
-SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "pipelines")
+SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pipelines")
 
 BASE = {"compat", "configuration_mm", "folders", "modalities"}
 
@@ -27,11 +27,20 @@ FLOORS = (
         "encoders",
         "connectors",
         "losses",
+        "contrastive",
     },
     {"media", "joining", "conversion", "adding", "generation"},
     {"modeling_mm"},
+    {"retrieval"},
 )
-TASKS = {"pipeline_answers", "pipeline_classification", "pipeline_features", "pipeline_speech", "pipeline_whisper"}
+TASKS = {
+    "pipeline_answers",
+    "pipeline_classification",
+    "pipeline_features",
+    "pipeline_speech",
+    "pipeline_whisper",
+    "pipeline_zero_shot",
+}
 PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts", "whisper_generation"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
 CHAT = {"chat", "control_tokens"}

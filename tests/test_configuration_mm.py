@@ -88,6 +88,9 @@ DEFAULTS = {
     "freeze_audio": False,
     "freeze_cross_attention": False,
     "frozen_modalities": None,
+    "projection_dim": None,
+    "retrieval_loss": "infonce",
+    "initial_temperature": None,
     "use_cache": True,
     "tie_word_embeddings": True,
 }
@@ -150,6 +153,11 @@ WRONG = [
     ("placeholders", "none", "'text', 'hidden'"),
     ("suppressed_token_ids", [3, -1], "must not be negative"),
     ("frozen_modalities", ["vision"], "'image', 'audio'"),
+    ("projection_dim", 0, "at least 1"),
+    ("retrieval_loss", "triplet", "'infonce', 'sigmoid'"),
+    ("initial_temperature", 0.0, "at least 0.01"),
+    ("initial_temperature", float("inf"), "finite"),
+    ("initial_temperature", float("nan"), "finite"),
     ("image_token_id", -1, "must not be negative"),
     ("end_token_id", -5, "must not be negative"),
 ]
@@ -170,6 +178,9 @@ WRONG_TYPES = [
     ("cross_attention_sink", 1),
     ("cross_attention_stand_in", "zero"),
     ("vision_connector_size", "big"),
+    ("projection_dim", 2.5),
+    ("retrieval_loss", None),
+    ("initial_temperature", "warm"),
     ("vision_latents", None),
     ("vision_pooling", None),
     ("connector_dropout", "a third"),
@@ -334,6 +345,7 @@ EFFECTS = {
 ELSEWHERE = {"vision_config", "audio_config", *SPECIAL_TOKEN_FIELDS}
 ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in test_cross_attention.py
 ELSEWHERE |= {"suppressed_token_ids"}  # in test_conversion.py
+ELSEWHERE |= {"projection_dim", "retrieval_loss", "initial_temperature"}  # in test_retrieval.py
 ELSEWHERE |= {"vision_pooling"}  # in test_connectors.py: the tiny ViT has a class token
 
 

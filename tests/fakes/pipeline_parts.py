@@ -25,6 +25,13 @@ def build(cls=MMForConditionalGeneration, **fields):
     return open_gates(joined(gpt2(vocab_size=size, n_positions=256), cls=cls, **fields)), processor
 
 
+def folder_of(task: str) -> str:
+    """The saved model that serves a task, see the fixture `folders`."""
+    if task.startswith("zero-shot"):
+        return "retriever"
+    return "classifier" if task.endswith("classification") else "model"
+
+
 def chat(*parts) -> list[dict]:
     return [{"role": "user", "content": [part if isinstance(part, dict) else text(part) for part in parts]}]
 

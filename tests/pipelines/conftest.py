@@ -5,17 +5,18 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
-from modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
-from tests.fakes.pipeline_parts import build
+from modeling_mm import MMForConditionalGeneration, MMForRetrieval, MMForSequenceClassification
+from tests.fakes.pipeline_parts import build, folder_of
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> Path:
-    """A folder with a folder each for the `model` that writes and for the `classifier`."""
+    """A folder with a folder each for the `model` that writes, for the `classifier` and for the `retriever`."""
     folders = tmp_path_factory.mktemp("pipelines")
     for name, cls, fields in (
         ("model", MMForConditionalGeneration, {}),
         ("classifier", MMForSequenceClassification, {"num_labels": 3}),
+        ("retriever", MMForRetrieval, {"projection_dim": 8}),
     ):
         model, processor = build(cls, **fields)
         model.save_pretrained(folders / name)
@@ -30,8 +31,7 @@ def pipes(folders):
 
     def pipe(task: str):
         if task not in made:
-            name = "classifier" if task.endswith("classification") else "model"
-            made[task] = pipeline(task, str(folders / name), device="cpu")
+            made[task] = pipeline(task, str(folders / folder_of(task)), device="cpu")
         return made[task]
 
     return pipe

@@ -10,7 +10,7 @@ import torch
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from tests.fakes.pipeline_parts import CHATS, CLASSIFIED, COLORS, GREEDY, NEW_TOKENS, noise
+from tests.fakes.pipeline_parts import CHATS, CLASSIFIED, COLORS, GREEDY, NEW_TOKENS, folder_of, noise
 from tests.fakes.processor_parts import picture
 from tests.fakes.quick_python import BARE_PYTHON
 from tests.fakes.tiny import difference
@@ -31,6 +31,8 @@ def rows_of(task: str) -> list:
         "text-classification": [CLASSIFIED["both"], CLASSIFIED["text"], CHATS["both"]],
         "image-classification": [picture(color) for color in COLORS],
         "audio-classification": [noise(seed=i) for i in range(3)],
+        "zero-shot-image-classification": [picture(color) for color in COLORS],
+        "zero-shot-audio-classification": [noise(seed=i) for i in range(3)],
         "visual-question-answering": [{"image": picture(color), "question": "a cat?"} for color in COLORS],
         "multimodal-translation": [{"text": "a cat", "image": picture(color), "tgt_lang": "fr"} for color in COLORS],
     }
@@ -48,6 +50,8 @@ OPTIONS: dict[str, dict] = {
     "text-classification": {"top_k": None},
     "image-classification": {"top_k": 3},
     "audio-classification": {"top_k": 3},
+    "zero-shot-image-classification": {"candidate_labels": ["a cat", "a dog and a bird"]},
+    "zero-shot-audio-classification": {"candidate_labels": ["a cat", "a dog and a bird"]},
     "visual-question-answering": GREEDY,
     "multimodal-translation": GREEDY,
 }
@@ -83,8 +87,7 @@ def test_a_key_dataset_is_answered_like_its_rows_for_every_task(pipes, task):
 
 @pytest.mark.parametrize("task", OPTIONS)
 def test_every_pipeline_runs_in_bfloat16(folders, task):
-    name = "classifier" if task.endswith("classification") else "model"
-    pipe = pipeline(task, str(folders / name), device="cpu", dtype=torch.bfloat16)
+    pipe = pipeline(task, str(folders / folder_of(task)), device="cpu", dtype=torch.bfloat16)
     assert pipe.model.dtype == torch.bfloat16
     first = rows_of(task)[0]
     results = said(pipe, task, [first, first], batch_size=2)
@@ -97,8 +100,7 @@ def test_every_pipeline_runs_in_bfloat16(folders, task):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("task", OPTIONS)
 def test_every_pipeline_runs_on_a_device(folders, pipes, task, dtype):
-    name = "classifier" if task.endswith("classification") else "model"
-    pipe = pipeline(task, str(folders / name), device="cuda:0", dtype=dtype)
+    pipe = pipeline(task, str(folders / folder_of(task)), device="cuda:0", dtype=dtype)
     assert pipe.model.device.type == "cuda"
     results = said(pipe, task, rows_of(task), batch_size=2)
     assert len(results) == 3
@@ -169,6 +171,11 @@ def answers(folders, **kwargs):
     for task, row in (("image-classification", picture), ("audio-classification", sound)):
         best = make(task, "classifier")(row, prompt="a cat?")[0]
         said[task] = [best["label"], round(best["score"], 3)]
+    for task, row in (("zero-shot-image-classification", picture), ("zero-shot-audio-classification", sound)):
+        best = make(task, "retriever")(row, candidate_labels=["a cat", "a dog"])[0]
+        said[task] = [best["label"], round(best["score"], 3)]
+    embedded = make("feature-extraction", "retriever")("hello", images=picture, pool=True)
+    said["embedding"] = np.round(np.array(embedded), 3).tolist()
     said["question"] = make("visual-question-answering")(picture, "a cat?", **greedy)
     said["translation"] = make("multimodal-translation")("a cat", image=picture, tgt_lang="fr", **greedy)
     return said
@@ -230,9 +237,8 @@ def test_an_unknown_option_is_refused_by_name(pipes, task):
 
 @pytest.mark.parametrize("task", ["image-text-to-text", "text-classification", "feature-extraction"])
 def test_an_unknown_option_is_refused_when_a_pipeline_is_made(folders, task):
-    name = "classifier" if task.endswith("classification") else "model"
     with pytest.raises(ValueError, match="nonsense"):
-        pipeline(task, str(folders / name), device="cpu", nonsense=3)
+        pipeline(task, str(folders / folder_of(task)), device="cpu", nonsense=3)
 
 
 GENERATING = [task for task in OPTIONS if "generate_kwargs" in OPTIONS[task] or "max_new_tokens" in OPTIONS[task]]

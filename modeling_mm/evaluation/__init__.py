@@ -8,6 +8,7 @@ from .figures import Figure, evaluate, figures_markdown, majority_answers
 from .legend import evaluation_section
 from .metrics import METRICS, Metric, check_metrics, score
 from .ranking import first_ranks, mean_average_precision, median_rank, recall_at_k
+from .retrieving import score_retrieval
 from .scored import (
     CLASS_METRICS,
     ClassMetric,
@@ -51,6 +52,7 @@ __all__ = [
     "prompt_inputs",
     "recall_at_k",
     "score",
+    "score_retrieval",
     "single_spaced",
     "spoken_form",
 ]

@@ -56,6 +56,7 @@ class CardContent:
         components, sources, notes: rows of the two tables, and paragraphs below the second
         modalities: names of the modalities that the model takes beside text
         labels: answers of a classifier
+        is_retrieval: if the model embeds
         is_pretraining: if the run started from random weights
         has_test_sets: if the figures are of data that chose nothing
         task_types, metric_types: the Hub's names of tasks and metrics, if they differ from ours; of a task such as
@@ -83,6 +84,7 @@ class CardContent:
     notes: Sequence[str] = ()
     modalities: Sequence[str] = ()
     labels: Sequence[str] = ()
+    is_retrieval: bool = False
     is_pretraining: bool = False
     has_test_sets: bool = True
     task_types: Mapping[str, str] = field(default_factory=dict)
@@ -95,6 +97,8 @@ class CardContent:
 
     @property
     def pipeline_tag(self) -> str:
+        if self.is_retrieval:
+            return "feature-extraction"
         return "text-classification" if self.labels else "image-text-to-text"
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset
 from transformers import (
     AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
     PreTrainedModel,
     set_seed,
@@ -26,17 +27,27 @@ from ..joining import fit_to_tokenizer, joint_generation_config, special_token_i
 from ..modalities import MODALITIES
 from ..modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
 from ..processing_mm import MMProcessor
+from ..retrieval import MMForRetrieval
 from ..training.collators import CachedCollator, ChatCollator, ClassificationCollator
 from ..training.encoder_cache import EncoderCache
 from ..training.freezing import parts_of
 from ..training.lora import add_lora
+from ..training.matching import RetrievalCollator
 from ..utils.resources import resource_or_path
 from .schema import DataSource, ModelSection, Recipe
 
 Chats = ChatDataset | ChatStream
 
-MODEL_CLASSES = {"causal_lm": MMForConditionalGeneration, "classification": MMForSequenceClassification}
-AUTO_CLASSES = {"causal_lm": AutoModelForImageTextToText, "classification": AutoModelForSequenceClassification}
+MODEL_CLASSES = {
+    "causal_lm": MMForConditionalGeneration,
+    "classification": MMForSequenceClassification,
+    "retrieval": MMForRetrieval,
+}
+AUTO_CLASSES = {
+    "causal_lm": AutoModelForImageTextToText,
+    "classification": AutoModelForSequenceClassification,
+    "retrieval": AutoModelForZeroShotImageClassification,
+}
 
 
 # ---- Processor and model --------------------------------------------------------------------------------------------
@@ -55,6 +66,8 @@ def make_model(recipe: Recipe, processor: MMProcessor, seed: int) -> PreTrainedM
     """Make the model to train, with frozen parts and adapters. New weights depend on the seed alone."""
     set_seed(seed)
     model = load_model(recipe, processor)
+    if recipe.gradient_cache is not None:
+        model.set_gradient_cache(recipe.gradient_cache)
     if recipe.lora is not None:
         return add_lora(model, asdict(recipe.lora))
     parts = {name: parameters for name, parameters in parts_of(model).items() if parameters}
@@ -181,6 +194,8 @@ def make_collator(
     options: dict[str, Any] = {"augmentation": section.augmentation, "modality_dropout": section.modality_dropout}
     if recipe.objective == "classification":
         return ClassificationCollator(processor, recipe.labels, **options)
+    if recipe.objective == "retrieval":
+        return RetrievalCollator(processor, **options)
     return ChatCollator(processor, **options)
 
 

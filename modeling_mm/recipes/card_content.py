@@ -53,6 +53,7 @@ def card_content(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, An
         notes=list(dict.fromkeys(s.note for _, s in sources if s.note)),
         modalities=[name for name, m in MODALITIES.items() if getattr(model.config, m.config_field) is not None],
         labels=recipe.labels,
+        is_retrieval=recipe.objective == "retrieval",
         is_pretraining=source.preset is not None,
         has_test_sets=bool(data.test),
         task_types=card.task_types,

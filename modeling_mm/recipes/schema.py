@@ -303,9 +303,10 @@ class Recipe:
     Recipe of a training run.
 
     Args:
-        objective: `causal_lm` (the model learns the answers) or `classification` (it learns which of `labels` the
-            answer is)
+        objective: `causal_lm` (the model learns the answers), `classification` (it learns which of `labels` the
+            answer is) or `retrieval` (it learns to match each answer, as a text, with its images and audio)
         labels: answers of a classification
+        gradient_cache: of `retrieval`, rows that are encoded at a time, so that batches may be larger than memory
         frozen: parts that do not learn from the start (text, cross_attention, connectors, vision, audio), each with
             `always` or the step at which it starts to learn
         lora: low-rank adapters instead of whole matrices, such as `{r: 8}`; see `modeling_mm.training.LoraOptions`.
@@ -322,8 +323,9 @@ class Recipe:
 
     model: ModelSection
     data: DataSection
-    objective: Literal["causal_lm", "classification"] = "causal_lm"
+    objective: Literal["causal_lm", "classification", "retrieval"] = "causal_lm"
     labels: list[str] = field(default_factory=list)
+    gradient_cache: PositiveInt | None = None
     frozen: dict[Part, PositiveInt | Literal["always"]] = field(default_factory=dict)
     lora: LoraOptions | None = None
     training: TrainingFields = field(default_factory=dict)
@@ -341,6 +343,7 @@ class Recipe:
             raise ValueError(f"labels must be distinct, got {self.labels}.")
         if (self.objective == "classification") != bool(self.labels):
             raise ValueError("`labels` and `objective: classification` belong together. Give both or none.")
+        self._check_retrieval()
         keeps_best, cache = self.training.get("load_best_model_at_end"), self.data.encoder_cache
         for key, is_set in (("early_stopping", self.early_stopping), ("training.load_best_model_at_end", keeps_best)):
             if is_set and not self.evaluates:
@@ -360,6 +363,18 @@ class Recipe:
                     "its outputs. Leave one of them out."
                 )
 
+    def _check_retrieval(self) -> None:
+        if self.objective != "retrieval":
+            if self.gradient_cache is not None:
+                raise ValueError("gradient_cache: only `objective: retrieval` has one. Leave it out.")
+            return
+        # Adapters would leave the temperature frozen; the others need answers that are written.
+        for key, is_set in (("lora", self.lora), ("alignment", self.alignment), ("task_metrics", self.task_metrics)):
+            if is_set:
+                raise ValueError(f"{key}: not with `objective: retrieval`. Leave one of them out.")
+        if self.data.encoder_cache:
+            raise ValueError("data.encoder_cache: it needs `objective: causal_lm`. Leave it out.")
+
     @property
     def evaluates(self) -> bool:
         """Return if the run evaluates during training."""
@@ -372,6 +387,8 @@ class Recipe:
     def training_arguments(self) -> MMTrainingArguments:
         """Return the training arguments: those of the recipe, on top of the defaults of this module."""
         given: dict[str, Any] = DEFAULTS | {"dataloader_pin_memory": torch.cuda.is_available()}
+        if self.objective == "retrieval":
+            given["dataloader_drop_last"] = True  # a last batch of one row would have nothing to compare
         given |= (WITH_EVALUATION if self.evaluates else {}) | self.training
         if given.get("load_best_model_at_end"):
             # Keeping the best state needs a checkpoint of each evaluation.

@@ -19,6 +19,7 @@ from .encoder_cache import EncoderCache, fingerprint
 from .freezing import PARTS, part_of, parts_of
 from .image_augmentation import ImageAugmentation
 from .lora import MODULES_TO_SAVE, TARGET_MODULES, LoraOptions, add_lora
+from .matching import RetrievalCollator
 from .sampling import MediaLengthGroupedSampler, media_size
 from .state_store import StateStore
 from .trainer import MMTrainer
@@ -44,6 +45,7 @@ __all__ = [
     "ModalityDropout",
     "NamedMedium",
     "ProcessCountCallback",
+    "RetrievalCollator",
     "SetEpochCallback",
     "StateStore",
     "ThawCallback",

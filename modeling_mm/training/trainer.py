@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ..batching import IGNORED
 from ..evaluation.answering import generate_answers
 from ..evaluation.metrics import score
+from ..evaluation.retrieving import FIGURES, score_retrieval
 from ..modeling_mm import share_weights
 from ..utils.progress import show_progress
 from .answers import (
@@ -37,6 +38,7 @@ from .checkpoints import last_whole_checkpoint, problem_of
 from .collators import ChatCollator, accuracy
 from .divergence import MIN_LOSS_SCALE, NAMES, NamingCollator, check_figures, diverged, from_bytes, in_any_process
 from .freezing import average_gradients, frozen_parameters, parts_of
+from .matching import RetrievalCollator, embed_rows
 from .sampling import MediaLengthGroupedSampler, media_size
 from .shown_answers import ShownAnswers
 from .smoothing import smoother_for
@@ -129,7 +131,8 @@ class MMTrainer(Trainer):
             ValueError: if a checkpoint is incomplete or damaged, or evaluation gives no `metric_for_best_model`.
         """
         is_known = self.compute_metrics in (None, accuracy)
-        check_best_metric(self.args, ["accuracy"] * bool(self.compute_metrics) if is_known else None)
+        given = FIGURES if isinstance(self.data_collator, RetrievalCollator) else ()
+        check_best_metric(self.args, [*given, *["accuracy"] * bool(self.compute_metrics)] if is_known else None)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -287,12 +290,15 @@ class MMTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Run the stock loop; then, with `predict_with_generate`, answer and score."""
+        """Run the stock loop; then answer and score with `predict_with_generate`, or rank the matches of retrieval."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        dataset: Any = dataloader.dataset
+        while isinstance(dataset, IterableDatasetShard):  # accelerate gives each process a shard
+            dataset = dataset.dataset
+        if isinstance(self.data_collator, RetrievalCollator):
+            figures = self.rank_matches(dataset)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
         if self.args.predict_with_generate:
-            dataset: Any = dataloader.dataset
-            while isinstance(dataset, IterableDatasetShard):  # accelerate gives each process a shard
-                dataset = dataset.dataset
             self.shown = ShownAnswers(metric_key_prefix)
             answers = self.answer_dataset(dataset)
             output.metrics.update(score_answers(answers, self.args.metrics, metric_key_prefix))
@@ -324,6 +330,17 @@ class MMTrainer(Trainer):
                 bar.update(len(batch))
         by_number = {row.row: row for row in gather_object(answered)}
         return [by_number[number] for number in sorted(by_number)]
+
+    def rank_matches(self, dataset: Any) -> dict[str, float]:
+        """Embed a dataset, every process its share, and return the figures of retrieval among all of its rows."""
+        share = share_of(dataset, self.args.process_index, self.args.world_size)
+        collator, embedded = self.data_collator.for_evaluation(), []
+        for batch in in_groups(share, self.args.eval_batch_size):
+            with self.compute_loss_context_manager():
+                embedded += embed_rows(self.model, collator, batch)
+        by_number = {row.number: row for row in gather_object(embedded)}
+        rows = [by_number[number] for number in sorted(by_number)]
+        return score_retrieval([row.sides for row in rows], [row.text for row in rows])
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Log as the stock trainer; after an evaluation also some of its answers, to TensorBoard."""

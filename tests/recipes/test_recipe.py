@@ -31,9 +31,10 @@ def test_a_shipped_recipe_is_valid_and_survives_being_written(path, tmp_path):
     assert found.training["output_dir"].startswith("outputs/")
 
 
-def test_the_four_kinds_of_recipes_are_shipped():
+def test_every_kind_of_recipe_is_shipped():
     names = {path.stem for path in RECIPES}
     assert {"tiny-sample", "caption-gpt2-siglip", "transcribe-gpt2-whisper", "vqa-lora"} <= names
+    assert "retrieve-gpt2-siglip" in names
 
 
 # ---- Unknown keys and wrong values ----------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ REFUSED = {
     "frozen.vision=0": "frozen.vision: expected greater than 0 or 'always', got 0.",
     "model.config.vision_connector=3": "model.config.vision_connector: expected a valid string, got 3.",
     "model.config.freeze_vision=true": "write `frozen: {vision: always}` instead.",
-    "objective=lm": "objective: expected 'causal_lm' or 'classification', got \"lm\".",
+    "objective=lm": "objective: expected 'causal_lm', 'classification' or 'retrieval', got \"lm\".",
     "model.pretrained=a": "expected `text` with encoders, `pretrained` or `preset`; got pretrained and",
     "model.preset=null": "got none of them",
     "model.processor=null": "`processor` is missing",

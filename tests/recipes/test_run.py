@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoProcessor,
     TrainerCallback,
 )
 
+from modeling_mm import MMForRetrieval
 from modeling_mm.data import ChatDataset, load_chats
 from modeling_mm.recipes import (
     RECIPE_FILE,
@@ -414,3 +416,35 @@ def test_a_search_does_not_align(tmp_path):
     space = {"training.learning_rate": [1e-3, 1e-2]}
     with pytest.raises(ValueError, match=r"A search cannot align models.*model\.pretrained"):
         search(recipe(tmp_path, {"alignment": section, "search": {"space": space}}), 1)
+
+
+# ---- Retrieval ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_trains_a_model_that_embeds(tmp_path):
+    values = {"objective": "retrieval", "gradient_cache": 3, "model.config": {"projection_dim": 8}}
+    found = recipe(tmp_path / "run", values)
+    result = run(found)
+    figures = result["figures"]["evaluation"]
+    assert figures["samples"] == 12 and {"loss", "text_to_image_recall_at_1", "image_to_text_map"} <= set(figures)
+    model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
+    assert type(model) is MMForRetrieval
+    embeds = model.embed(**processor(text=["a dog", "a cat"], padding=True, return_tensors="pt"))
+    assert embeds.shape == (2, 8)
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "model.embed(" in card and "generate" not in card.split("## Data")[0]
+    assert "pipeline_tag: feature-extraction" in card
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gradient_cache": 4}, "only `objective: retrieval` has one"),
+        ({"objective": "retrieval", "lora": {"r": 2}}, "lora: not with `objective: retrieval`"),
+        ({"objective": "retrieval", "data.encoder_cache": "cache"}, "needs `objective: causal_lm`"),
+        ({"objective": "retrieval", "labels": ["a", "b"]}, "belong together"),
+    ],
+)
+def test_what_does_not_go_with_retrieval_is_refused(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(tmp_path, values)

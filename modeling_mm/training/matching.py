@@ -1,0 +1,78 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Batches for retrieval, and embeddings of a dataset's rows.
+
+Shape legend: P the size of an embedding.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..batching import first_row
+from ..data.chat_row import ChatRow, media_parts, to_row
+from .collators import ChatCollator, Row, encode_chat
+
+
+class RetrievalCollator(ChatCollator):
+    """
+    Chats to a batch for [`MMForRetrieval`]: the answers as texts, beside their images and audio.
+
+    The words of the user are left out. A row without media, or with an empty answer, lacks those sides.
+
+    ```python
+    collate = RetrievalCollator(processor)
+    Trainer(model, TrainingArguments("outputs"), collate, load_chats("captions.jsonl")).train()
+    ```
+
+    Options are those of [`ChatCollator`].
+    """
+
+    def features(self, row: ChatRow) -> Row:
+        found = first_row(self.processor(text=row.answer, return_tensors="pt"))
+        if parts := media_parts(row.messages):
+            alone = replace(row, messages=[{"role": "user", "content": parts}])
+            media = encode_chat(self.processor, alone)
+            found |= {name: value for name, value in media.items() if name not in ("input_ids", "attention_mask")}
+        return found
+
+    def __call__(self, samples: Sequence[ChatRow | Mapping[str, Any]]) -> dict[str, Any]:
+        """
+        Encode and pad samples.
+
+        Returns:
+            `input_ids`, `attention_mask` (B, L), without placeholders, the media of the tensor contract, and
+            `return_loss`, True.
+        """
+        return {**super().__call__(samples), "return_loss": True}
+
+
+@dataclass(frozen=True)
+class EmbeddedRow:
+    """A row of a dataset, by its number, with its text and the embedding (P,) of each side that it has."""
+
+    number: int
+    text: str
+    sides: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def embed_rows(model: Any, collator: ChatCollator, batch: Sequence[tuple[int, Any]]) -> list[EmbeddedRow]:
+    """Embed numbered rows of a dataset in one batch. The model is put into evaluation mode."""
+    model.eval()
+    rows = [(number, to_row(sample)) for number, sample in batch]
+    inputs = collator([row for _, row in rows])
+    tensors = {name: value.to(model.device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    output = model(**tensors)
+    embeds = {
+        name.removesuffix("_embeds"): value.float().cpu().numpy()
+        for name, value in output.items()
+        if name.endswith("_embeds")
+    }
+    return [
+        EmbeddedRow(number, row.answer, {side: each[i] for side, each in embeds.items() if each[i].any()})
+        for i, (number, row) in enumerate(rows)
+    ]

@@ -51,6 +51,7 @@ PLACEHOLDER_KINDS = ("text", HIDDEN)
 BEFORE_ALONE = (
     "cross_attention_gated",
     "cross_attention_feed_forward",
+    "cross_attention_query_gate",
     "cross_attention_stand_in",
     "cross_attention_sink",
 )
@@ -142,6 +143,10 @@ class MMConfig(PreTrainedConfig):
             Whether a cross-attention block has a feed-forward branch as Flamingo's do. It is two thirds of a block's
             weights, all read at every decoded token, so it is for those who find that it earns its time. Gates and
             this branch belong to blocks before decoder blocks; inside them there is GPT-2's cross-attention alone.
+        cross_attention_query_gate (`bool`, *optional*, defaults to `False`):
+            Whether each element of what a text token reads is multiplied by the sigmoid of a linear function of the
+            token's state, as in [Gated Attention](https://arxiv.org/abs/2505.06708), so that a frozen decoder's tokens
+            take other things from an image for other questions. For blocks before decoder blocks, as the two above.
         cross_attention_stand_in (`bool`, *optional*, defaults to `False`):
             Whether a token that sees media through blocks before decoder blocks, but none of those that are read
             inside them, adds a learned vector there in place of nothing. A decoder that was trained with
@@ -233,6 +238,7 @@ class MMConfig(PreTrainedConfig):
     audio_cross_attention_placement: str | None = None
     cross_attention_gated: bool = False
     cross_attention_feed_forward: bool = False
+    cross_attention_query_gate: bool = False
     cross_attention_stand_in: bool = False
     cross_attention_sink: bool = False
     vision_connector: str = "mlp"

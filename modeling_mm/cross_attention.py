@@ -150,6 +150,7 @@ class CrossAttention(Attention):
         media_cache: CrossAttentionCache | None = None,
         implementation: str | None = None,
         gate: nn.Module | None = None,
+        query_gate: nn.Module | None = None,
     ) -> torch.Tensor:
         """
         Return what text tokens read from media, (B, L, D), zero for those that see none.
@@ -158,6 +159,7 @@ class CrossAttention(Attention):
             normed: (B, L, D), text states behind their layer norm
             media_states, attention_mask, has_media, media_cache, implementation: see [`GatedCrossAttentionBlock`]
             gate: applied to what was read
+            query_gate: of the text states, whose sigmoid is multiplied with what was read
         """
         if media_states is None:
             assert media_cache is not None, "media are new or cached"
@@ -167,6 +169,8 @@ class CrossAttention(Attention):
             if media_cache is not None:
                 media = media_cache.update(self.layer_idx, media)
         attended, _ = self(normed, attention_mask, media=media, implementation=implementation)
+        if query_gate is not None:
+            attended = attended * query_gate(normed).sigmoid()
         return mask_tokens_without_media(attended if gate is None else gate(attended), has_media)
 
 
@@ -176,6 +180,9 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
 
     `x + tanh(gate)·CrossAttention(norm(x), media)`, then `x + tanh(gate)·FFN(norm(x))`, as in
     [Flamingo](https://arxiv.org/abs/2204.14198).
+
+    With `config.cross_attention_query_gate` what is read is first multiplied by the sigmoid of a linear function of
+    the text token, `sigmoid(W·norm(x))`.
 
     Both branches add zero to a token that sees no media. The block starts by adding nothing: its gates are zero, or,
     without gates, its output projections are.
@@ -187,6 +194,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         self.norm_attn = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
         self.cross_attn = CrossAttention(text, layer_idx, zero_init=not gated, has_sink=config.cross_attention_sink)
         self.gate_attn = TanhGate() if gated else nn.Identity()
+        self.gate_query = nn.Linear(text.n_embd, text.n_embd) if config.cross_attention_query_gate else None
         self.feed_forward = config.cross_attention_feed_forward
         if self.feed_forward:
             self.norm_mlp = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
@@ -217,7 +225,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
             (B, L, D)
         """
         media = (media_states, attention_mask, has_media, media_cache, implementation)
-        hidden_states = hidden_states + self.cross_attn.read(self.norm_attn(hidden_states), *media, self.gate_attn)
+        gates = (self.gate_attn, self.gate_query)
+        hidden_states = hidden_states + self.cross_attn.read(self.norm_attn(hidden_states), *media, *gates)
         if self.feed_forward:
             fed = self.mlp(self.norm_mlp(hidden_states))
             hidden_states = hidden_states + mask_tokens_without_media(self.gate_mlp(fed), has_media)

@@ -56,6 +56,7 @@ DEFAULTS = {
     "cross_attention_gated": False,
     "cross_attention_feed_forward": False,
     "cross_attention_sink": False,
+    "cross_attention_query_gate": False,
     "cross_attention_stand_in": False,
     "vision_connector": "mlp",
     "vision_connector_size": None,
@@ -177,6 +178,7 @@ WRONG_TYPES = [
     ("cross_attention_feed_forward", 1.0),
     ("cross_attention_sink", 1),
     ("cross_attention_stand_in", "zero"),
+    ("cross_attention_query_gate", "open"),
     ("vision_connector_size", "big"),
     ("projection_dim", 2.5),
     ("retrieval_loss", None),
@@ -296,6 +298,7 @@ EFFECTS = {
     "cross_attention_gated": ({"cross_attention_gated": True}, {}, "shapes"),
     "cross_attention_feed_forward": ({"cross_attention_feed_forward": True}, {}, "shapes"),
     "cross_attention_sink": ({"cross_attention_sink": True}, {}, "shapes"),
+    "cross_attention_query_gate": ({"cross_attention_query_gate": True}, {}, "shapes"),
     "cross_attention_stand_in": (
         {"cross_attention_stand_in": True},
         {
@@ -402,6 +405,7 @@ VARIANTS = {
         cross_attention_feed_forward=True,
         cross_attention_sink=True,
         cross_attention_stand_in=True,
+        cross_attention_query_gate=True,
         vision_connector="perceiver",
         vision_connector_size=10,
         vision_connector_layers=2,

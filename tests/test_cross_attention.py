@@ -44,6 +44,7 @@ LAYOUTS = {
         "vision_cross_attention_placement": "before",
         "cross_attention_stand_in": True,
         "cross_attention_sink": True,
+        "cross_attention_query_gate": True,
     },
     "both own": {"vision_cross_attention_layers": [0], "audio_cross_attention_layers": [0, 3]},
 }

@@ -77,6 +77,15 @@ def test_a_cross_block_is_the_formula_of_its_docstring(gated, feed_forward):
     assert difference(got, x) > 0.1
 
 
+def test_a_query_gate_multiplies_what_is_read_by_the_sigmoid_of_the_token():
+    block, x, states = block_and_inputs(cross_attention_query_gate=True, cross_attention_feed_forward=False)
+    normed = block.norm_attn(x)
+    attended, _ = block.cross_attn(normed, media=block.cross_attn.keys_and_values(states))
+    gates = block.gate_query(normed).sigmoid()
+    assert gates.max() - gates.min() > 0.3
+    assert difference(block(x, states, None, None), x + attended * gates) < 1e-6
+
+
 def sinking_block():
     return block_and_inputs(cross_attention_sink=True, cross_attention_feed_forward=False)
 
@@ -162,6 +171,10 @@ def test_the_fields_choose_the_parameters_of_a_cross_block():
         (False, True): {"norm_attn", "cross_attn", "norm_mlp", "mlp"},
         (False, False): {"norm_attn", "cross_attn"},
     }
+    block = GatedCrossAttentionBlock(config(cross_attention_query_gate=True, cross_attention_sink=True), 1)
+    shapes = {name: tuple(parameter.shape) for name, parameter in block.named_parameters()}
+    new = {"gate_query.weight": (WIDTH, WIDTH), "gate_query.bias": (WIDTH,), "cross_attn.sink.weight": (WIDTH,)}
+    assert new.items() <= shapes.items()
 
 
 def test_both_branches_add_exactly_zero_to_a_token_that_sees_no_media():

@@ -37,6 +37,7 @@ def build_base(arguments: argparse.Namespace) -> None:
         max_media_positions=(SIDE // POOLING) ** 2,
         cross_attention_layers=LAYERS,
         cross_attention_sink=True,
+        cross_attention_query_gate=True,
         cross_attention_stand_in=True,
     )
     start_from_head(model, ImageNetHead(*lite_head(weights)))

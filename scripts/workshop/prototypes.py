@@ -223,3 +223,4 @@ def open_blocks(model: MMForConditionalGeneration, strength: float = 2.0, seed: 
             attention.c_attn.weight.copy_(torch.cat([weight * scale[:, None] * turned, carried], dim=1))
             if block is blocks[-1]:
                 attention.c_proj.weight.copy_(strength * carried.T)
+            block.gate_query.bias.fill_(2.0)  # open by 0.88

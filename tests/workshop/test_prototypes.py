@@ -93,7 +93,7 @@ def blocks(model):
 
 
 def test_the_last_block_adds_what_it_reads_as_it_is():
-    model = seeing_model(cross_attention_gated=False)
+    model = seeing_model(cross_attention_gated=False, cross_attention_query_gate=True)
     open_blocks(model, strength=3.0)
     last = blocks(model)[-1]
     media, width = draw(1, 1, 32, seed=3), 32
@@ -106,7 +106,7 @@ def test_the_last_block_adds_what_it_reads_as_it_is():
 
 
 def test_text_finds_the_media_that_lie_where_its_word_lies():
-    model = seeing_model(cross_attention_sink=True)
+    model = seeing_model(cross_attention_sink=True, cross_attention_query_gate=True)
     with torch.no_grad():
         model.model.language_model.ln_f.weight.fill_(1.0)
     open_blocks(model)
@@ -148,7 +148,7 @@ def transcript(seed: int, words: str) -> dict:
 
 
 def test_other_blocks_do_not_change():
-    model = seeing_model(cross_attention_sink=True)
+    model = seeing_model(cross_attention_sink=True, cross_attention_query_gate=True)
     before = copy.deepcopy(weights(model))
     open_blocks(model)
     assert all(".vision_cross_blocks." in name for name in moved(model, before))

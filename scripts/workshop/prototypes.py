@@ -72,6 +72,9 @@ class NameReader(nn.Module):
         tokenizer: of the decoder.
     """
 
+    shares: torch.Tensor
+    head: torch.Tensor
+
     def __init__(
         self, model: MMForConditionalGeneration, names: Sequence[str], tokenizer: Any, options: PrototypeOptions
     ):
@@ -194,7 +197,7 @@ def stand_in_for_speech(model: MMForConditionalGeneration, batch: Mapping[str, t
         for block in decoder.h:
 
             def keep(module: nn.Module, inputs: Any, output: Any, block: nn.Module = block) -> None:
-                block.vision_stand_in.weight.copy_(output[0][learned].mean(0))  # (D,)
+                block.get_parameter("vision_stand_in.weight").copy_(output[0][learned].mean(0))  # (D,)
 
             stack.callback(block.crossattention.register_forward_hook(keep).remove)
         model.eval()(**{name: value for name, value in batch.items() if name != "labels"})

@@ -249,6 +249,7 @@ autos = {
     "MMModel": "AutoModel",
     "MMForConditionalGeneration": "AutoModelForImageTextToText",
     "MMForSequenceClassification": "AutoModelForSequenceClassification",
+    "MMForRetrieval": "AutoModelForZeroShotImageClassification",
 }
 assert set(autos) == {name for name in modeling_mm.__all__ if name == "MMModel" or name.startswith("MMFor")}
 for name, auto in autos.items():
@@ -276,7 +277,7 @@ print("all came back")
 def test_each_model_class_and_the_processor_come_back_from_the_hub(tmp_path):
     with HubServer() as hub:
         assert "all came back" in run(EACH_CLASS, hub.environment(tmp_path / "home"))
-        for name in ("MMModel", "MMForConditionalGeneration", "MMForSequenceClassification"):
+        for name in ("MMModel", "MMForConditionalGeneration", "MMForSequenceClassification", "MMForRetrieval"):
             files = hub.files(f"me/{name}")
             assert json.loads(files["config.json"])["architectures"] == [name]
             assert {"model.safetensors", "modeling_mm.py", "configuration_mm.py", CARD} <= set(files)

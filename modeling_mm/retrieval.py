@@ -233,8 +233,8 @@ class MMForRetrieval(MMPreTrainedModel):
     def compare(self, embeds: dict[str, torch.Tensor], loss: torch.Tensor | None) -> MMRetrievalOutput:
         """Return the embeddings of all sides with the logits of media and texts."""
         text, logits = embeds.get(TEXT), {}
-        for name in ("image", "audio"):
-            if text is not None and name in embeds:
+        for name in embeds:
+            if text is not None and name != TEXT:
                 logits[name] = scaled_similarities(embeds[name], text, self.scale, self.logit_bias)
         of_text = logits.get("image", logits.get("audio"))
         return MMRetrievalOutput(

@@ -84,10 +84,11 @@ def write_video(part: dict[str, Any], name: str, folder: Path, reader: VideoRead
 def write_part(part: dict[str, Any], number: int, place: Path) -> dict[str, Any]:
     """Write an image or audio that is decoded, and return its part with the name of the file."""
     kind = part["type"]
+    decoded = part.get(kind)
     if kind == "image":
         part[kind].save(place / f"{number}.png")
-    elif kind == "audio":
-        soundfile.write(place / f"{number}.wav", part[kind]["array"], part[kind]["sampling_rate"], subtype="FLOAT")
+    elif isinstance(decoded, dict):  # audio
+        soundfile.write(place / f"{number}.wav", decoded["array"], decoded["sampling_rate"], subtype="FLOAT")
     else:
         return part
     suffix = "png" if kind == "image" else "wav"

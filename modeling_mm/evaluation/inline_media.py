@@ -3,7 +3,6 @@
 
 import base64
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +43,10 @@ def inline_media(part: dict[str, Any]) -> list[InlineMedia]:
     try:
         if kind == VIDEO:
             return inline_video(part)
-        if kind in ENCODERS:
-            return [ENCODERS[kind](part)]
+        if kind == "image":
+            return [inline_image(part)]
+        if kind == "audio":
+            return [inline_audio(part)]
     except (ValueError, OSError, ImportError) as error:
         # Answers may come from cached states of encoders, whose files have been moved since.
         return [InlineMedia(kind, None, f"{kind} that cannot be read: {error}")]
@@ -84,6 +85,3 @@ def inline_audio(part: dict[str, Any]) -> InlineMedia:
 
 def data_url(media_type: str, data: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-ENCODERS: dict[str, Callable[[dict[str, Any]], InlineMedia]] = {"image": inline_image, "audio": inline_audio}

@@ -17,7 +17,7 @@ from ..cross_attention import CrossAttentionGroup, recording_order
 from ..modalities import MODALITIES
 from ..outputs import MMMediaOutput
 from .paths import connector_paths, record_connectors
-from .places import Places
+from .places import SHOWN, Places
 from .target import Target
 
 # Shape legend: B rows, L text tokens, W words, S media tokens of a row, M media tokens of an item, K places, H heads.
@@ -130,7 +130,7 @@ def to_places(
 ) -> torch.Tensor:
     """Return the weights of places, (W, K), that media tokens (W, S) have, by the paths of each modality."""
     parts = []
-    for name in ("image", "audio"):
+    for name in SHOWN:
         columns = item_columns(media, name)
         if not columns:
             continue

@@ -10,7 +10,7 @@ import torch
 from ..utils.spelling import suggestion
 from .attention import attention_relevance, check_explainable, gradient_relevance
 from .perturbation import integrated_gradients, occlusion
-from .places import Places, places_of
+from .places import SHOWN, Places, places_of
 from .target import Target, make_target
 
 # Shape legend: L text tokens, W words, N words of the prompt, I images, h x w patches, T moments, K places.
@@ -136,7 +136,7 @@ def explain_target(target: Target, method: str, places: Places | None = None) ->
         patches=patches,
         moments=moments,
         seconds=target.seconds,
-        shares={"image": totals[:, 0], "audio": totals[:, 1]},
+        shares=dict(zip(SHOWN, totals.T, strict=True)),
         method=method,
         prompt_words=target.prompt_words,
         text=None if text is None else prompt_weights(text.detach().float().cpu(), target),

@@ -13,6 +13,8 @@ from ..encoder_padding import is_clap
 from ..encoders import encode
 from ..modalities import MODALITIES, Modality
 
+SHOWN = ("image", "audio")  # by patches, and by moments
+
 # Shape legend: B rows, I images, A audio windows, L encoder tokens of an item, h x w patches of an image, T moments of
 # all windows, K places: I * h * w patches and T moments, H x W pixels.
 
@@ -120,7 +122,7 @@ def places_of(model: Any, media: Media) -> Places:
     grid, leading, moments = (0, 0, 0), 0, []
     for name, items in media.items():
         modality = next((each for each in MODALITIES.values() if name in each.inputs), None)
-        if modality is None or modality.name not in ("image", "audio"):
+        if modality is None or modality.name not in SHOWN:
             continue
         tower, _ = model.model.parts_of(modality)
         frames = media.get(modality.mask) if modality.has_frames else None

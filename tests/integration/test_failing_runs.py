@@ -51,9 +51,11 @@ def test_a_disk_that_is_full_ends_in_one_line(tmp_path):
 
 @pytest.mark.timeout(TIMEOUT + 30)
 def test_a_dead_data_worker_ends_in_one_line(tmp_path):
-    kill = "import os, signal\nfrom modeling_mm.training import ChatCollator\n"
+    # It dies a moment later, when its parent has imported all it needs: torch prints an import that fails meanwhile.
+    kill = "import os, signal, time\nfrom modeling_mm.training import ChatCollator\n"
     kill += "parent = os.getpid()\nencode = ChatCollator.encode\n"
-    kill += "def die(self, row): return encode(self, row) if os.getpid() == parent else os.kill(os.getpid(), 9)\n"
+    kill += "def die(self, row): return encode(self, row) if os.getpid() == parent else last(2)\n"
+    kill += "def last(seconds): time.sleep(seconds), os.kill(os.getpid(), 9)\n"
     kill += "ChatCollator.encode = die"
     done = train(recipe_file(tmp_path, dataloader_num_workers=1), kill)
     assert done.returncode == 1 and "DataLoader worker" in last_line(done), done.stderr[-2000:]

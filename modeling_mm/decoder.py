@@ -241,11 +241,11 @@ class MMDecoder(PreTrainedModel):
     ) -> dict[str, torch.Tensor | None]:
         """Return which tokens need the stand-ins of a group, `None` for all, by its prefix; see [`StandIn`]."""
         seen = [inputs["has_media"] for group, _, inputs in reading if group.placement == "inside"]
-        found = {}
+        found: dict[str, torch.Tensor | None] = {}
         for group, _, inputs in reading:
-            some, tokens = lacking_tokens(seen, inputs["has_media"])
-            if group.prefix in self.stood_in and some:
-                found[group.prefix] = tokens
+            if group.prefix in self.stood_in:
+                some, tokens = lacking_tokens(seen, inputs["has_media"])
+                found |= {group.prefix: tokens} if some else {}
         return found
 
     def embed_positions(

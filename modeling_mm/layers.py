@@ -155,8 +155,7 @@ def init_weights(module: nn.Module, config: GPT2Config) -> None:
     | `Embedding`                   | N(0, initializer_range)                   | -    |
     | `LayerNorm`                   | 1                                         | 0    |
     | `GRU`                         | uniform (Glorot)                          | 0    |
-    | `TanhGate`, `StandIn`         | 0                                         | -    |
-    | `AttentionSink`               | 0                                         | -    |
+    | `TanhGate`, `StandIn`, `AttentionSink` | 0                                | -    |
 
     The scaled residual projections are GPT-2's (section 2.3 of its report): the residual stream must not grow with
     depth. Everything goes through `transformers.initialization`, which leaves loaded tensors alone.

@@ -1,4 +1,4 @@
-"""Which frames are taken of a video, their times, its audio, and the limits."""
+"""Frames that are taken of a video, their times, its audio, and the limits."""
 
 import base64
 import math

@@ -4,7 +4,7 @@ Encode the images of the corpora for a recipe with an encoder cache, by ONNX Run
 
     python -m scripts.workshop.encode configuration/recipes/mm-whisper-tiny.yaml
 
-Training would encode them too, in three times the time. An interrupted run resumes.
+Training would encode them too, more slowly. An interrupted run resumes.
 """
 
 import argparse

@@ -197,6 +197,7 @@ def test_records_of_other_data_are_refused():
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+# CI has no browser; there the page is parsed strictly by the tests above.
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 @pytest.mark.parametrize("scheme, paper", [(1, (255, 255, 255)), (0, (20, 23, 29))], ids=["light", "dark"])
 def test_a_browser_shows_the_page_in_both_schemes(scheme, paper, tmp_path):

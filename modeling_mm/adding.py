@@ -21,7 +21,10 @@ FIELDS = {
     "latents": "latents",
     "pooling": "pooling",
 }
-BEFORE_BLOCKS = ("cross_attention_query_gate", "cross_attention_stand_in", "cross_attention_sink")
+BEFORE_BLOCKS = (
+    *("cross_attention_feed_forward", "cross_attention_feed_forward_size"),
+    *("cross_attention_query_gate", "cross_attention_stand_in", "cross_attention_sink"),
+)
 # Of all modalities with a connector that learns, and of all cross-attention before decoder blocks.
 SHARED_FIELDS = (
     *("connector_dropout", "max_media_items", "media_position_encoding", "max_media_positions"),
@@ -46,8 +49,9 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
             `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`, `pooling`,
             `connector_dropout`, `max_media_items`, `media_position_encoding`, `max_media_positions`,
-            `cross_attention_query_gate`, `cross_attention_stand_in` and `cross_attention_sink`, as the fields of
-            [`MMConfig`] say; and arguments of loading (`cache_dir`, `token`, `revision`, ...)
+            `cross_attention_feed_forward`, `cross_attention_feed_forward_size`, `cross_attention_query_gate`,
+            `cross_attention_stand_in` and `cross_attention_sink`, as the fields of [`MMConfig`] say; and arguments of
+            loading (`cache_dir`, `token`, `revision`, ...)
 
     Returns:
         the new model in evaluation mode, which shares no weights with the first.

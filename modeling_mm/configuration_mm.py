@@ -51,6 +51,7 @@ PLACEHOLDER_KINDS = ("text", HIDDEN)
 BEFORE_ALONE = (
     "cross_attention_gated",
     "cross_attention_feed_forward",
+    "cross_attention_feed_forward_size",
     "cross_attention_query_gate",
     "cross_attention_stand_in",
     "cross_attention_sink",
@@ -143,6 +144,8 @@ class MMConfig(PreTrainedConfig):
             Whether a cross-attention block has a feed-forward branch as Flamingo's do. It is two thirds of a block's
             weights, all read at every decoded token, so it is for those who find that it earns its time. Gates and
             this branch belong to blocks before decoder blocks; inside them there is GPT-2's cross-attention alone.
+        cross_attention_feed_forward_size (`int`, *optional*):
+            Hidden width of this branch; the decoder's by default.
         cross_attention_query_gate (`bool`, *optional*, defaults to `False`):
             Whether each element of what a text token reads is multiplied by the sigmoid of a linear function of the
             token's state, as in [Gated Attention](https://arxiv.org/abs/2505.06708), so that a frozen decoder's tokens
@@ -238,6 +241,7 @@ class MMConfig(PreTrainedConfig):
     audio_cross_attention_placement: str | None = None
     cross_attention_gated: bool = False
     cross_attention_feed_forward: bool = False
+    cross_attention_feed_forward_size: int | None = None
     cross_attention_query_gate: bool = False
     cross_attention_stand_in: bool = False
     cross_attention_sink: bool = False
@@ -394,6 +398,8 @@ class MMConfig(PreTrainedConfig):
                 field = f"{tower}_{name}"
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
+        if self.cross_attention_feed_forward_size is not None:
+            check_positive("cross_attention_feed_forward_size", self.cross_attention_feed_forward_size)
         self._check_retrieval()
         for name in self.frozen_modalities or ():
             check_choice("frozen_modalities", name, tuple(modality.name for modality in self.modalities))

@@ -204,7 +204,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         self.feed_forward = config.cross_attention_feed_forward
         if self.feed_forward:
             self.norm_mlp = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
-            self.mlp = MLP(text, zero_init=not gated)
+            self.mlp = MLP(text, not gated, config.cross_attention_feed_forward_size)
             self.gate_mlp = TanhGate() if gated else nn.Identity()
 
     def forward(

@@ -84,9 +84,9 @@ class AttentionSink(nn.Module):
 class MLP(nn.Module):
     """GPT-2's feed-forward: `c_fc`, activation, `c_proj`, dropout, with GPT-2's parameter names."""
 
-    def __init__(self, config: GPT2Config, zero_init: bool = False):
+    def __init__(self, config: GPT2Config, zero_init: bool = False, inner: int | None = None):
         super().__init__()
-        inner = config.n_inner if config.n_inner is not None else 4 * config.n_embd
+        inner = inner or config.n_inner or 4 * config.n_embd
         self.c_fc = Conv1D(inner, config.n_embd)
         self.c_proj = ResidualProjection(config.n_embd, inner, zero=zero_init)
         self.act = activation(config.activation_function)

@@ -238,6 +238,13 @@ def test_an_encoder_that_lacks_weights_is_refused(tmp_path):
         seeing().add_audio(tmp_path)
 
 
+def test_a_new_modality_gets_a_feed_forward_of_its_width():
+    model = hearing().add_vision(vit(), cross_attention_feed_forward=True, cross_attention_feed_forward_size=7)
+    blocks = model.model.language_model.vision_cross_blocks.values()
+    assert {tuple(block.mlp.c_fc.weight.shape) for block in blocks} == {(model.config.text_config.n_embd, 7)}
+    assert all(parameter.requires_grad for block in blocks for parameter in block.mlp.parameters())
+
+
 def test_a_new_modality_gets_sinks_and_positions():
     model = hearing().add_vision(
         vit(), cross_attention_sink=True, media_position_encoding="learned", max_media_positions=9

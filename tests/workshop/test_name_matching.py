@@ -1,0 +1,116 @@
+"""The first block of cross-attention finds the images of names, and says so to the tokens behind them."""
+
+import copy
+
+import torch
+
+from modeling_mm.training import ChatCollator
+from scripts.workshop.name_matching import (
+    MatchingOptions,
+    NameMatcher,
+    match_names,
+    matching_loss,
+    name_states,
+    say_what_was_found,
+)
+from tests.fakes.tiny import difference, draw
+from tests.fakes.tiny_chats import chat, moved, processor, weights
+from tests.workshop.test_prototypes import NAMES, features, seeing_model
+
+OPTIONS = MatchingOptions(steps=150, batch=12, learning_rate=1e-2, feature_dropout=0.1)
+FIELDS = {
+    "cross_attention_gated": False,
+    "cross_attention_query_gate": True,
+    "cross_attention_sink": True,
+    "media_position_encoding": "learned",
+    "max_media_positions": 16,
+    "max_media_items": 2,
+}
+
+
+def states_of_names(model) -> dict[str, list[torch.Tensor]]:
+    rows = [chat(f"Is this called {name}?", "yes", color="red") for name in NAMES]
+    lengths = [len(processor().tokenizer(name, add_special_tokens=False)["input_ids"]) for name in NAMES]
+    found = name_states(model, ChatCollator(processor())(rows), lengths)
+    assert [len(states) for states in found] == lengths
+    return {name: [states] for name, states in zip(NAMES, found, strict=True)}
+
+
+def matched(**options):
+    model = seeing_model(**FIELDS)
+    tokens, names = features(1)
+    return model, match_names(
+        model, tokens, names, states_of_names(model), MatchingOptions(**{**vars(OPTIONS), **options})
+    )
+
+
+def share_matched(model, matcher: NameMatcher, seed: int) -> float:
+    """Return the share of images whose own name gives them the most attention."""
+    tokens, names = features(seed)
+    states = [states for name in NAMES for states in states_of_names(model)[name]]
+    padded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+    real = torch.nn.utils.rnn.pad_sequence([torch.ones(len(each)) for each in states], batch_first=True)
+    with torch.no_grad():
+        best = matcher(padded, real, tokens).argmax(0).tolist()  # of the names, for each image
+    return sum(NAMES[number] == name for number, name in zip(best, names, strict=True)) / len(names)
+
+
+def test_names_find_images_that_were_not_learned():
+    assert share_matched(*matched(), seed=2) > 0.9 > 0.6 > share_matched(*matched(steps=1), seed=2)
+
+
+def test_the_share_is_that_of_the_attention_of_the_block():
+    """Computed by the block itself, with its sink, for a name and an image at a time."""
+    model, matcher = matched(steps=20)
+    tokens, _ = features(2)
+    states = states_of_names(model)["a red square"][0]
+    with torch.no_grad():
+        share = matcher(states[None], torch.ones(1, len(states)), tokens[:3])[0]
+        for number in range(3):
+            media = matcher.media(tokens[number : number + 1])
+            attention = matcher.block.cross_attn
+            _, attended = attention(
+                matcher.block.norm_attn(states[None]), media=attention.keys_and_values(media), implementation="eager"
+            )
+            assert abs(attended.sum(-1).mean() - share[number]) < 1e-5
+
+
+def test_what_is_found_is_added_as_one_vector_and_its_item_as_another():
+    model = seeing_model(**FIELDS)
+    block = next(iter(model.model.language_model.vision_cross_blocks.values()))
+    for parameter in block.cross_attn.c_proj.parameters():
+        parameter.data.zero_()  # as blocks start that have not learned
+    say_what_was_found(model, strength=3.0)
+    attention, items = block.cross_attn, model.model.vision_connector.items
+    with torch.no_grad():
+        attention.sink.weight.fill_(-100.0)  # all attention goes to the media
+        attention.q_attn.bias.fill_(10.0)
+        text, media = draw(1, 2, 32, seed=1), draw(1, 4, 32, seed=2)
+        first, second = (
+            attention(text, media=attention.keys_and_values(media + items.weight[item]))[0] for item in (0, 1)
+        )
+        attention.sink.weight.fill_(100.0)
+        nothing, _ = attention(text, media=attention.keys_and_values(media + items.weight[0]))
+    assert difference(nothing, torch.zeros_like(nothing)) < 1e-4
+    found, number = (first + second) / 2, (first - second) / 2
+    assert difference(number.norm(dim=-1), torch.full((1, 2), 3.0)) < 1e-3  # the sign of the item, times its vector
+    heads = attention.c_proj.weight[:: attention.head_dim]
+    assert difference(heads.sum(0).norm(), torch.tensor(3.0)) < 1e-4
+    assert torch.cosine_similarity(found - heads.sum(0), number, dim=-1).abs().min() > 0.99  # what the images add
+
+
+def test_all_that_fits_must_be_seen_and_nothing_else():
+    fits = torch.tensor([[True, False], [False, True]])
+    sharpness = torch.tensor(4.0)
+    right, wrong = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.tensor([[0.1, 0.9], [0.9, 0.1]])
+    assert matching_loss(right, fits, sharpness) < matching_loss(torch.full((2, 2), 0.5), fits, sharpness)
+    assert matching_loss(torch.full((2, 2), 0.5), fits, sharpness) < matching_loss(wrong, fits, sharpness)
+
+
+def test_only_the_first_block_and_the_vectors_of_items_change():
+    model = seeing_model(**FIELDS)
+    before = copy.deepcopy(weights(model))
+    tokens, names = features(1)
+    match_names(model, tokens, names, states_of_names(model), MatchingOptions(steps=2, batch=4))
+    changed = moved(model, before)
+    assert changed and all("vision_cross_blocks.1.cross_attn" in name or "connector.items" in name for name in changed)

@@ -18,6 +18,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
 from .compat import enter_adapter_defaults, enter_names
 from .modalities import MODALITIES, Modality
+from .sentence_files import write_sentence_files
 
 logger = logging.get_logger(__name__)
 
@@ -343,8 +344,10 @@ class MMConfig(PreTrainedConfig):
         self.__dict__["custom_pipelines"] = value  # saved with the config: pipelines that a user has registered
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Save the config as transformers does, and the code of pipelines and retrieval beside that of the classes."""
+        """Save the config as transformers does, the code of all classes, and what sentence-transformers needs."""
         os.makedirs(save_directory, exist_ok=True)
+        if RETRIEVAL.split(".")[1] in (self.architectures or ()):
+            write_sentence_files(self, save_directory)
         for path in SAVED_CLASSES:
             if (found := self.find_class(path)) is not None:
                 custom_object_save(found, save_directory)

@@ -143,7 +143,7 @@ def metadata(content: CardContent) -> ModelCardData:
         # A link without the repository would lead nowhere.
         license_link=f"https://huggingface.co/{content.repo_id}#limits" if is_other and content.repo_id else None,
         pipeline_tag=content.pipeline_tag,
-        tags=TAGS,
+        tags=[*TAGS, *(["sentence-transformers"] if content.is_retrieval else [])],
         base_model=hub_ids(content.base_models) or None,
         datasets=hub_ids(source.source for source in content.sources if source.use == "training") or None,
         language=list(content.languages) or None,

@@ -84,11 +84,13 @@ def test_wrong_calls_name_what_is_expected(pipes, task):
 def test_pooled_features_are_the_embeddings(folders):
     pipe = pipeline("feature-extraction", str(folders / "retriever"), device="cpu")
     assert type(pipe.model) is MMForRetrieval
-    rows = [{"text": "hello", "images": picture()}, {"text": "a cat and a dog"}]
+    rows = [{"text": "hello", "images": picture()}, {"text": "a cat and a dog"}, "a cat", "hello there"]
     found = pipe(rows, batch_size=2, pool=True, return_tensors=True)
     for row, embedding in zip(rows, found, strict=True):
+        given = {"text": row} if isinstance(row, str) else row
         with torch.no_grad():
-            expected = pipe.model.embed(**pipe.processor(**row, return_tensors="pt"))
+            expected = pipe.model.embed(**pipe.processor(**given, return_tensors="pt"))
         assert embedding.shape == (1, 8) and difference(embedding, expected) < 1e-5
+    assert difference(pipe("a cat", pool=True, return_tensors=True), found[2]) < 1e-5
     states = pipe(rows[0], return_tensors=True)
     assert states.shape[-1] == pipe.model.config.text_config.n_embd

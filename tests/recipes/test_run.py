@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -422,7 +423,11 @@ def test_a_search_does_not_align(tmp_path):
 
 
 def test_a_recipe_trains_a_model_that_embeds(tmp_path):
-    values = {"objective": "retrieval", "gradient_cache": 3, "model.config": {"projection_dim": 8}}
+    values = {
+        "objective": "retrieval",
+        "gradient_cache": 3,
+        "model.config": {"projection_dim": 8, "matryoshka_dims": [4]},
+    }
     found = recipe(tmp_path / "run", values)
     result = run(found)
     figures = result["figures"]["evaluation"]
@@ -433,7 +438,10 @@ def test_a_recipe_trains_a_model_that_embeds(tmp_path):
     assert embeds.shape == (2, 8)
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "model.embed(" in card and "generate" not in card.split("## Data")[0]
-    assert "pipeline_tag: feature-extraction" in card
+    assert "pipeline_tag: feature-extraction" in card and "- sentence-transformers\n" in card
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    compile(code, "README.md", "exec")
+    assert 'SentenceTransformer("run", trust_remote_code=True)' in code and 'model.encode(["image.png"])' in code
 
 
 @pytest.mark.parametrize(

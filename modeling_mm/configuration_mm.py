@@ -219,6 +219,13 @@ class MMConfig(PreTrainedConfig):
         initial_temperature (`float`, *optional*):
             Temperature that the training of [`MMForRetrieval`] starts from; 0.07 for `"infonce"`, 0.1 for `"sigmoid"`.
             It is learned, and never below 0.01.
+        matryoshka_dims (`list[int]`, *optional*):
+            Numbers of leading dimensions on which the loss of [`MMForRetrieval`] is computed too, beside all of them,
+            so that embeddings cut to so many dimensions (`embed(truncate_dim=...)`) still find each other, as in
+            [Matryoshka representation learning](https://arxiv.org/abs/2205.13147).
+        matryoshka_weights (`list[float]`, *optional*):
+            Weight of each of these losses, beside 1 for that of all dimensions; by default 1 for each. The loss is
+            their weighted mean.
         use_cache (`bool`, *optional*, defaults to `True`): whether generation keeps keys and values.
         tie_word_embeddings (`bool`, *optional*): whether head and embedding are one; as in `text_config` by default.
 
@@ -280,6 +287,8 @@ class MMConfig(PreTrainedConfig):
     projection_dim: int | None = None
     retrieval_loss: str = INFO_NCE
     initial_temperature: float | None = None
+    matryoshka_dims: list[int] | None = None
+    matryoshka_weights: list[float] | None = None
     use_cache: bool = True
     tie_word_embeddings: bool | None = None
 
@@ -419,6 +428,18 @@ class MMConfig(PreTrainedConfig):
             raise ValueError(
                 f"initial_temperature must be finite and at least {LOWEST_TEMPERATURE}, got "
                 f"{self.initial_temperature}."
+            )
+        dims, weights, size = self.matryoshka_dims or [], self.matryoshka_weights, self.projection_dim
+        size = self.text_config.n_embd if size is None else size
+        if sorted(set(dims)) != dims or any(not 1 <= each < size for each in dims):
+            raise ValueError(
+                f"matryoshka_dims must be ascending, distinct numbers of dimensions from 1 to {size - 1}, fewer than "
+                f"an embedding has, got {dims}."
+            )
+        if weights is not None and (len(weights) != len(dims) or any(not 0 < each < math.inf for each in weights)):
+            raise ValueError(
+                f"matryoshka_weights must be a finite number above 0 for each of the {len(dims)} matryoshka_dims, got "
+                f"{weights}."
             )
 
     def _check_cross_attention(self) -> None:

@@ -2,13 +2,14 @@
 """
 Contrastive loss over every pair of sides of a batch, whose rows are spread over processes.
 
-A side is all texts, all images or all audio of a batch.
+A side is all texts, all images or all audio of a batch. Two rows with the same text, image or audio are not each
+other's alternatives: what belongs to the one belongs to the other.
 
 Shape legend: W processes, B rows of this one, R rows of the process with most, N = W * R, P the size of an embedding.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -97,13 +98,94 @@ def shared_sides(present: Mapping[str, list[bool]], device: torch.device, is_sha
     return SharedSides(names, max(each[0] for each in counts))
 
 
+@dataclass(frozen=True)
+class RetrievalLoss:
+    """
+    Loss of a pair of sides.
+
+    Args:
+        kind: `"infonce"`, in both directions, or `"sigmoid"`
+        scale: the inverse temperature, a scalar
+        bias: of the sigmoid loss, a scalar
+        sizes: weights of the loss by the number of leading dimensions that it is computed on, which are scaled to
+            unit length again; `None` for all of them
+    """
+
+    kind: str
+    scale: torch.Tensor
+    bias: torch.Tensor | None = None
+    sizes: Mapping[int | None, float] = field(default_factory=lambda: {None: 1.0})
+
+    def __call__(self, own: Sequence[torch.Tensor], every: Sequence[torch.Tensor], pair: "Pair") -> torch.Tensor:
+        """
+        Return the mean over the rows of a pair of sides and the weighted mean over sizes, a scalar.
+
+        Args:
+            own: embeddings (R, P) of both sides in this process
+            every: embeddings (N, P) of both sides in all processes
+        """
+        losses = [
+            weight
+            * self.at_size([shortened(each, size) for each in own], [shortened(each, size) for each in every], pair)
+            for size, weight in self.sizes.items()
+        ]
+        return torch.stack(losses).sum() / (sum(self.sizes.values()) * pair.count)
+
+    def at_size(self, own: Sequence[torch.Tensor], every: Sequence[torch.Tensor], pair: "Pair") -> torch.Tensor:
+        """Return the sum over rows; see `__call__`."""
+        logits = scaled_similarities(own[0], every[1], self.scale, self.bias)  # (R, N)
+        if self.kind == SIGMOID:
+            return summed_sigmoid(logits, pair.is_match, pair.is_counted)
+        back = scaled_similarities(own[1], every[0], self.scale)  # (R, N)
+        both = [summed_info_nce(each, pair.targets, pair.is_candidate) for each in (logits, back)]
+        return torch.stack(both).mean()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """
+    Rows of two sides, of this process and of all.
+
+    Args:
+        count: number of rows, of all processes, that have both sides
+        has_both: which have both, (N,) bool
+        is_match: pairs of rows with the same content on one of the sides, (R, N) bool
+        index: of the rows of this process among all, (R,)
+    """
+
+    count: int
+    has_both: torch.Tensor
+    is_match: torch.Tensor
+    index: torch.Tensor
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """Return the index of the row that is each row's match, (R,), -100 for rows that lack a side."""
+        return self.index.masked_fill(~self.has_both[self.index], -100)
+
+    @property
+    def is_counted(self) -> torch.Tensor:
+        """Return the pairs of rows that have both sides, (R, N)."""
+        return self.has_both & self.has_both[self.index][:, None]
+
+    @property
+    def is_candidate(self) -> torch.Tensor:
+        """Return the rows among which a row's match is picked, (R, N): itself, and those that do not match it too."""
+        is_itself = self.index[:, None] == torch.arange(len(self.has_both), device=self.index.device)
+        return self.has_both & (is_itself | ~self.is_match)
+
+
+def shortened(embeds: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Return the leading dimensions of embeddings (..., P), (..., size), at unit length."""
+    return embeds if size is None else nn.functional.normalize(embeds[..., :size].float(), dim=-1).to(embeds.dtype)
+
+
 def contrastive_loss(
     embeds: Mapping[str, torch.Tensor],
     present: Mapping[str, list[bool]],
+    fingerprints: Mapping[str, torch.Tensor],
     shared: SharedSides,
-    kind: str,
-    scale: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    loss: RetrievalLoss,
 ) -> torch.Tensor:
     """
     Return the mean of the losses of all pairs of sides that share enough rows.
@@ -114,10 +196,8 @@ def contrastive_loss(
     Args:
         embeds: (B, P) of each side of this process
         present: which rows have a side
+        fingerprints: (B,) of each side, equal for rows with the same content
         shared: of [`shared_sides`]
-        kind: `"infonce"`, in both directions, or `"sigmoid"`
-        scale: the inverse temperature, a scalar
-        bias: of the sigmoid loss, a scalar
 
     Raises:
         ValueError: if no pair of sides shares a row, or with InfoNCE two rows.
@@ -125,29 +205,32 @@ def contrastive_loss(
     like = next(iter(embeds.values()))
     own = torch.stack([padded(embeds.get(name, like[:0]), shared.rows) for name in shared.names])  # (sides, R, P)
     flags = [[*present.get(name, []), *[False] * shared.rows][: shared.rows] for name in shared.names]
+    contents = torch.zeros(own.shape[:2], dtype=torch.int64, device=own.device)  # (sides, R)
+    for side, name in enumerate(shared.names):
+        if name in fingerprints:
+            contents[side, : len(fingerprints[name])] = fingerprints[name].to(own.device)
     # One gather for all sides, so that every process takes part in its backward, whatever sides it has.
-    every = gather(own).transpose(0, 1).flatten(1, 2)  # (sides, N, P)
-    is_there = gather(torch.tensor(flags, device=own.device)).transpose(0, 1).flatten(1, 2)  # (sides, N)
+    every = gather_sides(own)  # (sides, N, P)
+    is_there = gather_sides(torch.tensor(flags, device=own.device))  # (sides, N)
+    is_same = contents[:, :, None] == gather_sides(contents)[:, None]  # (sides, R, N)
     there = is_there.tolist()
-    mine = slice(rank() * shared.rows, (rank() + 1) * shared.rows)
-    index = torch.arange(is_there.shape[1], device=own.device)[mine]  # (R,)
+    index = torch.arange(shared.rows, device=own.device) + rank() * shared.rows  # (R,)
     losses = []
-    for one, other in combinations(range(len(shared.names)), 2):
+    for sides in combinations(range(len(shared.names)), 2):
+        one, other = sides
         count = sum(first and second for first, second in zip(there[one], there[other], strict=True))
-        if count < (2 if kind == INFO_NCE else 1):
+        if count < (2 if loss.kind == INFO_NCE else 1):
             continue
-        is_pair = is_there[one] & is_there[other]  # (N,)
-        targets = index.masked_fill(~is_pair[mine], -100)
-        logits = scaled_similarities(own[one], every[other], scale, bias)  # (R, N)
-        if kind == SIGMOID:
-            total = summed_sigmoid(logits, targets, is_pair)
-        else:
-            back = scaled_similarities(own[other], every[one], scale)  # (R, N)
-            total = (summed_info_nce(logits, targets, is_pair) + summed_info_nce(back, targets, is_pair)) / 2
-        losses.append(total / count)
+        pair = Pair(count, is_there[one] & is_there[other], is_same[one] | is_same[other], index)
+        losses.append(loss([own[side] for side in sides], [every[side] for side in sides], pair))
     if not losses:
         raise too_few({name: sum(rows) for name, rows in zip(shared.names, there, strict=True)})
     return torch.stack(losses).mean() * num_processes()
+
+
+def gather_sides(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rows of all processes, (sides, N, ...), from those of this one, (sides, R, ...)."""
+    return gather(rows).transpose(0, 1).flatten(1, 2)
 
 
 def padded(embeds: torch.Tensor, rows: int) -> torch.Tensor:

@@ -130,7 +130,7 @@ def summed_info_nce(logits: torch.Tensor, targets: torch.Tensor, is_candidate: t
     Args:
         logits: (B, N)
         targets: (B,) index of each row's match, -100 for rows without one
-        is_candidate: (N,) bool
+        is_candidate: (B, N) or (N,) bool
 
     Returns:
         a scalar; zero without any target
@@ -140,13 +140,17 @@ def summed_info_nce(logits: torch.Tensor, targets: torch.Tensor, is_candidate: t
     )
 
 
-def summed_sigmoid(logits: torch.Tensor, targets: torch.Tensor, is_candidate: torch.Tensor) -> torch.Tensor:
+def summed_sigmoid(logits: torch.Tensor, is_match: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
     """
     Sum over rows and candidates of the binary cross-entropy of "these match" (SigLIP, arXiv:2303.15343).
 
-    Arguments are those of [`summed_info_nce`].
+    Args:
+        logits: (B, N)
+        is_match: (B, N) bool
+        is_counted: (B, N) bool, the pairs that are judged
+
+    Returns:
+        a scalar; zero without any pair
     """
-    index = torch.arange(logits.shape[1], device=logits.device)
-    signs = 2.0 * (index == targets[:, None]) - 1.0  # (B, N)
-    counted = is_candidate & (targets != -100)[:, None]  # (B, N)
-    return -(nn.functional.logsigmoid(signs * logits) * counted).sum()
+    signs = 2.0 * is_match - 1.0  # (B, N)
+    return -(nn.functional.logsigmoid(signs * logits) * is_counted).sum()

@@ -11,9 +11,10 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
 from .configuration_mm import INITIAL_TEMPERATURES, LOWEST_TEMPERATURE, SIGMOID, MMConfig
-from .contrastive import TEXT, contrastive_loss, shared_sides
+from .contrastive import TEXT, RetrievalLoss, contrastive_loss, shared_sides, shortened
 from .device_reads import read_once
 from .encoders import is_sharded
+from .fingerprints import media_fingerprints, mix, text_fingerprints
 from .losses import scaled_similarities
 from .modalities import MODALITIES, show_media_inputs
 from .modeling_mm import MMKeywords, MMModel, MMPreTrainedModel
@@ -28,7 +29,7 @@ else:
 # embedding. A side is all texts, all images or all audio of a batch.
 
 INITIAL_BIAS = -10.0  # SigLIP's: nearly all pairs do not match
-Inputs = dict[str, torch.Tensor]
+Inputs = dict[str, Any]  # tensors by the name of the argument
 
 
 class MMForRetrieval(MMPreTrainedModel):
@@ -70,6 +71,14 @@ class MMForRetrieval(MMPreTrainedModel):
         """The inverse temperature, at most 100 as CLIP's."""
         return self.logit_scale.float().exp().clamp(max=1 / LOWEST_TEMPERATURE)
 
+    @property
+    def loss(self) -> RetrievalLoss:
+        """The loss that the config names, on all dimensions and on the leading ones of `config.matryoshka_dims`."""
+        sizes: dict[int | None, float] = {None: 1.0}
+        dims = self.config.matryoshka_dims or []
+        sizes |= zip(dims, self.config.matryoshka_weights or [1.0] * len(dims), strict=True)
+        return RetrievalLoss(self.config.retrieval_loss, self.scale, self.logit_bias, sizes)
+
     def set_gradient_cache(self, rows: int | None) -> None:
         """
         Encode batches in chunks of so many rows, each once more in the backward pass; `None` for whole batches.
@@ -83,19 +92,24 @@ class MMForRetrieval(MMPreTrainedModel):
 
     # ---- Embeddings -------------------------------------------------------------------------------------------------
 
-    def embed(self, **inputs: Any) -> torch.Tensor:
+    def embed(self, truncate_dim: int | None = None, **inputs: Any) -> torch.Tensor:
         """
         Return an embedding of each row, (B, P), of unit length.
 
         Args:
+            truncate_dim: keep so many leading dimensions, (B, truncate_dim), at unit length. They find nearly what
+                all of them find if the model was trained with `config.matryoshka_dims`
             inputs: of [`MMModel.forward`]: a text, media with their placeholders in the text, or media alone
 
         Raises:
-            ValueError: for a row with nothing in it.
+            ValueError: for a row with nothing in it, and for more dimensions than there are.
         """
+        size = self.embedding_projection.out_features
+        if truncate_dim is not None and not 1 <= truncate_dim <= size:
+            raise ValueError(f"truncate_dim must be from 1 to {size}, the size of an embedding, got {truncate_dim}.")
         embeds = self.features(**inputs).pooler_output
         assert embeds is not None
-        return embeds
+        return shortened(embeds, truncate_dim)
 
     def features(
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **inputs: Any
@@ -168,7 +182,8 @@ class MMForRetrieval(MMPreTrainedModel):
             attention_mask: (B, L)
             position_ids: (B, L)
             return_loss: compute the loss; rows of the same number are then each other's matches, in the batches of all
-                processes together. A row may lack sides. Every process must call the model.
+                processes together, and rows with the same text, images or audio are not each other's alternatives. A
+                row may lack sides. Every process must call the model.
             **inputs: media of [`~MMModel.encode_media`]
 
         Raises:
@@ -184,7 +199,8 @@ class MMForRetrieval(MMPreTrainedModel):
         embeds = {name: self.embed_side(side, present[name]) for name, side in sides.items()}
         loss = None
         if shared is not None:
-            loss = contrastive_loss(embeds, present, shared, self.config.retrieval_loss, self.scale, self.logit_bias)
+            fingerprints = {name: self.fingerprint(side) for name, side in sides.items()}
+            loss = contrastive_loss(embeds, present, fingerprints, shared, self.loss)
         return self.compare(embeds, loss)
 
     # ---- Sides ------------------------------------------------------------------------------------------------------
@@ -210,6 +226,18 @@ class MMForRetrieval(MMPreTrainedModel):
         text, mask = side.get("input_ids", side.get("inputs_embeds")), side.get("attention_mask")
         assert text is not None
         return rows_with_text(text, mask, self.config.text_config.pad_token_id)
+
+    def fingerprint(self, side: Inputs) -> torch.Tensor:
+        """Return a number of each row of a side, (B,), the same for rows with the same texts and media."""
+        found = []
+        if (tokens := side.get("input_ids")) is not None:
+            is_real = real_tokens(tokens, side.get("attention_mask"), self.config.text_config.pad_token_id)
+            found.append(text_fingerprints(tokens, is_real))
+        sources = ["inputs_embeds", *(name for modality in MODALITIES.values() for name in modality.sources)]
+        for number, name in enumerate(sources, 1):
+            if (values := side.get(name)) is not None:
+                found.append(mix(media_fingerprints(values) + number))
+        return torch.stack([each.to(found[0].device) for each in found]).sum(0)
 
     def embed_side(self, side: Inputs, present: list[bool]) -> torch.Tensor:
         """Return the embeddings of a side, (B, P), zeros for rows that lack it; in chunks if gradients are cached."""

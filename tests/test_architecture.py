@@ -28,6 +28,7 @@ FLOORS = (
         "connectors",
         "losses",
         "contrastive",
+        "fingerprints",
     },
     {"media", "joining", "conversion", "adding", "generation"},
     {"modeling_mm"},

@@ -93,6 +93,8 @@ DEFAULTS = {
     "projection_dim": None,
     "retrieval_loss": "infonce",
     "initial_temperature": None,
+    "matryoshka_dims": None,
+    "matryoshka_weights": None,
     "use_cache": True,
     "tie_word_embeddings": True,
 }
@@ -161,6 +163,8 @@ WRONG = [
     ("initial_temperature", 0.0, "at least 0.01"),
     ("initial_temperature", float("inf"), "finite"),
     ("initial_temperature", float("nan"), "finite"),
+    ("matryoshka_dims", [64, 32], "ascending"),
+    ("matryoshka_weights", [1.0], "for each of the 0 matryoshka_dims"),
     ("image_token_id", -1, "must not be negative"),
     ("end_token_id", -5, "must not be negative"),
 ]
@@ -186,6 +190,8 @@ WRONG_TYPES = [
     ("projection_dim", 2.5),
     ("retrieval_loss", None),
     ("initial_temperature", "warm"),
+    ("matryoshka_dims", 64),
+    ("matryoshka_weights", ["heavy"]),
     ("vision_latents", None),
     ("vision_pooling", None),
     ("connector_dropout", "a third"),
@@ -357,6 +363,7 @@ ELSEWHERE = {"vision_config", "audio_config", *SPECIAL_TOKEN_FIELDS}
 ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in test_cross_attention.py
 ELSEWHERE |= {"suppressed_token_ids"}  # in test_conversion.py
 ELSEWHERE |= {"projection_dim", "retrieval_loss", "initial_temperature"}  # in test_retrieval.py
+ELSEWHERE |= {"matryoshka_dims", "matryoshka_weights"}  # there too
 ELSEWHERE |= {"vision_pooling"}  # in test_connectors.py: the tiny ViT has a class token
 
 

@@ -14,11 +14,11 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_mm import MMForRetrieval
-from modeling_mm.contrastive import contrastive_loss, gather, shared_sides
+from modeling_mm.contrastive import RetrievalLoss, contrastive_loss, gather, shared_sides
 from tests.fakes.ranks import join, launch_well
 from tests.fakes.tiny import difference, image, opened, pad_audio, pad_images, pad_text, sound
 
-TEXTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14], [15, 16]]
+TEXTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [8, 9], [15, 16]]  # the second row's again, in another process
 IMAGES = [[image(row)] for row in range(5)]
 WAITS = 300  # seconds
 # Audio of each row; the rows of each process.
@@ -38,7 +38,7 @@ def batch(has_audio: list[bool], rows: slice) -> dict:
 
 
 def build(kind: str) -> MMForRetrieval:
-    return opened(cls=MMForRetrieval, projection_dim=8, retrieval_loss=kind).train()
+    return opened(cls=MMForRetrieval, projection_dim=8, retrieval_loss=kind, matryoshka_dims=[3]).train()
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -95,7 +95,9 @@ def test_one_process_gathers_its_rows_alone():
     shared = shared_sides({"text": [True, True], "image": [False, False]}, torch.device("cpu"))
     assert (shared.names, shared.rows) == (("text",), 2)
     with pytest.raises(ValueError, match="the batch has rows: 2 of text"):
-        contrastive_loss({"text": rows[:2]}, {"text": [True] * 2}, shared, "infonce", torch.tensor(1.0))
+        contrastive_loss(
+            {"text": rows[:2]}, {"text": [True] * 2}, {}, shared, RetrievalLoss("infonce", torch.ones(()))
+        )
 
 
 if __name__ == "__main__":

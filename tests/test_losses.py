@@ -244,15 +244,23 @@ def test_rows_without_a_match_are_neither_counted_nor_candidates():
     targets = torch.tensor([0, -100, 3])
     expected = F.cross_entropy(logits[[0, 2]][:, kept], torch.tensor([0, 2]), reduction="sum")
     assert summed_info_nce(logits, targets, kept).item() == pytest.approx(expected.item(), rel=1e-6)
-    matches = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    expected = F.binary_cross_entropy_with_logits(logits[[0, 2]][:, kept], matches, reduction="sum")
-    assert summed_sigmoid(logits, targets, kept).item() == pytest.approx(expected.item(), rel=1e-6)
+    each = torch.tensor([[True, True, False, True], [False] * 4, [False, False, True, True]])  # candidates by row
+    expected = F.cross_entropy(logits[:1, kept], targets[:1]) + F.cross_entropy(logits[2:, 2:], torch.tensor([1]))
+    assert summed_info_nce(logits, targets, each).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_sigmoid_loss_judges_the_pairs_that_count():
+    logits, counted = torch.randn(2, 3), torch.tensor([[True, True, False], [True, False, True]])
+    matches = torch.tensor([[True, False, False], [True, False, True]])
+    expected = F.binary_cross_entropy_with_logits(logits[counted], matches[counted].float(), reduction="sum")
+    assert summed_sigmoid(logits, matches, counted).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_without_any_match_both_losses_are_zero_and_so_are_their_gradients():
-    for loss in (summed_info_nce, summed_sigmoid):
+    none = torch.zeros(2, 4, dtype=torch.bool)
+    for loss, given in ((summed_info_nce, (torch.full((2,), -100), ALL)), (summed_sigmoid, (none, none))):
         logits = torch.randn(2, 4, requires_grad=True)
-        total = loss(logits, torch.full((2,), -100), ALL)
+        total = loss(logits, *given)
         total.backward()
         assert total.item() == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))
 

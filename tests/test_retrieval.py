@@ -221,6 +221,114 @@ def test_cached_gradients_keep_the_activations_of_no_chunk():
     assert kept[1] < kept[None] / 20
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["infonce", "sigmoid"])
+def test_rows_with_the_same_text_or_media_are_not_each_others_alternatives(kind):
+    """Rows 0 and 2 have the same text, rows 1 and 3 the same image; row 4 has the text of 0, and lacks an image."""
+    texts = [[5, 6], [8, 9, 10], [5, 6], [11], [5, 6]]
+    images = [[image(0)], [image(1)], [image(2)], [image(1)], []]
+    audio = [[sound(row)] for row in range(5)]
+    is_same = {name: torch.eye(5, dtype=torch.bool) for name in ("text", "image", "audio")}
+    for name, alike in (("text", [0, 2, 4]), ("image", [1, 3])):
+        is_same[name][torch.tensor(alike)[:, None], torch.tensor(alike)] = True
+    output = retriever(retrieval_loss=kind)(**batch(texts, images, audio), return_loss=True)
+    sides, losses = dict(zip(is_same, sides_of(output), strict=True)), []
+    for one, other in combinations(sides, 2):
+        kept = range(4 if "image" in (one, other) else 5)
+        logits = sides[one] @ sides[other].T * (1 / 0.07 if kind == "infonce" else 10)
+        match = is_same[one] | is_same[other]
+        if kind == "sigmoid":
+            found = F.binary_cross_entropy_with_logits(logits - 10, match.float(), reduction="none")
+            losses.append(found[: len(kept), : len(kept)].sum() / len(kept))
+            continue
+        total = 0.0
+        for row in kept:
+            others = [row, *(number for number in kept if not match[row, number])]  # it and its alternatives
+            for scores in (logits[row, others], logits[others, row]):
+                total += F.cross_entropy(scores[None], torch.tensor([0])) / 2
+        losses.append(total / len(kept))
+    assert output.loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_texts_with_media_are_the_same_if_both_are():
+    model, seen = retriever(), [[image(0)], [image(0)], [image(1)], [image(0)]]
+    mixed = inputs([[5, IMAGE], [5, IMAGE], [5, IMAGE], [IMAGE, 5]], seen)
+    found = model.fingerprint(mixed).tolist()
+    assert found[0] == found[1] and len(set(found)) == 3
+    assert model.fingerprint({"inputs_embeds": torch.zeros(2, 3, WIDTH)}).unique().numel() == 1
+
+
+# ---- Fewer dimensions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["infonce", "sigmoid"])
+def test_the_loss_is_the_weighted_mean_over_sizes(kind):
+    def loss_of(model: MMForRetrieval, size: int | None) -> torch.Tensor:
+        text, seen = (model.embed(size, **side) for side in (pad_text(TEXTS), pad_images(IMAGES)))
+        logits, targets = text @ seen.T * model.scale, torch.arange(3)
+        if kind == "sigmoid":
+            return F.binary_cross_entropy_with_logits(logits - 10, torch.eye(3), reduction="sum") / 3
+        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+    for weights in (None, [2.0, 0.5]):
+        model = retriever(retrieval_loss=kind, matryoshka_dims=[2, 5], matryoshka_weights=weights)
+        whole, short, longer = (loss_of(model, size) for size in (None, 2, 5))
+        first, second = weights or (1.0, 1.0)
+        expected = (whole + first * short + second * longer) / (1 + first + second)
+        loss = model(**batch(audio=None), return_loss=True).loss
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+        assert abs(loss.item() - whole.item()) > 1e-3
+        found, wanted = (torch.autograd.grad(each, model.embedding_projection.weight)[0] for each in (loss, expected))
+        assert difference(found, wanted) < 1e-5
+
+
+@torch.no_grad()
+def test_truncated_embeddings_are_the_first_dimensions_at_unit_length():
+    model, texts = retriever(), pad_text(TEXTS)
+    whole, short = model.embed(**texts), model.embed(truncate_dim=3, **texts)
+    assert difference(short, F.normalize(whole[:, :3], dim=-1)) < 1e-6
+    assert difference(model.embed(truncate_dim=SIZE, **texts), whole) < 1e-6
+    for size in (0, SIZE + 1):
+        with pytest.raises(ValueError, match=f"truncate_dim must be from 1 to {SIZE}, .*, got {size}"):
+            model.embed(truncate_dim=size, **texts)
+
+
+def test_truncated_embeddings_retrieve_if_they_were_trained():
+    """Six images with texts; the first two of eight dimensions are all that is compared."""
+    pairs = collate(range(6))
+    right = {}
+    for dims in (None, [2]):
+        torch.manual_seed(0)
+        model = retriever(audio=None, matryoshka_dims=dims, matryoshka_weights=dims and [4.0])
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+        for _ in range(40):
+            model(**pairs).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            texts = model.embed(2, **{name: pairs[name] for name in ("input_ids", "attention_mask")})
+            images = model.embed(2, **{name: pairs[name] for name in ("pixel_values", "image_mask")})
+        right[str(dims)] = (texts @ images.T).argmax(-1).eq(torch.arange(6)).sum().item()
+    assert right["[2]"] == 6 > right["None"], right
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"matryoshka_dims": [4, 2]}, r"ascending, distinct numbers of dimensions from 1 to 7, .*got \[4, 2\]"),
+        ({"matryoshka_dims": [0, 2]}, r"from 1 to 7"),
+        ({"matryoshka_dims": [SIZE]}, r"fewer than an embedding has, got \[8\]"),
+        ({"matryoshka_dims": [WIDTH], "projection_dim": None}, f"from 1 to {WIDTH - 1}"),
+        ({"matryoshka_weights": [1.0]}, "for each of the 0 matryoshka_dims"),
+        ({"matryoshka_dims": [2], "matryoshka_weights": [0.0]}, r"a finite number above 0 .*got \[0.0\]"),
+    ],
+)
+def test_sizes_that_have_no_meaning_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        retriever(**fields)
+
+
 # ---- Bad input ------------------------------------------------------------------------------------------------------
 
 BAD = {

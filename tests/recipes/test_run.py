@@ -433,7 +433,7 @@ def test_a_recipe_trains_a_model_that_embeds(tmp_path):
     figures = result["figures"]["evaluation"]
     assert figures["samples"] == 12 and {"loss", "text_to_image_recall_at_1", "image_to_text_map"} <= set(figures)
     model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
-    assert type(model) is MMForRetrieval
+    assert type(model) is MMForRetrieval and model.config.matryoshka_dims == [4]
     embeds = model.embed(**processor(text=["a dog", "a cat"], padding=True, return_tensors="pt"))
     assert embeds.shape == (2, 8)
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")

@@ -15,10 +15,11 @@ import torch
 import yaml
 from transformers import GPT2LMHeadModel
 
-from modeling_mm import MMForSequenceClassification
+from modeling_mm import MMForRetrieval, MMForSequenceClassification, MMProcessor
 from modeling_mm.cli import COMMANDS, benchmark, main, parse
 from modeling_mm.recipes import read_recipe
 from modeling_mm.utils import find_resource
+from tests.fakes.pipeline_parts import build
 from tests.fakes.processor_parts import make, picture, sound
 from tests.fakes.recipe_runs import plain_recipe
 from tests.fakes.serving_parts import generated, model
@@ -323,6 +324,63 @@ def test_a_classifier_is_measured_by_accuracy_f1_and_confusion(classifier, tmp_p
     (tmp_path / "test.jsonl").write_text(lines[0].replace('"one"', '"four"'), encoding="utf-8")
     assert main(["evaluate", str(path), str(classifier / "tiny"), "--out", str(out)]) == 2
     assert "the answer of row 0 is 'four', but the model's labels are one, two, three" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory) -> Path:
+    """A model that embeds, with four captions of images, two of them in the same words."""
+    folder = tmp_path_factory.mktemp("retriever")
+    found, parts = build(MMForRetrieval, projection_dim=8, matryoshka_dims=[3])
+    found.save_pretrained(folder / "tiny")
+    parts.save_pretrained(folder / "tiny")
+    lines = []
+    for color, answer in zip(("red", "green", "blue", "white"), ("a cat", "a dog", "a cat", "hello"), strict=True):
+        picture(color).save(folder / f"{color}.png")
+        content = [{"type": "image", "path": str(folder / f"{color}.png")}, {"type": "text", "text": "What?"}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        lines.append(json.dumps({"messages": messages}))
+    (folder / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_a_model_that_embeds_is_measured_by_how_its_rows_find_each_other(retriever, tmp_path, capsys):
+    path, out = tmp_path / "given.yaml", tmp_path / "figures"
+    values = plain_recipe(tmp_path) | {"objective": "retrieval"}
+    values["data"]["test"] = {"captions": [{"source": str(retriever / "test.jsonl")}]}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    arguments = ["evaluate", str(path), str(retriever / "tiny"), "--out", str(out), "--device", "cpu"]
+    assert main(arguments) == 0
+    figures = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    found = {(each["query"], each["item"], each["dimensions"]): each for each in figures}
+    assert list(found) == [(*pair, size) for size in (8, 3) for pair in (("text", "image"), ("image", "text"))]
+
+    loaded, parts = MMForRetrieval.from_pretrained(retriever / "tiny"), MMProcessor.from_pretrained(retriever / "tiny")
+    words = ["a cat", "a dog", "a cat", "hello"]
+    same = torch.tensor([[one == other for other in words] for one in words])
+    images = [[str(retriever / f"{color}.png")] for color in ("red", "green", "blue", "white")]
+    with torch.no_grad():
+        whole = loaded.embed(**parts(text=words, return_tensors="pt"))
+        seen = loaded.embed(**parts(text=[""] * 4, images=images, return_tensors="pt"))
+    for size in (8, 3):
+        text, image = (torch.nn.functional.normalize(each[:, :size], dim=-1) for each in (whole, seen))
+        for pair, scores in ((("image", "text"), image @ text.T), (("text", "image"), text @ image.T)):
+            figure = found[(*pair, size)]
+            expected = same.gather(1, scores.argmax(-1)[:, None]).float().mean().item()
+            assert figure["figures"]["recall_at_1"] == pytest.approx(expected), (pair, size)
+            assert (figure["dataset"], figure["rows"], figure["chance"]) == ("captions", 4, 6 / 16)
+    table = (out / "figures.md").read_text(encoding="utf-8").strip()
+    assert "| text | image | 3 |" in table and table in capsys.readouterr().out
+    assert (out / "card.md").read_text(encoding="utf-8").strip() == table
+
+    alone = json.dumps({"prompt": "What?", "completion": "a cat"})
+    (tmp_path / "alone.jsonl").write_text(f"{alone}\n{alone}", encoding="utf-8")
+    assert main([*arguments, f"data.test.captions.0.source={tmp_path / 'alone.jsonl'}"]) == 2
+    assert "The set captions has no two rows with the same two of text" in capsys.readouterr().err
+
+
+def test_a_model_that_embeds_answers_nothing(retriever, capsys):
+    assert main(["ask", str(retriever / "tiny"), "What?", "--device", "cpu"]) == 2
+    assert "is a MMForRetrieval. This command is for MMForConditionalGeneration or" in capsys.readouterr().err
 
 
 def test_a_classifier_answers_with_labels_and_scores(classifier, tmp_path, capsys):

@@ -76,7 +76,8 @@ COMMANDS = {
         arg("--search", type=int, metavar="N", help="search hyperparameters instead, with N trials in total"),
     ),
     "evaluate": Command(
-        "measure a model on the test sets of a recipe, beside the majority's answer and answers without media",
+        "measure a model on the test sets of a recipe, beside the majority's answer and answers without media; of a "
+        "model that embeds, how its rows find each other",
         "train",
         ("my.yaml outputs/my --out outputs/evaluation", "my.yaml outputs/my --limit 200 --no-text-only"),
         RECIPE,

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .. import MMForRetrieval, MMProcessor
 from ..data import ChatDataset, ChatRow
 from ..evaluation import (
     confusion,
@@ -18,13 +19,19 @@ from ..evaluation import (
     is_classifier,
     labels_of,
     majority_answers,
+    measure_retrieval,
+    retrieval_section,
 )
 from ..recipes import Recipe, RecipeData, load_source
 from ..recipes.build import filled_cache, rows_of
-from ..training import CachedCollator
+from ..training import CachedCollator, RetrievalCollator
+from ..training.answers import in_groups
+from ..training.matching import embed_rows
 from ..utils import write_lines, write_text
-from .loading import load_model
+from .loading import MEASURED, load_model
 from .recipe import load_recipe
+
+ROWS_AT_ONCE = 64
 
 
 def run(options: Namespace) -> None:
@@ -32,11 +39,14 @@ def run(options: Namespace) -> None:
     Print the figures, and write the files of the output folder.
 
     `figures.json` and `figures.md` hold the figures, `answers.jsonl` every answer, `card.md` a section for a model
-    card, and `examples.html` good and bad answers with their media.
+    card, and `examples.html` good and bad answers with their media. A model that embeds has figures alone.
     """
     recipe = load_recipe(options.recipe, options.overrides)
     sets = test_sets(recipe, options.only, options.limit)
-    model, processor = load_model(options.model, options.device, "float32")
+    model, processor = load_model(options.model, options.device, "float32", heads=MEASURED)
+    if isinstance(model, MMForRetrieval):
+        run_retrieval(model, processor, sets, Path(options.out))
+        return
     majority: dict[str, str] = {}
     for source in recipe.data.train:
         majority |= majority_answers(rows_of(load_source(source)))
@@ -65,6 +75,37 @@ def run(options: Namespace) -> None:
     write_text(folder / "card.md", evaluation_section(figures))
     title = f"Evaluation of {Path(options.model).name}"
     write_text(folder / "examples.html", examples_page(title, figures, sets, records, options.examples))
+    print(text)
+
+
+def run_retrieval(model: MMForRetrieval, processor: MMProcessor, sets: dict[str, list[ChatRow]], folder: Path) -> None:
+    """
+    Print how well the rows of each set find each other, in both directions of every pair of sides, and write it.
+
+    A model that was trained with `matryoshka_dims` is measured with so many dimensions too.
+
+    Raises:
+        ValueError: for a set without a pair of sides that two of its rows have.
+    """
+    collator, figures = RetrievalCollator(processor), []
+    for name, rows in sets.items():
+        embedded = []
+        for batch in in_groups(enumerate(rows), ROWS_AT_ONCE):
+            embedded += embed_rows(model, collator, batch)
+        sides, texts = [row.sides for row in embedded], [row.text for row in embedded]
+        for size in (None, *reversed(model.config.matryoshka_dims or ())):
+            found = measure_retrieval(sides, texts, name, size)
+            if not found:
+                raise ValueError(
+                    f"The set {name} has no two rows with the same two of text (the answer), images and audio, so "
+                    "that there is nothing to find. Add images or audio to its questions."
+                )
+            figures += found
+    text = retrieval_section(figures)
+    values = [asdict(figure) for figure in figures]
+    write_text(folder / "figures.json", json.dumps(values, indent=1, ensure_ascii=False))
+    for file in ("figures.md", "card.md"):
+        write_text(folder / file, text)
     print(text)
 
 

@@ -1,9 +1,10 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Models and recipes as the command line names them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -11,14 +12,15 @@ from jinja2 import TemplateError
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from .. import MMConfig, MMForConditionalGeneration, MMForSequenceClassification, MMProcessor
+from .. import MMConfig, MMForConditionalGeneration, MMForRetrieval, MMForSequenceClassification, MMProcessor
 from ..folders import check_processor_files
 from .checks import check_model
 
 # Errors of transformers for values that a file must not hold.
 BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, StrictDataclassError, TemplateError)
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
-MODEL_CLASSES = {each.__name__: each for each in (MMForConditionalGeneration, MMForSequenceClassification)}
+ANSWERING = (MMForConditionalGeneration, MMForSequenceClassification)
+MEASURED = (*ANSWERING, MMForRetrieval)
 
 
 def load_config(name: str) -> MMConfig:
@@ -53,8 +55,12 @@ def naming(name: str, *files: str) -> Iterator[None]:
 
 
 def load_model(
-    name: str, device: str | None = None, dtype: str | None = None, attention: str | None = None
-) -> tuple[MMForConditionalGeneration | MMForSequenceClassification, MMProcessor]:
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    attention: str | None = None,
+    heads: Sequence[type] = ANSWERING,
+) -> tuple[Any, MMProcessor]:
     """
     Load a joint model of the class that its config names, in evaluation mode, and its processor.
 
@@ -63,6 +69,7 @@ def load_model(
         device: by default a GPU if there is one
         dtype: by default that of the checkpoint on a GPU, and float32 on a CPU, where it is faster
         attention: implementation of attention, such as `eager`
+        heads: classes that the command is for
 
     Raises:
         ValueError: if the device does not exist here, or if the model has no head.
@@ -78,7 +85,7 @@ def load_model(
     logging.set_verbosity_error()  # what its warnings say about weights is an error here
     try:
         with naming(name, "config.json"):
-            model_class = class_of(name, config)
+            model_class: Any = class_of(name, config, heads)
             model = model_class.from_pretrained(name, dtype=dtype, attn_implementation=attention)
     finally:
         logging.set_verbosity(verbosity)
@@ -110,22 +117,20 @@ def load_processor(name: str, config: MMConfig) -> MMProcessor:
     return processor
 
 
-def class_of(name: str, config: MMConfig) -> type[MMForConditionalGeneration | MMForSequenceClassification]:
+def class_of(name: str, config: MMConfig, heads: Sequence[type] = ANSWERING) -> type:
     """
-    Return the class of a model's checkpoint; by default one that writes.
+    Return the class of a model's checkpoint, one of `heads`; by default one that writes.
 
     Raises:
-        ValueError: for a class without a head, and for one of another package.
+        ValueError: for another class, such as one without a head or of another package.
     """
     if not isinstance(config.architectures or [], list):
         raise ValueError(f"architectures must be a list of names, got {config.architectures!r}.")
+    known = {each.__name__: each for each in heads}
     for architecture in config.architectures or ():
-        if architecture not in MODEL_CLASSES:
-            raise ValueError(
-                f"{name} is a {architecture}, which neither writes nor classifies. Expected "
-                f"{' or '.join(MODEL_CLASSES)}."
-            )
-        return MODEL_CLASSES[architecture]
+        if architecture not in known:
+            raise ValueError(f"{name} is a {architecture}. This command is for {' or '.join(known)}.")
+        return known[architecture]
     return MMForConditionalGeneration
 
 

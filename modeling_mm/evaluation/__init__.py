@@ -8,7 +8,7 @@ from .figures import Figure, evaluate, figures_markdown, majority_answers
 from .legend import evaluation_section
 from .metrics import METRICS, Metric, check_metrics, score
 from .ranking import first_ranks, mean_average_precision, median_rank, recall_at_k
-from .retrieving import score_retrieval
+from .retrieving import RetrievalFigure, measure_retrieval, retrieval_section, score_retrieval
 from .scored import (
     CLASS_METRICS,
     ClassMetric,
@@ -26,6 +26,7 @@ __all__ = [
     "ClassMetric",
     "Figure",
     "Metric",
+    "RetrievalFigure",
     "auroc",
     "check_metrics",
     "class_auroc",
@@ -46,11 +47,13 @@ __all__ = [
     "labels_of",
     "majority_answers",
     "mean_average_precision",
+    "measure_retrieval",
     "median_rank",
     "plain_words",
     "predict_labels",
     "prompt_inputs",
     "recall_at_k",
+    "retrieval_section",
     "score",
     "score_retrieval",
     "single_spaced",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_mm.evaluation import score_retrieval
+from modeling_mm.evaluation import measure_retrieval, retrieval_section, score_retrieval
 from modeling_mm.evaluation.retrieving import FIGURES
 
 
@@ -43,3 +43,25 @@ def test_a_pair_is_measured_on_the_rows_that_have_both():
     }
     assert found["text_to_image_recall_at_1"] == 1.0
     assert score_retrieval([], []) == {}
+
+
+def test_leading_dimensions_are_compared_at_unit_length():
+    """In two dimensions the first text lies nearer its image, in the first one alone all are 1 or -1."""
+    rows = [{"text": text, "image": image} for text, image in zip(unit(0.0, 1.0), unit(0.1, 1.7), strict=True)]
+    whole, short = measure_retrieval(rows, ["a", "b"])[0], measure_retrieval(rows, ["a", "b"], "captions", 1)[0]
+    assert (whole.dimensions, whole.figures["recall_at_1"]) == (2, 1.0)
+    assert (short.dimensions, short.figures["recall_at_1"]) == (1, 0.5)
+    assert (short.dataset, short.query, short.item, short.rows) == ("captions", "text", "image", 2)
+
+
+def test_chance_is_the_share_of_matches():
+    rows = [{"text": text, "image": image} for text, image in zip(unit(0, 1, 2), unit(0, 1, 2), strict=True)]
+    assert measure_retrieval(rows, ["a", "a", "b"])[0].chance == pytest.approx(5 / 9)
+
+
+def test_a_section_has_a_table_for_each_set():
+    rows = [{"text": text, "image": image} for text, image in zip(unit(0.0, 1.0), unit(0.1, 0.9), strict=True)]
+    figures = [figure for name in ("seen", "unseen") for figure in measure_retrieval(rows, ["a", "b"], name)]
+    text = retrieval_section(figures)
+    assert "**Seen**, among 2 rows" in text and "**Unseen**, among 2 rows" in text
+    assert text.count("| text | image | 2 | 1.000 | 1.000 | 1.000 | 1 | 1.000 | 0.500 |") == 2

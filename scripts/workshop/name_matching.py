@@ -24,8 +24,8 @@ from modeling_mm.batching import IGNORED
 from modeling_mm.cross_attention import GatedCrossAttentionBlock
 from modeling_mm.utils import show_progress
 
-# Shape legend: B images and names of a batch, T tokens of a name, M media tokens an image, W the encoder's width, D the
-# decoder's, H heads, d their width.
+# Shape legend: B images and names of a batch, T tokens of a name, M media tokens an image, W the encoder's width,
+# D the decoder's, H heads, d their width.
 
 MOST = 6  # tokens of a name, from its end, next to the answer
 
@@ -47,7 +47,7 @@ class MatchingOptions:
     batch: int = 96
     learning_rate: float = 1e-3
     feature_dropout: float = 0.65
-    strength: float = 0.5
+    strength: float = 0.3
 
 
 class NameMatcher(nn.Module):
@@ -146,7 +146,7 @@ def match_names(
 
 def matching_loss(seen: torch.Tensor, fits: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
     """
-    Return the loss of shares of attention (B, B): those that fit are to be one, others zero, and the right ones largest.
+    Return the loss of shares of attention (B, B): those that fit are to be one and largest, others zero.
 
     Args:
         fits: (B, B) bool.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_mm import MMForConditionalGeneration
@@ -49,9 +50,10 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     """
     Add lessons about all classes, and photographs that the head is sure about, to the data of a trainer.
 
-    Before the first step the images' connector is aligned with names, and stays as it is from then on: what it knows
-    of a name serves images by other hands, and the decoder cannot spoil that by learning the images of training. The
-    cross-attention starts from that, and its first block learns to find what a name means.
+    Before the first step the images' connector is aligned with names, and the first block of cross-attention learns to
+    find what a name means. Both stay as they are from then on: what they know of a name serves images by other hands,
+    and the decoder would spoil it by learning the images of training before it has learned to use it. The other blocks
+    start from the alignment.
     """
     known = cast(CachedCollator, trainer.data_collator)
     collator = LessonCollator(known.processor, known.cache, head=head)
@@ -76,8 +78,16 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
         open_blocks(model, collate(asked), seed=trainer.args.seed)
         named = [row.answer for row in (*captions, *sure)]
         match_names(model, tokens, named, states_of_names(model, rows, collator), seed=trainer.args.seed)
-    for part in (model.model.vision_connector.norm, model.model.vision_connector.projector):
+    for part in parts_that_stay(model):
         part.requires_grad_(False)
+
+
+def parts_that_stay(model: MMForConditionalGeneration) -> list[nn.Module]:
+    """Return what the first block finds for a name depends on: itself, media tokens and the states of names."""
+    decoder = model.model.language_model
+    first = min(int(layer) for layer in decoder.vision_cross_blocks)
+    stand_ins = [block.get_submodule("vision_stand_in") for block in decoder.h[: first + 1]]
+    return [model.model.vision_connector, decoder.vision_cross_blocks[str(first)], *stand_ins]
 
 
 def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> tuple[torch.Tensor, list[str]]:

@@ -124,11 +124,10 @@ class RetrievalLoss:
             own: embeddings (R, P) of both sides in this process
             every: embeddings (N, P) of both sides in all processes
         """
-        losses = [
-            weight
-            * self.at_size([shortened(each, size) for each in own], [shortened(each, size) for each in every], pair)
-            for size, weight in self.sizes.items()
-        ]
+        losses = []
+        for size, weight in self.sizes.items():
+            rows, others = ([shortened(each, size) for each in embeds] for embeds in (own, every))
+            losses.append(weight * self.at_size(rows, others, pair))
         return torch.stack(losses).sum() / (sum(self.sizes.values()) * pair.count)
 
     def at_size(self, own: Sequence[torch.Tensor], every: Sequence[torch.Tensor], pair: "Pair") -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
-from .configuration_mm import INITIAL_TEMPERATURES, LOWEST_TEMPERATURE, SIGMOID, MMConfig
+from .configuration_mm import HIDDEN, INITIAL_TEMPERATURES, LOWEST_TEMPERATURE, SIGMOID, MMConfig
 from .contrastive import TEXT, RetrievalLoss, contrastive_loss, shared_sides, shortened
 from .device_reads import read_once
 from .encoders import is_sharded
@@ -115,6 +115,7 @@ class MMForRetrieval(MMPreTrainedModel):
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **inputs: Any
     ) -> MMModelOutput:
         """Return the base model's output with the embeddings of rows as `pooler_output` (B, P); see [`embed`]."""
+        input_ids, attention_mask = with_prompt(input_ids, attention_mask, self.config)
         text = input_ids if input_ids is not None else inputs.get("inputs_embeds")
         if text is not None and not is_torchdynamo_compiling():
             check_rows(text, attention_mask, self.config.text_config.pad_token_id)
@@ -190,6 +191,7 @@ class MMForRetrieval(MMPreTrainedModel):
             ValueError: for a row with nothing in it. With a loss, for sides of different numbers of rows, for one side
                 alone, and with InfoNCE for a single row.
         """
+        input_ids, attention_mask = with_prompt(input_ids, attention_mask, self.config)
         text = {"input_ids": input_ids, "attention_mask": attention_mask}
         text |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
         sides = self.split_sides({name: value for name, value in text.items() if value is not None}, dict(inputs))
@@ -274,6 +276,21 @@ class MMForRetrieval(MMPreTrainedModel):
             image_embeds=embeds.get("image"),
             audio_embeds=embeds.get("audio"),
         )
+
+
+def with_prompt(
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, config: MMConfig
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Append `config.prompt_token_ids` to texts (B, L) whose hidden placeholders leave nothing else to read."""
+    if config.placeholders != HIDDEN or not config.prompt_token_ids or input_ids is None or attention_mask is None:
+        return input_ids, attention_mask
+    placeholders = torch.tensor(config.placeholder_ids, device=input_ids.device)
+    is_alone = torch.isin(input_ids, placeholders).any(-1) & ~attention_mask.to(input_ids.device).any(-1)  # (B,)
+    if not any(read_once("hidden alone", is_alone, input_ids, attention_mask)):
+        return input_ids, attention_mask
+    prompt = torch.tensor(config.prompt_token_ids, device=input_ids.device).expand(len(input_ids), -1)
+    mask = is_alone[:, None].expand_as(prompt).to(attention_mask)
+    return torch.cat([input_ids, prompt], 1), torch.cat([attention_mask, mask], 1)
 
 
 def real_tokens(text: torch.Tensor, attention_mask: torch.Tensor | None, pad_token_id: int | None) -> torch.Tensor:

@@ -93,6 +93,25 @@ def test_media_alone_are_embedded_as_their_placeholders():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_hidden_placeholders_alone_are_followed_by_the_prompt(side):
+    """As media without a text are; beside rows with texts, which do not change."""
+    model = retriever(placeholders="hidden", prompt_token_ids=[7, 9])
+    rows, heard = [[AUDIO], [5, AUDIO, 6], [8], [AUDIO, AUDIO]], [[sound(0)], [sound(1)], [], [sound(2), sound(3)]]
+    given = inputs(rows, [[]] * 4, heard, side=side)
+    given["attention_mask"] *= given["input_ids"] != AUDIO
+    found = model.embed(**given)
+    alone = model.get_audio_features(**pad_audio([heard[0], heard[3]])).pooler_output
+    assert difference(found[[0, 3]], alone) < 1e-5
+    texts = {name: value[1:3] for name, value in given.items()}
+    assert difference(found[1:3], model.embed(**texts)) < 1e-5
+    assert difference(model(**given).text_embeds, found) < 1e-5
+    silent = retriever(placeholders="hidden")
+    with pytest.raises(ValueError, match="Row 0 has nothing in it"):
+        silent.embed(**given)
+
+
+@torch.no_grad()
 def test_the_size_is_the_decoders_by_default():
     assert retriever(projection_dim=None).embed(**pad_text(TEXTS)).shape == (3, WIDTH)
 

@@ -104,5 +104,14 @@ class MMModelTester:
         return self.get_config(), inputs
 
 
+class MMSidesTester(MMModelTester):
+    """Texts that hold no placeholders, beside images and audio: each modality is a side of retrieval."""
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs["input_ids"] = torch.randint(5, self.image_token_id, inputs["input_ids"].shape)
+        return config, inputs
+
+
 def without_type(config: dict) -> dict:
     return {key: value for key, value in config.items() if key != "model_type"}

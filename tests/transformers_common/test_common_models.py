@@ -22,7 +22,8 @@ from transformers_tests.test_training_mixin import TrainingTesterMixin
 
 from modeling_mm.configuration_mm import MMConfig
 from modeling_mm.modeling_mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel
-from tests.transformers_common.mm_model_tester import MMModelTester
+from modeling_mm.retrieval import MMForRetrieval
+from tests.transformers_common.mm_model_tester import MMModelTester, MMSidesTester
 
 EVERY_CLASS = (MMModel, MMForConditionalGeneration, MMForSequenceClassification)
 
@@ -161,6 +162,33 @@ class MMImageTest(MMCommonTests, unittest.TestCase):
 class MMAudioTest(MMCommonTests, unittest.TestCase):
     all_model_classes = (MMForConditionalGeneration,)
     sees = False
+
+
+class MMRetrievalTest(ModelTesterMixin, unittest.TestCase):
+    """The head that embeds, as theirs test CLIP: texts, images and audio are sides, whose outputs are similarities."""
+
+    all_model_classes = (MMForRetrieval,)
+    additional_model_inputs = MMCommonTests.additional_model_inputs
+    _is_composite = True
+    has_attentions = False
+    skip_test_image_features_output_shape = True  # theirs has the encoder's states, ours the decoder's
+    skip_test_audio_features_output_shape = True
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester = MMSidesTester(self, sees=True, hears=True)
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        return inputs | ({"return_loss": True} if return_labels else {})
+
+    @unittest.skip("its output has embeddings and similarities, as CLIP's")
+    def test_hidden_states_output(self):
+        pass
+
+    @unittest.skip("its output has embeddings and similarities, as CLIP's")
+    def test_retain_grad_hidden_states_attentions(self):
+        pass
 
 
 class MMTextTest(MMCommonTests, unittest.TestCase):

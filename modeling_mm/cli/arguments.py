@@ -9,10 +9,22 @@ Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 
 class Command:
-    """A subcommand: its summary, the extra that it needs, examples, and arguments as `add_argument` takes them."""
+    """
+    A subcommand: its summary, the extra that it needs, examples, and arguments as `add_argument` takes them.
 
-    def __init__(self, summary: str, extra: str, examples: tuple[str, ...], *arguments: Argument):
+    One with `actions` has subcommands instead of arguments.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        extra: str,
+        examples: tuple[str, ...],
+        *arguments: Argument,
+        actions: "dict[str, Command] | None" = None,
+    ):
         self.summary, self.extra, self.examples, self.arguments = summary, extra, examples, arguments
+        self.actions = actions or {}
 
 
 def arg(*names: str, **settings: Any) -> Argument:
@@ -35,6 +47,76 @@ DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="values in YAML that replace those of the recipe")
 RECIPE = arg("recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe; see `modeling-mm info`")
+INDEX = arg("index", metavar="INDEX", help="folder of an index")
+TOP = arg("--top", type=int, default=10, metavar="N", help="rows to show (default: %(default)s)")
+WHERE_HELP = "condition on a column, such as 'year >= 2000' or 'color in red, green'; repeat it for several"
+WHERE = arg("--where", action="append", default=[], metavar="CONDITION", help=WHERE_HELP)
+SHOWN = (
+    TOP,
+    WHERE,
+    arg("--json", action="store_true", help="print a JSON object for each row"),
+    arg("--page", metavar="HTML", help="write the rows with their images and audio into this file"),
+)
+
+
+def query_arg(modality: str) -> Argument:
+    """Return an option that takes a file to search by."""
+    return arg(f"--{modality}", metavar="FILE", help=f"search by this {modality} file")
+
+
+INDEX_ACTIONS = {
+    "build": Command(
+        "embed the files of a folder, or the rows of a dataset, into an index; run again it resumes or updates",
+        "train",
+        (
+            "photos --model MODEL --out my-index",
+            "products.jsonl --model MODEL --out my-index --store exact",
+            "photos --model MODEL --out my-index --store http://localhost:19530    # a Milvus server",
+        ),
+        arg("source", metavar="SOURCE", help="a folder of images, audio and .txt files; a .jsonl file; a dataset"),
+        arg("--model", required=True, metavar="MODEL", help="folder or Hub id of an MMForRetrieval"),
+        arg("--out", required=True, metavar="INDEX", help="folder of the index"),
+        arg("--store", metavar="STORE", help="exact, milvus, or a Milvus server (default: milvus if it is installed)"),
+        arg("--index-type", metavar="TYPE", help="of a Milvus server, such as HNSW (default: the server's)"),
+        arg("--split", default="train", help="of a dataset (default: %(default)s)"),
+        arg("--name", help="configuration of a dataset"),
+        arg("--limit", type=int, help="number of items (default: all)"),
+        arg("--batch-size", type=int, default=32, metavar="N", help="items embedded at a time (default: %(default)s)"),
+        DEVICE,
+    ),
+    "search": Command(
+        "find the rows that are most alike to a text, an image, audio, or a mix of them",
+        "train",
+        (
+            'my-index --text "a dog at night"',
+            "my-index --image dog.jpg --where 'kind = image' --top 5",
+            'my-index --mixed --image shoe.jpg --text "in red"',
+        ),
+        INDEX,
+        arg("--text", help="search by this text"),
+        *map(query_arg, MODALITIES),
+        arg("--mixed", action="store_true", help="search by all that is given together, as one row"),
+        *SHOWN,
+        arg("--model", metavar="MODEL", help="of the queries (default: the index's; it must have the same weights)"),
+        DEVICE,
+    ),
+    "recommend": Command(
+        "find rows that are alike to some rows of an index and unlike others",
+        "train",
+        ("my-index --like a.jpg --like b.jpg --unlike c.jpg",),
+        INDEX,
+        arg("--like", action="append", default=[], metavar="ID", help="id of a row; repeat it for several"),
+        arg("--unlike", action="append", default=[], metavar="ID", help="id of a row; repeat it for several"),
+        *SHOWN,
+    ),
+    "delete": Command(
+        "delete rows of an index by their ids; a build adds those again that are in its source",
+        "train",
+        ("my-index a.jpg b.jpg",),
+        INDEX,
+        arg("ids", nargs="+", metavar="ID", help="id of a row"),
+    ),
+}
 
 COMMANDS = {
     "ask": Command(
@@ -102,6 +184,12 @@ COMMANDS = {
         arg("--points", type=int, default=10, help="steps of a curve (default: %(default)s)"),
         arg("--out", metavar="FILE", help="write the table here too"),
         DEVICE,
+    ),
+    "index": Command(
+        "build and search an index of texts, images, audio and mixed rows by a model's embeddings",
+        "index",
+        tuple(f"{name} {each.examples[0]}" for name, each in INDEX_ACTIONS.items()),
+        actions=INDEX_ACTIONS,
     ),
     "convert": Command(
         "make a joint model of a captioner, a SpeechEncoderDecoder or a Whisper, if both say the same",

@@ -19,6 +19,7 @@ from .arguments import BENCHMARKS
 from .recipe import check_recipe
 
 CONFIG = "config.json"
+INDEX_FILE = "index.json"
 OURS = "mm"  # the type of joint models
 CONVERTIBLE = ("vision-encoder-decoder", "speech-encoder-decoder", "whisper")
 COUNTS = ("max_new_tokens", "limit", "search", "max_tokens", "tokens", "repeats")
@@ -44,6 +45,8 @@ def check_arguments(options: Namespace) -> None:
         "tokens": 1,
         "points": 1,
         "repeats": 1,
+        "top": 1,
+        "batch_size": 1,
     }.items():
         value = getattr(options, name, None)
         if value is not None and value < low:
@@ -100,6 +103,42 @@ def check_evaluate(options: Namespace) -> None:
     if options.examples < 0:
         raise ValueError(f"--examples: expected at least 0, got {options.examples}.")
     check_writable("--out", Path(options.out, "any"))
+
+
+def check_index(options: Namespace) -> None:
+    if options.action == "build":
+        check_model(options.model)
+        check_writable("--out", Path(options.out, "any"))
+        source = Path(options.source)
+        if not source.exists() and (source.suffix == ".jsonl" or is_path(options.source)):
+            raise FileNotFoundError(f"There is no file or folder {options.source}.{beside(source)}")
+        return
+    if not Path(options.index, INDEX_FILE).is_file():
+        hint = beside(Path(options.index))
+        raise FileNotFoundError(f"{options.index} holds no index. Build one: modeling-mm index build.{hint}")
+    if getattr(options, "page", None):
+        check_writable("--page", Path(options.page))
+    if options.action == "search":
+        check_query(options)
+        if options.model:
+            check_model(options.model)
+    if options.action == "recommend" and not options.like:
+        raise ValueError("Recommending needs at least one row that is liked. Add --like ID.")
+
+
+def check_query(options: Namespace) -> None:
+    files = {name: getattr(options, name) for name in MODALITIES if getattr(options, name)}
+    for name, path in files.items():
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"--{name}: there is no file {path}.{beside(Path(path))}")
+    given = [f"--{name}" for name in files] + (["--text"] if options.text is not None else [])
+    options_of_query = ", ".join(f"--{name}" for name in ("text", *MODALITIES))
+    if not given:
+        raise ValueError(f"There is nothing to search by. Give one of {options_of_query}.")
+    if options.text is not None and not options.text.strip():
+        raise ValueError("--text: the text is empty, so there is nothing to search by.")
+    if len(given) > 1 and not options.mixed:
+        raise ValueError(f"{' and '.join(given)}: add --mixed to search by them together, or give one.")
 
 
 def check_convert(options: Namespace) -> None:
@@ -182,7 +221,7 @@ def check_named(name: str, expected: str) -> str | None:
     if not folder.is_dir():
         if folder.is_file():
             raise ValueError(f"{name} is a file. Expected a folder or Hub id of {expected}.")
-        if name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parts[0] in OUR_FOLDERS:
+        if is_path(name) or name.count("/") != 1:
             hint = beside(folder)
             raise FileNotFoundError(f"There is no folder {name}. Expected a folder or Hub id of {expected}.{hint}")
         return None
@@ -197,6 +236,11 @@ def check_named(name: str, expected: str) -> str | None:
         return json.loads(path.read_text(encoding="utf-8"))["model_type"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the configuration of a model: {type(error).__name__}, {error}.") from error
+
+
+def is_path(name: str) -> bool:
+    """Return if a name cannot be that of something on the Hub."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.partition("/")[0] in OUR_FOLDERS
 
 
 def check_writable(what: str, path: Path) -> None:
@@ -222,6 +266,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "train": check_train,
     "evaluate": check_evaluate,
     "faithfulness": check_faithfulness,
+    "index": check_index,
     "convert": check_convert,
     "serve": check_serve,
     "app": check_app,

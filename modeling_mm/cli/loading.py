@@ -21,6 +21,7 @@ BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
 ANSWERING = (MMForConditionalGeneration, MMForSequenceClassification)
 MEASURED = (*ANSWERING, MMForRetrieval)
+EMBEDDING = (MMForRetrieval,)
 
 
 def load_config(name: str) -> MMConfig:

@@ -5,11 +5,11 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import __version__
 from ..utils.quiet import quiet_libraries
-from .arguments import COMMANDS
+from .arguments import COMMANDS, Command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,28 +57,47 @@ def one_line(text: str) -> str:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the subcommand, then its own arguments, whose options may stand between positional ones."""
-    parser = argparse.ArgumentParser(
-        prog="modeling-mm",
-        description="Train, ask and share models that read, see and hear.",
-        epilog="commands:\n" + "\n".join(f"  {name:14}{each.summary}" for name, each in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    name, rest = choose(
+        "modeling-mm", "Train, ask and share models that read, see and hear.", "command", COMMANDS, arguments
     )
-    parser.add_argument("--version", action="version", version=f"modeling_mm {__version__}")
-    parser.add_argument(
-        "command", metavar="COMMAND", choices=COMMANDS, help="one of these below; COMMAND --help lists its arguments"
-    )
-    parser.add_argument("rest", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
-    given = parser.parse_args(arguments)
-    command = COMMANDS[given.command]
+    command, path, chosen = COMMANDS[name], name, {"command": name}
+    if command.actions:
+        action, rest = choose(f"modeling-mm {name}", sentence(command.summary), "action", command.actions, rest)
+        command, path, chosen = command.actions[action], f"{name} {action}", {**chosen, "action": action}
     parser = argparse.ArgumentParser(
-        prog=f"modeling-mm {given.command}",
-        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
-        epilog="examples:\n" + "\n".join(f"  modeling-mm {given.command} {line}" for line in command.examples),
+        prog=f"modeling-mm {path}",
+        description=sentence(command.summary),
+        epilog="examples:\n" + "\n".join(f"  modeling-mm {path} {line}" for line in command.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for names, settings in command.arguments:
         parser.add_argument(*names, **settings)
     parser.add_argument("--traceback", action="store_true", help="show the origin of an error")
-    options = parser.parse_intermixed_args(given.rest)
-    options.command = given.command
+    options = parser.parse_intermixed_args(rest)
+    vars(options).update(chosen)
     return options
+
+
+def choose(
+    prog: str, description: str, what: str, commands: Mapping[str, Command], arguments: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Return the name of a subcommand and the arguments behind it."""
+    width = max(14, *(len(name) + 2 for name in commands))
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"{what}s:\n" + "\n".join(f"  {name:{width}}{each.summary}" for name, each in commands.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"modeling_mm {__version__}")
+    metavar = what.upper()
+    parser.add_argument(
+        what, metavar=metavar, choices=commands, help=f"one of these below; {metavar} --help lists its arguments"
+    )
+    parser.add_argument("rest", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
+    given = parser.parse_args(arguments)
+    return getattr(given, what), given.rest
+
+
+def sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."

@@ -130,6 +130,15 @@ def test_every_kind_is_embedded_as_the_model_does_it(embedder, image, audio):
     assert len({tuple(vector.round(3)) for vector in vectors}) == len(items)
 
 
+def test_media_alone_go_to_the_model_without_text(embedder, image, monkeypatch):
+    """Else a model whose placeholders are hidden from its text would find nothing in them."""
+    embed, given = embedder.model.embed, []
+    monkeypatch.setattr(embedder.model, "embed", lambda **inputs: given.append(set(inputs)) or embed(**inputs))
+    embedder.embed([content(Item(media={"image": [image]})), content(Item("a cat", {"image": [image]}))])
+    media = {"pixel_values", "image_mask"}
+    assert given == [media, media | {"input_ids", "attention_mask"}]
+
+
 def test_an_item_that_the_model_does_not_take_is_named_and_the_others_are_embedded(embedder):
     items = [Item("a cat", where="row 0"), Item("a " * 300, where="row 1"), Item("a dog", where="row 2")]
     vectors, failures = embedder.embed([content(item) for item in items])

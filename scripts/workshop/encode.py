@@ -2,7 +2,7 @@
 """
 Encode the images of the corpora for a recipe with an encoder cache, by ONNX Runtime instead of torch.
 
-    python -m scripts.workshop.encode configuration/recipes/mm-whisper-tiny.yaml
+    python -m scripts.workshop.encode configuration/recipes/mm-whisper-tiny-names.yaml
 
 Training would encode them too, more slowly. An interrupted run resumes.
 """

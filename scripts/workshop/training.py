@@ -67,7 +67,8 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     trainer.train_dataset = mix(datasets, [*weights, SURE, LESSONS], trainer.args.seed)
     model = cast(MMForConditionalGeneration, trainer.model)
     folder = Path(trainer.args.output_dir)
-    if not folder.is_dir() or get_last_checkpoint(str(folder)) is None:
+    is_resumed = folder.is_dir() and get_last_checkpoint(str(folder)) is not None
+    if not is_resumed and adds_nothing(model):
         tokens, of_images = named_tokens([*captions, *sure], known.cache, model.config.vision_pooling)
         align_with_names(model, known.processor.tokenizer, tokens, of_images, head, names, seed=trainer.args.seed)
         rows = [row for dataset in data.train for row in rows_of(dataset)]
@@ -80,6 +81,13 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
         match_names(model, tokens, named, states_of_names(model, rows, collator), seed=trainer.args.seed)
     for part in parts_that_stay(model):
         part.requires_grad_(False)
+
+
+def adds_nothing(model: MMForConditionalGeneration) -> bool:
+    """Return whether the images' cross-attention is as it was made."""
+    return not any(
+        block.cross_attn.c_proj.weight.any() for block in model.model.language_model.vision_cross_blocks.values()
+    )
 
 
 def parts_that_stay(model: MMForConditionalGeneration) -> list[nn.Module]:

@@ -10,6 +10,7 @@ from .joining import LOADING_ARGUMENTS, Component, Joint, load_encoder, load_sta
 from .loading import count, shortened
 from .modalities import MODALITIES, Modality
 
+FREEZING = ("freeze", "freeze_encoder")
 MOST_LAYERS = 4  # blocks before which a new modality is read, where none are named
 # Arguments of a new modality, by the ends of its fields in the config.
 FIELDS = {
@@ -32,7 +33,9 @@ SHARED_FIELDS = (
 )
 
 
-def add_modality(model: Joint, name: str, component: Component, *, freeze: bool = True, **kwargs: Any) -> Joint:
+def add_modality(
+    model: Joint, name: str, component: Component, *, freeze: bool = True, freeze_encoder: bool = True, **kwargs: Any
+) -> Joint:
     """
     Return a copy of a model that has one modality more.
 
@@ -42,10 +45,11 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
 
     Args:
         model: a joint model, joined or converted
-        name: of the modality, such as `"image"`
+        name: of the modality, such as `"image"`, or one that you have registered
         component: its encoder: a Hub id, a local path or a model in memory
         freeze: whether all that is pretrained is frozen, the new encoder too; the config keeps it for a reload.
             Otherwise what was trainable stays so
+        freeze_encoder: False for an encoder that has learned nothing yet, which trains while the rest is frozen
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
             `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`, `pooling`,
             `connector_dropout`, `max_media_items`, `media_position_encoding`, `max_media_positions`,
@@ -62,7 +66,7 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
             have learned.
     """
     modality = MODALITIES[name]
-    refuse_unknown(f"add_{modality.tower}", kwargs, (*LOADING_ARGUMENTS, *FIELDS, *SHARED_FIELDS, "freeze"))
+    refuse_unknown(f"add_{modality.tower}", kwargs, (*LOADING_ARGUMENTS, *FIELDS, *SHARED_FIELDS, *FREEZING))
     if (present := getattr(model.config, modality.config_field)) is not None:
         raise ValueError(
             f"The model has an encoder of {modality.plural} already, a {type(present).__name__}. Join a new model "
@@ -71,6 +75,7 @@ def add_modality(model: Joint, name: str, component: Component, *, freeze: bool 
     loading = {argument: kwargs.pop(argument) for argument in LOADING_ARGUMENTS if argument in kwargs}
     encoder, absent = load_encoder(component, modality, loading)
     config = enlarged_config(model.config, modality, encoder.config, freeze, kwargs)
+    setattr(config, modality.freeze_field, getattr(config, modality.freeze_field) and freeze_encoder)
 
     is_base = model.base_model is model
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 
 from .audio import lacks_rate
 from .compat import set_named_tokens
-from .configuration_mm import ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN, SYSTEM_TOKEN, USER_TOKEN
+from .configuration_mm import ASSISTANT_TOKEN, END_TOKEN, PAD_TOKEN, PLACEHOLDERS, SYSTEM_TOKEN, USER_TOKEN
 from .control_tokens import control_tokens, pattern_of
 from .modalities import MODALITIES, VIDEO, Modality
 from .placeholders import Placeholder, Rows, as_list, as_number, find_placeholders, items_of
@@ -28,8 +28,6 @@ VIDEO_OPTIONS = ("fps", "num_frames", "max_frames", "start", "end", "load_audio_
 # Types of parts with text in the protocol of `/v1/responses`, and OpenAI's newer name of a role.
 TEXT_PARTS = ("input_text", "output_text")
 OTHER_ROLES = {"developer": "system"}
-# Keys of messages and their parts that hold no text of a person.
-NO_TEXT = ("role", "type", *SOURCE_KEYS, *MODALITIES)
 
 
 def pad_left_by_default(tokenizer: Any) -> None:
@@ -50,16 +48,27 @@ def default_chat_template() -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
+def keys_without_text() -> tuple[str, ...]:
+    """Return the keys of messages and their parts that hold no text of a person."""
+    return ("role", "type", *SOURCE_KEYS, *MODALITIES)
+
+
+def placeholder_tokens() -> dict[str, str]:
+    """Return the placeholder of each modality, which a chat template writes for a part of that type."""
+    return {name: modality.token for name, modality in MODALITIES.items()}
+
+
 def add_named_tokens(tokenizer: Any) -> None:
     """
     Give `tokenizer` the placeholder and role tokens, as vocabulary and as attributes (`tokenizer.image_token`, ...).
 
-    Missing tokens get the next free ids, in the order of `MODALITIES` and `ROLE_TOKENS`. The padding token comes last,
-    and only if there is none. The end token is also the `eos_token`, which trainers ask for, of a tokenizer without.
-    A tokenizer that has all of them is left as it is.
+    Missing tokens get the next free ids, in the order of `PLACEHOLDERS` and `ROLE_TOKENS`. The padding token comes
+    next, if there is none, and last the placeholders of modalities that a user has registered. The end token is also
+    the `eos_token`, which trainers ask for, of a tokenizer without. A tokenizer that has all of them is left as it is.
     """
-    named = {f"{name}_token": modality.token for name, modality in MODALITIES.items()} | ROLE_TOKENS
-    tokens = [*named.values(), *([PAD_TOKEN] if tokenizer.pad_token is None else [])]
+    named = {f"{name}_token": token for name, token in placeholder_tokens().items()} | ROLE_TOKENS
+    padding = [PAD_TOKEN] if tokenizer.pad_token is None else []
+    tokens = list(dict.fromkeys([*PLACEHOLDERS, *ROLE_TOKENS.values(), *padding, *named.values()]))
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN

@@ -17,7 +17,7 @@ from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
 from .compat import enter_adapter_defaults, enter_names
-from .modalities import MODALITIES, Modality
+from .modalities import MODALITIES, Modality, config_defaults
 from .sentence_files import write_sentence_files
 
 logger = logging.get_logger(__name__)
@@ -109,6 +109,16 @@ SAVED_CLASSES = ("pipelines.MMAnyToAnyPipeline", RETRIEVAL)
 
 # Whether this module is a copy that came with weights, loaded by `trust_remote_code=True`.
 IS_REMOTE_CODE = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+
+
+class SubConfigs:
+    """`MMConfig.sub_configs`: the classes of the configs inside, of every modality that is registered by now."""
+
+    def __get__(self, instance: object, owner: type) -> dict[str, Any]:
+        return {
+            "text_config": GPT2Config,
+            **dict.fromkeys((each.config_field for each in MODALITIES.values()), AutoConfig),
+        }
 
 
 @strict
@@ -234,7 +244,7 @@ class MMConfig(PreTrainedConfig):
     """
 
     model_type = "mm"
-    sub_configs = {"text_config": GPT2Config, "vision_config": AutoConfig, "audio_config": AutoConfig}
+    sub_configs = SubConfigs()
     keys_to_ignore_at_inference = ["past_key_values"]
 
     text_config: dict | PreTrainedConfig | None = None
@@ -300,7 +310,7 @@ class MMConfig(PreTrainedConfig):
         self.text_config = text_sub_config(self.text_config)
         for modality in MODALITIES.values():
             for field, default in modality.config_defaults.items():
-                if not hasattr(self, field):  # a registered modality; only its encoder's config need be declared
+                if field not in vars(self):  # of a modality that a user has registered
                     setattr(self, field, kwargs.pop(field, default))
             config = encoder_sub_config(modality.config_field, getattr(self, modality.config_field))
             setattr(self, modality.config_field, config)
@@ -310,14 +320,21 @@ class MMConfig(PreTrainedConfig):
         if self.cross_attention_layers is None:
             check_positive("cross_attention_interval", self.cross_attention_interval)
             self.cross_attention_layers = every_nth(self.cross_attention_interval, self.text_config.n_layer)
+        check_registered(kwargs)
         super().__post_init__(**kwargs)
         self.validate_fields()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the default of a field of a modality that was registered after this config was made."""
+        if name in (defaults := config_defaults()):
+            return defaults[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Values given on top of a file are there at construction, so that what follows from them follows, checked."""
         # `dtype` may be "auto", which means nothing at construction: `pipeline` hands it to tokenizers, they to us.
-        names = {field.name for field in fields(cls)} - {"dtype"}
+        names = {*(field.name for field in fields(cls)), *config_defaults()} - {"dtype"}
         given = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
         config_dict = {**config_dict}
         for name, value in given.items():
@@ -335,7 +352,9 @@ class MMConfig(PreTrainedConfig):
         """Return the fields; PEFT asks for them just before it looks up which modules to adapt by default."""
         inside = [f"{prefix}crossattention.c_proj" for prefix in ("", *(f"{each.tower}_" for each in self.modalities))]
         enter_adapter_defaults(self.model_type, "gpt2", {"c_attn": ["q_attn", "cross_attn.c_proj", *inside]})
-        return super().to_dict()
+        absent = [each for each in MODALITIES.values() if each not in self.modalities]
+        unused = {field for each in absent for field in each.config_defaults} - {each.name for each in fields(self)}
+        return {name: value for name, value in super().to_dict().items() if name not in unused}
 
     @property
     def custom_pipelines(self) -> dict[str, dict]:
@@ -570,6 +589,26 @@ def encoder_sub_config(field: str, config: dict | PreTrainedConfig | None) -> Pr
 def part_of_config(config: PreTrainedConfig, field: str) -> PreTrainedConfig:
     """Return the part of a config for an encoder: of two towers the one named `field`, of a CTC model its encoder."""
     return getattr(config, field, None) or getattr(config, "encoder_config", None) or config
+
+
+def check_registered(unknown: dict[str, Any]) -> None:
+    """
+    Check that no encoder is left out because its modality is not registered.
+
+    Args:
+        unknown: values for which there are no fields
+
+    Raises:
+        ValueError: for the config of an encoder among them, with its field.
+    """
+    for field, value in unknown.items():
+        tower = field.removesuffix("_config")
+        if value is not None and field != tower and f"{tower}_connector" in unknown:
+            raise ValueError(
+                f"{field} is the config of an encoder whose modality is not registered here. Register its row and its "
+                "encoder before: register_modality(Modality(...)), AutoConfig.register and AutoModel.register, with "
+                f"tower={tower!r}."
+            )
 
 
 def check_choice(field: str, value: Any, choices: tuple) -> None:

@@ -13,7 +13,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .compat import downsampled_lengths
-from .encoder_shapes import SPECTROGRAM_ENCODERS, frame_features, item_dimensions
+from .encoder_shapes import SPECTROGRAM_ENCODERS, frame_features, modality_read_by
+from .modalities import BUILT_IN
 
 # Shape legend: N items (images or windows), T frames or samples, F features of a frame, L encoder tokens, W the
 # encoder's width.
@@ -46,7 +47,7 @@ def padding_rule(encoder: PreTrainedModel) -> str:
 
 def find_padding_rule(encoder: PreTrainedModel) -> str:
     """Return which of `PADDING_RULES` holds for an encoder, from its modules. `length` is right for any of them."""
-    if item_dimensions(encoder) == 3 or whole_window(encoder):
+    if not modality_read_by(encoder).has_frames or whole_window(encoder):
         return "window"
     return "mask" if takes_exact_mask(encoder) else "length"
 
@@ -147,7 +148,7 @@ def encode_by_length(encoder: PreTrainedModel, lengths: list[int], **arguments: 
     A window of length 0 goes whole; `token_mask` masks its tokens.
     """
     windows = arguments.pop(encoder.main_input_name)
-    axis = 2 if windows.ndim == 3 and isinstance(getattr(encoder, "conv1", None), nn.Conv1d) else 1
+    axis = length_axis(encoder, windows)
     tokens: list[torch.Tensor] = [windows] * len(lengths)
     for length in set(lengths):
         rows = [row for row, own_length in enumerate(lengths) if own_length == length]
@@ -159,6 +160,14 @@ def encode_by_length(encoder: PreTrainedModel, lengths: list[int], **arguments: 
     padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
     mask = torch.arange(padded.shape[1], device=windows.device) < counts[:, None]
     return MaskedEncoderOutput(last_hidden_state=padded, attention_mask=mask)
+
+
+def length_axis(encoder: PreTrainedModel, windows: torch.Tensor) -> int:
+    """Return the axis of the frames of windows (N, ...) as an encoder reads them, see [`encoder_arguments`]."""
+    modality = modality_read_by(encoder)
+    if modality.name not in BUILT_IN:
+        return modality.frame_axes[modality.inputs.index(encoder.main_input_name)] - 1  # items are rows here
+    return 2 if windows.ndim == 3 and isinstance(getattr(encoder, "conv1", None), nn.Conv1d) else 1
 
 
 def token_mask(

@@ -12,7 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .compat import auto_model_class
-from .modalities import MODALITIES
+from .modalities import BUILT_IN, MODALITIES, Modality
 
 # Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
 
@@ -129,9 +129,20 @@ def item_dimensions(encoder: PreTrainedModel) -> int:
     """Return the dimensions of one item without its batch: 3 for an image, 2 for a spectrogram, 1 for a raw wave."""
     if encoder.config.model_type in SPECTROGRAM_ENCODERS:
         return 2
+    modality = modality_read_by(encoder)
+    return modality.dimensions[modality.inputs.index(encoder.main_input_name)]
+
+
+def modality_read_by(encoder: PreTrainedModel) -> Modality:
+    """
+    Return the modality that an encoder reads.
+
+    Raises:
+        ValueError: if no modality has its input.
+    """
     for modality in MODALITIES.values():
         if encoder.main_input_name in modality.inputs:
-            return modality.dimensions[modality.inputs.index(encoder.main_input_name)]
+            return modality
     raise ValueError(f"No modality has an input named {encoder.main_input_name}, as {type(encoder).__name__} reads.")
 
 
@@ -143,11 +154,21 @@ def frame_features(config: PreTrainedConfig) -> int | None:
 
 
 def dummy_item(encoder: PreTrainedModel, device: torch.device) -> torch.Tensor:
-    """Return an item of zeros, (1, ...), for a process that must run the encoder without media."""
+    """
+    Return an item of zeros, (1, ...), for a process that must run the encoder without media.
+
+    Raises:
+        ValueError: for an encoder of a registered modality without `dummy_inputs`, unless its items are series.
+    """
     config, dimensions = encoder.config, item_dimensions(encoder)
     shape: tuple[int, ...]
     if encoder.main_input_name in encoder.dummy_inputs:
         shape = encoder.dummy_inputs[encoder.main_input_name].shape[1:]
+    elif dimensions > 1 and (modality := modality_read_by(encoder)).name not in BUILT_IN:
+        raise ValueError(
+            f"A process whose rows have no {modality.plural} must run {type(encoder).__name__} with those whose rows "
+            f"have, but its dummy_inputs have no {encoder.main_input_name!r}. Let them hold one item, (1, ...)."
+        )
     elif dimensions == 3:
         shape = image_shape(config)
     elif dimensions == 1:

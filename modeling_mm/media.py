@@ -191,7 +191,7 @@ class MediaEncodingMixin:
             batch = batches.get(modality.name)
             if batch is None or not any(batch.counts):
                 padding = absent if batch is None else (batch.items.shape[0], batch.items.device)
-                if padding is not None and getattr(self, modality.tower_attribute) is not None:
+                if padding is not None and getattr(self, modality.tower_attribute, None) is not None:
                     parts[modality.name] = self._dummy_media(modality, *padding)
                 continue
             tower, connector = self.parts_of(modality)
@@ -261,7 +261,7 @@ class MediaEncodingMixin:
         """
         states, numbers = media.states, media.position
         for place, modality in enumerate(MODALITIES.values()):
-            connector = getattr(self, modality.connector_attribute)
+            connector = getattr(self, modality.connector_attribute, None)
             if connector is None or (media.sizes is not None and not media.sizes[place]):
                 continue
             own = media.mask & (media.modality == place)  # (B, S)
@@ -279,7 +279,7 @@ class MediaEncodingMixin:
         Raises:
             ValueError: if this model has none.
         """
-        tower = getattr(self, modality.tower_attribute)
+        tower = getattr(self, modality.tower_attribute, None)
         if tower is None:
             raise ValueError(
                 f"This model was given {modality.plural}, but it has no encoder for them ({modality.config_field} is "

@@ -15,29 +15,44 @@ class Modality:
 
     Args:
         name: in chats (part type), in messages and of `<name>_token_id`: `"image"`.
-        tower: prefix of `<tower>_config`, `<tower>_tower`, `<tower>_connector` and `freeze_<tower>`: `"vision"`.
-        inputs: raw inputs, of which a batch has at most one.
+        tower: prefix of `<tower>_config`, `<tower>_tower`, `<tower>_connector` and `freeze_<tower>`: `"vision"`. By
+            default the name.
+        inputs: raw inputs, of which a batch has at most one. By default one, `<name>_values`.
         dimensions: of one item of each raw input, without rows and items: 3 for an image (channels, height, width).
-        mask: which items of a raw input are real, (B, I); with `has_frames`, which frames of them, (B, I, T).
-        states: encoder outputs computed before, in place of a raw input, (B, I, L, W).
-        states_mask: which of these are real, (B, I); with `has_frames`, which of their tokens, (B, I, L).
-        token: placeholder in the text, one for each item.
-        plural: the items in messages, and the processor's argument: `"images"`.
-        processor: attribute of the processor that makes the raw input.
+            Always given.
+        mask: which items of a raw input are real, (B, I); with `has_frames`, which frames of them, (B, I, T). By
+            default `<name>_mask`.
+        states: encoder outputs computed before, in place of a raw input, (B, I, L, W). By default `<tower>_states`.
+        states_mask: which of these are real, (B, I), by default `mask`; with `has_frames`, which of their tokens,
+            (B, I, L), by default `<tower>_states_mask`.
+        token: placeholder in the text, one for each item; by default `<|name|>`.
+        plural: the items in messages, and the processor's argument: `"images"`. By default the name with an "s".
+        processor: attribute of the processor that makes the raw input; by default `<name>_processor`, for which the
+            processor takes an [`ItemReader`].
         frame_axes: axis of the frames in each raw input, (B, I, ...), for items with a length: masks go by frames.
+        read: for a modality of your own, what turns one item as users give it (a path, an object) into an array of
+            `dimensions`; by default items are arrays, lists of numbers or `.npy` files.
+
+    Raises:
+        ValueError: for inputs, dimensions and axes of frames that differ in number.
+
+    Example:
+        >>> Modality("motion", dimensions=(2,), frame_axes=(2,)).inputs  # recordings (T, sensors) of any length
+        ('motion_values',)
     """
 
     name: str
-    tower: str
-    inputs: tuple[str, ...]
-    dimensions: tuple[int, ...]
-    mask: str
-    states: str
-    states_mask: str
-    token: str
-    plural: str
-    processor: str
+    tower: str = ""
+    inputs: tuple[str, ...] = ()
+    dimensions: tuple[int, ...] = ()
+    mask: str = ""
+    states: str = ""
+    states_mask: str = ""
+    token: str = ""
+    plural: str = ""
+    processor: str = ""
     frame_axes: tuple[int, ...] = ()
+    read: Callable[[Any], Any] | None = None
 
     # Names that follow.
     config_field: str = field(init=False)
@@ -52,6 +67,27 @@ class Modality:
     model_inputs: tuple[str, ...] = field(init=False)  # every argument of the model, each once
 
     def __post_init__(self) -> None:
+        tower = self.tower or self.name
+        mask = self.mask or f"{self.name}_mask"
+        usual = {
+            "tower": tower,
+            "inputs": (f"{self.name}_values",),
+            "mask": mask,
+            "states": f"{tower}_states",
+            "states_mask": f"{tower}_states_mask" if self.frame_axes else mask,
+            "token": f"<|{self.name}|>",
+            "plural": f"{self.name}s",
+            "processor": f"{self.name}_processor",
+        }
+        for name, value in usual.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+        sizes = {len(self.inputs), len(self.dimensions), len(self.frame_axes or self.inputs)}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Modality {self.name!r} has inputs {self.inputs}, dimensions {self.dimensions} and frame_axes "
+                f"{self.frame_axes}. Give each input its dimensions, and an axis of frames if items have a length."
+            )
         inputs = (*self.inputs, self.mask, self.states, self.states_mask)
         names = {
             "config_field": f"{self.tower}_config",
@@ -132,6 +168,7 @@ MODALITIES: dict[str, Modality] = {
     )
 }
 
+BUILT_IN = tuple(MODALITIES)  # the others are registered by users
 
 Forward = TypeVar("Forward", bound=Callable[..., object])
 # Forwards decorated with `show_media_inputs`, each with its other parameters.
@@ -144,14 +181,27 @@ def media_inputs() -> tuple[str, ...]:
     return tuple(name for modality in MODALITIES.values() for name in modality.model_inputs)
 
 
+@cache
+def config_defaults() -> dict[str, Any]:
+    """Return the config fields of every modality with their defaults."""
+    return {name: value for modality in MODALITIES.values() for name, value in modality.config_defaults.items()}
+
+
 def register_modality(modality: Modality) -> None:
     """
-    Add a modality; models made from now on have it if their config sets `<tower>_config`.
+    Add a modality; a model has it if its config sets `<tower>_config`.
+
+    Register it, and its encoder with `AutoConfig` and `AutoModel`, before a folder with it is loaded. A model that was
+    loaded before is given it by [`adding.add_modality`].
+
+    Example:
+        >>> register_modality(Modality("motion", dimensions=(2,), frame_axes=(2,)))
 
     Raises:
-        ValueError: if another modality has the name or one of the inputs.
+        ValueError: if another modality has the name, the tower or one of the inputs.
     """
-    taken = {modality.name} & set(MODALITIES) | set(modality.model_inputs) & set(media_inputs())
+    names = {"text", VIDEO, *(name for each in MODALITIES.values() for name in (each.name, each.tower))}
+    taken = {modality.name, modality.tower} & names | set(modality.model_inputs) & set(media_inputs())
     if taken:
         raise ValueError(f"Modality {modality.name!r} cannot be registered: {', '.join(sorted(taken))} is taken.")
     MODALITIES[modality.name] = modality
@@ -186,6 +236,7 @@ def show_media_inputs(base: Callable[..., object] | None = None) -> Callable[[Fo
 
 def _refresh_signatures() -> None:
     media_inputs.cache_clear()
+    config_defaults.cache_clear()
     media = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in media_inputs()]
     for forward, own in _FORWARDS:
         parameters = {parameter.name: parameter for parameter in (*own, *media)}

@@ -225,6 +225,10 @@ class MMPreTrainedModel(PreTrainedModel):
         """Return a copy of this model that hears, too; see [`adding.add_modality`] for the arguments."""
         return add_modality(self, "audio", component, **kwargs)
 
+    def add_modality(self, name: str, component: Component, **kwargs: Any) -> "MMPreTrainedModel":
+        """Return a copy of this model that has a modality more; see [`adding.add_modality`] for the arguments."""
+        return add_modality(self, name, component, **kwargs)
+
 
 class MMModel(MediaEncodingMixin, MMPreTrainedModel):
     """Encoders, connectors and decoder, without a head on top."""

@@ -202,7 +202,7 @@ class MMPipeline(Pipeline):
         texts = templates.values() if isinstance(templates, dict) else [templates]
         variables = frozenset().union(*map(template_variables, texts))
         own = {"sanitize_control_tokens", "chat_template", "tools", "documents"}
-        return self.processor.option_names | own | variables - {"messages", "add_generation_prompt"}
+        return self.processor.option_names | own | variables - {"messages", "placeholders", "add_generation_prompt"}
 
     def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> Any:
         """Return the model's inputs for a chat, up to where the assistant speaks next."""

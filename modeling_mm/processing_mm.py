@@ -27,7 +27,6 @@ from .audio import (
 from .audio_files import decode_audio
 from .batching import convert, hide, pad_batch
 from .chat import (
-    NO_TEXT,
     add_assistant_masks,
     add_named_tokens,
     check_media_kept,
@@ -35,11 +34,13 @@ from .chat import (
     check_placeholders_kept,
     collect_sources,
     default_chat_template,
+    keys_without_text,
     normalize_conversations,
     option_names,
     pad_left_by_default,
     pick_option,
     pick_template,
+    placeholder_tokens,
     set_option,
 )
 from .configuration_mm import HIDDEN, PLACEHOLDER_KINDS, check_choice
@@ -47,6 +48,7 @@ from .control_tokens import control_tokens, encode, mark, warn_of_other_placehol
 from .converted_processing import converted_processor, load_parts
 from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
+from .item_reader import ItemReader
 from .modalities import MODALITIES, Modality
 from .placeholders import Placeholder, Rows, expand_placeholders, items_of, lay_out
 from .video_parts import VideoReader, expand_chats, insert_videos
@@ -99,7 +101,7 @@ class PartNames:
 
 class MMProcessor(ProcessorMixin):
     r"""
-    Turn text, images and audio into the inputs of [`MMModel`].
+    Turn text, images and audio into the inputs of [`MMModel`], and items of modalities that you have registered.
 
     ```python
     processor = MMProcessor.from_pretrained("model_cards/mm-pocket")
@@ -153,10 +155,8 @@ class MMProcessor(ProcessorMixin):
         )
         # As `save_pretrained` sets it, so that a processor is the same before and after.
         self.auto_map = {"AutoProcessor": f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"}
-        add_named_tokens(tokenizer)
         pad_left_by_default(tokenizer)
-        for modality in MODALITIES.values():
-            self._name_token(modality)
+        self._take_modalities()
 
     @classmethod
     def from_text_vision_audio_pretrained(
@@ -183,6 +183,16 @@ class MMProcessor(ProcessorMixin):
         }
         return cls(**parts, **own)
 
+    def _take_modalities(self) -> None:
+        """Take the modalities that are registered and not known yet: their tokens, and readers of their items."""
+        if all(hasattr(self, modality.token_id_field) for modality in MODALITIES.values()):
+            return
+        add_named_tokens(self.tokenizer)
+        for modality in MODALITIES.values():
+            if modality.processor not in AUTO_CLASSES and not hasattr(self, modality.processor):
+                setattr(self, modality.processor, ItemReader(modality))
+            self._name_token(modality)
+
     def _name_token(self, modality: Modality) -> None:
         """Set the placeholder of a modality; the inherited methods take None to mean that there is no such one."""
         has_part = getattr(self, modality.processor, None) is not None
@@ -205,6 +215,7 @@ class MMProcessor(ProcessorMixin):
         Raises:
             ValueError: if this processor has the part already.
         """
+        self._take_modalities()
         modality = MODALITIES[name]
         if getattr(self, modality.processor, None) is not None:
             raise ValueError(f"The processor has a `{modality.processor}` already; make a new one to replace it")
@@ -274,6 +285,12 @@ class MMProcessor(ProcessorMixin):
         return names
 
     @property
+    def item_readers(self) -> dict[str, ItemReader]:
+        """Readers of the modalities that have neither an image processor nor a feature extractor, by name."""
+        parts = {name: getattr(self, modality.processor, None) for name, modality in MODALITIES.items()}
+        return {name: part for name, part in parts.items() if isinstance(part, ItemReader)}
+
+    @property
     def option_names(self) -> set[str]:
         """Names of the options of a call, in their groups and inside them."""
         valid = (MMCallKwargs, self.valid_processor_kwargs, getattr(self.image_processor, "valid_kwargs", None))
@@ -318,6 +335,7 @@ class MMProcessor(ProcessorMixin):
             ValueError: if text and media do not match, if one of them cannot be read, and if truncation would cut a
                 placeholder off; with the row, both counts and the remedy.
         """
+        self._take_modalities()
         given: dict[str, Any] = {**kwargs}
         videos, reader = given.pop("videos", None), VideoReader.of(self, given)
         if "audios" in given:
@@ -329,7 +347,8 @@ class MMProcessor(ProcessorMixin):
             )
         media = dict(zip(MODALITIES, (images, audio), strict=False))
         media |= {name: given.pop(each.plural) for name, each in MODALITIES.items() if each.plural in given}
-        is_item: Mapping[str, Callable[[Any], bool]] = {name: tells for name, (tells, _) in READERS.items()}
+        is_item: dict[str, Callable[[Any], bool]] = {name: tells for name, (tells, _) in READERS.items()}
+        is_item |= {name: reader.is_item for name, reader in self.item_readers.items()}
         if videos is not None:
             text, media = insert_videos(text, media, is_item, videos, reader)
         if (media_tokens := given.pop("media_tokens", None)) is not None:
@@ -350,8 +369,11 @@ class MMProcessor(ProcessorMixin):
         features: dict[str, Any] = {}
         if media_tokens is None:
             for name, items in rows.items():
-                if any(items):
-                    # A subclass adds a modality by a method of this name.
+                if any(items) and name in self.item_readers:
+                    made, rows[name] = self.item_readers[name].features(items)
+                    features |= made
+                elif any(items):
+                    # A subclass adds a modality that takes options by a method of this name.
                     process = getattr(self, f"_process_{name}")
                     made, rows[name] = process(items, options.get(f"{MODALITIES[name].plural}_kwargs", {}))
                     features |= made
@@ -494,7 +516,8 @@ class MMProcessor(ProcessorMixin):
                 A control token that stands in a text (`"What is <|image|>?"`) is text: it ends no turn and shows no
                 media. In the returned text it has U+F0000 behind its first character, which `__call__` takes away.
                 With False texts are encoded as they are; only for texts that the program wrote itself.
-            kwargs: options for `__call__` by name; anything else is a variable of the template.
+            kwargs: options for `__call__` by name; anything else is a variable of the template, which also has the
+                `placeholders` of all modalities by the type of their parts.
 
         Returns:
             `str` or `list[str]`; with `tokenize=True` the `input_ids`, with `return_dict=True` the `BatchFeature` of
@@ -505,6 +528,7 @@ class MMProcessor(ProcessorMixin):
         """
         if return_assistant_tokens_mask and (continue_final_message or not self.tokenizer.is_fast):
             raise ValueError("`return_assistant_tokens_mask` needs a fast tokenizer and no `continue_final_message`")
+        self._take_modalities()
         template = pick_template(self.chat_template, chat_template)
         conversations, is_batched = normalize_conversations(conversation)
         named = {key: kwargs.pop(key) for key in kwargs.keys() & self.option_names}
@@ -517,7 +541,7 @@ class MMProcessor(ProcessorMixin):
         if sanitize_control_tokens:
             tokens = control_tokens(self.tokenizer, template)
             conversations, tools, documents = (
-                mark(each, tokens, NO_TEXT) for each in (conversations, tools, documents)
+                mark(each, tokens, keys_without_text()) for each in (conversations, tools, documents)
             )
             kwargs = mark(kwargs, tokens, tuple(self.tokenizer.special_tokens_map))
 
@@ -530,7 +554,7 @@ class MMProcessor(ProcessorMixin):
                 return_assistant_tokens_mask=return_assistant_tokens_mask,
                 continue_final_message=continue_final_message,
                 add_generation_prompt=add_generation_prompt,
-                **{**self.tokenizer.special_tokens_map, **kwargs},
+                **{**self.tokenizer.special_tokens_map, "placeholders": placeholder_tokens(), **kwargs},
             )
 
         text, spans = render(conversations)

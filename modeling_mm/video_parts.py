@@ -19,18 +19,7 @@ from .videos import Video, VideoOptions, load_video, take_options
 
 VIDEO_TOKEN = "<|video|>"  # in texts of `processor(text=..., videos=...)`; the vocabulary does not have it
 # Names of videos for messages; models have images and audio.
-NAMES = Modality(
-    name=VIDEO,
-    tower=MODALITIES["image"].tower,
-    inputs=(),
-    dimensions=(),
-    mask="",
-    states="",
-    states_mask="",
-    token=VIDEO_TOKEN,
-    plural="videos",
-    processor=MODALITIES["image"].processor,
-)
+NAMES = Modality(VIDEO, dimensions=(4,), token=VIDEO_TOKEN)
 
 # ---- From a video to parts of a chat --------------------------------------------------------------------------------
 

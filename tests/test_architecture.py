@@ -53,6 +53,7 @@ PROCESSING = {
     *AUDIO_FILES,
     "images",
     "image_files",
+    "item_reader",
     "sources",
     "placeholders",
     "batching",

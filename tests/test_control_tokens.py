@@ -6,7 +6,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from modeling_mm.chat import NO_TEXT
+from modeling_mm.chat import keys_without_text
 from modeling_mm.configuration_mm import SPECIAL_TOKENS
 from modeling_mm.control_tokens import MARK, control_tokens, mark, unmark, warn_of_other_placeholders
 from modeling_mm.data import to_row
@@ -203,7 +203,7 @@ def test_media_are_not_read_as_text(processor):
     """A path may spell a token; what is no string is the same object."""
     image = picture()
     chat = [{"role": "user", "content": [{"type": "image", "path": "<|end|>.png"}, {"type": "image", "image": image}]}]
-    marked = mark(chat, control_tokens(processor.tokenizer), NO_TEXT)
+    marked = mark(chat, control_tokens(processor.tokenizer), keys_without_text())
     assert marked == chat and marked[0]["content"][1]["image"] is image
 
 

@@ -591,7 +591,8 @@ def test_a_users_own_encoder_works_once_registered(registered, tmp_path):
 
 
 def test_an_encoder_of_a_registered_modality_is_built_and_called_by_its_row(registered, monkeypatch):
-    row = replace(MODALITIES["audio"], name="sensor", tower="sensor", inputs=("readings",), dimensions=(1,))
+    names = {"name": "sensor", "tower": "sensor", "inputs": ("readings",)}
+    row = replace(MODALITIES["audio"], **names, dimensions=(1,), frame_axes=(2,))
     monkeypatch.setitem(MODALITIES, row.name, row)
     registered(Readings)
     tower = build_encoder(row, OwnConfig())

@@ -17,7 +17,8 @@ import numpy as np
 from ..audio import load_audio, unpack_audio
 from ..chat import VIDEO_OPTIONS
 from ..images import load_image, to_numpy
-from ..modalities import MODALITIES, VIDEO
+from ..item_reader import ItemReader
+from ..modalities import BUILT_IN, MODALITIES, VIDEO
 from ..processing_mm import READERS
 from ..sources import local_path, read_bytes
 from ..utils.files import write_text
@@ -242,6 +243,8 @@ class MediaChecks:
             raise RejectExample("missing", f"the file {source} does not exist", file)
         data = None
         try:
+            if kind in MODALITIES and kind not in BUILT_IN:
+                return hashlib.sha256(ItemReader(MODALITIES[kind]).load(source).tobytes()).hexdigest()
             if is_path or isinstance(source, bytes) or (isinstance(source, dict) and "array" not in source):
                 data = source = read_bytes(source)
             if kind == VIDEO:

@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Explanations of answers and classes, by any of the methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,13 +106,17 @@ def answer_attention(
 
 def check_method(model: Any, method: str) -> None:
     """Raise a `ValueError` for an unknown method, and for one that this model does not allow."""
-    if method not in METHODS:
-        raise ValueError(
-            f"There is no method {method!r} of explaining.{suggestion(method, METHODS)} Use one of "
-            f"{', '.join(METHODS)}."
-        )
+    check_name(method, METHODS)
     if method in NEED_WEIGHTS:
         check_explainable(model)
+
+
+def check_name(method: str, known: Collection[str]) -> None:
+    """Raise a `ValueError` for a method that is not among the known ones."""
+    if method not in known:
+        raise ValueError(
+            f"There is no method {method!r} of explaining.{suggestion(method, known)} Use one of {', '.join(known)}."
+        )
 
 
 def explain_target(target: Target, method: str, places: Places | None = None) -> Explanation:
@@ -121,8 +125,16 @@ def explain_target(target: Target, method: str, places: Places | None = None) ->
 
     Negative relevance, of places that lower the score, is left out. Weights are scaled so that those of a word sum
     to 1 over all places, but for `attention`, of which class tokens keep their part.
+
+    Raises:
+        ValueError: for media without places, those of modalities that a user has registered.
     """
     places = places_of(target.model, target.media) if places is None else places
+    if target.media and not places.count:
+        raise ValueError(
+            "The prompt has neither an image nor audio, so there is no place to show. For other modalities use "
+            "modality_contributions, which tells what each adds."
+        )
     relevance, text = METHODS[method](target, places)
     weights = relevance.detach().float().clamp(min=0).cpu()
     if method != "attention":

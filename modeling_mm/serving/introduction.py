@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from ..data import ChatRow, load_chats, media_parts, media_source, turn_text
-from ..modalities import MODALITIES
+from ..modalities import BUILT_IN, MODALITIES
 
 CARD = "README.md"
 SHIPPED = Path(__file__).resolve().parents[2] / "processing" / "corpora" / "unseen" / "questions.jsonl"
@@ -59,8 +59,8 @@ def introduce(name: str, model: Any, processor: Any, questions: Path | None = No
 
 
 def modalities_of(processor: Any) -> list[str]:
-    """Return the modalities that a processor takes."""
-    return [name for name, modality in MODALITIES.items() if getattr(processor, modality.processor) is not None]
+    """Return the modalities that a processor takes, of those that the page can show."""
+    return [name for name in BUILT_IN if getattr(processor, MODALITIES[name].processor) is not None]
 
 
 def listed(words: Sequence[str]) -> str:

@@ -9,11 +9,12 @@ from ..evaluation.metrics import METRICS, check_metrics
 from .freezing import ENCODERS
 
 # The field of each part's learning rate.
+ENCODER_RATE = "encoder_learning_rate"
 RATE_OF = {
     "text": "text_learning_rate",
     "cross_attention": "cross_attention_learning_rate",
     "connectors": "connector_learning_rate",
-    **dict.fromkeys(ENCODERS, "encoder_learning_rate"),
+    **dict.fromkeys(ENCODERS, ENCODER_RATE),
 }
 
 
@@ -69,6 +70,6 @@ class MMTrainingArguments(TrainingArguments):
         super().__post_init__()
 
     def rate_of(self, part: str) -> float:
-        """Return the learning rate of a part, one of `PARTS`."""
-        rate = getattr(self, RATE_OF[part])
+        """Return the learning rate of a part, one of `part_names`."""
+        rate = getattr(self, RATE_OF.get(part, ENCODER_RATE))
         return self.learning_rate if rate is None else rate

@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..utils.spelling import suggestion
 from .checksums import write_checksums
-from .freezing import PARTS, parts_of
+from .freezing import part_names, parts_of
 
 # Figures of an evaluation that say how long it took.
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "preparation_time")
@@ -151,9 +151,9 @@ class ThawCallback(TrainerCallback):
 
     def __init__(self, steps: Mapping[str, int]):
         for part, step in steps.items():
-            if part not in PARTS:
-                hint = suggestion(str(part), PARTS)
-                raise ValueError(f"Cannot thaw {part!r}: no such part.{hint} Parts: {', '.join(PARTS)}.")
+            if part not in (known := part_names()):
+                hint = suggestion(str(part), known)
+                raise ValueError(f"Cannot thaw {part!r}: no such part.{hint} Parts: {', '.join(known)}.")
             if isinstance(step, bool) or not isinstance(step, int) or step < 0:
                 raise ValueError(f"{part} must thaw at a whole number of steps, 0 or more, got {step!r}.")
         self.steps = dict(steps)

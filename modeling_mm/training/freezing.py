@@ -8,23 +8,27 @@ import torch
 from torch import nn
 
 from ..cross_attention import CROSS_ATTENTION
-from ..modalities import MODALITIES
+from ..modalities import BUILT_IN, MODALITIES
 
 NamedParameters = list[tuple[str, nn.Parameter]]
 
 # What tells a part by a parameter's name, tried in this order. It holds inside any wrapper (PEFT, DDP). Every other
 # parameter, the head included, belongs to the text.
-MARKS = {
-    **{modality.tower: re.compile(rf"{modality.tower_attribute}\.") for modality in MODALITIES.values()},
-    "connectors": re.compile("|".join(rf"{modality.connector_attribute}\." for modality in MODALITIES.values())),
-    "cross_attention": CROSS_ATTENTION,
-}
-ENCODERS = tuple(modality.tower for modality in MODALITIES.values())
+ENCODER = re.compile(r"(\w+)_tower\.")
+MARKS = {"connectors": re.compile(r"\w+_connector\."), "cross_attention": CROSS_ATTENTION}
+ENCODERS = tuple(MODALITIES[name].tower for name in BUILT_IN)
 PARTS = ("text", "cross_attention", "connectors", *ENCODERS)
+
+
+def part_names() -> tuple[str, ...]:
+    """Return `PARTS` and the encoders of modalities that a user has registered."""
+    return tuple(dict.fromkeys((*PARTS, *(modality.tower for modality in MODALITIES.values()))))
 
 
 def part_of(name: str) -> str:
     """Return the part of a parameter, by its name in the model."""
+    if encoder := ENCODER.search(name):
+        return encoder[1]
     return next((part for part, mark in MARKS.items() if mark.search(name)), "text")
 
 
@@ -32,12 +36,13 @@ def parts_of(model: nn.Module) -> dict[str, NamedParameters]:
     """
     Return the named parameters of a model by part.
 
-    The parts are `text` (decoder and head), `cross_attention`, `connectors` and the encoders, `vision` and `audio`.
+    The parts are `text` (decoder and head), `cross_attention`, `connectors` and the encoders by their tower: `vision`,
+    `audio` and those of registered modalities.
 
     Returns:
-        Every part of `PARTS`, in this order. A part that the model lacks is empty. A tied parameter occurs once.
+        Every part of `part_names`, in this order. A part that the model lacks is empty. A tied parameter occurs once.
     """
-    parts: dict[str, NamedParameters] = {part: [] for part in PARTS}
+    parts: dict[str, NamedParameters] = {part: [] for part in part_names()}
     for name, parameter in model.named_parameters():
         parts[part_of(name)].append((name, parameter))
     return parts

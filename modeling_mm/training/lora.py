@@ -35,7 +35,7 @@ PROJECTIONS = {
 }
 # Modules of a part that is trained in full.
 IN_FULL = {
-    "connectors": rf".*\b({'|'.join(CONNECTORS)})",
+    "connectors": r".*\b\w+_connector",
     "cross_attention": r".*\.(\w*cross_blocks\.\d+|h\.\d+\.\w*(crossattention|ln_cross_attn))",
     "head": r".*\bscore",  # of MMForSequenceClassification
 }

@@ -1,12 +1,14 @@
-"""A third modality: a car's radar, with a toy encoder of its echoes."""
+"""A third modality: a car's radar, with a toy encoder of its echoes. One row, and one registered encoder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_mm import MMConfig
-from modeling_mm.modalities import Modality
+from modeling_mm.modalities import MODALITIES, Modality, register_modality, unregister_modality
 
 SENSORS, STEPS = 4, 6
 
@@ -27,27 +29,25 @@ class RadarEncoder(PreTrainedModel):
         self.linear = nn.Linear(SENSORS, config.hidden_size)
         self.post_init()
 
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        return {"echoes": torch.zeros(1, 1, SENSORS)}
+
     def forward(self, echoes: torch.Tensor, return_dict: bool | None = None) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=self.linear(echoes).tanh())
 
 
-class CarConfig(MMConfig):
-    """The one declaration: the encoder's config. The other fields of the modality have the usual defaults."""
-
-    sub_configs = {**MMConfig.sub_configs, "radar_config": AutoConfig}
-    radar_config: dict | PreTrainedConfig | None = None
+RADAR = Modality("radar", inputs=("echoes",), dimensions=(2,), frame_axes=(2,), mask="echo_mask")
 
 
-RADAR = Modality(
-    name="radar",
-    tower="radar",
-    inputs=("echoes",),
-    dimensions=(2,),
-    frame_axes=(2,),
-    mask="echo_mask",
-    states="radar_states",
-    states_mask="radar_states_mask",
-    token="<|radar|>",
-    plural="radars",
-    processor="radar_processor",
-)
+@contextmanager
+def radar_registered() -> Iterator[Modality]:
+    """Register the modality and its encoder, and take the modality out again."""
+    AutoConfig.register("toy_radar", RadarConfig, exist_ok=True)
+    AutoModel.register(RadarConfig, RadarEncoder, exist_ok=True)
+    register_modality(RADAR)
+    try:
+        yield RADAR
+    finally:
+        if RADAR.name in MODALITIES:
+            unregister_modality(RADAR.name)

@@ -11,6 +11,7 @@ from tests.fakes.quick_python import QUICK_PYTHON
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted((ROOT / "scripts" / "tutorials").glob("*.py"))
 PRINTED = {
+    "add_a_sensor": "recordings that it was not trained on: accuracy",
     "adapt_with_lora": "The adapter takes",
     "caption_a_folder": "captions of held-out images are exact",
     "classify_with_history": "with image and history",

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling_mm.utils import quiet_libraries
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--stores", nargs="+", choices=STORES, default=STORES, help="(default: all)")
     parser.add_argument("--crash", nargs=2, metavar=("STORE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    quiet_libraries()
     if options.crash:
         name, place = options.crash
         write_until_killed(name, place, options.size)
@@ -147,7 +150,7 @@ class LanceStore:
         found = self.table.search(query).distance_type("dot").limit(TOP)
         if below is not None:
             found = found.where(f"number < {below}", prefilter=True)
-        return {int(row["id"]) for row in found.select(["id"]).to_list()}
+        return {int(row["id"]) for row in found.select(["id", "_distance"]).to_list()}
 
     def delete(self, rows: range) -> None:
         self.table.delete(f"number >= {rows.start} AND number < {rows.stop}")
@@ -244,7 +247,7 @@ def query_cells(
             return ["-", "-"]
         times.append(time.perf_counter() - start)
         recalls.append(len(found & best) / len(best))
-    return [f"{1000 * statistics.median(times):.1f}", f"{statistics.mean(recalls):.3f}"]
+    return [f"{1000 * statistics.median(times):.2f}", f"{statistics.mean(recalls):.3f}"]
 
 
 def size_of(folder: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
@@ -166,6 +166,7 @@ class MMDecoder(PreTrainedModel):
         media_index: torch.Tensor | None = None,
         media_sizes: Sequence[int] | None = None,
         use_cache: bool | None = None,
+        is_causal: bool = True,
         **kwargs: Any,
     ) -> MMModelOutput:
         """
@@ -180,15 +181,21 @@ class MMDecoder(PreTrainedModel):
             media_mask: (B, S) or (1, S) bool, which of them are real
             media_index: (B, S), index in this step's tokens of each one's placeholder
             media_sizes: how many of the S are of which modality, in their order; needed if one has separate layers
+            is_causal: if False, each token reads all of its row and all of its media, in the bidirectional mode
 
         Raises:
-            ValueError: for text in two forms or none, for media without their sizes where these are needed, and for
-                rows that are too long or packed.
+            ValueError: for text in two forms or none, for media without their sizes where these are needed, for rows
+                that are too long or packed, and for a cache in the bidirectional mode.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.wte(input_ids)
+        if not is_causal and (use_cache or past_key_values is not None):
+            raise ValueError(
+                "The bidirectional mode (is_causal=False) reads a row at once, so it has no cache. Leave out "
+                "past_key_values and pass use_cache=False."
+            )
         will_decode = past_key_values is not None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -199,7 +206,7 @@ class MMDecoder(PreTrainedModel):
 
         positions = self.embed_positions(position_ids, attention_mask, inputs_embeds, past_length)
         hidden_states = self.drop(inputs_embeds + positions)
-        causal_mask = self.causal_mask(position_ids, attention_mask, inputs_embeds, past_key_values)
+        text_mask = self.text_mask(position_ids, attention_mask, inputs_embeds, past_key_values, is_causal)
         if media_states is not None:
             media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
             if position_ids is not None and attention_mask is None and not is_torchdynamo_compiling():
@@ -210,12 +217,16 @@ class MMDecoder(PreTrainedModel):
         reading: list[tuple[CrossAttentionGroup, torch.Tensor | None, dict[str, Any]]] = []
         for group in self.groups:
             states, mask, index = shown.get(group.name, (None, None, None))
+            if index is not None and not is_causal:
+                index = torch.zeros_like(index)  # as if all placeholders were in front
             inputs = self.cross_attention_inputs(
                 group.prefix, hidden_states, mask, index, past_key_values, past_length, will_decode
             )
             if inputs:
                 reading.append((group, states, inputs))
         kwargs = {**kwargs, "implementation": self.config._attn_implementation, "past_key_values": past_key_values}
+        if not is_causal:
+            kwargs["is_causal"] = False
         if self.stood_in:
             kwargs["lacking"] = self.lacking(reading)
         for i, block in enumerate(self.h):
@@ -231,7 +242,7 @@ class MMDecoder(PreTrainedModel):
                 else:
                     inside.append((group.prefix, inputs))
                     inside_states.append(states)
-            hidden_states = block(hidden_states, causal_mask, *inside_states, cross_inputs=inside, **kwargs)
+            hidden_states = block(hidden_states, text_mask, *inside_states, cross_inputs=inside, **kwargs)
         return MMModelOutput(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
         )
@@ -268,12 +279,13 @@ class MMDecoder(PreTrainedModel):
                 check_positions(position_ids, self.wpe.num_embeddings)
         return self.wpe(position_ids).to(inputs_embeds)
 
-    def causal_mask(
+    def text_mask(
         self,
         position_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         inputs_embeds: torch.Tensor,
         past_key_values: Cache | None,
+        is_causal: bool,
     ) -> torch.Tensor | None:
         """Return the mask of self-attention; position ids that restart separate samples packed into one row."""
         is_padded = False
@@ -281,6 +293,13 @@ class MMDecoder(PreTrainedModel):
             is_padded = not read_once("full", attention_mask.all(), attention_mask)
             if not is_padded:
                 attention_mask = position_ids = None
+        if not is_causal:
+            return create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                allow_is_bidirectional_skip=not is_padded,
+            )
         return create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

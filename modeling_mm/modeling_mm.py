@@ -56,6 +56,7 @@ class MMKeywords(TypedDict, total=False):
     audio_states_mask: torch.Tensor | None
     output_attentions: bool | None
     output_hidden_states: bool | None
+    is_causal: bool
     num_items_in_batch: torch.Tensor | int | None
     shift_labels: torch.Tensor | None
 
@@ -296,7 +297,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             past_key_values: a cache of text and media, so that media are passed once
             use_cache: whether to return a cache; by default `config.use_cache` in evaluation, and not in training
             **kwargs: media, raw or as states of their encoders, with their masks: see [`~MMModel.encode_media`]; and
-                options of the decoder, such as `output_attentions`
+                options of the decoder, such as `output_attentions`. With `is_causal=False`, in the bidirectional mode,
+                each token reads all of its row and all of its media, and there is no cache
 
         Raises:
             ValueError: for placeholders that do not match the media, row by row, for rows that are too long, and for
@@ -308,7 +310,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         batches = self.read_media(options, text)
         if media is not None and batches:
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
-        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and kwargs.get("is_causal", True)
         if text is None:
             check_media_alone(attention_mask, position_ids, past_key_values)
             return self._start_from_media(media, batches, use_cache=use_cache, **options)
@@ -363,6 +366,30 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         outputs = self.forward(input_ids, attention_mask, media=media, return_dict=True, **kwargs)
         outputs.pooler_output = outputs.last_hidden_state[:, -1]  # rows are padded on the left
         return outputs
+
+    def encode_batch(
+        self, inputs: dict, text: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+    ) -> MMMediaOutput | None:
+        """
+        Check and encode the media of a batch once, for several passes of the decoder.
+
+        Args:
+            inputs: media of [`~MMModel.encode_media`], which are taken out of it
+            text: ids (B, L), if the media have placeholders
+            attention_mask: (B, L)
+
+        Returns:
+            `None` without media, unless other processes wait for this one: then their padding
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        batches = self.read_media(inputs, text)
+        if text is not None:
+            self._check_items(text, attention_mask, batches, None, True)
+        like = text if text is not None else next((batch.items for batch in batches.values()), None)
+        is_awaited = like is not None and self._must_run_all_encoders()
+        return self._encode(batches, absent=(like.shape[0], like.device) if is_awaited else None)
 
     def _check_items(
         self,
@@ -501,13 +528,8 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         """
         outputs: MMModelOutput = self.model(*args, **inputs)
         states, shift_labels = outputs.last_hidden_state, inputs.get("shift_labels")  # (B, L, D), (B, L)
-        if isinstance(logits_to_keep, int):
-            states = states[:, -logits_to_keep:]
-        elif logits_to_keep.dtype == torch.bool:
-            states = states[logits_to_keep]  # (K, D)
-            shift_labels = None if shift_labels is None else shift_labels[logits_to_keep]  # (K,)
-        else:
-            states = states[:, logits_to_keep]
+        if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
+            states, shift_labels = kept_tokens(states, shift_labels, logits_to_keep)
         logits = self.lm_head(states)  # (B, L, V), or (K, V)
         loss = None
         if labels is not None or shift_labels is not None:
@@ -581,6 +603,22 @@ class MMForSequenceClassification(MMPreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
+
+
+def kept_tokens(
+    states: torch.Tensor, shift_labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Return the states (B, L, D), and the targets (B, L) of those tokens, that logits are for.
+
+    Args:
+        logits_to_keep: see [`MMForConditionalGeneration.forward`]; with a mask the results are (K, D) and (K,)
+    """
+    if isinstance(logits_to_keep, int):
+        return states[:, -logits_to_keep:], shift_labels
+    if logits_to_keep.dtype != torch.bool:
+        return states[:, logits_to_keep], shift_labels
+    return states[logits_to_keep], None if shift_labels is None else shift_labels[logits_to_keep]
 
 
 def share_weights(folder: str | os.PathLike) -> None:

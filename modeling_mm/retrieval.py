@@ -32,22 +32,14 @@ INITIAL_BIAS = -10.0  # SigLIP's: nearly all pairs do not match
 Inputs = dict[str, Any]  # tensors by the name of the argument
 
 
-class MMForRetrieval(MMPreTrainedModel):
+class MMEmbeddingModel(MMPreTrainedModel):
     """
-    The model with one embedding space for texts, images, audio and rows that mix them.
+    Base of the heads that embed texts, images, audio and rows that mix them into one space.
 
     An embedding is a projection of the state of a row's last real token, which sees all of the row, at unit length.
-
-    ```python
-    model, processor = MMForRetrieval.from_pretrained(folder), MMProcessor.from_pretrained(folder)
-    texts = model.embed(**processor(["a dog", "a cat"], padding=True, return_tensors="pt"))  # (2, P)
-    mixed = model.embed(**processor(text="<|image|> at night", images=[image], return_tensors="pt"))  # (1, P)
-    mixed @ texts.T
-    ```
     """
 
     accepts_loss_kwargs = False  # a batch has no sum of losses: its rows are each other's alternatives
-    gradient_cache_rows: int | None = None
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
@@ -56,7 +48,6 @@ class MMForRetrieval(MMPreTrainedModel):
         self.embedding_projection = nn.Linear(config.text_config.n_embd, size, bias=False)
         self.logit_scale = nn.Parameter(torch.zeros(()))
         self.logit_bias = nn.Parameter(torch.zeros(())) if config.retrieval_loss == SIGMOID else None
-        self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -78,19 +69,6 @@ class MMForRetrieval(MMPreTrainedModel):
         dims = self.config.matryoshka_dims or []
         sizes |= zip(dims, self.config.matryoshka_weights or [1.0] * len(dims), strict=True)
         return RetrievalLoss(self.config.retrieval_loss, self.scale, self.logit_bias, sizes)
-
-    def set_gradient_cache(self, rows: int | None) -> None:
-        """
-        Encode batches in chunks of so many rows, each once more in the backward pass; `None` for whole batches.
-
-        The memory of a step is then that of a chunk, with the loss and the gradients of the whole batch
-        (arXiv:2101.06983).
-        """
-        if rows is not None and rows < 1:
-            raise ValueError(f"The gradient cache needs chunks of at least 1 row, got {rows}.")
-        self.gradient_cache_rows = rows
-
-    # ---- Embeddings -------------------------------------------------------------------------------------------------
 
     def embed(self, truncate_dim: int | None = None, **inputs: Any) -> torch.Tensor:
         """
@@ -125,12 +103,30 @@ class MMForRetrieval(MMPreTrainedModel):
         if state is None:
             assert text is not None
             is_real = real_tokens(text, attention_mask, self.config.text_config.pad_token_id)  # (B, L)
-            last = (torch.arange(text.shape[1], device=text.device) * is_real).argmax(-1)  # (B,)
-            states = outputs.last_hidden_state
-            state = states[torch.arange(len(states), device=states.device), last.to(states.device)]
-        projected = self.embedding_projection(state)
-        outputs.pooler_output = nn.functional.normalize(projected.float(), dim=-1).to(projected.dtype)
+            state = last_states(outputs.last_hidden_state, is_real)
+        outputs.pooler_output = self.project(state)
         return outputs
+
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (B, P) of the states of last tokens (B, D)."""
+        projected = self.embedding_projection(states)
+        return nn.functional.normalize(projected.float(), dim=-1).to(projected.dtype)
+
+    def fingerprint(self, side: Inputs) -> torch.Tensor:
+        """Return a number of each row of a side, (B,), the same for rows with the same texts and media."""
+        found = []
+        if (tokens := side.get("input_ids")) is not None:
+            is_real = real_tokens(tokens, side.get("attention_mask"), self.config.text_config.pad_token_id)
+            found.append(text_fingerprints(tokens, is_real))
+        sources = ["inputs_embeds", *(name for modality in MODALITIES.values() for name in modality.sources)]
+        for number, name in enumerate(sources, 1):
+            if (values := side.get(name)) is not None:
+                found.append(mix(media_fingerprints(values) + number))
+        return torch.stack([each.to(found[0].device) for each in found]).sum(0)
+
+    def absent_embeds(self, rows: int) -> torch.Tensor:
+        """Return the embeddings of rows that lack a side: zeros, (rows, P)."""
+        return self.embedding_projection.weight.new_zeros(rows, self.embedding_projection.out_features)
 
     @can_return_tuple
     def get_text_features(
@@ -161,6 +157,36 @@ class MMForRetrieval(MMPreTrainedModel):
             input_values: (B, T) or (B, A, T) for raw-wave encoders
         """
         return self.features(input_features=input_features, input_values=input_values, **kwargs)
+
+
+class MMForRetrieval(MMEmbeddingModel):
+    """
+    The model with one embedding space for texts, images, audio and rows that mix them; see [`MMEmbeddingModel`].
+
+    ```python
+    model, processor = MMForRetrieval.from_pretrained(folder), MMProcessor.from_pretrained(folder)
+    texts = model.embed(**processor(["a dog", "a cat"], padding=True, return_tensors="pt"))  # (2, P)
+    mixed = model.embed(**processor(text="<|image|> at night", images=[image], return_tensors="pt"))  # (1, P)
+    mixed @ texts.T
+    ```
+    """
+
+    gradient_cache_rows: int | None = None
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        self.post_init()
+
+    def set_gradient_cache(self, rows: int | None) -> None:
+        """
+        Encode batches in chunks of so many rows, each once more in the backward pass; `None` for whole batches.
+
+        The memory of a step is then that of a chunk, with the loss and the gradients of the whole batch
+        (arXiv:2101.06983).
+        """
+        if rows is not None and rows < 1:
+            raise ValueError(f"The gradient cache needs chunks of at least 1 row, got {rows}.")
+        self.gradient_cache_rows = rows
 
     @show_media_inputs()
     @can_return_tuple
@@ -229,26 +255,15 @@ class MMForRetrieval(MMPreTrainedModel):
         assert text is not None
         return rows_with_text(text, mask, self.config.text_config.pad_token_id)
 
-    def fingerprint(self, side: Inputs) -> torch.Tensor:
-        """Return a number of each row of a side, (B,), the same for rows with the same texts and media."""
-        found = []
-        if (tokens := side.get("input_ids")) is not None:
-            is_real = real_tokens(tokens, side.get("attention_mask"), self.config.text_config.pad_token_id)
-            found.append(text_fingerprints(tokens, is_real))
-        sources = ["inputs_embeds", *(name for modality in MODALITIES.values() for name in modality.sources)]
-        for number, name in enumerate(sources, 1):
-            if (values := side.get(name)) is not None:
-                found.append(mix(media_fingerprints(values) + number))
-        return torch.stack([each.to(found[0].device) for each in found]).sum(0)
-
     def embed_side(self, side: Inputs, present: list[bool]) -> torch.Tensor:
         """Return the embeddings of a side, (B, P), zeros for rows that lack it; in chunks if gradients are cached."""
         device = next(iter(side.values())).device
-        rows = torch.tensor([row for row, is_there in enumerate(present) if is_there], device=device)
-        if not len(rows):
-            return self.embedding_projection.weight.new_zeros(len(present), self.embedding_projection.out_features)
+        rows = [row for row, is_there in enumerate(present) if is_there]
+        if not rows:
+            return self.absent_embeds(len(present))
         if len(rows) < len(present):
-            side = {name: value[rows] for name, value in side.items()}
+            index = torch.tensor(rows, device=device)
+            side = {name: value[index] for name, value in side.items()}
         chunk = self.gradient_cache_rows if torch.is_grad_enabled() else None
         if chunk is None:
             embeds = self.embed(**side)
@@ -256,9 +271,7 @@ class MMForRetrieval(MMPreTrainedModel):
             chunks = zip(*(value.split(chunk) for value in side.values()), strict=True)
             parts = [dict(zip(side, values, strict=True)) for values in chunks]
             embeds = torch.cat([checkpoint(self.embed, **part, use_reentrant=False) for part in parts])
-        if len(rows) == len(present):
-            return embeds
-        return embeds.new_zeros(len(present), embeds.shape[1]).index_copy(0, rows.to(embeds.device), embeds)
+        return spread_rows(embeds, present)
 
     def compare(self, embeds: dict[str, torch.Tensor], loss: torch.Tensor | None) -> MMRetrievalOutput:
         """Return the embeddings of all sides with the logits of media and texts."""
@@ -300,6 +313,20 @@ def real_tokens(text: torch.Tensor, attention_mask: torch.Tensor | None, pad_tok
     if text.ndim == 2 and pad_token_id is not None:
         return text != pad_token_id
     return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+
+
+def last_states(states: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """Return the state (B, D) of each row's last real token, from states (B, L, D) and real tokens (B, L) bool."""
+    last = (torch.arange(is_real.shape[1], device=is_real.device) * is_real).argmax(-1)  # (B,)
+    return states[torch.arange(len(states), device=states.device), last.to(states.device)]
+
+
+def spread_rows(embeds: torch.Tensor, present: list[bool]) -> torch.Tensor:
+    """Return the embeddings (B, P) of all rows from those of the rows that are present, zeros for the others."""
+    if all(present):
+        return embeds
+    rows = torch.tensor([row for row, is_there in enumerate(present) if is_there], device=embeds.device)
+    return embeds.new_zeros(len(present), embeds.shape[1]).index_copy(0, rows, embeds)
 
 
 def rows_with_text(text: torch.Tensor, attention_mask: torch.Tensor | None, pad_token_id: int | None) -> list[bool]:

@@ -14,6 +14,7 @@ _PUBLIC = {
     "Modality": "modalities",
     "MMConfig": "configuration_mm",
     "MMForConditionalGeneration": "modeling_mm",
+    "MMForPreTraining": "pretraining",
     "MMForRetrieval": "retrieval",
     "MMForSequenceClassification": "modeling_mm",
     "MMModel": "modeling_mm",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .modeling_mm import MMModel as MMModel
     from .modeling_mm import MMPreTrainedModel as MMPreTrainedModel
     from .outputs import MMMediaOutput as MMMediaOutput
+    from .pretraining import MMForPreTraining as MMForPreTraining
     from .processing_mm import MMProcessor as MMProcessor
     from .retrieval import MMForRetrieval as MMForRetrieval
 

@@ -64,7 +64,12 @@ INFO_NCE, SIGMOID = "infonce", "sigmoid"
 INITIAL_TEMPERATURES = {INFO_NCE: 0.07, SIGMOID: 0.1}
 LOWEST_TEMPERATURE = 0.01
 
+# Objectives of pre-training, each with the field of its weight.
+OBJECTIVES = ("causal_lm", "masked_lm", "matching", "contrastive")
+OBJECTIVE_WEIGHTS = {name: f"{name}_weight" for name in OBJECTIVES}
+
 RETRIEVAL = "retrieval.MMForRetrieval"
+PRETRAINING = "pretraining.MMForPreTraining"
 
 # Which Auto class loads which of our classes when the code travels with the weights.
 AUTO_MAP = {
@@ -76,6 +81,7 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_mm.MMForSequenceClassification",
     "AutoModelForImageTextToText": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_mm.MMForConditionalGeneration",
+    "AutoModelForPreTraining": PRETRAINING,
     "AutoModelForSequenceClassification": "modeling_mm.MMForSequenceClassification",
     "AutoModelForSpeechSeq2Seq": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForZeroShotImageClassification": RETRIEVAL,
@@ -105,7 +111,7 @@ PIPELINES = {
 }
 
 # The classes whose modules lead to all of the code that is saved beside weights.
-SAVED_CLASSES = ("pipelines.MMAnyToAnyPipeline", RETRIEVAL)
+SAVED_CLASSES = ("pipelines.MMAnyToAnyPipeline", RETRIEVAL, PRETRAINING)
 
 # Whether this module is a copy that came with weights, loaded by `trust_remote_code=True`.
 IS_REMOTE_CODE = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
@@ -236,6 +242,8 @@ class MMConfig(PreTrainedConfig):
         matryoshka_weights (`list[float]`, *optional*):
             Weight of each of these losses, beside 1 for that of all dimensions; by default 1 for each. The loss is
             their weighted mean.
+        causal_lm_weight, masked_lm_weight, matching_weight, contrastive_weight (`float`, *optional*, defaults to 1.0):
+            Weights of the losses of [`MMForPreTraining`]; 0 switches an objective off, with all of its cost.
         use_cache (`bool`, *optional*, defaults to `True`): whether generation keeps keys and values.
         tie_word_embeddings (`bool`, *optional*): whether head and embedding are one; as in `text_config` by default.
 
@@ -299,6 +307,10 @@ class MMConfig(PreTrainedConfig):
     initial_temperature: float | None = None
     matryoshka_dims: list[int] | None = None
     matryoshka_weights: list[float] | None = None
+    causal_lm_weight: float | int = 1.0
+    masked_lm_weight: float | int = 1.0
+    matching_weight: float | int = 1.0
+    contrastive_weight: float | int = 1.0
     use_cache: bool = True
     tie_word_embeddings: bool | None = None
 
@@ -432,6 +444,7 @@ class MMConfig(PreTrainedConfig):
         if self.cross_attention_feed_forward_size is not None:
             check_positive("cross_attention_feed_forward_size", self.cross_attention_feed_forward_size)
         self._check_retrieval()
+        self._check_objectives()
         for name in self.frozen_modalities or ():
             check_choice("frozen_modalities", name, tuple(modality.name for modality in self.modalities))
         if any(token_id < 0 for token_id in self.suppressed_token_ids or ()):
@@ -460,6 +473,14 @@ class MMConfig(PreTrainedConfig):
                 f"matryoshka_weights must be a finite number above 0 for each of the {len(dims)} matryoshka_dims, got "
                 f"{weights}."
             )
+
+    def _check_objectives(self) -> None:
+        weights = {field: getattr(self, field) for field in OBJECTIVE_WEIGHTS.values()}
+        for field, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{field} must be finite and not negative, got {weight}.")
+        if not any(weights.values()):
+            raise ValueError(f"{', '.join(weights)} are all 0, so nothing would be learned. Set one above 0.")
 
     def _check_cross_attention(self) -> None:
         check_choice("cross_attention_placement", self.cross_attention_placement, CROSS_ATTENTION_PLACEMENTS)

@@ -136,7 +136,8 @@ def refuse_unknown(function: str, kwargs: Iterable[str], known: Iterable[str]) -
 def check_report(report: dict) -> None:
     """Raise a `ValueError` if a weight of a pretrained component was not loaded."""
     new = (*(f"{modality.connector_attribute}." for modality in MODALITIES.values()), "score.", "lm_head.")
-    heads = ("embedding_projection.weight", "logit_scale", "logit_bias")  # of MMForRetrieval
+    new += ("matching_head.",)
+    heads = ("embedding_projection.weight", "logit_scale", "logit_bias", "mask_embedding")
     lost = [name for name in report["missing_keys"] if not CROSS_ATTENTION.search(name) and name not in heads]
     missing = sorted(name for name in lost if not any(part in name for part in new))
     if missing:

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .device_reads import read_once
+
 CHUNK_TOKENS = 2048
 
 
@@ -64,6 +66,24 @@ def at_least_one(count: torch.Tensor | int, device: torch.device) -> torch.Tenso
 def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """Sum over tokens; logits (N, V), targets (N,)."""
     return nn.functional.cross_entropy(logits.float(), targets, ignore_index=ignore_index, reduction="sum")
+
+
+def check_labels(name: str, labels: torch.Tensor, vocab_size: int, ignore_index: int = -100) -> None:
+    """
+    Check labels of tokens against the vocabulary.
+
+    Raises:
+        ValueError: for the first row with a label out of range.
+    """
+    known = labels.masked_fill(labels == ignore_index, 0)
+    ranges = read_once((name, ignore_index), torch.stack([known.amin(-1), known.amax(-1)], dim=-1), labels)
+    for row, (lowest, highest) in enumerate(ranges):
+        if lowest < 0 or highest >= vocab_size:
+            raise ValueError(
+                f"Row {row}: {name} holds {lowest if lowest < 0 else highest}, but labels are ids of tokens from 0 to "
+                f"{vocab_size - 1}, or {ignore_index} for tokens that are not learned. Check that model and tokenizer "
+                "belong together."
+            )
 
 
 def problem_type(configured: str | None, num_labels: int, labels: torch.Tensor) -> str:

@@ -152,3 +152,28 @@ class MMRetrievalOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     audio_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class MMPreTrainingOutput(ModelOutput):
+    """
+    Output of the model with the objectives of pre-training. What belongs to an objective that is off is `None`.
+
+    Args:
+        loss (`torch.Tensor`): the sum of `losses`, weighted by the config, when targets were given.
+        losses (`dict[str, torch.Tensor]`): the loss of each objective by its name, unweighted.
+        logits (`torch.Tensor` of shape `(B, L, V)`): scores of the next token, in the causal mode.
+        masked_logits (`torch.Tensor` of shape `(N, V)`): scores of the N masked tokens, row after row.
+        matching_logits (`torch.Tensor` of shape `(2 K,)`): above 0 for K texts with their media, then with others'.
+        text_embeds, image_embeds, audio_embeds (`torch.Tensor` of shape `(B, P)`):
+            As in [`MMRetrievalOutput`]; zeros for a row that lacks the side.
+    """
+
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    masked_logits: torch.Tensor | None = None
+    matching_logits: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "modeling_mm"
 FLAT = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
 NESTED = sorted(path for path in PACKAGE.glob("*/**/*.py"))
-SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pipelines")
+SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines")
 
 BASE = {"compat", "configuration_mm", "folders", "modalities", "sentence_files"}
 
@@ -33,6 +33,7 @@ FLOORS = (
     {"media", "joining", "conversion", "adding", "generation"},
     {"modeling_mm"},
     {"retrieval"},
+    {"pretraining", "pretraining_batch"},
 )
 TASKS = {
     "pipeline_answers",

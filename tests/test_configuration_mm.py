@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from modeling_mm import MMConfig, MMForConditionalGeneration
-from modeling_mm.configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, every_nth
+from modeling_mm.configuration_mm import OBJECTIVE_WEIGHTS, SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, every_nth
 from tests.fakes.tiny import (
     AUDIO,
     IMAGE,
@@ -95,6 +95,10 @@ DEFAULTS = {
     "initial_temperature": None,
     "matryoshka_dims": None,
     "matryoshka_weights": None,
+    "causal_lm_weight": 1.0,
+    "masked_lm_weight": 1.0,
+    "matching_weight": 1.0,
+    "contrastive_weight": 1.0,
     "use_cache": True,
     "tie_word_embeddings": True,
 }
@@ -165,6 +169,10 @@ WRONG = [
     ("initial_temperature", float("nan"), "finite"),
     ("matryoshka_dims", [64, 32], "ascending"),
     ("matryoshka_weights", [1.0], "for each of the 0 matryoshka_dims"),
+    ("causal_lm_weight", -1.0, "finite and not negative"),
+    ("masked_lm_weight", float("nan"), "finite and not negative"),
+    ("matching_weight", float("inf"), "finite and not negative"),
+    ("contrastive_weight", -1, "finite and not negative"),
     ("image_token_id", -1, "must not be negative"),
     ("end_token_id", -5, "must not be negative"),
 ]
@@ -192,6 +200,10 @@ WRONG_TYPES = [
     ("initial_temperature", "warm"),
     ("matryoshka_dims", 64),
     ("matryoshka_weights", ["heavy"]),
+    ("causal_lm_weight", "half"),
+    ("masked_lm_weight", None),
+    ("matching_weight", [1.0]),
+    ("contrastive_weight", "off"),
     ("vision_latents", None),
     ("vision_pooling", None),
     ("connector_dropout", "a third"),
@@ -364,6 +376,7 @@ ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in
 ELSEWHERE |= {"suppressed_token_ids"}  # in test_conversion.py
 ELSEWHERE |= {"projection_dim", "retrieval_loss", "initial_temperature"}  # in test_retrieval.py
 ELSEWHERE |= {"matryoshka_dims", "matryoshka_weights"}  # there too
+ELSEWHERE |= set(OBJECTIVE_WEIGHTS.values())  # in test_pretraining.py
 ELSEWHERE |= {"vision_pooling"}  # in test_connectors.py: the tiny ViT has a class token
 
 

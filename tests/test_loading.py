@@ -11,7 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from modeling_mm import MMForConditionalGeneration, MMForRetrieval, MMForSequenceClassification, MMModel
+from modeling_mm import (
+    MMForConditionalGeneration,
+    MMForPreTraining,
+    MMForRetrieval,
+    MMForSequenceClassification,
+    MMModel,
+)
 from modeling_mm.configuration_mm import AUTO_MAP
 
 from .fakes.tiny import gpt2, joined, vit, wav2vec2, whisper
@@ -70,7 +76,7 @@ def test_infinite_weights_are_refused_whatever_is_ignored(tmp_path, value):
 
 
 def class_of(name):
-    known = (MMModel, MMForConditionalGeneration, MMForRetrieval, MMForSequenceClassification)
+    known = (MMModel, MMForConditionalGeneration, MMForPreTraining, MMForRetrieval, MMForSequenceClassification)
     return next(cls for cls in known if AUTO_MAP[name].endswith(f".{cls.__name__}"))
 
 

@@ -38,7 +38,8 @@ text = GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9, bos_token_id=0, e
 config = AutoConfig.for_model("mm", text_config=text)
 found["AutoConfig"] = type(config) is modeling_mm.MMConfig
 for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM,
-             AutoModelForSequenceClassification, transformers.AutoModelForZeroShotImageClassification):
+             AutoModelForSequenceClassification, transformers.AutoModelForPreTraining,
+             transformers.AutoModelForZeroShotImageClassification):
     found[auto.__name__] = type(auto.from_config(config)).__name__
 found["AutoProcessor"] = PROCESSOR_MAPPING[type(config)].__name__
 # Other models are found as before.
@@ -53,6 +54,7 @@ EXPECTED = {
     "AutoModelForCausalLM": "MMForConditionalGeneration",
     "AutoModelForImageTextToText": "MMForConditionalGeneration",
     "AutoModelForMultimodalLM": "MMForConditionalGeneration",
+    "AutoModelForPreTraining": "MMForPreTraining",
     "AutoModelForSequenceClassification": "MMForSequenceClassification",
     "AutoModelForZeroShotImageClassification": "MMForRetrieval",
     "AutoProcessor": "MMProcessor",

@@ -250,6 +250,7 @@ autos = {
     "MMForConditionalGeneration": "AutoModelForImageTextToText",
     "MMForSequenceClassification": "AutoModelForSequenceClassification",
     "MMForRetrieval": "AutoModelForZeroShotImageClassification",
+    "MMForPreTraining": "AutoModelForPreTraining",
 }
 assert set(autos) == {name for name in modeling_mm.__all__ if name == "MMModel" or name.startswith("MMFor")}
 for name, auto in autos.items():
@@ -277,7 +278,8 @@ print("all came back")
 def test_each_model_class_and_the_processor_come_back_from_the_hub(tmp_path):
     with HubServer() as hub:
         assert "all came back" in run(EACH_CLASS, hub.environment(tmp_path / "home"))
-        for name in ("MMModel", "MMForConditionalGeneration", "MMForSequenceClassification", "MMForRetrieval"):
+        heads = ("MMForConditionalGeneration", "MMForSequenceClassification", "MMForRetrieval", "MMForPreTraining")
+        for name in ("MMModel", *heads):
             files = hub.files(f"me/{name}")
             assert json.loads(files["config.json"])["architectures"] == [name]
             assert {"model.safetensors", "modeling_mm.py", "configuration_mm.py", CARD} <= set(files)

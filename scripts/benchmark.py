@@ -2,7 +2,7 @@
 """Measure speed side by side with transformers' own models of the same size, with random weights.
 
     python scripts/benchmark.py                     # every figure of the guide
-    python scripts/benchmark.py text --tokens 32    # one of: text, image, speech, import, load
+    python scripts/benchmark.py text --tokens 32    # one of: text, image, speech, pretraining, import, load
 
 Prints the median of the ratios of neighboring runs, which holds when the machine's speed drifts.
 """

@@ -439,14 +439,22 @@ def test_the_benchmark_measures_a_part(tiny_benchmark, capsys, part, peer):
     assert len(lines) == 1 + 4 and all(re.search(rf"{peer} .* ratio \d+\.\d+ ", line) for line in lines[1:])
 
 
+def test_the_benchmark_measures_steps_of_pre_training(tiny_benchmark, capsys):
+    assert main(["benchmark", "pretraining", "--tokens", "4", "--repeats", "1", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 2
+    for line, kind in zip(lines[1:], ("trained", "frozen"), strict=True):
+        assert re.match(rf"pre-training, vision encoder {kind}: .* ratio \d+\.\d+ \(target at most 2\.2\)", line)
+
+
 @pytest.mark.slow
 def test_the_benchmark_measures_every_part(tiny_benchmark, capsys):
     assert main(["benchmark", "--tokens", "2", "--repeats", "1", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4 + 4 + 4 + 1 + 1 + 1
-    assert all(re.search(r"ratio \d+\.\d+ ", line) for line in lines[1:13])
-    assert lines[13].startswith("import modeling_mm adds") and lines[14].startswith("from_pretrained")
-    assert re.match(r"from_encoder_decoder \(0M\) .*times as long", lines[15])
+    assert len(lines) == 1 + 4 + 4 + 4 + 2 + 1 + 1 + 1
+    assert all(re.search(r"ratio \d+\.\d+ ", line) for line in lines[1:15])
+    assert lines[15].startswith("import modeling_mm adds") and lines[16].startswith("from_pretrained")
+    assert re.match(r"from_encoder_decoder \(0M\) .*times as long", lines[17])
 
 
 def test_a_benchmark_that_does_not_exist_is_refused_with_the_list(capsys):

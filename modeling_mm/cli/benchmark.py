@@ -33,12 +33,14 @@ from transformers import VisionEncoderDecoderConfig as PeerConfig
 from transformers import VisionEncoderDecoderModel as Peer
 from transformers.modeling_outputs import BaseModelOutput
 
-from .. import MMConfig, MMForConditionalGeneration, __version__
+from .. import MMConfig, MMForConditionalGeneration, MMForPreTraining, __version__
+from ..batching import IGNORED
 from ..utils.progress import show_progress
 from .arguments import BENCHMARKS
 
 Call = Callable[[], object]
 PROMPT_TOKENS = 16
+ROWS = 4  # of a training step
 IMPORT = "import time, transformers; t = time.perf_counter(); import modeling_mm; print(time.perf_counter() - t)"
 
 # Prints the memory in MB that a call adds at its peak in a fresh process in which all is imported, on Linux. Weights
@@ -158,6 +160,54 @@ def benchmark_speech(options: Namespace) -> None:
             )
 
 
+def benchmark_pretraining(options: Namespace) -> None:
+    """Train with all objectives of pre-training, against the next token alone, on the same weights and batch."""
+    text, vision = GPT2Config(), ViTConfig()
+    for is_frozen in (False, True):
+        config = MMConfig.from_text_vision_audio_configs(text, vision, freeze_vision=is_frozen)
+        model = MMForPreTraining(config).to(options.device).train()
+        generator = MMForConditionalGeneration(config).to(options.device).train()
+        generator.model, generator.lm_head = model.model, model.lm_head
+        optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+        batch = pretraining_batch(config, options.tokens, vision.image_size, options.device)
+        shared = ("input_ids", "pixel_values", "shift_labels", "logits_to_keep")
+        of_generator = {name: batch[name] for name in shared}
+
+        def step(which: PreTrainedModel, inputs: dict[str, torch.Tensor], optimizer: Any = optimizer) -> None:
+            which(**inputs).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        runs = partial(step, generator, of_generator), partial(step, model, batch)
+        label = f"pre-training, vision encoder {'frozen' if is_frozen else 'trained'}"
+        a, b, ratio = side_by_side(*runs, options.repeats, label)
+        print(
+            f"{label}: a step of the next token {a:.2f} s   of all objectives {b:.2f} s   ratio {ratio:.2f} "
+            "(target at most 2.2)",
+            flush=True,
+        )
+
+
+def pretraining_batch(config: MMConfig, tokens: int, size: int, device: str) -> dict[str, torch.Tensor]:
+    """Return rows of an image and a prompt with answers of so many tokens, of which a third are masked."""
+    answers = torch.randint(0, config.text_config.vocab_size - 8, (ROWS, tokens), device=device)
+    prompt = torch.randint(0, config.text_config.vocab_size - 8, (ROWS, PROMPT_TOKENS), device=device)
+    image = torch.full_like(prompt[:, :1], config.placeholder_ids[0])
+    ids = torch.cat([image, prompt, answers], dim=1)  # (B, L)
+    ignored = torch.full_like(prompt, IGNORED)
+    targets = torch.cat([ignored, answers, ignored[:, :1]], dim=1)  # of the next token
+    is_masked = (torch.arange(ids.shape[1], device=device) % 3 == 2)[None]
+    return {
+        "input_ids": ids,
+        "pixel_values": torch.randn(ROWS, 3, size, size, device=device),
+        "shift_labels": targets,
+        "logits_to_keep": targets != IGNORED,
+        "masked_targets": ids.masked_fill(~is_masked, IGNORED),
+        "text_input_ids": answers,
+        "text_attention_mask": torch.ones_like(answers),
+    }
+
+
 def benchmark_import(options: Namespace) -> None:
     """Measure what `import modeling_mm` adds to `import transformers`, each in a fresh process."""
     runs = [float(subprocess.check_output([sys.executable, "-c", IMPORT])) for _ in range(options.repeats)]
@@ -215,6 +265,7 @@ RUNS: dict[str, Callable[[Namespace], None]] = {
     "text": partial(benchmark_decoding, has_image=False),
     "image": partial(benchmark_decoding, has_image=True),
     "speech": benchmark_speech,
+    "pretraining": benchmark_pretraining,
     "import": benchmark_import,
     "load": benchmark_load,
     "convert": benchmark_conversion,

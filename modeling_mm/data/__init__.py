@@ -3,7 +3,7 @@
 
 from .chat_row import ChatRow, media_parts, media_source, to_row, turn_text
 from .cleaning import CleaningReport, Rejected, clean
-from .examples import is_task_among, task_kind, without_parts
+from .examples import few_of_each, is_task_among, task_kind, without_parts
 from .mixture import ChatMixture, mix
 from .reading import ChatDataset, ChatStream, load_chats
 from .video_files import write_videos
@@ -16,6 +16,7 @@ __all__ = [
     "CleaningReport",
     "Rejected",
     "clean",
+    "few_of_each",
     "is_task_among",
     "load_chats",
     "media_parts",

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from torch.utils.data import ConcatDataset
 from transformers import (
     AutoModelForImageTextToText,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
@@ -21,31 +22,38 @@ from transformers import (
 
 from ..configuration_mm import MMConfig
 from ..data.cleaning import clean
+from ..data.examples import few_of_each
 from ..data.mixture import ChatMixture, mix
 from ..data.reading import ChatDataset, ChatRow, ChatStream, load_chats
 from ..joining import fit_to_tokenizer, joint_generation_config, special_token_ids
 from ..modalities import MODALITIES
 from ..modeling_mm import MMForConditionalGeneration, MMForSequenceClassification
+from ..pretraining import MMForPreTraining
 from ..processing_mm import MMProcessor
 from ..retrieval import MMForRetrieval
+from ..training.arguments import MMTrainingArguments
 from ..training.collators import CachedCollator, ChatCollator, ClassificationCollator
 from ..training.encoder_cache import EncoderCache
 from ..training.freezing import parts_of
 from ..training.lora import add_lora
 from ..training.matching import RetrievalCollator
+from ..training.pretraining import PretrainingCollator
 from ..utils.resources import resource_or_path
 from .schema import DataSource, ModelSection, Recipe
 
 Chats = ChatDataset | ChatStream
+DEFAULT_SEED: int = MMTrainingArguments.__dataclass_fields__["seed"].default  # type: ignore[assignment]
 
 MODEL_CLASSES = {
     "causal_lm": MMForConditionalGeneration,
     "classification": MMForSequenceClassification,
+    "pretraining": MMForPreTraining,
     "retrieval": MMForRetrieval,
 }
 AUTO_CLASSES = {
     "causal_lm": AutoModelForImageTextToText,
     "classification": AutoModelForSequenceClassification,
+    "pretraining": AutoModelForPreTraining,
     "retrieval": AutoModelForZeroShotImageClassification,
 }
 
@@ -124,7 +132,7 @@ def load_data(recipe: Recipe) -> RecipeData:
     """Load all data of a recipe, cleaned if the recipe says so."""
 
     def load_all(sources: Sequence[DataSource], name: str) -> list[Chats]:
-        datasets = [load_source(source) for source in sources]
+        datasets = [load_source(source, recipe.training.get("seed", DEFAULT_SEED)) for source in sources]
         if not recipe.data.clean:
             return datasets
         return [cleaned(recipe, d, s, f"{name}-{i}") for i, (d, s) in enumerate(zip(datasets, sources, strict=True))]
@@ -138,10 +146,12 @@ def load_data(recipe: Recipe) -> RecipeData:
     )
 
 
-def load_source(source: DataSource) -> Chats:
-    return load_chats(
+def load_source(source: DataSource, seed: int = DEFAULT_SEED) -> Chats:
+    """Load a dataset of a recipe; what is drawn of it depends on the seed."""
+    dataset = load_chats(
         source.source, split=source.split, streaming=source.streaming, name=source.subset, limit=source.limit
     )
+    return dataset if source.per_answer is None else few_of_each(cast(ChatDataset, dataset), source.per_answer, seed)
 
 
 def cleaned(recipe: Recipe, dataset: Chats, source: DataSource, name: str) -> ChatDataset:
@@ -188,15 +198,16 @@ def make_collator(
 ) -> ChatCollator:
     """Make the collator for training. An encoder cache needs the model, with frozen encoders."""
     section = recipe.data
-    if section.encoder_cache is not None and model is not None:
-        cache = filled_cache(recipe, processor, data, model)
-        return CachedCollator(processor, cache, modality_dropout=section.modality_dropout)
     options: dict[str, Any] = {"augmentation": section.augmentation, "modality_dropout": section.modality_dropout}
     if recipe.objective == "classification":
         return ClassificationCollator(processor, recipe.labels, **options)
     if recipe.objective == "retrieval":
         return RetrievalCollator(processor, **options)
-    return ChatCollator(processor, **options)
+    chats = ChatCollator(processor, **options)
+    if section.encoder_cache is not None and model is not None:
+        cache = filled_cache(recipe, processor, data, model)
+        chats = CachedCollator(processor, cache, modality_dropout=section.modality_dropout)
+    return PretrainingCollator(processor, recipe.masking, chats) if recipe.objective == "pretraining" else chats
 
 
 def filled_cache(recipe: Recipe, processor: MMProcessor, data: RecipeData, model: PreTrainedModel) -> EncoderCache:

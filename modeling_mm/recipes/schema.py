@@ -25,6 +25,7 @@ from ..training.arguments import MMTrainingArguments
 from ..training.augmentation import Augmentation, ModalityDropout
 from ..training.freezing import PARTS
 from ..training.lora import LoraOptions
+from ..training.pretraining import Masking
 from ..utils.validation import build, mapping_of, type_hints
 from ..utils.yaml_values import read_values
 
@@ -106,6 +107,7 @@ class DataSource:
         split, subset: part of a dataset
         weight: share of the training examples, in proportion to the weights of the other sources; by default the size
         limit: largest number of examples that are used
+        per_answer: largest number of examples of each answer, drawn by `training.seed`, to learn from few labels
         streaming: if examples are read during training, for datasets that are larger than the disk
         note: a sentence on origin and license for the model card
     """
@@ -115,16 +117,20 @@ class DataSource:
     subset: str | None = None
     weight: PositiveFloat | None = None
     limit: PositiveInt | None = None
+    per_answer: PositiveInt | None = None
     streaming: bool = False
     note: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.streaming and self.per_answer is not None:
+            raise ValueError("`per_answer` counts all examples before training. Leave out it or `streaming`.")
+
 
 def check_used_whole(groups: Mapping[str, Sequence[DataSource]]) -> None:
-    """Refuse weights and streams in groups of sources that are used whole."""
+    """Refuse weights, streams and draws in groups of sources that are used whole."""
     for name, sources in groups.items():
         for source in sources:
-            if source.weight is not None or source.streaming:
-                key = "streaming" if source.streaming else "weight"
+            for key in (key for key in ("streaming", "weight", "per_answer") if getattr(source, key)):
                 raise ValueError(f"`{key}` in `{name}` has no meaning, as all of it is used. Leave it out.")
 
 
@@ -304,8 +310,10 @@ class Recipe:
 
     Args:
         objective: `causal_lm` (the model learns the answers), `classification` (it learns which of `labels` the
-            answer is) or `retrieval` (it learns to match each answer, as a text, with its images and audio)
+            answer is), `retrieval` (it learns to match each answer, as a text, with its images and audio) or
+            `pretraining` (all of these but classification, and masked words, by the weights in `model.config`)
         labels: answers of a classification
+        masking: of `pretraining`, the share of `tokens` that are masked, and how often `modalities` are hidden
         gradient_cache: of `retrieval`, rows that are encoded at a time, so that batches may be larger than memory
         frozen: parts that do not learn from the start (text, cross_attention, connectors, vision, audio), each with
             `always` or the step at which it starts to learn
@@ -323,8 +331,9 @@ class Recipe:
 
     model: ModelSection
     data: DataSection
-    objective: Literal["causal_lm", "classification", "retrieval"] = "causal_lm"
+    objective: Literal["causal_lm", "classification", "retrieval", "pretraining"] = "causal_lm"
     labels: list[str] = field(default_factory=list)
+    masking: Masking | None = None
     gradient_cache: PositiveInt | None = None
     frozen: dict[Part, PositiveInt | Literal["always"]] = field(default_factory=dict)
     lora: LoraOptions | None = None
@@ -343,7 +352,7 @@ class Recipe:
             raise ValueError(f"labels must be distinct, got {self.labels}.")
         if (self.objective == "classification") != bool(self.labels):
             raise ValueError("`labels` and `objective: classification` belong together. Give both or none.")
-        self._check_retrieval()
+        self._check_comparing()
         keeps_best, cache = self.training.get("load_best_model_at_end"), self.data.encoder_cache
         for key, is_set in (("early_stopping", self.early_stopping), ("training.load_best_model_at_end", keeps_best)):
             if is_set and not self.evaluates:
@@ -354,7 +363,7 @@ class Recipe:
         if self.lora and self.frozen:
             raise ValueError("lora: it freezes all other parts. Leave out `frozen`.")
         if cache and self.labels:
-            raise ValueError("data.encoder_cache: it needs `objective: causal_lm`. Leave it out.")
+            raise ValueError("data.encoder_cache: it needs `objective: causal_lm` or `pretraining`. Leave it out.")
         for tower in (modality.tower for modality in MODALITIES.values()):
             has_tower = self.model.text is None or tower in self.model.encoders
             if cache and has_tower and self.frozen.get(tower, "always") != "always":
@@ -363,17 +372,24 @@ class Recipe:
                     "its outputs. Leave one of them out."
                 )
 
-    def _check_retrieval(self) -> None:
-        if self.objective != "retrieval":
-            if self.gradient_cache is not None:
-                raise ValueError("gradient_cache: only `objective: retrieval` has one. Leave it out.")
+    @property
+    def compares(self) -> bool:
+        """Return if the rows of a batch are compared, so that one row alone teaches nothing."""
+        return self.objective in ("retrieval", "pretraining")
+
+    def _check_comparing(self) -> None:
+        if self.objective != "retrieval" and self.gradient_cache is not None:
+            raise ValueError("gradient_cache: only `objective: retrieval` has one. Leave it out.")
+        if self.objective != "pretraining" and self.masking is not None:
+            raise ValueError("masking: only `objective: pretraining` has one. Leave it out.")
+        if not self.compares:
             return
         # Adapters would leave the temperature frozen; the others need answers that are written.
         for key, is_set in (("lora", self.lora), ("alignment", self.alignment), ("task_metrics", self.task_metrics)):
             if is_set:
-                raise ValueError(f"{key}: not with `objective: retrieval`. Leave one of them out.")
-        if self.data.encoder_cache:
-            raise ValueError("data.encoder_cache: it needs `objective: causal_lm`. Leave it out.")
+                raise ValueError(f"{key}: not with `objective: {self.objective}`. Leave one of them out.")
+        if self.data.encoder_cache and self.objective == "retrieval":
+            raise ValueError("data.encoder_cache: it needs `objective: causal_lm` or `pretraining`. Leave it out.")
 
     @property
     def evaluates(self) -> bool:
@@ -387,7 +403,7 @@ class Recipe:
     def training_arguments(self) -> MMTrainingArguments:
         """Return the training arguments: those of the recipe, on top of the defaults of this module."""
         given: dict[str, Any] = DEFAULTS | {"dataloader_pin_memory": torch.cuda.is_available()}
-        if self.objective == "retrieval":
+        if self.compares:
             given["dataloader_drop_last"] = True  # a last batch of one row would have nothing to compare
         given |= (WITH_EVALUATION if self.evaluates else {}) | self.training
         if given.get("load_best_model_at_end"):

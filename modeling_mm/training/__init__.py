@@ -20,6 +20,7 @@ from .freezing import PARTS, part_of, parts_of
 from .image_augmentation import ImageAugmentation
 from .lora import MODULES_TO_SAVE, TARGET_MODULES, LoraOptions, add_lora
 from .matching import RetrievalCollator
+from .pretraining import Masking, PretrainingCollator
 from .sampling import MediaLengthGroupedSampler, media_size
 from .state_store import StateStore
 from .trainer import MMTrainer
@@ -41,9 +42,11 @@ __all__ = [
     "LossProgressCallback",
     "MMTrainer",
     "MMTrainingArguments",
+    "Masking",
     "MediaLengthGroupedSampler",
     "ModalityDropout",
     "NamedMedium",
+    "PretrainingCollator",
     "ProcessCountCallback",
     "RetrievalCollator",
     "SetEpochCallback",

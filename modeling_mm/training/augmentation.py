@@ -24,7 +24,7 @@ from .audio_augmentation import AudioAugmentation
 from .image_augmentation import ImageAugmentation
 
 # Draws of one purpose are independent of those of the others.
-PURPOSES = ("media", "features", "dropout")
+PURPOSES = ("media", "features", "dropout", "masking")
 
 
 @dataclass

@@ -49,6 +49,10 @@ class RetrievalCollator(ChatCollator):
         """
         return {**super().__call__(samples), "return_loss": True}
 
+    def embedding_batch(self, rows: Sequence[ChatRow]) -> dict[str, torch.Tensor]:
+        """Return a batch for the model to embed: as in training, without a loss."""
+        return super().__call__(rows)
+
 
 @dataclass(frozen=True)
 class EmbeddedRow:
@@ -60,13 +64,17 @@ class EmbeddedRow:
 
 
 @torch.no_grad()
-def embed_rows(model: Any, collator: ChatCollator, batch: Sequence[tuple[int, Any]]) -> list[EmbeddedRow]:
-    """Embed numbered rows of a dataset in one batch. The model is put into evaluation mode."""
+def embed_rows(model: Any, collator: Any, batch: Sequence[tuple[int, Any]]) -> list[EmbeddedRow]:
+    """
+    Embed numbered rows of a dataset in one batch. The model is put into evaluation mode.
+
+    Args:
+        collator: its method `embedding_batch` makes the inputs
+    """
     model.eval()
     rows = [(number, to_row(sample)) for number, sample in batch]
-    inputs = collator([row for _, row in rows])
-    tensors = {name: value.to(model.device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-    output = model(**tensors)
+    inputs = collator.embedding_batch([row for _, row in rows])
+    output = model(**{name: value.to(model.device) for name, value in inputs.items()})
     embeds = {
         name.removesuffix("_embeds"): value.float().cpu().numpy()
         for name, value in output.items()

@@ -39,6 +39,7 @@ from .collators import ChatCollator, accuracy
 from .divergence import MIN_LOSS_SCALE, NAMES, NamingCollator, check_figures, diverged, from_bytes, in_any_process
 from .freezing import average_gradients, frozen_parameters, parts_of
 from .matching import RetrievalCollator, embed_rows
+from .pretraining import NamedFigures, PretrainingCollator, figure_names
 from .sampling import MediaLengthGroupedSampler, media_size
 from .shown_answers import ShownAnswers
 from .smoothing import smoother_for
@@ -105,6 +106,7 @@ class MMTrainer(Trainer):
         self.step_losses: list[torch.Tensor] = []
         self.step_examples: list[torch.Tensor] = []
         self.shown = ShownAnswers("eval")
+        self.named_figures = NamedFigures()
         # Trainable parameters that were frozen when DDP wrapped the model.
         self.unwatched_parameters: list[nn.Parameter] = []
         if args.predict_with_generate:
@@ -131,7 +133,8 @@ class MMTrainer(Trainer):
             ValueError: if a checkpoint is incomplete or damaged, or evaluation gives no `metric_for_best_model`.
         """
         is_known = self.compute_metrics in (None, accuracy)
-        given = FIGURES if isinstance(self.data_collator, RetrievalCollator) else ()
+        given = [*FIGURES] if self.ranks_matches else []
+        given += figure_names(self.model.config) if isinstance(self.data_collator, PretrainingCollator) else []
         check_best_metric(self.args, [*given, *["accuracy"] * bool(self.compute_metrics)] if is_known else None)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
@@ -249,7 +252,9 @@ class MMTrainer(Trainer):
         is_stock = self.label_smoother is None and self.compute_loss_func is None
         if is_stock and not return_outputs:
             inputs = with_answers_only(inputs)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.named_figures.add(inputs, outputs)
+        return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         train_dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -290,12 +295,20 @@ class MMTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Run the stock loop; then answer and score with `predict_with_generate`, or rank the matches of retrieval."""
+        """
+        Run the stock loop, and take the losses of objectives that have names.
+
+        Then answer and score with `predict_with_generate`, or rank the matches of retrieval.
+        """
+        of_training, self.named_figures = self.named_figures, NamedFigures()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        named = self.named_figures.take(self.accelerator)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in named.items()})
+        self.named_figures = of_training
         dataset: Any = dataloader.dataset
         while isinstance(dataset, IterableDatasetShard):  # accelerate gives each process a shard
             dataset = dataset.dataset
-        if isinstance(self.data_collator, RetrievalCollator):
+        if self.ranks_matches:
             figures = self.rank_matches(dataset)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
         if self.args.predict_with_generate:
@@ -331,6 +344,13 @@ class MMTrainer(Trainer):
         by_number = {row.row: row for row in gather_object(answered)}
         return [by_number[number] for number in sorted(by_number)]
 
+    @property
+    def ranks_matches(self) -> bool:
+        """Return if the model learns to embed, so that evaluation ranks matches."""
+        if isinstance(self.data_collator, PretrainingCollator):
+            return bool(self.model.config.contrastive_weight)
+        return isinstance(self.data_collator, RetrievalCollator)
+
     def rank_matches(self, dataset: Any) -> dict[str, float]:
         """Embed a dataset, every process its share, and return the figures of retrieval among all of its rows."""
         share = share_of(dataset, self.args.process_index, self.args.world_size)
@@ -342,9 +362,11 @@ class MMTrainer(Trainer):
         rows = [by_number[number] for number in sorted(by_number)]
         return score_retrieval([row.sides for row in rows], [row.text for row in rows])
 
-    def log(self, *args: Any, **kwargs: Any) -> None:
-        """Log as the stock trainer; after an evaluation also some of its answers, to TensorBoard."""
-        super().log(*args, **kwargs)
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the stock one, with named losses; after an evaluation also some of its answers, to TensorBoard."""
+        if "loss" in logs:
+            logs = {**logs, **self.named_figures.take(self.accelerator)}
+        super().log(logs, *args, **kwargs)
         if self.is_world_process_zero():
             self.shown.write(self.callback_handler.callbacks, self.state.global_step)
         self.shown.rows.clear()

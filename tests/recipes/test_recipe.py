@@ -34,7 +34,7 @@ def test_a_shipped_recipe_is_valid_and_survives_being_written(path, tmp_path):
 def test_every_kind_of_recipe_is_shipped():
     names = {path.stem for path in RECIPES}
     assert {"tiny-sample", "caption-gpt2-siglip", "transcribe-gpt2-whisper", "vqa-lora"} <= names
-    assert "retrieve-gpt2-siglip" in names
+    assert {"retrieve-gpt2-siglip", "pretrain-gpt2-siglip", "few-labels-pretrain", "few-labels"} <= names
 
 
 # ---- Unknown keys and wrong values ----------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ REFUSED = {
     "frozen.vision=0": "frozen.vision: expected greater than 0 or 'always', got 0.",
     "model.config.vision_connector=3": "model.config.vision_connector: expected a valid string, got 3.",
     "model.config.freeze_vision=true": "write `frozen: {vision: always}` instead.",
-    "objective=lm": "objective: expected 'causal_lm', 'classification' or 'retrieval', got \"lm\".",
+    "objective=lm": "expected 'causal_lm', 'classification', 'retrieval' or 'pretraining', got \"lm\".",
     "model.pretrained=a": "expected `text` with encoders, `pretrained` or `preset`; got pretrained and",
     "model.preset=null": "got none of them",
     "model.processor=null": "`processor` is missing",
@@ -80,6 +80,8 @@ REFUSED = {
     "data.train.0.limit=0": "data.train.0.limit: expected greater than 0, got 0.",
     "data.evaluation=[{source: a, weight: 2}]": "`weight` in `evaluation` has no meaning",
     "data.evaluation=[{source: a, streaming: true}]": "`streaming` in `evaluation` has no meaning",
+    "data.evaluation=[{source: a, per_answer: 2}]": "`per_answer` in `evaluation` has no meaning",
+    "data.train=[{source: a, per_answer: 2, streaming: true}]": "`per_answer` counts all examples before training",
     "data.modality_dropout.image=2": "data.modality_dropout: `image` of ModalityDropout must lie in [0, 1], got 2",
     "data.audio_views=2": "`audio_views` must be above 1 if the `encoder_cache` keeps",
     "no equals sign": "'no equals sign': expected key=value",

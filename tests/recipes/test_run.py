@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoProcessor,
     TrainerCallback,
 )
 
-from modeling_mm import MMForRetrieval
+from modeling_mm import MMForConditionalGeneration, MMForPreTraining, MMForRetrieval
 from modeling_mm.data import ChatDataset, load_chats
 from modeling_mm.recipes import (
     RECIPE_FILE,
@@ -313,6 +314,18 @@ def test_sources_are_mixed_by_weights_or_else_by_their_sizes():
         mixture([DataSource("a", streaming=True), DataSource("b", streaming=True)], two, 0)
 
 
+def test_few_examples_of_each_answer_are_drawn_by_the_seed(tmp_path):
+    lines = [json.dumps({"prompt": str(i), "completion": ("yes", "no")[i % 2]}) for i in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    values = {"data.train": [{"source": str(tmp_path / "a.jsonl"), "per_answer": 2}], "data.evaluation": []}
+    drawn = []
+    for seed in (1, 1, 2):
+        data = load_data(recipe(tmp_path / "out", values, eval_strategy="no", seed=seed))
+        assert sorted(row.answer for row in data.train[0]) == ["no", "no", "yes", "yes"]
+        drawn.append([row.messages for row in data.train[0]])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_evaluation_takes_all_of_its_sources(tmp_path):
     source = {"source": SAMPLE, "limit": 2}
     data = load_data(recipe(tmp_path, {"data.evaluation": [source, {**source, "split": "new_pairs"}]}))
@@ -447,12 +460,37 @@ def test_a_recipe_trains_a_model_that_embeds(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"masking": {"tokens": 0.2}}, "masking: only `objective: pretraining` has one"),
+        ({"objective": "pretraining", "gradient_cache": 4}, "only `objective: retrieval` has one"),
+        ({"objective": "pretraining", "lora": {"r": 2}}, "lora: not with `objective: pretraining`"),
+        ({"objective": "pretraining", "masking": {"tokens": 2}}, "must lie in"),
         ({"gradient_cache": 4}, "only `objective: retrieval` has one"),
         ({"objective": "retrieval", "lora": {"r": 2}}, "lora: not with `objective: retrieval`"),
         ({"objective": "retrieval", "data.encoder_cache": "cache"}, "needs `objective: causal_lm`"),
         ({"objective": "retrieval", "labels": ["a", "b"]}, "belong together"),
     ],
 )
-def test_what_does_not_go_with_retrieval_is_refused(tmp_path, values, message):
+def test_what_does_not_go_with_comparing_is_refused(tmp_path, values, message):
     with pytest.raises(ValueError, match=message):
         recipe(tmp_path, values)
+
+
+# ---- Pre-training ---------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_pretrains_a_model_that_every_head_starts_from(tmp_path):
+    values = {"objective": "pretraining", "masking": {"tokens": 0.4, "modalities": 0.5}}
+    values |= {"model.config": {"projection_dim": 8, "contrastive_weight": 2}}
+    values |= {"frozen": {"vision": "always", "audio": "always"}, "data.encoder_cache": str(tmp_path / "cache")}
+    result = run(recipe(tmp_path / "run", values))
+    figures = result["figures"]["evaluation"]
+    losses = {"causal_lm_loss", "masked_lm_loss", "matching_loss", "contrastive_loss"}
+    assert losses | {"loss", "masked_lm_accuracy", "matching_accuracy", "text_to_image_recall_at_1"} <= set(figures)
+    assert figures["loss"] == pytest.approx(sum(figures[n] for n in losses) + figures["contrastive_loss"], abs=1e-3)
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
+    assert type(model) is MMForPreTraining and model.config.contrastive_weight == 2
+    generator = AutoModelForImageTextToText.from_pretrained(tmp_path / "run")
+    assert type(generator) is MMForConditionalGeneration
+    processor = AutoProcessor.from_pretrained(tmp_path / "run")
+    assert processor.tokenizer.convert_tokens_to_ids("<|end|>") in generator.generation_config.eos_token_id
+    assert "AutoModelForImageTextToText" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")

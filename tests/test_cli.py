@@ -15,7 +15,7 @@ import torch
 import yaml
 from transformers import GPT2LMHeadModel
 
-from modeling_mm import MMForRetrieval, MMForSequenceClassification, MMProcessor
+from modeling_mm import MMForPreTraining, MMForRetrieval, MMForSequenceClassification, MMProcessor
 from modeling_mm.cli import COMMANDS, benchmark, main, parse
 from modeling_mm.recipes import read_recipe
 from modeling_mm.utils import find_resource
@@ -376,6 +376,25 @@ def test_a_model_that_embeds_is_measured_by_how_its_rows_find_each_other(retriev
     (tmp_path / "alone.jsonl").write_text(f"{alone}\n{alone}", encoding="utf-8")
     assert main([*arguments, f"data.test.captions.0.source={tmp_path / 'alone.jsonl'}"]) == 2
     assert "The set captions has no two rows with the same two of text" in capsys.readouterr().err
+
+
+def test_a_pretrained_model_is_measured_by_its_objectives_and_answers(retriever, tmp_path, capsys):
+    path, out, tiny = tmp_path / "given.yaml", tmp_path / "figures", tmp_path / "tiny"
+    found, parts = build(MMForPreTraining, projection_dim=8, masked_lm_weight=0.0)
+    found.save_pretrained(tiny)
+    parts.save_pretrained(tiny)
+    values = plain_recipe(tmp_path) | {"objective": "pretraining", "masking": {"modalities": 0.0}}
+    values["data"]["test"] = {"captions": [{"source": str(retriever / "test.jsonl")}]}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert main(["evaluate", str(path), str(tiny), "--out", str(out), "--device", "cpu"]) == 0
+    figures = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    names = {"causal_lm_loss", "matching_loss", "matching_accuracy", "contrastive_loss"}
+    assert set(figures["objectives"]["captions"]) == names
+    assert [(each["query"], each["item"]) for each in figures["retrieval"]] == [("text", "image"), ("image", "text")]
+    table = (out / "card.md").read_text(encoding="utf-8").strip()
+    assert "| captions | 4 | matching loss |" in table and "| text | image | 8 |" in table
+    assert table in capsys.readouterr().out
+    assert main(["ask", str(tiny), "What?", "--device", "cpu", "--max-new-tokens", "2"]) == 0
 
 
 def test_a_model_that_embeds_answers_nothing(retriever, capsys):

@@ -159,7 +159,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "measure a model on the test sets of a recipe, beside the majority's answer and answers without media; of a "
-        "model that embeds, how its rows find each other",
+        "model that embeds, how its rows find each other; of a pre-trained one also its objectives",
         "train",
         ("my.yaml outputs/my --out outputs/evaluation", "my.yaml outputs/my --limit 200 --no-text-only"),
         RECIPE,

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import MMForRetrieval, MMProcessor
+from .. import MMForPreTraining, MMForRetrieval, MMProcessor
 from ..data import ChatDataset, ChatRow
 from ..evaluation import (
+    RetrievalFigure,
     confusion,
     confusion_markdown,
     evaluate,
@@ -24,10 +25,12 @@ from ..evaluation import (
 )
 from ..recipes import Recipe, RecipeData, load_source
 from ..recipes.build import filled_cache, rows_of
-from ..training import CachedCollator, RetrievalCollator
+from ..training import CachedCollator, Masking, PretrainingCollator, RetrievalCollator
 from ..training.answers import in_groups
 from ..training.matching import embed_rows
+from ..training.pretraining import measure_objectives
 from ..utils import write_lines, write_text
+from ..utils.tables import markdown_table
 from .loading import MEASURED, load_model
 from .recipe import load_recipe
 
@@ -39,13 +42,18 @@ def run(options: Namespace) -> None:
     Print the figures, and write the files of the output folder.
 
     `figures.json` and `figures.md` hold the figures, `answers.jsonl` every answer, `card.md` a section for a model
-    card, and `examples.html` good and bad answers with their media. A model that embeds has figures alone.
+    card, and `examples.html` good and bad answers with their media. A model that embeds or is pre-trained has figures
+    alone.
     """
     recipe = load_recipe(options.recipe, options.overrides)
     sets = test_sets(recipe, options.only, options.limit)
     model, processor = load_model(options.model, options.device, "float32", heads=MEASURED)
     if isinstance(model, MMForRetrieval):
-        run_retrieval(model, processor, sets, Path(options.out))
+        found = retrieval_figures(model, RetrievalCollator(processor), sets)
+        write_figures(Path(options.out), [asdict(each) for each in found], retrieval_section(found))
+        return
+    if isinstance(model, MMForPreTraining):
+        run_pretraining(model, processor, sets, recipe.masking, Path(options.out))
         return
     majority: dict[str, str] = {}
     for source in recipe.data.train:
@@ -78,16 +86,20 @@ def run(options: Namespace) -> None:
     print(text)
 
 
-def run_retrieval(model: MMForRetrieval, processor: MMProcessor, sets: dict[str, list[ChatRow]], folder: Path) -> None:
+def retrieval_figures(
+    model: MMForRetrieval | MMForPreTraining,
+    collator: RetrievalCollator | PretrainingCollator,
+    sets: dict[str, list[ChatRow]],
+) -> list[RetrievalFigure]:
     """
-    Print how well the rows of each set find each other, in both directions of every pair of sides, and write it.
+    Measure how well the rows of each set find each other, in both directions of every pair of sides.
 
     A model that was trained with `matryoshka_dims` is measured with so many dimensions too.
 
     Raises:
         ValueError: for a set without a pair of sides that two of its rows have.
     """
-    collator, figures = RetrievalCollator(processor), []
+    figures = []
     for name, rows in sets.items():
         embedded = []
         for batch in in_groups(enumerate(rows), ROWS_AT_ONCE):
@@ -101,8 +113,35 @@ def run_retrieval(model: MMForRetrieval, processor: MMProcessor, sets: dict[str,
                     "that there is nothing to find. Add images or audio to its questions."
                 )
             figures += found
-    text = retrieval_section(figures)
-    values = [asdict(figure) for figure in figures]
+    return figures
+
+
+def run_pretraining(
+    model: MMForPreTraining,
+    processor: MMProcessor,
+    sets: dict[str, list[ChatRow]],
+    masking: Masking | None,
+    folder: Path,
+) -> None:
+    """Print the loss and the accuracy of each objective, and how well rows find each other, and write them."""
+    collator = PretrainingCollator(processor, masking)
+    measured = {name: measure_objectives(model, collator, rows, ROWS_AT_ONCE) for name, rows in sets.items()}
+    table = [
+        (name, str(len(sets[name])), figure.replace("_", " "), f"{value:.3f}")
+        for name, figures in measured.items()
+        for figure, value in figures.items()
+    ]
+    text = (
+        "## Objectives\n\nMatching is measured against the most similar media among the rows of a batch, so that its "
+        f"accuracy by chance is 0.5.\n\n{markdown_table(('set', 'rows', 'figure', 'value'), table)}\n"
+    )
+    found = retrieval_figures(model, collator, sets) if model.config.contrastive_weight else []
+    values = {"objectives": measured, "retrieval": [asdict(figure) for figure in found]}
+    write_figures(folder, values, f"{text}\n{retrieval_section(found)}" if found else text)
+
+
+def write_figures(folder: Path, values: Any, text: str) -> None:
+    """Print a section of a model card, and write it with the values that it shows."""
     write_text(folder / "figures.json", json.dumps(values, indent=1, ensure_ascii=False))
     for file in ("figures.md", "card.md"):
         write_text(folder / file, text)

@@ -12,7 +12,14 @@ from jinja2 import TemplateError
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from .. import MMConfig, MMForConditionalGeneration, MMForRetrieval, MMForSequenceClassification, MMProcessor
+from .. import (
+    MMConfig,
+    MMForConditionalGeneration,
+    MMForPreTraining,
+    MMForRetrieval,
+    MMForSequenceClassification,
+    MMProcessor,
+)
 from ..folders import check_processor_files
 from .checks import check_model
 
@@ -20,7 +27,7 @@ from .checks import check_model
 BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, StrictDataclassError, TemplateError)
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
 ANSWERING = (MMForConditionalGeneration, MMForSequenceClassification)
-MEASURED = (*ANSWERING, MMForRetrieval)
+MEASURED = (*ANSWERING, MMForRetrieval, MMForPreTraining)
 EMBEDDING = (MMForRetrieval,)
 
 
@@ -127,10 +134,13 @@ def class_of(name: str, config: MMConfig, heads: Sequence[type] = ANSWERING) -> 
     """
     if not isinstance(config.architectures or [], list):
         raise ValueError(f"architectures must be a list of names, got {config.architectures!r}.")
-    known = {each.__name__: each for each in heads}
+    # A pre-trained folder holds every head that a command is for.
+    known = {MMForPreTraining.__name__: heads[0]} | {each.__name__: each for each in heads}
     for architecture in config.architectures or ():
         if architecture not in known:
-            raise ValueError(f"{name} is a {architecture}. This command is for {' or '.join(known)}.")
+            raise ValueError(
+                f"{name} is a {architecture}. This command is for {' or '.join(each.__name__ for each in heads)}."
+            )
         return known[architecture]
     return MMForConditionalGeneration
 

@@ -16,6 +16,7 @@ from ..batching import IGNORED, first_row
 from ..configuration_mm import OBJECTIVE_WEIGHTS, MMConfig
 from ..data.chat_row import ChatRow
 from ..modalities import MODALITIES
+from .answers import in_groups
 from .augmentation import generator_of
 from .collators import ChatCollator, Row
 from .sampling import media_size
@@ -123,6 +124,22 @@ class PretrainingCollator(ChatCollator):
         return {name: value for name, value in self(rows).items() if name not in others}
 
 
+@torch.no_grad()
+def measure_objectives(
+    model: Any, collator: PretrainingCollator, rows: Sequence[ChatRow], rows_at_once: int
+) -> dict[str, float]:
+    """Return the losses and the accuracies of the objectives that are on, means over batches. No batch has one row."""
+    model.eval()
+    batches = list(in_groups(rows, rows_at_once))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2] += batches.pop()
+    figures = NamedFigures()
+    for batch in batches:
+        inputs = {name: value.to(model.device) for name, value in collator.for_evaluation()(batch).items()}
+        figures.add(inputs, model(**inputs))
+    return figures.take()
+
+
 def figure_names(config: MMConfig) -> list[str]:
     """Return the names of the figures that evaluation adds: the losses of objectives that are on, and accuracies."""
     on = [name for name, field in OBJECTIVE_WEIGHTS.items() if getattr(config, field)]
@@ -154,11 +171,12 @@ class NamedFigures:
         total = torch.stack([values.sum(), values.new_tensor(len(values))])
         self.totals[name] = self.totals[name] + total if name in self.totals else total
 
-    def take(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return the means over all processes, and start again."""
+    def take(self, accelerator: Accelerator | None = None) -> dict[str, float]:
+        """Return the means over all processes of the accelerator, and start again."""
         names = list(self.totals)
         if not names:
             return {}
-        totals = accelerator.reduce(torch.stack([self.totals[name] for name in names]), "sum")  # (names, 2)
+        totals = torch.stack([self.totals[name] for name in names])  # (names, 2)
+        totals = totals if accelerator is None else accelerator.reduce(totals, "sum")
         self.totals = {}
         return {name: (total / count).item() for name, (total, count) in zip(names, totals, strict=True) if count > 0}

@@ -75,8 +75,8 @@ help:  ## list the targets
 
 setup: $(DEV)  ## only make the environment for developing
 
-demo: $(READY)  ## ask the released mm-pocket about images and audio that it was not trained on
-	$(PY) scripts/ask.py model_cards/mm-pocket --questions processing/corpora/unseen/questions.jsonl \
+demo: $(READY)  ## ask the released mm-whisper-tiny about images and audio that it was not trained on
+	$(PY) scripts/ask.py model_cards/mm-whisper-tiny --questions processing/corpora/unseen/questions.jsonl \
 		--attention outputs/ask/attention.png $(ARGS)
 
 demo-train: $(READY)  ## train a small model on the sample, save it, load it, ask it (about 3 minutes on 2 cores)

@@ -104,7 +104,7 @@ class MMProcessor(ProcessorMixin):
     Turn text, images and audio into the inputs of [`MMModel`], and items of modalities that you have registered.
 
     ```python
-    processor = MMProcessor.from_pretrained("model_cards/mm-pocket")
+    processor = MMProcessor.from_pretrained("model_cards/mm-whisper-tiny")
     inputs = processor(text="<|image|>What does the picture show?", images="cat.png", return_tensors="pt")
     ```
 

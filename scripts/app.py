@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Open a web page to chat with a model about an image and audio, and to see the places that each word looked at.
 
-    python scripts/app.py model_cards/mm-pocket
+    python scripts/app.py model_cards/mm-whisper-tiny
     python scripts/app.py MODEL --port 9000 --host 0.0.0.0     # for other machines, too
 
 It needs the extra: pip install "modeling_mm[app]". Nothing leaves this machine.

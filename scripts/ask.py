@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Ask a joint model about your own files, or all questions of a file.
 
-    python scripts/ask.py model_cards/mm-pocket --image cat.png --audio hello.wav "What is this?"
-    python scripts/ask.py model_cards/mm-pocket --questions processing/corpora/unseen/questions.jsonl
+    python scripts/ask.py model_cards/mm-whisper-tiny --image cat.png --audio hello.wav "What is this?"
+    python scripts/ask.py model_cards/mm-whisper-tiny --questions processing/corpora/unseen/questions.jsonl
 
 The second shows answers beside the truth. The shipped questions, in five languages, were drawn at random from data
-that mm-pocket was not trained on: images of another hand, and speech of another voice or with other words.
+that mm-whisper-tiny was not trained on: images of another hand, and speech of another voice or with other words.
 `--attention looked.png` draws the places that each word of an answer looked at.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure a trained model on the test sets of a recipe, beside the majority's answer and answers without media.
 
-    python scripts/evaluate.py configuration/recipes/mm-pocket.yaml model_cards/mm-pocket
+    python scripts/evaluate.py configuration/recipes/mm-whisper-tiny.yaml model_cards/mm-whisper-tiny
     python scripts/evaluate.py RECIPE MODEL --limit 200 --no-text-only --out outputs/evaluation
 
 Prints the figures, and writes into the output folder:

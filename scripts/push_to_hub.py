@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Check a model's folder, and push it to the Hub if nothing is wrong with it.
 
-    python scripts/push_to_hub.py model_cards/mm-pocket me/mm-pocket
+    python scripts/push_to_hub.py model_cards/mm-whisper-tiny me/mm-whisper-tiny
     python scripts/push_to_hub.py outputs/tiny-sample me/tiny --check-only    # nothing leaves this machine
 
 The folder is that of training or `save_pretrained`: weights, configuration, processor, code and card. It is loaded

@@ -17,6 +17,8 @@ from transformers import GPT2LMHeadModel
 
 from modeling_mm import MMForPreTraining, MMForRetrieval, MMForSequenceClassification, MMProcessor
 from modeling_mm.cli import COMMANDS, benchmark, main, parse
+from modeling_mm.cli.ask import mark
+from modeling_mm.data import ChatRow
 from modeling_mm.recipes import read_recipe
 from modeling_mm.utils import find_resource
 from tests.fakes.pipeline_parts import build
@@ -395,6 +397,16 @@ def test_a_pretrained_model_is_measured_by_its_objectives_and_answers(retriever,
     assert "| captions | 4 | matching loss |" in table and "| text | image | 8 |" in table
     assert table in capsys.readouterr().out
     assert main(["ask", str(tiny), "What?", "--device", "cpu", "--max-new-tokens", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    "kind, answer, expected",
+    [("audio", "Good-bye.", "✓"), ("audio", "good bye", "≈"), ("audio", "good day", "✗"), ("image", "good bye", "✗")],
+)
+def test_words_of_speech_need_not_have_its_punctuation(kind, answer, expected):
+    content = [{"type": kind, "path": "a"}]
+    truth = {"role": "assistant", "content": [{"type": "text", "text": "Good-bye."}]}
+    assert mark(ChatRow([{"role": "user", "content": content}, truth]), answer) == expected
 
 
 def test_a_model_that_embeds_answers_nothing(retriever, capsys):

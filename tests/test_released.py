@@ -1,4 +1,4 @@
-"""The released checkpoint, model_cards/mm-pocket: what is in the folder, how it loads, and that it sees and hears."""
+"""The released checkpoint, mm-whisper-tiny: what is in the folder, how it loads, and that it sees and hears."""
 
 import json
 import re
@@ -20,10 +20,10 @@ from modeling_mm.recipes import read_recipe, rows_of, to_yaml
 from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "model_cards" / "mm-pocket"
+FOLDER = ROOT / "model_cards" / "mm-whisper-tiny"
 QUESTIONS = ROOT / "processing" / "corpora" / "unseen" / "questions.jsonl"
-LARGEST = 45_000_000  # bytes
-RIGHT = 4  # of the shipped questions; one less than on the machine it was released on, as sums differ between machines
+LARGEST = 95_000_000  # bytes of the weights
+RIGHT = 10  # of the shipped questions; one less than where it was released, as sums differ between machines
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,18 @@ def rows() -> list[ChatRow]:
 
 
 def test_it_is_small_enough_for_the_repository():
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= LARGEST
+    sizes = {path.name: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
+    assert sizes.pop("model.safetensors") <= LARGEST
+    assert sum(sizes.values()) < LARGEST / 20
 
 
 def test_it_holds_no_pickle_and_its_code_is_that_of_the_package():
     package = Path(modeling_mm.__file__).parent
+    whisper = (FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
+    assert not (FOLDER / "chat_template.jinja").is_symlink() and "<|startoftranscript|>" in whisper
     for path in FOLDER.iterdir():
         assert path.suffix in {".safetensors", ".json", ".md", ".py", ".jinja"}, path.name
-        if path.suffix in {".py", ".jinja"}:
+        if path.suffix == ".py":
             assert path.is_symlink() and path.resolve() == (package / path.name).resolve()
             assert not path.readlink().is_absolute()
     assert {path.name for path in FOLDER.glob("*.safetensors")} == {"model.safetensors"}
@@ -71,11 +75,16 @@ def test_its_config_names_no_folder_of_the_machine_it_was_made_on():
         assert not re.search(r'"(/|outputs/)', path.read_text(encoding="utf-8")), path.name
 
 
-def test_its_generation_config_holds_the_wordings_it_was_trained_with(model):
+def test_its_generation_config_is_that_of_whisper_tiny_en(model):
     config = model.generation_config
-    assert config.translation_prompt == "Translate this caption into {language}: {text}"
-    assert list(config.transcription_prompts) == ["en", "fr", "es", "ru", "zh", "ca", "ro", "bg"]
-    assert config.transcription_prompts["en"] == "Transcribe the speech."
+    assert (config.no_timestamps_token_id, config.prev_sot_token_id, config.is_multilingual) == (50362, 50360, False)
+    assert config.begin_suppress_tokens == [220, 50256] and len(config.alignment_heads) == 8
+
+
+def test_what_is_pretrained_is_frozen(model):
+    learned = {name.split(".")[1] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert learned == {"vision_connector", "language_model"}
+    assert all("vision" in name for name, weight in model.named_parameters() if weight.requires_grad)
 
 
 # ---- The card -------------------------------------------------------------------------------------------------------
@@ -84,27 +93,27 @@ def test_its_generation_config_holds_the_wordings_it_was_trained_with(model):
 def test_the_card_is_whole():
     card = ModelCard.load(FOLDER / "README.md")
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-text-to-text"
-    assert set(card.data.language) == {"en", "fr", "es", "ru", "zh"}
+    assert set(card.data.language) == {"en"}
     assert card.data.license == "other"
-    for heading in ("## Use", "## Data", "## Training", "## Figures", "## Limits"):
+    for heading in ("## Use", "## Data", "## Training", "## Figures", "## Limits", "## Beside Whisper tiny.en"):
         assert heading in card.text
 
 
 def test_the_card_has_each_figure_beside_the_majority_and_the_answers_without_media():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for test_set in ("drawn by an unseen hand", "nseen concepts", "in an unseen voice", "with unseen words"):
+    for test_set in ("drawn by an unseen hand", "nseen concepts", "photographs", "with unseen words"):
         assert test_set in text
     assert "| task | metric | model | majority | text only | questions |" in text
     rows = [re.split(r" *\| *", line.strip("| \n")) for line in text.splitlines() if re.match(r"\| [a-z_]+/", line)]
     tasks = {row[0].split("/")[0] for row in rows}
-    assert tasks >= {"caption", "translate", "choose_image", "transcribe_caption", "match_audio_image", "name_audio"}
-    assert {row[0].split("/")[1] for row in rows if row[0].startswith("caption/")} == {"en", "fr", "es", "ru", "zh"}
+    assert tasks >= {"caption", "category", "choose_image", "verify_name", "match_audio_image", "photograph"}
+    assert tasks >= {"transcribe", "transcribe_beside_image"}
     for row in rows:
         assert len(row) == 6 and all(row), row
 
 
 def test_the_card_shows_the_recipe_as_the_repository_has_it():
-    recipe = to_yaml(read_recipe(ROOT / "configuration" / "recipes" / "mm-pocket.yaml"))
+    recipe = to_yaml(read_recipe(ROOT / "configuration" / "recipes" / "mm-whisper-tiny.yaml"))
     assert recipe.strip() in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
@@ -124,14 +133,14 @@ def test_it_loads_from_a_copy_where_the_package_is_not_installed(tmp_path):
 
 
 def test_the_demo_answers_a_dozen_questions_within_a_minute(tmp_path, capsys):
-    """Of 16 questions drawn at random, and shown whatever came, at least RIGHT are exactly right."""
+    """Of 16 drawn at random, and shown whatever came, at least RIGHT are right, but for punctuation of speech."""
     start = time.perf_counter()
     drawn = tmp_path / "attention.png"
     assert main(["ask", str(FOLDER), "--questions", str(QUESTIONS), "--attention", str(drawn)]) == 0
     assert time.perf_counter() - start < 60
     printed = capsys.readouterr().out
-    right, asked = map(int, re.search(r"(\d+) of (\d+) are exactly right", printed).groups())
-    assert asked >= 12 and right >= RIGHT, printed
+    right, asked, alike = re.search(r"(\d+) of (\d+) are exactly right(?:, (\d+) more)?", printed).groups()
+    assert int(asked) >= 12 and int(right) + int(alike or 0) >= RIGHT, printed
     assert drawn.stat().st_size > 10_000
 
 

@@ -18,6 +18,7 @@ from ..evaluation import (
     labels_of,
     predict_labels,
     prompt_inputs,
+    spoken_form,
 )
 from ..explain import (
     NOTES,
@@ -116,6 +117,14 @@ def print_labels(model: Any, scores: Any) -> None:
     print("\n".join(f"{label:{width}}  {score:.3f}" for label, score in ranked))
 
 
+def mark(row: ChatRow, answer: str) -> str:
+    """Return ✓ for the truth, ≈ for its words in other capitals or punctuation, which nobody can hear, else ✗."""
+    if answer == row.answer:
+        return "✓"
+    heard = any(part["type"] == "audio" for part in media_parts(row.prompt))
+    return "≈" if heard and spoken_form(answer) == spoken_form(row.answer) else "✗"
+
+
 def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> list[Band]:
     """
     Print the answers beside their truth.
@@ -131,13 +140,14 @@ def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> l
         answers = predict_labels(model, processor, rows, batch_size=8)
     else:
         answers = generate_answers(model, processor, rows, batch_size=8, max_new_tokens=options.max_new_tokens)
-    marks = ["✓" if answer == row.answer else "✗" for row, answer in zip(rows, answers, strict=True)]
+    marks = [mark(row, answer) for row, answer in zip(rows, answers, strict=True)]
     cells = [
         (about(row), turn_text(row.prompt[-1]), answer, row.answer, mark)
         for row, answer, mark in zip(rows, answers, marks, strict=True)
     ]
     print(format_table(("about", "question", "answer", "truth", ""), cells))
-    print(f"\n{marks.count('✓')} of {len(rows)} are exactly right.")
+    alike = f", {marks.count('≈')} more in the words of the speech" if "≈" in marks else ""
+    print(f"\n{marks.count('✓')} of {len(rows)} are exactly right{alike}.")
     if not options.attention:
         return []
     kinds = {frozenset(part["type"] for part in media_parts(row.prompt)): row for row in reversed(rows)}

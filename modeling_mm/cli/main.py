@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         holds, is wrong; 130 after Ctrl-C; 141 if whoever reads the output has closed it.
 
     Example:
-        >>> main(["ask", "model_cards/mm-pocket", "--image", "cat.png", "What is this?"])
+        >>> main(["ask", "model_cards/mm-whisper-tiny", "--image", "cat.png", "What is this?"])
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
     name = options.command

@@ -44,7 +44,7 @@ def push(
 
     Args:
         folder: a folder that passed `check_folder`
-        repo_id: repository such as `me/mm-pocket`; it is created if it does not exist
+        repo_id: repository such as `me/mm-whisper-tiny`; it is created if it does not exist
         api: client for another endpoint or token than those of the environment
         private: if a new repository is private; by default as the account's settings say
         message: commit message

@@ -2,8 +2,8 @@
 """
 OpenAI's protocol (`build_app`, extra `serve`) and a web page (`build_page`, extra `app`) for one model.
 
-    uvicorn.run(build_app("model_cards/mm-pocket", SourcePolicy()))
-    build_page(model, processor, title="mm-pocket", max_new_tokens=48).launch()
+    uvicorn.run(build_app("model_cards/mm-whisper-tiny", SourcePolicy()))
+    build_page(model, processor, title="mm-whisper-tiny", max_new_tokens=48).launch()
 """
 
 from typing import TYPE_CHECKING, Any

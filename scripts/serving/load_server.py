@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Start the server, drive it by many clients at once and by hostile requests, and print what they wait.
 
-    python scripts/serving/load_server.py model_cards/mm-pocket
-    python scripts/serving/load_server.py model_cards/mm-pocket --clients 10 --no-hostile
-    python scripts/serving/load_server.py model_cards/mm-pocket --build before=../before --build after=.
+    python scripts/serving/load_server.py model_cards/mm-whisper-tiny
+    python scripts/serving/load_server.py model_cards/mm-whisper-tiny --clients 10 --no-hostile
+    python scripts/serving/load_server.py model_cards/mm-whisper-tiny --build before=../before --build after=.
 
 With several builds (folders of the repository) every measurement runs on one after the other, so that their ratio
 holds when the machine's speed drifts. Two of four questions are of text, one shows an image, one is heard; every

@@ -27,7 +27,7 @@ from modeling_mm.evaluation import generate_answers
 from modeling_mm.training import ChatCollator, add_lora
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "60"))
-BASE = "model_cards/mm-pocket"
+BASE = "model_cards/mm-whisper-tiny"
 output = Path(os.environ.get("TUTORIAL_OUTPUT", "outputs/tutorials")) / "adapter"
 set_seed(0)
 

@@ -127,8 +127,8 @@ examples = [
 # images and audio are answered as before. The encoder has learned nothing yet, so it trains too.
 
 # %%
-processor = AutoProcessor.from_pretrained("model_cards/mm-pocket")
-before = AutoModelForImageTextToText.from_pretrained("model_cards/mm-pocket", dtype="float32")
+processor = AutoProcessor.from_pretrained("model_cards/mm-whisper-tiny")
+before = AutoModelForImageTextToText.from_pretrained("model_cards/mm-whisper-tiny", dtype="float32")
 model = before.add_modality("motion", MotionEncoder(MotionConfig()), freeze_encoder=False)
 arguments = TrainingArguments(
     "outputs/tutorials/checkpoints",

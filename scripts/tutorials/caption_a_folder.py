@@ -5,8 +5,7 @@
 #     python scripts/tutorials/caption_a_folder.py          # a minute on two CPU cores
 #
 # Input: a folder with `captions.csv` (columns `file` and `caption`) and the images that it names. The example makes
-# one from the images in this repository, with their English names. The released model answers this prompt in any of
-# five languages.
+# one from the images in this repository, with their English names.
 
 # %%
 import sys
@@ -60,7 +59,7 @@ examples = [
         "messages": [
             {
                 "role": "user",
-                "content": [{"type": "image", "path": row["file"]}, {"type": "text", "text": "Write a caption."}],
+                "content": [{"type": "image", "path": row["file"]}, {"type": "text", "text": "What is this?"}],
             },
             {"role": "assistant", "content": row["caption"]},
         ]
@@ -71,13 +70,13 @@ held_out, training = examples[::8], [example for i, example in enumerate(example
 
 # %% [markdown]
 # ## Train
-# The vision encoder is frozen, as its features are good already: the decoder learns to talk about them. Any joint
-# model serves as a start; `MMForConditionalGeneration.from_text_vision_audio_pretrained` makes one from three ids.
+# The released model is Whisper, which has learned to see: what is Whisper's is frozen, and so is the vision encoder.
+# What sees learns on. Any joint model serves as a start; the class method `from_text_vision_audio_pretrained` of
+# `MMForConditionalGeneration` makes one from three ids.
 
 # %%
-processor = AutoProcessor.from_pretrained("model_cards/mm-pocket")
-model = AutoModelForImageTextToText.from_pretrained("model_cards/mm-pocket", dtype="float32")
-model.model.vision_tower.requires_grad_(False)
+processor = AutoProcessor.from_pretrained("model_cards/mm-whisper-tiny")
+model = AutoModelForImageTextToText.from_pretrained("model_cards/mm-whisper-tiny", dtype="float32")
 prompts = [row.prompt for row in ChatDataset(held_out, folder)]
 before = generate_answers(model, processor, prompts)
 arguments = TrainingArguments(

@@ -35,13 +35,13 @@ set_seed(0)
 # %%
 items = [json.loads(line) for line in (SAMPLE / "images.jsonl").read_text(encoding="utf-8").splitlines()]
 labels = sorted({item["category"] for item in items})
-processor = AutoProcessor.from_pretrained("model_cards/mm-pocket")
+processor = AutoProcessor.from_pretrained("model_cards/mm-whisper-tiny")
 model = AutoModelForSequenceClassification.from_pretrained(
-    "model_cards/mm-pocket",
+    "model_cards/mm-whisper-tiny",
     dtype=torch.float32,
     id2label=dict(enumerate(labels)),
 )
-model.model.vision_tower.requires_grad_(False)
+model.model.language_model.requires_grad_(True)  # it is frozen in the released model, and has read no histories
 
 
 def encode(item: dict, use_image: bool = True) -> dict[str, torch.Tensor]:

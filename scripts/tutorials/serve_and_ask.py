@@ -25,7 +25,7 @@ from urllib.request import urlopen
 
 from openai import OpenAI
 
-MODEL = "model_cards/mm-pocket"
+MODEL = "model_cards/mm-whisper-tiny"
 SAMPLE = Path("processing/corpora/sample")
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))

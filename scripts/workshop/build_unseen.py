@@ -22,16 +22,17 @@ from .corpus import read_lines, read_rows
 
 # Split, task, number of questions: first those that a visitor understands at once.
 DRAWS = (
-    ("test_prompts", "transcribe", 2),
+    ("test_prompts", "transcribe", 3),
     ("test_hand", "caption", 3),
-    ("test_hand", "match_audio_image", 3),
-    ("test_hand", "choose_image", 2),
+    ("test_hand", "choose_image", 3),
     ("test_hand", "verify_name", 2),
-    ("test_photographs", "photograph", 2),
+    ("test_hand", "match_audio_image", 2),
+    ("test_photographs", "photograph", 1),
     ("test_concepts", "category", 1),
     ("test_prompts", "transcribe_beside_image", 1),
 )
 SEED = 1
+FEWEST_WORDS = 3  # of a transcript: a sentence, and no letter or name of one
 MOST_WORDS = 12  # of an answer: Whisper tiny.en repeats itself in some synthetic clips, which nobody wants to read
 FREE = ("Public Domain", "CC0-1.0")  # licenses of photographs that are shipped
 
@@ -62,7 +63,8 @@ def draw(corpora: Path) -> Iterator[Example]:
         candidates = [
             example
             for example in read_lines(path)
-            if is_redistributable(example, licenses) and len(answer(example).split()) <= MOST_WORDS
+            if is_redistributable(example, licenses)
+            and (FEWEST_WORDS if "transcribe" in task else 1) <= len(answer(example).split()) <= MOST_WORDS
         ]
         for example in rng.sample(candidates, count):
             for part in media(example):

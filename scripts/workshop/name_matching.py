@@ -52,7 +52,7 @@ class MatchingOptions:
 
 class NameMatcher(nn.Module):
     """
-    How well names fit images, by the attention of their tokens in one cross-attention block.
+    The fit of names and images, by the attention of their tokens in one cross-attention block.
 
     Args:
         model: whose first block of images learns.

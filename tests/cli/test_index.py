@@ -103,10 +103,10 @@ def test_an_update_that_was_interrupted_is_told(index, tmp_path, capsys):
 
 
 SLIPS = {
-    "index build nothing.jsonl --model model_cards/mm-pocket --out new": "There is no file or folder nothing.jsonl.",
-    "index build scripts --model model_cards/mm-pockt --out new": "Did you mean 'model_cards/mm-pocket'?",
-    "index build scripts --model model_cards/mm-pocket --out new --batch-size 0": "--batch-size: expected at least 1",
-    "index build scripts --model model_cards/mm-pocket --out README.md": "README.md is a file, not a folder.",
+    "index build nothing.jsonl --model model_cards/mm-whisper-tiny --out new": "no file or folder nothing.jsonl.",
+    "index build scripts --model model_cards/mm-whisper-tny --out new": "Did you mean 'model_cards/mm-whisper-tiny'?",
+    "index build scripts --model model_cards/mm-whisper-tiny --out new --batch-size 0": "--batch-size: expected",
+    "index build scripts --model model_cards/mm-whisper-tiny --out README.md": "README.md is a file, not a folder.",
     "index search nothing --text a": "nothing holds no index. Build one: modeling-mm index build.",
     "index recommend scripts --like a": "scripts holds no index.",
     "index delete scripts a": "scripts holds no index.",
@@ -122,7 +122,7 @@ def test_slips_are_answered_before_torch_is_imported(tmp_path):
         "--image scripts/app.png --text a": "--image and --text: add --mixed to search by them together",
         "--text a --page scripts": "--page: scripts is a folder. Expected the name of a file.",
         "--text a --top 0": "--top: expected at least 1, got 0.",
-        "--text a --model model_cards/mm-pockt": "Did you mean 'model_cards/mm-pocket'?",
+        "--text a --model model_cards/mm-whisper-tny": "Did you mean 'model_cards/mm-whisper-tiny'?",
     }
     slips = {**SLIPS, **{f"index search {tmp_path} {rest}": message for rest, message in here.items()}}
     slips[f"index recommend {tmp_path} --unlike a"] = "Recommending needs at least one row that is liked."

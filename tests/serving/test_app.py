@@ -24,7 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
 MISSING += [] if CHROMIUM else ["chromium"]
 START_SECONDS = 180
-UNSEEN = ROOT / "processing" / "corpora" / "unseen" / "media" / "twemoji-1f369.png"  # of those held out
+UNSEEN = ROOT / "processing" / "corpora" / "unseen" / "media" / "twemoji-1f6cf-fe0f.png"  # of those held out
 LENGTH = 24  # of answers, in tokens
 
 
@@ -330,7 +330,7 @@ def test_the_generation_ends_when_the_visitor_leaves(eager, visit, leave):
 @needs_extra
 def test_the_released_model_answers_and_shows_what_it_looked_at(visit, tmp_path):
     """APP_SCREENSHOT names a file for the screenshot, which is otherwise thrown away."""
-    with served(ROOT / "model_cards" / "mm-pocket", tmp_path / "log.txt", 16) as address:
+    with served(ROOT / "model_cards" / "mm-whisper-tiny", tmp_path / "log.txt", 16) as address:
         page = visit(address)
         page.set_viewport_size({"width": 1000, "height": 800})
         ask(page, "What does the picture show?", str(UNSEEN))

@@ -309,5 +309,5 @@ def test_the_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
         assert "--max-tokens: expected at least 1, got 0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "modeling_mm.cli.serve", raising=False)
-    assert main(["serve", str(ROOT / "model_cards" / "mm-pocket")]) == 1
+    assert main(["serve", str(ROOT / "model_cards" / "mm-whisper-tiny")]) == 1
     assert 'pip install "modeling_mm[serve]"' in capsys.readouterr().err

@@ -99,6 +99,13 @@ def test_the_card_is_whole():
         assert heading in card.text
 
 
+def test_the_card_says_what_was_trained():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"\| decoder \| openai/whisper-tiny.en \| [\d.]+M \| no \|", text)
+    assert re.search(r"\| vision encoder \| EfficientNet-Lite2 \| [\d.]+M \| no \|", text)
+    assert re.search(r"\| connectors \| new \| [\d.]+M \| yes \|", text)
+
+
 def test_the_card_has_each_figure_beside_the_majority_and_the_answers_without_media():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     for test_set in ("drawn by an unseen hand", "nseen concepts", "photographs", "with unseen words"):

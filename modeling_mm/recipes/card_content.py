@@ -44,7 +44,7 @@ def card_content(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, An
                 name=TITLES.get(part, part),
                 weights=weights_of(recipe, part),
                 parameters=sum(parameter.numel() for _, parameter in parameters),
-                trained=trained(recipe, part),
+                trained=trained(recipe, part, any(parameter.requires_grad for _, parameter in parameters)),
             )
             for part, parameters in parts_of(model).items()
             if parameters
@@ -69,13 +69,13 @@ def weights_of(recipe: Recipe, part: str) -> str:
     return "new" if source is None else f"`{source}`"
 
 
-def trained(recipe: Recipe, part: str) -> str:
-    """Return if a part was trained, as text."""
+def trained(recipe: Recipe, part: str, may_learn: bool = True) -> str:
+    """Return if a part was trained, as text; `may_learn`: if the model has it so, such as one that was added to."""
     if recipe.lora is not None:
         if part == "text":
             return "no" if recipe.lora.adapt and part not in recipe.lora.adapt else f"LoRA, r = {recipe.lora.r}"
         return "no" if any(part == modality.tower for modality in MODALITIES.values()) else "yes"
     step = recipe.frozen.get(part)
     if step is None:
-        return "yes"
+        return "yes" if may_learn else "no"
     return "no" if step == "always" else f"from step {step}"

@@ -19,6 +19,14 @@ from modeling_mm.utils import markdown_table, write_text
 
 from .base_folder import remove_local_paths
 
+WHISPER = "openai/whisper-tiny.en"
+WEIGHTS = {  # by component
+    "decoder": WHISPER,
+    "cross-attention": f"{WHISPER} for audio, new for images",
+    "vision encoder": "EfficientNet-Lite2",
+    "audio encoder": WHISPER,
+}
+
 
 def release(arguments: argparse.Namespace) -> None:
     """Write weights, processor and links, unless figures are given, then the card."""
@@ -49,6 +57,8 @@ def card(recipe: Recipe, model: PreTrainedModel, arguments: argparse.Namespace) 
     """Return the card of the run, with the figures of the released weights if they are measured."""
     result = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8"))
     content = card_content(recipe, model, result)
+    components = [replace(each, weights=WEIGHTS.get(each.name, "new")) for each in content.components]
+    content = replace(content, base_models=[WHISPER], components=components)
     if arguments.figures is not None:
         rows = json.loads((arguments.figures / "figures.json").read_text(encoding="utf-8"))
         content = replace(content, figures=[Figure(**row) for row in rows])

@@ -68,7 +68,8 @@ class NameMatcher(nn.Module):
 
     def learned(self) -> list[nn.Parameter]:
         attention = self.block.cross_attn
-        return [*attention.q_attn.parameters(), *attention.c_attn.parameters(), attention.sink.weight, self.sharpness]
+        parts = (attention.q_attn, attention.c_attn, attention.get_submodule("sink"))
+        return [*(parameter for part in parts for parameter in part.parameters()), self.sharpness]
 
     def media(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return media tokens (B, M, D) of pooled encoder tokens (B, M, W)."""
@@ -92,8 +93,9 @@ class NameMatcher(nn.Module):
         (queries,) = attention.split_heads(attention.q_attn(self.block.norm_attn(names)), 1)  # (B, H, T, d)
         keys, _ = attention.keys_and_values(self.media(tokens))  # (B, H, M, d)
         scores = torch.einsum("ahtd,bhmd->abhtm", queries, keys) * attention.scaling
-        sink = torch.einsum("ahtd,hd->aht", queries, attention.sink.weight.view(keys.shape[1], -1)) * attention.scaling
-        seen = (scores.logsumexp(-1) - sink[:, None]).sigmoid()  # (B, B, H, T)
+        sink = attention.get_parameter("sink.weight").view(keys.shape[1], -1)  # (H, d)
+        nothing = torch.einsum("ahtd,hd->aht", queries, sink) * attention.scaling
+        seen = (scores.logsumexp(-1) - nothing[:, None]).sigmoid()  # (B, B, H, T)
         weights = real / real.sum(-1, keepdim=True)  # (B, T)
         return torch.einsum("abht,at->ab", seen, weights) / seen.shape[2]
 

@@ -16,6 +16,9 @@ from .compat import downsampled_lengths
 from .encoder_shapes import SPECTROGRAM_ENCODERS, frame_features, modality_read_by
 from .modalities import BUILT_IN
 
+# The field that configs of CLAP's Swin alone have, which reads spectrograms as images with a channel axis.
+OF_CLAP = "enable_fusion"
+
 # Shape legend: N items (images or windows), T frames or samples, F features of a frame, L encoder tokens, W the
 # encoder's width.
 
@@ -55,7 +58,7 @@ def find_padding_rule(encoder: PreTrainedModel) -> str:
 def whole_window(encoder: PreTrainedModel) -> bool:
     """Return whether windows have one length: Whisper's (and of those built on it), AST's and CLAP's."""
     config = encoder.config
-    return config.model_type in SPECTROGRAM_ENCODERS or is_clap(config) or window_frames(encoder) is not None
+    return config.model_type in SPECTROGRAM_ENCODERS or hasattr(config, OF_CLAP) or window_frames(encoder) is not None
 
 
 def window_frames(encoder: PreTrainedModel) -> int | None:
@@ -64,11 +67,6 @@ def window_frames(encoder: PreTrainedModel) -> int | None:
     if encoder.main_input_name != "input_features" or positions is None or not hasattr(encoder, "conv2"):
         return None
     return positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
-
-
-def is_clap(config: PreTrainedConfig) -> bool:
-    """Return whether an encoder reads spectrograms as images with a channel axis, as CLAP's Swin does."""
-    return hasattr(config, "spec_size") and hasattr(config, "enable_fusion")
 
 
 def takes_exact_mask(encoder: PreTrainedModel) -> bool:
@@ -133,7 +131,7 @@ def encoder_arguments(encoder: PreTrainedModel, items: torch.Tensor) -> dict[str
     if name != "input_features" or isinstance(getattr(encoder, "conv1", None), nn.Conv1d):
         return {name: items}
     items = items.transpose(1, 2)
-    if not is_clap(encoder.config):
+    if not hasattr(encoder.config, OF_CLAP):
         return {name: items}
     if not encoder.config.enable_fusion:
         return {name: items[:, None]}
@@ -190,7 +188,7 @@ def token_mask(
     present = frame_mask.any(-1, keepdim=True)  # (N, 1)
     if encoder.config.model_type in SPECTROGRAM_ENCODERS:
         return spectrogram_token_mask(encoder.config, frame_mask, num_tokens)
-    if is_clap(encoder.config):
+    if hasattr(encoder.config, OF_CLAP):
         return present.expand(-1, num_tokens)
     if returned is not None:
         return returned.bool() & present

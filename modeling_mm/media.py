@@ -106,7 +106,7 @@ class MediaEncodingMixin:
         frame_mask = None if frame_mask is None else frame_mask.flatten(0, -2).bool()
         options = {key: kwargs[key] for key in ("output_attentions", "output_hidden_states") if key in kwargs}
         encoded, tokens, mask = encode(tower, items, frame_mask, **options)
-        if getattr(self.config, MODALITIES[name].padding_field, False):
+        if frame_mask is not None and getattr(self.config, MODALITIES[name].padding_field):
             mask = mask.any(-1, keepdim=True).expand_as(mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
@@ -205,7 +205,7 @@ class MediaEncodingMixin:
                 with torch.set_grad_enabled(needs_grad):
                     output = call(**arguments)
                 tokens, mask = read_tokens(tower, output, frames)  # (N, L, W), (N, L)
-            if getattr(self.config, modality.padding_field, False):
+            if frames is not None and getattr(self.config, modality.padding_field):
                 mask = mask.any(-1, keepdim=True).expand_as(mask)  # all tokens of a real item
             states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
             parts[modality.name] = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...

@@ -490,7 +490,7 @@ def test_the_benchmark_measures_every_part(tiny_benchmark, capsys):
 
 def test_a_benchmark_that_does_not_exist_is_refused_with_the_list(capsys):
     assert main(["benchmark", "nothing"]) == 2
-    assert "Expected text, image, speech, import, load" in capsys.readouterr().err
+    assert "Expected text, image, speech, pretraining, import, load" in capsys.readouterr().err
 
 
 # ---- info -----------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_a_stand_in_starts_at_zero_and_learns():
 def test_gates_need_cross_attention_before_blocks():
     configs = (gpt2_config(), vit_config(), whisper_config())
     for field in BEFORE_ALONE:
-        fields = {"cross_attention_placement": "inside", field: True}
+        fields = {"cross_attention_placement": "inside", field: 8 if field.endswith("_size") else True}
         with pytest.raises(ValueError, match=f"{field} belongs to cross-attention before decoder blocks"):
             MMConfig.from_text_vision_audio_configs(*configs, **fields)
         own = {"vision_cross_attention_layers": [0], "vision_cross_attention_placement": "before"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..encoder_padding import is_clap
+from ..encoder_padding import OF_CLAP
 from ..encoders import encode
 from ..modalities import MODALITIES, Modality
 
@@ -133,7 +133,7 @@ def places_of(model: Any, media: Media) -> Places:
             leading, rows, columns = patch_grid(tokens.shape[1], *items.shape[-2:])
             grid = (items.shape[1], rows, columns)
             continue
-        if is_clap(tower.config):
+        if hasattr(tower.config, OF_CLAP):
             raise ValueError("Tokens of a spectrogram transformer are patches of time and frequency, not moments.")
         for window, real in enumerate(mask.sum(-1).tolist()):
             length = items.shape[frame_axis(name)] if frames is None else int(frames[window].sum())

@@ -10,7 +10,7 @@ ROWS = [[5, 6, IMAGE, 7], [8, AUDIO, 9, IMAGE, 10, 11], [12, 13]]
 
 
 def moved(model, one: dict, other: dict, **options) -> list[list[bool]]:
-    """Which tokens' logits differ between two batches."""
+    """Return the tokens whose logits differ between two batches."""
     with torch.no_grad():
         logits = [model(**batch, **options).logits for batch in (one, other)]
     return (difference_by_token(*logits) > 1e-6).tolist()

@@ -17,7 +17,7 @@ from transformers import GPT2LMHeadModel
 
 from modeling_mm import MMForPreTraining, MMForRetrieval, MMForSequenceClassification, MMProcessor
 from modeling_mm.cli import COMMANDS, benchmark, main, parse
-from modeling_mm.cli.ask import mark
+from modeling_mm.cli.ask import mark_of
 from modeling_mm.data import ChatRow
 from modeling_mm.recipes import read_recipe
 from modeling_mm.utils import find_resource
@@ -406,7 +406,7 @@ def test_a_pretrained_model_is_measured_by_its_objectives_and_answers(retriever,
 def test_words_of_speech_need_not_have_its_punctuation(kind, answer, expected):
     content = [{"type": kind, "path": "a"}]
     truth = {"role": "assistant", "content": [{"type": "text", "text": "Good-bye."}]}
-    assert mark(ChatRow([{"role": "user", "content": content}, truth]), answer) == expected
+    assert mark_of(ChatRow([{"role": "user", "content": content}, truth]), answer) == expected
 
 
 def test_a_model_that_embeds_answers_nothing(retriever, capsys):

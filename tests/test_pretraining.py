@@ -42,7 +42,7 @@ def pretrainer(*on: str, **fields) -> MMForPreTraining:
 
 
 def batch(rows=ROWS, answers=ANSWERS, masked=MASKED, hidden=(), side: str = "right") -> dict[str, torch.Tensor]:
-    """What the collator makes; `hidden` are pairs of a row and the name of a modality."""
+    """Return the inputs as the collator makes them; `hidden` are pairs of a row and the name of a modality."""
     found = inputs(rows, side=side)
     real = found["attention_mask"].bool()
     found["labels"], found["masked_targets"] = (torch.full_like(found["input_ids"], -100) for _ in range(2))

@@ -81,6 +81,12 @@ def test_its_generation_config_is_that_of_whisper_tiny_en(model):
     assert config.begin_suppress_tokens == [220, 50256] and len(config.alignment_heads) == 8
 
 
+def test_each_row_of_its_vocabulary_is_a_token(model, processor):
+    """A spare one would take the number of the next token that a user adds, such as a sensor's placeholder."""
+    assert model.config.text_config.vocab_size == len(processor.tokenizer)
+    assert max(model.config.suppressed_token_ids) < len(processor.tokenizer)
+
+
 def test_what_is_pretrained_is_frozen(model):
     learned = {name.split(".")[1] for name, weight in model.named_parameters() if weight.requires_grad}
     assert learned == {"vision_connector", "language_model"}

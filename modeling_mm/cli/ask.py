@@ -117,7 +117,7 @@ def print_labels(model: Any, scores: Any) -> None:
     print("\n".join(f"{label:{width}}  {score:.3f}" for label, score in ranked))
 
 
-def mark(row: ChatRow, answer: str) -> str:
+def mark_of(row: ChatRow, answer: str) -> str:
     """Return ✓ for the truth, ≈ for its words in other capitals or punctuation, which nobody can hear, else ✗."""
     if answer == row.answer:
         return "✓"
@@ -140,7 +140,7 @@ def answer_file(options: Namespace, model: Any, processor: Any, _: Message) -> l
         answers = predict_labels(model, processor, rows, batch_size=8)
     else:
         answers = generate_answers(model, processor, rows, batch_size=8, max_new_tokens=options.max_new_tokens)
-    marks = [mark(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    marks = [mark_of(row, answer) for row, answer in zip(rows, answers, strict=True)]
     cells = [
         (about(row), turn_text(row.prompt[-1]), answer, row.answer, mark)
         for row, answer, mark in zip(rows, answers, marks, strict=True)

@@ -69,8 +69,8 @@ def weights_of(recipe: Recipe, part: str) -> str:
     return "new" if source is None else f"`{source}`"
 
 
-def trained(recipe: Recipe, part: str, may_learn: bool = True) -> str:
-    """Return if a part was trained, as text; `may_learn`: if the model has it so, such as one that was added to."""
+def trained(recipe: Recipe, part: str, may_learn: bool) -> str:
+    """Return if a part was trained, as text; `may_learn`: if the model has not frozen all of it."""
     if recipe.lora is not None:
         if part == "text":
             return "no" if recipe.lora.adapt and part not in recipe.lora.adapt else f"LoRA, r = {recipe.lora.r}"

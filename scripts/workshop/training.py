@@ -23,7 +23,7 @@ from .base_folder import VARIANT
 from .imagenet import PACKAGE, class_lemmas
 from .lessons import ClassLessons, ImageNetHead, LessonCollator, sure_rows
 from .lite import PACKAGES, lite_head
-from .name_matching import match_names, name_states
+from .name_matching import first_block, match_names, name_states
 from .packages import fetch_package
 from .phrases import CHOOSE_IMAGE, VERIFY_NAME
 from .prototypes import align_with_names, open_blocks, stand_in_for_speech
@@ -95,7 +95,7 @@ def parts_that_stay(model: MMForConditionalGeneration) -> list[nn.Module]:
     decoder = model.model.language_model
     first = min(int(layer) for layer in decoder.vision_cross_blocks)
     stand_ins = [block.get_submodule("vision_stand_in") for block in decoder.h[: first + 1]]
-    return [model.model.vision_connector, decoder.vision_cross_blocks[str(first)], *stand_ins]
+    return [model.model.vision_connector, first_block(model), *stand_ins]
 
 
 def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> tuple[torch.Tensor, list[str]]:

@@ -1,4 +1,4 @@
-"""How the training of the released model is prepared; the training of recipes has tests of its package."""
+"""Preparing the training of the released model; the training of recipes has tests of its package."""
 
 import torch
 

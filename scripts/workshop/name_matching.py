@@ -17,12 +17,12 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy, cross_entropy, dropout
-from transformers import get_cosine_schedule_with_warmup
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.batching import IGNORED
 from modeling_mm.cross_attention import GatedCrossAttentionBlock
-from modeling_mm.utils import show_progress
+
+from .prototypes import optimize
 
 # Shape legend: B images and names of a batch, T tokens of a name, M media tokens an image, W the encoder's width,
 # D the decoder's, H heads, d their width.
@@ -128,24 +128,16 @@ def match_names(
     matcher = NameMatcher(model, options).train()
     known = [place for place, name in enumerate(names) if name in states]
     rng = random.Random(seed)
-    parameters = matcher.learned()
-    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, options.steps // 10, options.steps)
-    with show_progress(total=options.steps, desc="matching names") as bar:
-        for _ in range(options.steps):
-            chosen = rng.sample(known, min(options.batch, len(known)))
-            said = [names[place] for place in chosen]
-            padded = nn.utils.rnn.pad_sequence([rng.choice(states[name])[-MOST:] for name in said], batch_first=True)
-            real = padded.abs().sum(-1) > 0
-            seen = matcher(padded, real, tokens[chosen].float())
-            fits = torch.tensor([[one == other for other in said] for one in said])
-            loss = matching_loss(seen, fits, matcher.sharpness)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.update()
+
+    def loss() -> torch.Tensor:
+        chosen = rng.sample(known, min(options.batch, len(known)))
+        said = [names[place] for place in chosen]
+        padded = nn.utils.rnn.pad_sequence([rng.choice(states[name])[-MOST:] for name in said], batch_first=True)
+        seen = matcher(padded, padded.any(-1), tokens[chosen].float())
+        fits = torch.tensor([[one == other for other in said] for one in said])
+        return matching_loss(seen, fits, matcher.sharpness)
+
+    optimize([{"params": matcher.learned()}], loss, options.steps, options.learning_rate, "matching names")
     norm = torch.cat([state for each in states.values() for state in each]).norm(dim=-1).mean().item()
     say_what_was_found(model, options.strength * norm, seed)
     return matcher.eval()

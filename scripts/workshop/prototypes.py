@@ -170,15 +170,22 @@ def learn(reader: NameReader, step: Step, steps: int, learning_rate: float, weig
     connector += reader.connector.modality.parameters()
     others = [reader.bias, reader.sharpness]
     groups = [{"params": connector, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    rng = random.Random(title)
+    optimize(groups, lambda: step(rng), steps, learning_rate, title)
+
+
+def optimize(
+    groups: list[dict[str, Any]], loss: Callable[[], torch.Tensor], steps: int, learning_rate: float, title: str
+) -> None:
+    """Train groups of parameters, as AdamW takes them, by a loss computed in each step, with a cosine's rate."""
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    rng = random.Random(title)
+    parameters = [parameter for group in groups for parameter in group["params"]]
     with show_progress(total=steps, desc=title) as bar:
         for _ in range(steps):
-            loss = step(rng)
             optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_([*connector, *others], 1.0)
+            loss().backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             bar.update()

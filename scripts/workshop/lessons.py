@@ -7,7 +7,7 @@ sees the class in them, and the model learns to name it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ KEPT = 0.6  # most that is kept of the image's own tokens
 FEATURES = (0.15, 0.6)  # share of the class's features that appear
 SURE = (0.5, 0.98)  # probability of the class
 HALVINGS = 14
+BLENDED = "caption/en"  # task whose images are blended with others of the same name
+EVENED, BLEND = 1.0, 0.7  # most that tokens move to their mean, and to the mean of another image
 STRONGEST = 400.0  # that features of a class are added
 
 
@@ -141,24 +143,42 @@ class ClassLessons(Dataset):
 
 class LessonCollator(CachedCollator):
     """
-    `CachedCollator` that moves the tokens of images to the class that their part names.
+    `CachedCollator` that moves the tokens of images to the class that their part names, and blends captioned images.
+
+    In training the tokens of an image that is to be named move towards their mean, and towards the mean of another
+    image with the same name. What two hands share of a thing is what a third hand will draw.
 
     Args:
         head: the encoder's head.
+        alike: paths of images by their caption; nothing is blended without them.
         kwargs: those of `CachedCollator`.
     """
 
-    def __init__(self, *args: Any, head: ImageNetHead, **kwargs: Any):
+    def __init__(
+        self, *args: Any, head: ImageNetHead, alike: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
-        self.head = head
+        self.head, self.alike = head, alike or {}
 
     def windows(self, row: ChatRow, number: int, part: dict[str, Any], is_prompt: bool) -> list[torch.Tensor]:
         windows = super().windows(row, number, part, is_prompt)
-        if CLASS not in part:
+        blends = self.shows_views and row.task == BLENDED and row.answer in self.alike
+        if CLASS not in part and not blends:
             return windows
         seed = hashlib.sha256(f"{self.cache.seed}/{row.epoch}/{row.id}".encode()).digest()
         rng = np.random.default_rng(list(seed[:8]))
-        return [self.head.moved(window, part[CLASS], rng) for window in windows]
+        if CLASS in part:
+            return [self.head.moved(window, part[CLASS], rng) for window in windows]
+        other = {"type": "image", "path": str(rng.choice(self.alike[row.answer]))}
+        (states,) = self.cache.states(other, int(rng.integers(self.cache.views["image"])))
+        return [blended(window, states.to(window.dtype), rng) for window in windows]
+
+
+def blended(states: torch.Tensor, other: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Return tokens (L, W) on a random way to their mean, and from there to the mean of another image's."""
+    own, others = states.mean(0), other.mean(0)
+    states = torch.lerp(states, own.expand_as(states), float(rng.uniform(0.0, EVENED)))
+    return torch.lerp(states, others.expand_as(states), float(rng.uniform(0.0, BLEND)))
 
 
 def sure_rows(

@@ -193,11 +193,90 @@ def name_states(
         batch: questions that end in a name and a question mark, as a collator makes it.
         lengths: tokens of each name.
     """
-    block = first_block(model)
+    ends = (first_answer_tokens(batch) - 1).tolist()  # the question mark, at which the answer is predicted
+    spans = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    return states_of_spans(model, batch, spans)
+
+
+def spoken_states(
+    model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor], lengths: Sequence[int]
+) -> list[torch.Tensor]:
+    """
+    Return the states of the first tokens of answers before the first block of images, (T, D) each.
+
+    Args:
+        batch: questions whose answers begin with a name that was heard.
+        lengths: tokens of each name.
+    """
+    starts = first_answer_tokens(batch).tolist()
+    spans = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    return states_of_spans(model, batch, spans)
+
+
+def first_answer_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the place of the first token of each answer, (B,)."""
+    return (batch["labels"] != IGNORED).int().argmax(-1)
+
+
+def states_of_spans(
+    model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor], spans: Sequence[slice]
+) -> list[torch.Tensor]:
+    """Return the states before the first block of images of one span of tokens a row."""
     found: list[torch.Tensor] = []
-    handle = block.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
+    handle = first_block(model).register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
     with torch.no_grad():
         model.eval()(**{name: value for name, value in batch.items() if name != "labels"})
     handle.remove()
-    ends = (batch["labels"] != IGNORED).int().argmax(-1) - 1  # the question mark, at which the answer is predicted
-    return [row[end - length : end] for row, end, length in zip(found[0], ends.tolist(), lengths, strict=True)]
+    return [row[span] for row, span in zip(found[0], spans, strict=True)]
+
+
+def close_over_transcripts(
+    model: MMForConditionalGeneration,
+    transcripts: Sequence[Mapping[str, torch.Tensor]],
+    others: Sequence[Mapping[str, torch.Tensor]],
+    steps: int = 400,
+) -> None:
+    """
+    Close the gate of the first block over tokens that write down speech, to which an image says nothing.
+
+    The gate becomes one logistic function of a token for all elements, learned from the tokens of these batches.
+
+    Args:
+        transcripts: batches of transcripts beside an image, as a collator makes them.
+        others: batches of questions about images, whose tokens keep the gate open.
+    """
+    gate = first_block(model).gate_query
+    assert gate is not None, "the model has cross_attention_query_gate"
+    closed = torch.cat([gated_tokens(model, batch, written_tokens(batch)) for batch in transcripts])
+    opened = torch.cat([gated_tokens(model, batch, batch["attention_mask"].bool()) for batch in others])
+    states = torch.cat([closed, opened])  # (T, D)
+    is_open = torch.cat([torch.zeros(len(closed)), torch.ones(len(opened))])
+    balance = torch.where(is_open.bool(), len(states) / len(opened), len(states) / len(closed)) / 2
+    weight, bias = nn.Parameter(torch.zeros(states.shape[1])), nn.Parameter(torch.zeros(()))
+
+    def loss() -> torch.Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(states @ weight + bias, is_open, balance)
+
+    optimize([{"params": [weight, bias], "weight_decay": 0.0}], loss, steps, 3e-2, "closing over transcripts")
+    with torch.no_grad():
+        gate.weight.copy_(weight.expand_as(gate.weight))
+        gate.bias.fill_(bias.item())
+
+
+def written_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the tokens (B, L) of answers, and those from which their first tokens are predicted."""
+    answer = batch["labels"] != IGNORED
+    return answer | nn.functional.pad(answer[:, 1:], (0, 1))
+
+
+def gated_tokens(
+    model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor], chosen: torch.Tensor
+) -> torch.Tensor:
+    """Return the states (T, D) from which the first block's gate is computed, of the chosen tokens (B, L)."""
+    gate = cast(nn.Module, first_block(model).gate_query)
+    found: list[torch.Tensor] = []
+    handle = gate.register_forward_hook(lambda module, inputs, output: found.append(inputs[0][chosen]))
+    with torch.no_grad():
+        model.eval()(**{name: value for name, value in batch.items() if name != "labels"})
+    handle.remove()
+    return found[0]

@@ -3,7 +3,10 @@
 
 # Several wordings of each question, so that the model does not memorize one. The last words of a question, next to the
 # answer, tell its task.
-CAPTION = ("What is this?", "What does the picture show?", "Name this.")
+CAPTION = (
+    *("What is this?", "What does the picture show?", "Name this.", "What do you see?"),
+    *("Write a caption.", "Describe the image.", "What is in the picture?"),
+)
 CATEGORY = ("What is its category?", "Which category does it belong to?")
 KINDS = {
     "faces": "faces",

@@ -2,7 +2,7 @@
 """The work of `train`: a recipe whose data are joined by lessons about the classes of ImageNet."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,13 @@ from modeling_mm.recipes import Recipe, RecipeData, read_recipe, rows_of, run
 from modeling_mm.training import CachedCollator, EncoderCache, MMTrainer
 from modeling_mm.utils import show_progress
 
+from . import phrases
 from .base_folder import VARIANT
 from .imagenet import PACKAGE, class_lemmas
 from .lessons import ClassLessons, ImageNetHead, LessonCollator, sure_rows
 from .lite import PACKAGES, lite_head
-from .name_matching import first_block, match_names, name_states
+from .name_matching import close_over_transcripts, first_block, match_names, name_states, spoken_states
 from .packages import fetch_package
-from .phrases import CHOOSE_IMAGE, VERIFY_NAME
 from .prototypes import align_with_names, open_blocks, stand_in_for_speech
 
 LESSONS = 14.0  # weight of the lessons, beside those of the recipe's sources
@@ -33,7 +33,12 @@ SURE = 4.0  # weight of the photographs that the head is sure about
 QUESTION = "What is this?"
 TRANSCRIPTS = 40  # whose speech the stand-ins start from
 QUESTIONS = 600  # whose words the queries start from
-NAMING = {"verify_name/en": VERIFY_NAME, "choose_image/en": CHOOSE_IMAGE}  # questions that end in a name, by task
+NAMING = {
+    "verify_name/en": phrases.VERIFY_NAME,
+    "choose_image/en": phrases.CHOOSE_IMAGE,
+}  # questions that end in a name, by task
+SHOWN = 128  # questions of each kind, from which the gate of the first block learns when to close
+OPEN = ("caption", "category", "verify_name", "choose_image", "match_audio_image")  # tasks that keep it open
 BATCH = 64  # questions that are read at once
 PHOTOGRAPHS = "tuxpaint-"  # with which the names of images that may be photographs begin
 
@@ -56,8 +61,11 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     start from the alignment.
     """
     known = cast(CachedCollator, trainer.data_collator)
-    collator = LessonCollator(known.processor, known.cache, head=head)
     captions = [row for row in rows_of(data.train[0]) if row.task == "caption/en"]
+    alike: dict[str, list[str]] = {}
+    for row in captions:
+        alike.setdefault(row.answer, []).append(image_of(row))
+    collator = LessonCollator(known.processor, known.cache, head=head, alike=alike)
     photographs = [row for row in captions if Path(image_of(row)).name.startswith(PHOTOGRAPHS)]
     sure = sure_rows(photographs, collator, head, names)
     lessons = ClassLessons(names, [image_of(row) for row in captions], QUESTION)
@@ -77,10 +85,38 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
         stand_in_for_speech(model, collate([without_images(row) for row in heard]))
         asked = spread([row for row in rows if row.task == "verify_name/en"], QUESTIONS)
         open_blocks(model, collate(asked), seed=trainer.args.seed)
-        named = [row.answer for row in (*captions, *sure)]
-        match_names(model, tokens, named, states_of_names(model, rows, collator), seed=trainer.args.seed)
+        find_names(model, tokens, [row.answer for row in (*captions, *sure)], rows, collator, trainer.args.seed)
     for part in parts_that_stay(model):
         part.requires_grad_(False)
+
+
+def find_names(
+    model: MMForConditionalGeneration,
+    tokens: torch.Tensor,
+    names: Sequence[str],
+    rows: Sequence[ChatRow],
+    collator: CachedCollator,
+    seed: int,
+) -> None:
+    """
+    Teach the first block to find the images of names that are read or heard, and to be silent over transcripts.
+
+    Args:
+        tokens: pooled encoder tokens of images, (N, M, W), of these names.
+        rows: of training, whose questions and answers hold names.
+    """
+    states = states_of_names(model, rows, collator)
+    for name, heard in states_of_spoken_names(model, rows, collator).items():
+        states.setdefault(name, []).extend(heard)
+    match_names(model, tokens, names, states, seed=seed)
+    collate = collator.for_evaluation()
+
+    def batches(task: str) -> list[Mapping[str, torch.Tensor]]:
+        chosen = spread([row for row in rows if (row.task or "").startswith(task)], SHOWN)
+        return [collate(chosen[start : start + BATCH]) for start in range(0, len(chosen), BATCH)]
+
+    others = [batch for task in OPEN for batch in batches(task)]
+    close_over_transcripts(model, batches("transcribe_beside_image"), others)
 
 
 def adds_nothing(model: MMForConditionalGeneration) -> bool:
@@ -134,6 +170,31 @@ def states_of_names(
             batch = collate([asked[name] for name in names[part]])
             for name, states in zip(names[part], name_states(model, batch, lengths[part]), strict=True):
                 found.setdefault(name, []).append(states)
+    return found
+
+
+def states_of_spoken_names(
+    model: MMForConditionalGeneration, rows: Sequence[ChatRow], collator: CachedCollator
+) -> dict[str, list[torch.Tensor]]:
+    """Return the states of names in answers that begin with what was heard, (T, D), if it was the image's name."""
+    named = {image_of(row): row.answer for row in rows if row.task == "caption/en"}
+    heard: dict[str, tuple[ChatRow, str]] = {}
+    for row in rows:
+        if row.task == "match_audio_image/en" and row.answer.endswith(phrases.YES_NO[0]):
+            image, audio = sorted(media_parts(row.messages), key=lambda part: part["type"] != "image")
+            heard[str(audio["path"])] = (row, named[str(image["path"])])
+    found: dict[str, list[torch.Tensor]] = {}
+    tokenizer, collate = collator.processor.tokenizer, collator.for_evaluation()
+    verdict = phrases.VERDICT.format(text="", verdict=phrases.YES_NO[0])
+    examples = list(heard.values())
+    for start in show_progress(range(0, len(examples), BATCH), desc="reading names that are heard"):
+        some = examples[start : start + BATCH]
+        said = [row.answer.removesuffix(verdict).rstrip(".!?") for row, _ in some]
+        lengths = [len(ids) for ids in tokenizer([f" {text}" for text in said], add_special_tokens=False)["input_ids"]]
+        for (_, name), states in zip(
+            some, spoken_states(model, collate([row for row, _ in some]), lengths), strict=True
+        ):
+            found.setdefault(name, []).append(states)
     return found
 
 

@@ -11,12 +11,14 @@ import torch
 from modeling_mm.data import ChatRow, media_parts
 from modeling_mm.training import CachedCollator
 from scripts.workshop.lessons import (
+    BLEND,
     CLASS,
     MOST,
     SURE,
     ClassLessons,
     ImageNetHead,
     LessonCollator,
+    blended,
     moved_means,
     sure_rows,
 )
@@ -167,6 +169,36 @@ def test_a_lesson_is_moved_by_its_name_and_epoch(collators):
     assert torch.equal(first, states(id="a", epoch=0))
     assert not torch.equal(first, states(id="a", epoch=1))
     assert not torch.equal(first, states(id="b", epoch=0))
+
+
+def test_captioned_images_are_blended_with_others_of_their_name_in_training_alone(head):
+    collator = LessonCollator(processor(), GivenStates(), head=head, alike={"a cat": ["5.png"]})
+    plain = CachedCollator(processor(), GivenStates())
+    caption = row(None, id="a", task="caption/en")
+    ours, theirs = (each([caption])["vision_states"][0, 0].float() for each in (collator, plain))
+    other = tokens(5).mean(0)
+    toward = torch.nn.functional.cosine_similarity
+    assert not torch.equal(ours, theirs)
+    assert toward((ours - theirs).mean(0), other - tokens(0).mean(0), dim=0) > 0.99
+    assert torch.equal(collator([caption])["vision_states"], collator([caption])["vision_states"])
+    assert not torch.equal(collator([replace(caption, epoch=1)])["vision_states"][0, 0].float(), ours)
+    for same in (replace(caption, task="category/en"), replace(caption, messages=said(caption, "a dog"))):
+        assert torch.equal(collator([same])["vision_states"], plain([same])["vision_states"])
+    assert torch.equal(collator.for_evaluation()([caption])["vision_states"], plain([caption])["vision_states"])
+
+
+def said(row: ChatRow, answer: str) -> list[dict]:
+    return [*row.prompt, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+
+
+def test_a_blend_lies_between_the_means():
+    ours, other = tokens(1), tokens(2)
+    for seed in range(20):
+        found = blended(ours, other, np.random.default_rng(seed))
+        share = ((found.mean(0) - ours.mean(0)) / (other.mean(0) - ours.mean(0))).mean()
+        assert 0 <= share <= BLEND + 1e-5
+        spread = found.var(0).sum() / ours.var(0).sum()  # around the mean, which narrows on both ways
+        assert spread < (1 - share) ** 2 + 1e-4
 
 
 def test_rows_that_the_head_is_sure_about_are_answered_by_its_name(collators, head):

@@ -8,10 +8,15 @@ from modeling_mm.training import ChatCollator
 from scripts.workshop.name_matching import (
     MatchingOptions,
     NameMatcher,
+    close_over_transcripts,
+    first_block,
+    gated_tokens,
     match_names,
     matching_loss,
     name_states,
     say_what_was_found,
+    spoken_states,
+    written_tokens,
 )
 from tests.fakes.tiny import difference, draw
 from tests.fakes.tiny_chats import chat, moved, processor, weights
@@ -114,3 +119,45 @@ def test_only_the_first_block_and_the_vectors_of_items_change():
     match_names(model, tokens, names, states_of_names(model), MatchingOptions(steps=2, batch=4))
     changed = moved(model, before)
     assert changed and all("vision_cross_blocks.1.cross_attn" in name or "connector.items" in name for name in changed)
+
+
+def batch_of(*questions: tuple[str, str]) -> dict[str, torch.Tensor]:
+    return ChatCollator(processor())([chat(question, answer, color="red") for question, answer in questions])
+
+
+def test_the_states_of_a_spoken_name_are_those_of_the_first_tokens_of_an_answer():
+    model = seeing_model(**FIELDS)
+    tokenizer = processor().tokenizer
+    answers = ["a bird", "hello there"]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) - 1 for text in answers]
+    batch = batch_of(*(("Look and listen.", text) for text in answers))
+    found = spoken_states(model, batch, lengths)
+    given = {}
+    handle = first_block(model).register_forward_pre_hook(lambda module, inputs: given.update(state=inputs[0]))
+    with torch.no_grad():
+        model(**batch)
+    handle.remove()
+    for number, (states, length) in enumerate(zip(found, lengths, strict=True)):
+        (places,) = (batch["labels"][number] != -100).nonzero(as_tuple=True)
+        assert length > 0 and torch.equal(states, given["state"][number, places[:length]])
+
+
+def test_the_gate_closes_over_transcripts_and_stays_open_elsewhere():
+    model = seeing_model(**FIELDS)
+    transcripts = [batch_of(("Look and listen.", "a bird"), ("Look and listen.", "hello there"))]
+    others = [batch_of(("Is this called a cat?", "brief"), ("What do you see?", "red"))]
+    before = copy.deepcopy(weights(model))
+    close_over_transcripts(model, transcripts, others, steps=300)
+    assert all("vision_cross_blocks.1.gate_query" in name for name in moved(model, before))
+
+    def openness(batch: dict[str, torch.Tensor], chosen: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return first_block(model).gate_query(gated_tokens(model, batch, chosen)).sigmoid()
+
+    assert openness(transcripts[0], written_tokens(transcripts[0])).max() < 0.3
+    assert openness(others[0], others[0]["attention_mask"].bool()).min() > 0.7
+
+
+def test_what_is_written_begins_where_its_first_token_is_predicted():
+    labels = torch.tensor([[-100, -100, 5, 6, -100], [-100, -100, -100, 7, 8]])
+    assert written_tokens({"labels": labels}).int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]

@@ -68,7 +68,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora whisper-tiny compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora whisper-tiny tasks compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -94,6 +94,9 @@ whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into 
 	$(PY) -m scripts.workshop.build_corpus chat
 	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny-names.yaml
 	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny.yaml $(ARGS)
+
+tasks: $(READY)  ## the tasks of scripts/tasks: data from the corpora, training, figures (3 minutes each)
+	$(PY) -m scripts.tasks.run $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
 	$(PY) -m scripts.workshop.compare $(ARGS)

@@ -32,7 +32,12 @@ from ..pretraining import MMForPreTraining
 from ..processing_mm import MMProcessor
 from ..retrieval import MMForRetrieval
 from ..training.arguments import MMTrainingArguments
-from ..training.collators import CachedCollator, ChatCollator, ClassificationCollator
+from ..training.collators import (
+    CachedClassificationCollator,
+    CachedCollator,
+    ChatCollator,
+    ClassificationCollator,
+)
 from ..training.encoder_cache import EncoderCache
 from ..training.freezing import parts_of
 from ..training.lora import add_lora
@@ -199,13 +204,18 @@ def make_collator(
     """Make the collator for training. An encoder cache needs the model, with frozen encoders."""
     section = recipe.data
     options: dict[str, Any] = {"augmentation": section.augmentation, "modality_dropout": section.modality_dropout}
-    if recipe.objective == "classification":
-        return ClassificationCollator(processor, recipe.labels, **options)
     if recipe.objective == "retrieval":
         return RetrievalCollator(processor, **options)
-    chats = ChatCollator(processor, **options)
-    if section.encoder_cache is not None and model is not None:
+    if section.encoder_cache is None or model is None:
+        if recipe.objective == "classification":
+            return ClassificationCollator(processor, recipe.labels, **options)
+        chats = ChatCollator(processor, **options)
+    else:
         cache = filled_cache(recipe, processor, data, model)
+        if recipe.objective == "classification":
+            return CachedClassificationCollator(
+                processor, cache, recipe.labels, modality_dropout=section.modality_dropout
+            )
         chats = CachedCollator(processor, cache, modality_dropout=section.modality_dropout)
     return PretrainingCollator(processor, recipe.masking, chats) if recipe.objective == "pretraining" else chats
 

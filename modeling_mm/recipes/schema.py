@@ -362,8 +362,6 @@ class Recipe:
                 raise ValueError(f"alignment: it needs a whole model that generates. Leave out it or `{key}`.")
         if self.lora and self.frozen:
             raise ValueError("lora: it freezes all other parts. Leave out `frozen`.")
-        if cache and self.labels:
-            raise ValueError("data.encoder_cache: it needs `objective: causal_lm` or `pretraining`. Leave it out.")
         for tower in (modality.tower for modality in MODALITIES.values()):
             has_tower = self.model.text is None or tower in self.model.encoders
             if cache and has_tower and self.frozen.get(tower, "always") != "always":
@@ -389,7 +387,7 @@ class Recipe:
             if is_set:
                 raise ValueError(f"{key}: not with `objective: {self.objective}`. Leave one of them out.")
         if self.data.encoder_cache and self.objective == "retrieval":
-            raise ValueError("data.encoder_cache: it needs `objective: causal_lm` or `pretraining`. Leave it out.")
+            raise ValueError("data.encoder_cache: not with `objective: retrieval`. Leave one of them out.")
 
     @property
     def evaluates(self) -> bool:

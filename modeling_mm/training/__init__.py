@@ -14,7 +14,14 @@ from .callbacks import (
     TimerCallback,
 )
 from .checkpoints import last_whole_checkpoint
-from .collators import CachedCollator, ChatCollator, ClassificationCollator, accuracy, encode_conversation
+from .collators import (
+    CachedClassificationCollator,
+    CachedCollator,
+    ChatCollator,
+    ClassificationCollator,
+    accuracy,
+    encode_conversation,
+)
 from .encoder_cache import EncoderCache, fingerprint
 from .freezing import PARTS, part_of, parts_of
 from .image_augmentation import ImageAugmentation
@@ -33,6 +40,7 @@ __all__ = [
     "AlignmentOptions",
     "AudioAugmentation",
     "Augmentation",
+    "CachedClassificationCollator",
     "CachedCollator",
     "ChatCollator",
     "ClassificationCollator",

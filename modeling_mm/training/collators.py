@@ -160,10 +160,16 @@ class ClassificationCollator(ChatCollator):
         self.labels = list(labels)
 
     def features(self, row: ChatRow) -> Row:
-        if row.answer not in self.labels:
-            raise ValueError(f"expected an answer among the labels {', '.join(self.labels)}; got {row.answer!r}")
+        label = label_number(row, self.labels)
         prompt = encode_chat(self.processor, replace(row, messages=row.prompt), add_generation_prompt=True)
-        return prompt | {"labels": torch.tensor(self.labels.index(row.answer))}
+        return prompt | {"labels": torch.tensor(label)}
+
+
+def label_number(row: ChatRow, labels: Sequence[str]) -> int:
+    """Return the class of a sample's answer, or raise a ValueError if it is none of the labels."""
+    if row.answer not in labels:
+        raise ValueError(f"expected an answer among the labels {', '.join(labels)}; got {row.answer!r}")
+    return labels.index(row.answer)
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -257,3 +263,31 @@ class CachedCollator(ChatCollator):
             return 0
         name = f"{self.cache.seed}/{row.epoch}/{number}/{row.id or row.messages}"
         return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % self.cache.views[kind]
+
+
+class CachedClassificationCollator(CachedCollator):
+    """
+    `ClassificationCollator` with the states of an encoder cache.
+
+    Args:
+        processor: the model's processor.
+        cache: filled with all rows that are to be used.
+        labels: the possible answers, in the order of the model's classes.
+        options: those of [`CachedCollator`].
+
+    Raises:
+        ValueError: for a sample whose answer is none of the labels.
+    """
+
+    def __init__(self, processor: Any, cache: EncoderCache, labels: Sequence[str], **options: Any):
+        super().__init__(processor, cache, **options)
+        self.labels = list(labels)
+
+    def features(self, row: ChatRow) -> Row:
+        label = label_number(row, self.labels)
+        prompt = self.with_states(replace(row, messages=row.prompt), is_prompt=True)
+        return prompt | {"labels": torch.tensor(label)}
+
+    def windows(self, row: ChatRow, number: int, part: dict[str, Any], is_prompt: bool) -> list[torch.Tensor]:
+        # Prompts are what it learns from, so that they show the views that other collators show beside an answer.
+        return super().windows(row, number, part, is_prompt=False)

@@ -126,7 +126,6 @@ ALIGNED = ("alignment={steps: 1, images: [{source: a}]}",)
         ),
         ((*CACHE, "data.augmentation.audio={mask_time_prob: 0.5}"), "augmentation.audio.mask_time_prob does not work"),
         ((*CACHE, "data.train.0.streaming=true"), "data: `encoder_cache` reads all examples before training"),
-        ((*CACHE, "objective=classification", "labels=[a, b]"), "data.encoder_cache: it needs `objective: causal_lm`"),
         ((*ALIGNED, "lora={}"), "alignment: it needs a whole model that generates. Leave out it or `lora`."),
         ((*ALIGNED, "objective=classification", "labels=[a, b]"), "Leave out it or `labels`."),
         (("alignment={steps: 1}",), "expected `images` or `audio`"),

@@ -371,6 +371,19 @@ def test_the_encoder_cache_gives_the_same_figures(tmp_path):
         run(recipe(tmp_path / "c", {"data.encoder_cache": str(tmp_path / "cache")}, **options))
 
 
+def test_a_classification_from_the_encoder_cache_gives_the_same_figures(tmp_path):
+    no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    answers = sorted({row.answer for row in load_chats(SAMPLE, "train", limit=12)})
+    values = {"frozen": {"vision": "always", "audio": "always"}, "model.config": {"text_config": no_dropout}}
+    values |= {"objective": "classification", "labels": answers}
+    options = {"max_steps": 2, "predict_with_generate": False}
+    plain = run(recipe(tmp_path / "a", values, **options))["figures"]["evaluation"]
+    cached = run(recipe(tmp_path / "b", {**values, "data.encoder_cache": str(tmp_path / "cache")}, **options))
+    assert len(list((tmp_path / "cache").glob("*/states.bin"))) == 2
+    assert plain.keys() == cached["figures"]["evaluation"].keys() >= {"loss", "accuracy"}
+    assert plain["loss"] == pytest.approx(cached["figures"]["evaluation"]["loss"], abs=1e-3)
+
+
 # ---- Alignment ------------------------------------------------------------------------------------------------------
 
 
@@ -466,7 +479,7 @@ def test_a_recipe_trains_a_model_that_embeds(tmp_path):
         ({"objective": "pretraining", "masking": {"tokens": 2}}, "must lie in"),
         ({"gradient_cache": 4}, "only `objective: retrieval` has one"),
         ({"objective": "retrieval", "lora": {"r": 2}}, "lora: not with `objective: retrieval`"),
-        ({"objective": "retrieval", "data.encoder_cache": "cache"}, "needs `objective: causal_lm`"),
+        ({"objective": "retrieval", "data.encoder_cache": "cache"}, "encoder_cache: not with `objective: retrieval`"),
         ({"objective": "retrieval", "labels": ["a", "b"]}, "belong together"),
     ],
 )

@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader
 from modeling_mm.data import ChatDataset, ChatRow
 from modeling_mm.training import (
     Augmentation,
+    CachedClassificationCollator,
     CachedCollator,
     ChatCollator,
+    ClassificationCollator,
     ImageAugmentation,
     ModalityDropout,
     encode_conversation,
@@ -110,6 +112,37 @@ def test_prompts_hold_nothing_of_the_answer(media) -> None:
     collator = CachedCollator(processor(), filled(media, *ALL))
     one, other = (collator.prompt_batch([row(media, "a.png", answer=answer)]) for answer in ("a cat", "a dog"))
     assert torch.equal(one["input_ids"], other["input_ids"])
+
+
+# ---- Classification -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [ROWS["mixed rows"], ROWS["text alone"]], ids=["mixed rows", "text alone"])
+def test_a_classification_from_the_cache_equals_one_of_raw_media(media, names) -> None:
+    rows = make_rows(media, names)
+    labels = sorted({each.answer for each in rows})
+    raw = ClassificationCollator(processor(), labels)(rows)
+    cached = CachedClassificationCollator(processor(), filled(media, *ALL), labels)(rows)
+    for name in TEXTS:
+        assert torch.equal(cached[name], raw[name]), name
+    assert cached["labels"].tolist() == [labels.index(each.answer) for each in rows]
+    with torch.no_grad():
+        raw.pop("labels"), cached.pop("labels")
+        ours, theirs = frozen_model()(**cached).logits, frozen_model()(**raw).logits
+    torch.testing.assert_close(ours[:, -1], theirs[:, -1], rtol=0, atol=TOLERANCE)
+
+
+def test_a_classification_learns_from_all_views_and_is_evaluated_on_the_file_as_it_is(media) -> None:
+    collator = CachedClassificationCollator(processor(), filled(media, "a.png", **VIEWS), ["a cat", "a dog"])
+    rows = [row(media, "a.png", id=f"row {n}", epoch=epoch) for n in range(4) for epoch in range(4)]
+    assert {shown(collator, each) for each in rows} == {0, 1, 2}
+    assert {shown(collator.for_evaluation(), each) for each in rows} == {0}
+
+
+def test_a_classification_refuses_an_answer_that_is_no_label(media) -> None:
+    collator = CachedClassificationCollator(processor(), filled(media, "a.png"), ["a dog", "a bird"])
+    with pytest.raises(ValueError, match=r"Row 0.*expected an answer among the labels a dog, a bird; got 'a cat'"):
+        collator([row(media, "a.png")])
 
 
 # ---- Text -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""Names of tasks, their recipes and the table of their figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modeling_mm.recipes import read_recipe
+from scripts.tasks.build import RECIPES, task_module, task_names
+from scripts.tasks.run import table, table_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_a_task_has_a_module_a_recipe_and_a_test_that_belong_together(name):
+    module, recipe = task_module(name), read_recipe(RECIPES / f"tasks-{name}.yaml")
+    assert recipe.labels == list(getattr(module, "LABELS", []))
+    files = [source.source for source in recipe.data.train]
+    files += [source.source for sources in recipe.data.test.values() for source in sources]
+    assert all(Path(file).parent.as_posix() == f"outputs/tasks/{name}" for file in files)
+    assert {dataset for dataset, _ in module.REACH} <= {*recipe.data.test, *getattr(module, "MEASURED", ())}
+    assert (ROOT / f"tests/tasks/test_{name.replace('-', '_')}.py").is_file()
+
+
+def test_an_unknown_task_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"Unknown task 'catgory'; known are .*category"):
+        task_module("catgory")
+
+
+def test_the_table_shows_the_figures_that_are_to_be_reached(tmp_path):
+    figure = {"dataset": "unseen", "metric": "accuracy", "model": 0.75, "majority": 0.25, "samples": 8}
+    figures = [figure | {"text_only": 0.5}, figure | {"metric": "f1", "text_only": None}]
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+    (tmp_path / "further.json").write_text(
+        json.dumps([{"dataset": "unseen", "metric": "accuracy", "name": "nearest", "value": 0.625}])
+    )
+    reach = {("unseen", "accuracy"): "0.7", ("unseen", "f1"): ""}
+    assert table_rows("name", tmp_path, reach) == [
+        ("name", "unseen", "accuracy", "8", "0.750", "0.250", "0.500", "0.625 nearest", "0.7"),
+        ("name", "unseen", "f1", "8", "0.750", "0.250", "", "", ""),
+    ]
+    assert table_rows("name", tmp_path / "nothing", reach) == []
+    assert table(["category"], tmp_path).startswith("| task | test set | metric |")

@@ -275,12 +275,18 @@ def check_placeholders_kept(
     Raises:
         ValueError: with the row.
     """
+    lacking = {
+        row: kind
+        for row in range(len(texts))
+        if not placeholders[row] and (kind := next((name for name, items in rows.items() if items[row]), None))
+    }
+    if not lacking:  # the tokens of a Whisper are 1,500, and this is done for every text
+        return
     names = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     edges = {getattr(tokenizer, name, None) for name in names}
     roles = pattern_of(tuple(token for token in control_tokens(tokenizer) if token not in edges))
-    for row, text in enumerate(texts):
-        kind = next((name for name, items in rows.items() if items[row]), None)
-        if kind is not None and not placeholders[row] and (found := roles.search(text)):
+    for row, kind in lacking.items():
+        if found := roles.search(texts[row]):
             modality: Modality = MODALITIES[kind]
             raise ValueError(
                 f"Row {row} is a conversation, as it has {found[0]}, without a placeholder for its "

@@ -75,15 +75,39 @@ def check_labels(name: str, labels: torch.Tensor, vocab_size: int, ignore_index:
     Raises:
         ValueError: for the first row with a label out of range.
     """
+    if found := row_out_of_range(name, labels, vocab_size, ignore_index):
+        row, value = found
+        raise ValueError(
+            f"Row {row}: {name} holds {value}, but labels are ids of tokens from 0 to {vocab_size - 1}, or "
+            f"{ignore_index} for tokens that are not learned. Check that model and tokenizer belong together."
+        )
+
+
+def check_classes(labels: torch.Tensor, num_labels: int, ignore_index: int = -100) -> None:
+    """
+    Check labels of rows, (B,) or (B, 1), against the number of classes.
+
+    Raises:
+        ValueError: for the first row with a label out of range.
+    """
+    if found := row_out_of_range("labels", labels, num_labels, ignore_index):
+        row, value = found
+        raise ValueError(
+            f"Row {row}: the label is {value}, but the model has {num_labels} classes, from 0 to {num_labels - 1}; "
+            f"{ignore_index} is for rows that are not learned. Correct the label, or load the model with more "
+            "num_labels."
+        )
+
+
+def row_out_of_range(name: str, labels: torch.Tensor, number: int, ignore_index: int) -> tuple[int, int] | None:
+    """Return the first row of labels (B, ...) that holds one which is not from 0 to `number` - 1, and the label."""
     known = labels.masked_fill(labels == ignore_index, 0)
+    known = known if known.ndim > 1 else known[:, None]
     ranges = read_once((name, ignore_index), torch.stack([known.amin(-1), known.amax(-1)], dim=-1), labels)
     for row, (lowest, highest) in enumerate(ranges):
-        if lowest < 0 or highest >= vocab_size:
-            raise ValueError(
-                f"Row {row}: {name} holds {lowest if lowest < 0 else highest}, but labels are ids of tokens from 0 to "
-                f"{vocab_size - 1}, or {ignore_index} for tokens that are not learned. Check that model and tokenizer "
-                "belong together."
-            )
+        if lowest < 0 or highest >= number:
+            return row, lowest if lowest < 0 else highest
+    return None
 
 
 def problem_type(configured: str | None, num_labels: int, labels: torch.Tensor) -> str:

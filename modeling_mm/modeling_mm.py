@@ -27,7 +27,7 @@ from .generation import MMGenerationMixin
 from .joining import Component, join_pretrained
 from .layers import init_weights
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
-from .losses import causal_lm_loss, classification_loss, problem_type
+from .losses import causal_lm_loss, check_classes, classification_loss, problem_type
 from .masks import check_hidden, check_placeholders, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
 from .media_cache import SeenItems, text_length
@@ -586,6 +586,9 @@ class MMForSequenceClassification(MMPreTrainedModel):
                 (B,) class ids for `single_label_classification`, (B, num_labels) zeros and ones for
                 `multi_label_classification`, (B,) or (B, num_labels) values for `regression`. Without
                 `config.problem_type` the problem follows from `num_labels` and the labels' type.
+
+        Raises:
+            ValueError: for a class id that the model does not have, and as [`MMModel.forward`].
         """
         outputs: MMModelOutput = self.model(input_ids, attention_mask, *args, **inputs)
         states = outputs.last_hidden_state  # (B, L, D)
@@ -594,6 +597,8 @@ class MMForSequenceClassification(MMPreTrainedModel):
         loss = None
         if labels is not None:
             self.config.problem_type = problem_type(self.config.problem_type, self.num_labels, labels)
+            if self.config.problem_type == "single_label_classification" and not is_torchdynamo_compiling():
+                check_classes(labels, self.num_labels)
             loss = classification_loss(logits, labels, self.config.problem_type, inputs.get("num_items_in_batch"))
         return MMSequenceClassifierOutput(
             loss=loss,

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from modeling_mm.losses import (
     causal_lm_loss,
+    check_classes,
     classification_loss,
     problem_type,
     scaled_similarities,
@@ -199,6 +200,18 @@ def test_num_items_in_batch_replaces_the_mean_of_classification_losses():
         for items in (10, torch.tensor(10)):
             loss = classification_loss(logits, labels, problem, items)
             assert loss.item() == pytest.approx(mean.item() * labels.numel() / 10, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)], ids=str)
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_class_out_of_range_is_refused_with_its_row(shape, wrong):
+    labels = torch.tensor([0, 2, -100, 1])
+    check_classes(labels.view(shape), 3)
+    labels[2] = wrong
+    with pytest.raises(
+        ValueError, match=f"Row 2: the label is {wrong}, but the model has 3 classes, from 0 to 2; -100"
+    ):
+        check_classes(labels.view(shape), 3)
 
 
 def test_an_unlabelled_row_counts_for_nothing_in_single_label_classification():

@@ -355,6 +355,16 @@ def test_a_classifier_without_labels_in_its_batch_has_a_zero_loss(items):
     assert loss.item() == 0.0 and ours.score.weight.grad.abs().max() == 0
 
 
+def test_a_class_that_the_model_does_not_have_is_refused():
+    ours, _ = classifiers(num_labels=3)
+    with pytest.raises(
+        ValueError, match=r"Row 1: the label is 3, but the model has 3 classes, from 0 to 2.*num_labels"
+    ):
+        ours(**pad_text(TEXT), labels=torch.tensor([0, 3, 1]))
+    many, _ = classifiers(num_labels=3, problem_type="regression")
+    assert many(**pad_text(TEXT), labels=torch.full((3, 3), 7.0)).loss.isfinite()  # a value like any other
+
+
 @pytest.mark.parametrize(
     ("problem", "num_labels", "targets"),
     [

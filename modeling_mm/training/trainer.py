@@ -189,13 +189,20 @@ class MMTrainer(Trainer):
     # ---- Divergence -------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the stock loader; while training, its batches name their examples."""
+        """
+        Return the stock loader; while training, its batches name their examples.
+
+        Raises:
+            ValueError: if the examples do not fill a batch and incomplete ones are dropped, so that none is learned.
+        """
         collator = self.data_collator
         self.data_collator = NamingCollator(collator) if self.is_in_train else collator
         try:
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
         finally:
             self.data_collator = collator
+        check_has_batches(loader, self.train_dataset, self.args)
+        return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Take the names of the examples out of the batches of an optimizer step, so that no model sees them."""
@@ -374,6 +381,16 @@ class MMTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         share_weights(output_dir or str(self.args.output_dir))  # PEFT saves its adapters past the model
+
+
+def check_has_batches(loader: DataLoader, dataset: Any, args: MMTrainingArguments) -> None:
+    """Raise a `ValueError` if a loader drops its only batch."""
+    if args.dataloader_drop_last and is_numbered(dataset) and not len(loader):
+        raise ValueError(
+            f"The training data hold {len(dataset)} examples, but a batch takes {args.train_batch_size} in each of "
+            f"{args.world_size} processes, and the last incomplete one is dropped, so that nothing would be learned. "
+            "Use a smaller per_device_train_batch_size, or more examples."
+        )
 
 
 def parameter_groups(

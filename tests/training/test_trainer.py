@@ -366,6 +366,16 @@ def test_every_process_reads_its_own_share_of_a_stream(tmp_path):
     assert given.accelerator_config.dispatch_batches is True
 
 
+def test_data_that_fill_no_batch_are_refused(tmp_path):
+    """The stock trainer ends at step 0 with a warning."""
+    options = {"per_device_train_batch_size": len(CHATS) + 1, "max_steps": 1}
+    dropping = mm_trainer(chat_model(), tmp_path, dataloader_drop_last=True, **options)
+    with pytest.raises(
+        ValueError, match=rf"hold {len(CHATS)} examples, but a batch takes {len(CHATS) + 1} in each of 1"
+    ):
+        dropping.train()
+
+
 def test_the_training_data_are_told_which_epoch_begins(tmp_path):
     told = []
 

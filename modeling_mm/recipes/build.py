@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Processor, model, data and collator of a recipe."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -143,12 +144,37 @@ def load_data(recipe: Recipe) -> RecipeData:
         return [cleaned(recipe, d, s, f"{name}-{i}") for i, (d, s) in enumerate(zip(datasets, sources, strict=True))]
 
     data, alignment = recipe.data, recipe.alignment.sources if recipe.alignment is not None else {}
+    train = load_all(data.train, "train")
+    check_labels_occur(recipe.labels, train)
     return RecipeData(
-        train=load_all(data.train, "train"),
+        train=train,
         evaluation=concatenated(load_all(data.evaluation, "evaluation")) if data.evaluation else None,
         test={name: concatenated(load_all(sources, name)) for name, sources in data.test.items()},
         alignment={kind: load_all(sources, kind) for kind, sources in alignment.items()},
     )
+
+
+def check_labels_occur(labels: Sequence[str], datasets: Sequence[Chats]) -> None:
+    """
+    Check that each label has an example to be learned from. Streams are not read for it.
+
+    Raises:
+        ValueError: for labels that are no example's answer.
+    """
+    if any(isinstance(dataset, ChatStream) for dataset in datasets):
+        return
+    missing, answers = dict.fromkeys(labels), Counter[str]()
+    for row in chain(*map(rows_of, datasets)):
+        if not missing:
+            return
+        missing.pop(row.answer, None)
+        answers[row.answer] += 1
+    if missing:
+        found = ", ".join(f"{answer!r} ({count})" for answer, count in answers.most_common(10))
+        raise ValueError(
+            f"labels: no example of data.train has the answer {' or '.join(map(repr, missing))}, so that it cannot be "
+            f"learned. The answers are {found}. Add examples, or remove the label."
+        )
 
 
 def load_source(source: DataSource, seed: int = DEFAULT_SEED) -> Chats:

@@ -295,6 +295,17 @@ def test_classification_learns_which_label_the_answer_is(tmp_path):
         run(recipe(tmp_path / "bad", {**values, "labels": ["vehicle"]}))
 
 
+def test_a_label_that_no_example_has_is_refused_before_training(tmp_path):
+    lines = [json.dumps({"prompt": str(i), "completion": ("yes", "no")[i % 2]}) for i in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    source = [{"source": str(tmp_path / "a.jsonl")}]
+    values = {"objective": "classification", "labels": ["yes", "no", "maybe", "never"], "data.evaluation": source}
+    with pytest.raises(ValueError, match=r"no example of data.train has the answer 'maybe' or 'never'.*'yes' \(2\)"):
+        load_data(recipe(tmp_path / "out", {**values, "data.train": source}))
+    few = {"data.train": [{**source[0], "per_answer": 1}], "labels": ["no", "yes"]}
+    assert len(load_data(recipe(tmp_path / "out", {**values, **few})).train[0]) == 2
+
+
 # ---- Data -----------------------------------------------------------------------------------------------------------
 
 

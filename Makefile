@@ -129,7 +129,7 @@ test-versions: test test-oldest  ## the fast suite on the newest and on the olde
 test-app: $(PAGE)/.ready  ## the page of `modeling-mm app` in headless Chromium, which must be installed
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit; done; \
 		echo 'no Chromium in PATH: apt install chromium'; exit 1
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PAGE)/bin/python -m pytest tests/serving/test_app.py $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PAGE)/bin/python -m pytest tests/serving/test_app.py tests/serving/test_search_page.py $(ARGS)
 
 test-wheel: $(DEV)  ## build the wheel, install it without the checkout, ask and train with it
 	$(PYTEST) tests/integration/test_wheel.py -m "slow or not slow" $(ARGS)

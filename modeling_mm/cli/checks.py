@@ -113,9 +113,7 @@ def check_index(options: Namespace) -> None:
         if not source.exists() and (source.suffix == ".jsonl" or is_path(options.source)):
             raise FileNotFoundError(f"There is no file or folder {options.source}.{beside(source)}")
         return
-    if not Path(options.index, INDEX_FILE).is_file():
-        hint = beside(Path(options.index))
-        raise FileNotFoundError(f"{options.index} holds no index. Build one: modeling-mm index build.{hint}")
+    check_index_folder(options.index)
     if getattr(options, "page", None):
         check_writable("--page", Path(options.page))
     if options.action == "search":
@@ -124,6 +122,12 @@ def check_index(options: Namespace) -> None:
             check_model(options.model)
     if options.action == "recommend" and not options.like:
         raise ValueError("Recommending needs at least one row that is liked. Add --like ID.")
+
+
+def check_index_folder(folder: str) -> None:
+    if not Path(folder, INDEX_FILE).is_file():
+        hint = beside(Path(folder))
+        raise FileNotFoundError(f"{folder} holds no index. Build one: modeling-mm index build.{hint}")
 
 
 def check_query(options: Namespace) -> None:
@@ -165,6 +169,8 @@ def check_serve(options: Namespace) -> None:
 def check_app(options: Namespace) -> None:
     if options.examples is not None and not Path(options.examples).is_file():
         raise FileNotFoundError(f"--examples: there is no file {options.examples}.{beside(Path(options.examples))}")
+    if options.index is not None:
+        check_index_folder(options.index)
     check_model(options.model)
 
 

@@ -9,7 +9,7 @@ from .index import Index
 from .items import Item, ItemSource, open_items
 from .manifest import Manifest, read_manifest
 from .milvus import MilvusStore
-from .page import results_page
+from .page import results_cards, results_page
 from .processes import Processes
 from .segments import Row, to_table
 from .share import BuildReport, Skipped
@@ -35,6 +35,7 @@ __all__ = [
     "open_items",
     "parse_conditions",
     "read_manifest",
+    "results_cards",
     "results_page",
     "to_table",
 ]

@@ -1,16 +1,16 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Page of rows that a search has found: one HTML file with images and players, which needs no network."""
+"""Rows that a search has found as HTML with images and players inside it: a part of a page, or a whole one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation.inline_media import InlineMedia, inline_media
 from .stores import Hit
 
-TEMPLATE = Path(__file__).with_name("results.html.jinja")
+PAGE, CARDS = "results.html.jinja", "cards.html.jinja"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,21 @@ def results_page(title: str, media: Mapping[str, Sequence[str]], hits: Sequence[
     Example:
         >>> Path("found.html").write_text(results_page("a dog", {}, index.search(Item("a dog"))), encoding="utf-8")
     """
-    cards = [
+    return render(PAGE, title=title, query=shown_media(media), cards=cards_of(hits))
+
+
+def results_cards(hits: Sequence[Hit]) -> str:
+    """Return the rows of a page as a part of another one; texts are escaped, and there is no script."""
+    return render(CARDS, cards=cards_of(hits))
+
+
+def render(template: str, **values: object) -> str:
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(autoescape=True, undefined=StrictUndefined, loader=loader).get_template(template).render(values)
+
+
+def cards_of(hits: Sequence[Hit]) -> list[Card]:
+    return [
         Card(
             hit.row.id,
             f"{hit.score:.3f}",
@@ -48,8 +62,6 @@ def results_page(title: str, media: Mapping[str, Sequence[str]], hits: Sequence[
         )
         for hit in hits
     ]
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
-    return template.render(title=title, query=shown_media(media), cards=cards)
 
 
 def shown_media(media: Mapping[str, Sequence[str]]) -> list[InlineMedia]:

@@ -127,6 +127,7 @@ SLIPS = {
     "serve model_cards/mm-whisper-tiny --allow-files nothing": "--allow-files: there is no folder nothing.",
     "serve model_cards/mm-whisper-tiny --max-tokens 0": "--max-tokens: expected at least 1, got 0.",
     "app nothing": "There is no folder nothing.",
+    "app model_cards/mm-whisper-tiny --index nothing": "nothing holds no index. Build one: modeling-mm index build.",
     "app model_cards/mm-whisper-tiny --port 99999": "--port: expected 0 to 65535, got 99999.",
     "push nothing me/nothing": "There is no folder nothing.",
     "benchmark txt": "There is no part txt. Expected text, image, speech, pretraining, import, load, convert.",

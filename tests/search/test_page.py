@@ -1,6 +1,6 @@
 """page.py: results with their images and players, safe to open."""
 
-from modeling_mm.search import Hit, Row, results_page
+from modeling_mm.search import Hit, Row, results_cards, results_page
 from tests.search.conftest import save_stripes, save_tone
 
 
@@ -22,3 +22,12 @@ def test_rows_are_shown_with_images_and_players(tmp_path):
 
 def test_no_row_is_said():
     assert "No row meets the conditions." in results_page("a", {}, [])
+
+
+def test_a_part_of_another_page_has_the_same_rows(tmp_path):
+    media = {"image": [str(save_stripes(tmp_path / "a.png", 0))]}
+    hits = [Hit(0.5, Row("<b>", "image", "", media, "s", "x", {"year": 1999}))]
+    part = results_cards(hits)
+    assert part in results_page("a", {}, hits).replace("<main>\n", "") and "<html" not in part
+    assert part.count("<article>") == part.count('<img src="data:image/jpeg;base64,') == 1
+    assert "1. &lt;b&gt;" in part and "0.500" in part and "year: 1999" in part

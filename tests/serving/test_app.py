@@ -68,10 +68,10 @@ CHROMIUM_OPTIONS = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fak
 
 
 @contextlib.contextmanager
-def served(folder, log, length):
+def served(folder, log, length, *more):
     """scripts/app.py in a process of its own; its address."""
     port = free_port()
-    command = [sys.executable, str(ROOT / "scripts" / "app.py"), str(folder), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "scripts" / "app.py"), str(folder), "--port", str(port), *more]
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "--max-new-tokens", str(length)], env=quiet_environment(), stdout=out, stderr=subprocess.STDOUT

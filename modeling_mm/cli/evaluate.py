@@ -25,7 +25,7 @@ from ..evaluation import (
 )
 from ..recipes import Recipe, RecipeData, load_source
 from ..recipes.build import filled_cache, rows_of
-from ..training import CachedCollator, Masking, PretrainingCollator, RetrievalCollator
+from ..training import CachedCollator, CachedRetrievalCollator, PretrainingCollator, RetrievalCollator
 from ..training.answers import in_groups
 from ..training.matching import embed_rows
 from ..training.pretraining import measure_objectives
@@ -48,27 +48,29 @@ def run(options: Namespace) -> None:
     recipe = load_recipe(options.recipe, options.overrides)
     sets = test_sets(recipe, options.only, options.limit)
     model, processor = load_model(options.model, options.device, "float32", heads=MEASURED)
+    cache = None
+    if recipe.data.encoder_cache and not options.no_cache:
+        data = RecipeData([], None, {name: ChatDataset(rows) for name, rows in sets.items()})
+        cache = filled_cache(recipe, processor, data, model.requires_grad_(False))
     if isinstance(model, MMForRetrieval):
-        found = retrieval_figures(model, RetrievalCollator(processor), sets)
+        collator = RetrievalCollator(processor) if cache is None else CachedRetrievalCollator(processor, cache)
+        found = retrieval_figures(model, collator.for_evaluation(), sets)
         write_figures(Path(options.out), [asdict(each) for each in found], retrieval_section(found))
         return
+    chats = None if cache is None else CachedCollator(processor, cache)
     if isinstance(model, MMForPreTraining):
-        run_pretraining(model, processor, sets, recipe.masking, Path(options.out))
+        collator = PretrainingCollator(processor, recipe.masking, chats)
+        run_pretraining(model, collator.for_evaluation(), sets, Path(options.out))
         return
     majority: dict[str, str] = {}
     for source in recipe.data.train:
         majority |= majority_answers(rows_of(load_source(source)))
-    prompt_batch = None
-    if recipe.data.encoder_cache and not options.no_cache:
-        data = RecipeData([], None, {name: ChatDataset(rows) for name, rows in sets.items()})
-        cache = filled_cache(recipe, processor, data, model.requires_grad_(False))
-        prompt_batch = CachedCollator(processor, cache).prompt_batch
     figures, records = evaluate(
         model,
         processor,
         sets,
         majority,
-        prompt_batch,
+        None if chats is None else chats.prompt_batch,
         with_text_only=not options.no_text_only,
         max_new_tokens=recipe.training.get("generation_max_new_tokens", 64),
         task_metrics=recipe.task_metrics,
@@ -117,14 +119,9 @@ def retrieval_figures(
 
 
 def run_pretraining(
-    model: MMForPreTraining,
-    processor: MMProcessor,
-    sets: dict[str, list[ChatRow]],
-    masking: Masking | None,
-    folder: Path,
+    model: MMForPreTraining, collator: PretrainingCollator, sets: dict[str, list[ChatRow]], folder: Path
 ) -> None:
     """Print the loss and the accuracy of each objective, and how well rows find each other, and write them."""
-    collator = PretrainingCollator(processor, masking)
     measured = {name: measure_objectives(model, collator, rows, ROWS_AT_ONCE) for name, rows in sets.items()}
     table = [
         (name, str(len(sets[name])), figure.replace("_", " "), f"{value:.3f}")

@@ -42,7 +42,7 @@ from ..training.collators import (
 from ..training.encoder_cache import EncoderCache
 from ..training.freezing import parts_of
 from ..training.lora import add_lora
-from ..training.matching import RetrievalCollator
+from ..training.matching import CachedRetrievalCollator, RetrievalCollator
 from ..training.pretraining import PretrainingCollator
 from ..utils.resources import resource_or_path
 from .schema import DataSource, ModelSection, Recipe
@@ -229,20 +229,21 @@ def make_collator(
 ) -> ChatCollator:
     """Make the collator for training. An encoder cache needs the model, with frozen encoders."""
     section = recipe.data
-    options: dict[str, Any] = {"augmentation": section.augmentation, "modality_dropout": section.modality_dropout}
-    if recipe.objective == "retrieval":
-        return RetrievalCollator(processor, **options)
+    dropout: dict[str, Any] = {"modality_dropout": section.modality_dropout}
     if section.encoder_cache is None or model is None:
+        options = {"augmentation": section.augmentation, **dropout}
         if recipe.objective == "classification":
             return ClassificationCollator(processor, recipe.labels, **options)
+        if recipe.objective == "retrieval":
+            return RetrievalCollator(processor, **options)
         chats = ChatCollator(processor, **options)
     else:
         cache = filled_cache(recipe, processor, data, model)
         if recipe.objective == "classification":
-            return CachedClassificationCollator(
-                processor, cache, recipe.labels, modality_dropout=section.modality_dropout
-            )
-        chats = CachedCollator(processor, cache, modality_dropout=section.modality_dropout)
+            return CachedClassificationCollator(processor, cache, recipe.labels, **dropout)
+        if recipe.objective == "retrieval":
+            return CachedRetrievalCollator(processor, cache, **dropout)
+        chats = CachedCollator(processor, cache, **dropout)
     return PretrainingCollator(processor, recipe.masking, chats) if recipe.objective == "pretraining" else chats
 
 

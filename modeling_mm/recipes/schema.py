@@ -386,8 +386,6 @@ class Recipe:
         for key, is_set in (("lora", self.lora), ("alignment", self.alignment), ("task_metrics", self.task_metrics)):
             if is_set:
                 raise ValueError(f"{key}: not with `objective: {self.objective}`. Leave one of them out.")
-        if self.data.encoder_cache and self.objective == "retrieval":
-            raise ValueError("data.encoder_cache: not with `objective: retrieval`. Leave one of them out.")
 
     @property
     def evaluates(self) -> bool:

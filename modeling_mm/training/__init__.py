@@ -26,7 +26,7 @@ from .encoder_cache import EncoderCache, fingerprint
 from .freezing import PARTS, part_of, parts_of
 from .image_augmentation import ImageAugmentation
 from .lora import MODULES_TO_SAVE, TARGET_MODULES, LoraOptions, add_lora
-from .matching import RetrievalCollator
+from .matching import CachedRetrievalCollator, RetrievalCollator
 from .pretraining import Masking, PretrainingCollator
 from .sampling import MediaLengthGroupedSampler, media_size
 from .state_store import StateStore
@@ -42,6 +42,7 @@ __all__ = [
     "Augmentation",
     "CachedClassificationCollator",
     "CachedCollator",
+    "CachedRetrievalCollator",
     "ChatCollator",
     "ClassificationCollator",
     "EncoderCache",

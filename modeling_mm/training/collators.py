@@ -129,6 +129,13 @@ class ChatCollator:
     def features(self, row: ChatRow) -> Row:
         return encode_conversation(self.processor, row)
 
+    def media_features(self, row: ChatRow) -> Row:
+        """Return the tensors of a sample's media, without its text."""
+        if not (parts := media_parts(row.messages)):
+            return {}
+        encoded = encode_chat(self.processor, replace(row, messages=[{"role": "user", "content": parts}]))
+        return {name: value for name, value in encoded.items() if name not in ("input_ids", "attention_mask")}
+
     def _encode_numbered(self, number: int, sample: ChatRow | Mapping[str, Any]) -> Row:
         if isinstance(sample, Mapping) and not sample:
             raise ValueError(
@@ -218,22 +225,30 @@ class CachedCollator(ChatCollator):
 
     def with_states(self, row: ChatRow, is_prompt: bool = False) -> Row:
         """Return the tensors of a row's text, with the states (I, L, W) of its media."""
+        states, tokens = self.media_states(row, is_prompt)
+        return dict(self.encode_text(row, tokens, is_prompt)) | states
+
+    def media_features(self, row: ChatRow) -> Row:
+        return self.media_states(row)[0]
+
+    def media_states(self, row: ChatRow, is_prompt: bool = False) -> tuple[Row, dict[str, list[list[int]]]]:
+        """Return the states (I, L, W) of a row's media with their masks, and the number of windows of each medium."""
         refuse_videos(row)
         states: dict[str, list[torch.Tensor]] = {name: [] for name in MODALITIES}
-        tokens: dict[str, list[list[int]]] = {name: [[]] for name in MODALITIES}
+        counts: dict[str, list[list[int]]] = {name: [[]] for name in MODALITIES}
         for number, part in enumerate(media_parts(row.messages)):
             windows = self.windows(row, number, part, is_prompt)
             states[part["type"]] += windows
-            tokens[part["type"]][0].append(len(windows))
-        encoded = dict(self.encode_text(row, tokens, is_prompt))
+            counts[part["type"]][0].append(len(windows))
+        found: Row = {}
         for name, windows in states.items():
             if windows:
                 modality = MODALITIES[name]
-                encoded[modality.states] = stack_padded(windows)
+                found[modality.states] = stack_padded(windows)
                 if modality.has_frames:
                     ones = [torch.ones(len(window), dtype=torch.bool) for window in windows]
-                    encoded[modality.states_mask] = stack_padded(ones)
-        return encoded
+                    found[modality.states_mask] = stack_padded(ones)
+        return found, counts
 
     def windows(self, row: ChatRow, number: int, part: dict[str, Any], is_prompt: bool) -> list[torch.Tensor]:
         """Return the states (L, W) of each window of a row's media part, the `number`-th of the row."""

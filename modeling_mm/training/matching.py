@@ -6,15 +6,15 @@ Shape legend: P the size of an embedding.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..batching import first_row
-from ..data.chat_row import ChatRow, media_parts, to_row
-from .collators import ChatCollator, Row, encode_chat
+from ..data.chat_row import ChatRow, to_row
+from .collators import CachedCollator, ChatCollator, Row
 
 
 class RetrievalCollator(ChatCollator):
@@ -32,12 +32,7 @@ class RetrievalCollator(ChatCollator):
     """
 
     def features(self, row: ChatRow) -> Row:
-        found = first_row(self.processor(text=row.answer, return_tensors="pt"))
-        if parts := media_parts(row.messages):
-            alone = replace(row, messages=[{"role": "user", "content": parts}])
-            media = encode_chat(self.processor, alone)
-            found |= {name: value for name, value in media.items() if name not in ("input_ids", "attention_mask")}
-        return found
+        return first_row(self.processor(text=row.answer, return_tensors="pt")) | self.media_features(row)
 
     def __call__(self, samples: Sequence[ChatRow | Mapping[str, Any]]) -> dict[str, Any]:
         """
@@ -52,6 +47,19 @@ class RetrievalCollator(ChatCollator):
     def embedding_batch(self, rows: Sequence[ChatRow]) -> dict[str, torch.Tensor]:
         """Return a batch for the model to embed: as in training, without a loss."""
         return super().__call__(rows)
+
+
+class CachedRetrievalCollator(RetrievalCollator, CachedCollator):
+    """
+    `RetrievalCollator` with `vision_states` and `audio_states` of an encoder cache instead of pixels and spectrograms.
+
+    Arguments are those of [`CachedCollator`].
+
+    Example:
+        >>> cache = EncoderCache("cache", model, processor)
+        >>> cache.fill(chats)
+        >>> MMTrainer(model, MMTrainingArguments("outputs"), CachedRetrievalCollator(processor, cache), chats).train()
+    """
 
 
 @dataclass(frozen=True)

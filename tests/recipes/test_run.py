@@ -459,6 +459,23 @@ def test_a_search_does_not_align(tmp_path):
 # ---- Retrieval ------------------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_embeds_learns_the_same_from_the_encoder_cache(tmp_path):
+    no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    values = {"objective": "retrieval", "frozen": {"vision": "always", "audio": "always"}}
+    values |= {"model.config": {"projection_dim": 8, "text_config": no_dropout}}
+    plain = run(recipe(tmp_path / "a", values))
+    cached = run(recipe(tmp_path / "b", {**values, "data.encoder_cache": str(tmp_path / "cache")}))
+    assert len(list((tmp_path / "cache").glob("*/states.bin"))) == 2
+    one, other = plain["figures"]["evaluation"], cached["figures"]["evaluation"]
+    assert one.keys() == other.keys() and "text_to_image_recall_at_1" in one
+    assert one["loss"] == pytest.approx(other["loss"], abs=1e-3)  # the cache holds float16
+    before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert max(difference(before[name], after[name]) for name in before) < 1e-3
+    with pytest.raises(ValueError, match="encoder is not frozen"):
+        values.pop("frozen")
+        run(recipe(tmp_path / "c", {**values, "data.encoder_cache": str(tmp_path / "cache")}))
+
+
 def test_a_recipe_trains_a_model_that_embeds(tmp_path):
     values = {
         "objective": "retrieval",
@@ -490,7 +507,6 @@ def test_a_recipe_trains_a_model_that_embeds(tmp_path):
         ({"objective": "pretraining", "masking": {"tokens": 2}}, "must lie in"),
         ({"gradient_cache": 4}, "only `objective: retrieval` has one"),
         ({"objective": "retrieval", "lora": {"r": 2}}, "lora: not with `objective: retrieval`"),
-        ({"objective": "retrieval", "data.encoder_cache": "cache"}, "encoder_cache: not with `objective: retrieval`"),
         ({"objective": "retrieval", "labels": ["a", "b"]}, "belong together"),
     ],
 )

@@ -374,6 +374,12 @@ def test_a_model_that_embeds_is_measured_by_how_its_rows_find_each_other(retriev
     assert "| text | image | 3 |" in table and table in capsys.readouterr().out
     assert (out / "card.md").read_text(encoding="utf-8").strip() == table
 
+    cache = tmp_path / "cache"
+    assert main([*arguments, f"data.encoder_cache={cache}", "--no-cache"]) == 0 and not cache.exists()
+    assert main([*arguments, f"data.encoder_cache={cache}"]) == 0
+    cached = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    assert list(cache.glob("image-*/states.bin")) and cached == figures
+
     alone = json.dumps({"prompt": "What?", "completion": "a cat"})
     (tmp_path / "alone.jsonl").write_text(f"{alone}\n{alone}", encoding="utf-8")
     assert main([*arguments, f"data.test.captions.0.source={tmp_path / 'alone.jsonl'}"]) == 2
@@ -396,6 +402,11 @@ def test_a_pretrained_model_is_measured_by_its_objectives_and_answers(retriever,
     table = (out / "card.md").read_text(encoding="utf-8").strip()
     assert "| captions | 4 | matching loss |" in table and "| text | image | 8 |" in table
     assert table in capsys.readouterr().out
+    cache = f"data.encoder_cache={tmp_path / 'cache'}"
+    assert main(["evaluate", str(path), str(tiny), "--out", str(tmp_path / "cached"), "--device", "cpu", cache]) == 0
+    cached = json.loads((tmp_path / "cached" / "figures.json").read_text(encoding="utf-8"))
+    assert list((tmp_path / "cache").glob("image-*/states.bin")) and cached["retrieval"] == figures["retrieval"]
+    assert cached["objectives"]["captions"] == pytest.approx(figures["objectives"]["captions"], abs=1e-3)
     assert main(["ask", str(tiny), "What?", "--device", "cpu", "--max-new-tokens", "2"]) == 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import MMForPreTraining, MMForRetrieval, MMProcessor
+from .. import MMForPreTraining, MMForRetrieval
 from ..data import ChatDataset, ChatRow
 from ..evaluation import (
     RetrievalFigure,

@@ -27,7 +27,8 @@ def task_module(name: str) -> ModuleType:
 
     It has `build(sources)`, which returns the splits. One of a classification has `LABELS`, the recipe's labels, and
     may have `WITHOUT_LABEL`, the splits whose answers are none of them. One with further figures has
-    `measure(model, sources)`.
+    `measure(model, sources)`, and one whose recipe joins components that learn from its data has
+    `prepare(sources, splits)`, which writes them.
 
     Raises:
         ValueError: for a name that no recipe has.
@@ -47,8 +48,11 @@ def build(name: str, corpora: Path, packages: Path, folder: Path) -> dict[str, i
     module = task_module(name)
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
-    splits = module.build(Sources(corpora, packages, target))
+    sources = Sources(corpora, packages, target)
+    splits = module.build(sources)
     write_task(target, splits, getattr(module, "LABELS", ()), getattr(module, "WITHOUT_LABEL", ()))
+    if hasattr(module, "prepare"):
+        module.prepare(sources, splits)
     return {split: len(rows) for split, rows in splits.items()}
 
 

@@ -4,6 +4,7 @@ Build the data of tasks, train and measure their models, and print the table of 
 
     python -m scripts.tasks.run                    # all of them
     python -m scripts.tasks.run category           # some
+    python -m scripts.tasks.run --measure          # measure the models of an earlier run
     python -m scripts.tasks.run --table            # only print what was measured
 
 The corpora must be built (`make corpora`). Models go to outputs/tasks-NAME, figures to outputs/tasks/NAME/figures.
@@ -26,11 +27,12 @@ FURTHER = "further.json"  # what `measure` of a task's module has found
 
 
 def run(name: str, arguments: argparse.Namespace) -> None:
-    """Build, train and measure one task; a model of an earlier run is replaced."""
-    counts = build(name, arguments.corpora, arguments.packages, arguments.folder)
-    print(f"{name}: " + ", ".join(f"{split} {number}" for split, number in counts.items()))
+    """Build, train and measure one task; a model of an earlier run is replaced, or only measured."""
     model, figures = Path(f"outputs/tasks-{name}"), arguments.folder / name / "figures"
-    command("train", f"tasks-{name}", f"training.output_dir={model}", "overwrite=true")
+    if not arguments.measure:
+        counts = build(name, arguments.corpora, arguments.packages, arguments.folder)
+        print(f"{name}: " + ", ".join(f"{split} {number}" for split, number in counts.items()))
+        command("train", f"tasks-{name}", f"training.output_dir={model}", "overwrite=true")
     command("evaluate", f"tasks-{name}", str(model), "--out", str(figures))
     module = task_module(name)
     if hasattr(module, "measure"):
@@ -53,16 +55,19 @@ def table_rows(name: str, figures: Path, reach: dict[tuple[str, str], str]) -> l
     """
     Return the rows of one task: its test set and metric in `reach`, from `figures.json` and from what `measure` found.
 
-    A figure of `measure` has `dataset`, `metric`, `name` and `value`. It stands in the column `other` of the row that
-    it belongs to.
+    A figure of `measure` has `dataset`, `metric`, `name` and `value`, and stands in the column `other` of the row that
+    it belongs to; one with `model` is a row.
     """
     if not (figures / "figures.json").is_file():
         return []
-    found = {(each["dataset"], each["metric"]): each for each in read(figures / "figures.json")}
+    measured = read(figures / FURTHER) if (figures / FURTHER).is_file() else []
+    figured = [figure for each in read(figures / "figures.json") for figure in flat(each)]
+    found = {(each["dataset"], each["metric"]): each for each in [*figured, *measured] if "model" in each}
     further: dict[tuple[str, str], list[str]] = {}
-    for each in read(figures / FURTHER) if (figures / FURTHER).is_file() else []:
-        text = f"{each['value']:.3f} {each['name']}"
-        further.setdefault((each["dataset"], each["metric"]), []).append(text)
+    for each in measured:
+        if "name" in each:
+            text = f"{each['value']:.3f} {each['name']}"
+            further.setdefault((each["dataset"], each["metric"]), []).append(text)
     rows = []
     for (dataset, metric), wanted in reach.items():
         each = found.get((dataset, metric), {})
@@ -70,6 +75,22 @@ def table_rows(name: str, figures: Path, reach: dict[tuple[str, str], str]) -> l
         other = "; ".join(further.get((dataset, metric), []))
         rows.append((name, dataset, metric, str(each.get("samples", "")), *values, other, wanted))
     return rows
+
+
+def flat(figure: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a figure in a list, or all of those of one side of retrieval; chance stands for their majority."""
+    if "query" not in figure:
+        return [figure]
+    return [
+        {
+            "dataset": figure["dataset"],
+            "metric": f"{figure['query']}_to_{figure['item']}_{name}",
+            "model": value,
+            "majority": figure["chance"] if name == "recall_at_1" else None,
+            "samples": figure["rows"],
+        }
+        for name, value in figure["figures"].items()
+    ]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -84,6 +105,7 @@ def shown(value: float | None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_folders(parser)
+    parser.add_argument("--measure", action="store_true", help="measure the models of an earlier run, train none")
     parser.add_argument("--table", action="store_true", help="only print the table of what was measured")
     arguments = parser.parse_args()
     names = arguments.tasks or task_names()

@@ -42,3 +42,18 @@ def test_the_table_shows_the_figures_that_are_to_be_reached(tmp_path):
     ]
     assert table_rows("name", tmp_path / "nothing", reach) == []
     assert table(["category"], tmp_path).startswith("| task | test set | metric |")
+
+
+def test_the_table_shows_sides_that_find_each_other_and_rows_that_a_task_measures(tmp_path):
+    figures = {"recall_at_1": 0.5, "map": 0.625}
+    sides = {"dataset": "unseen", "query": "text", "item": "image", "rows": 40, "dimensions": 8, "chance": 0.025}
+    (tmp_path / "figures.json").write_text(json.dumps([{**sides, "figures": figures}]))
+    measured = {"dataset": "unseen", "metric": "hit@10", "model": 0.75, "majority": 0.125, "text_only": 0.25}
+    baseline = {"dataset": "unseen", "metric": "text_to_image_recall_at_1", "name": "CCA", "value": 0.375}
+    (tmp_path / "further.json").write_text(json.dumps([{**measured, "samples": 9}, baseline]))
+    names = ("text_to_image_recall_at_1", "text_to_image_map", "hit@10")
+    assert table_rows("name", tmp_path, {("unseen", name): "" for name in names}) == [
+        ("name", "unseen", names[0], "40", "0.500", "0.025", "", "0.375 CCA", ""),
+        ("name", "unseen", names[1], "40", "0.625", "", "", "", ""),
+        ("name", "unseen", names[2], "9", "0.750", "0.125", "0.250", "", ""),
+    ]

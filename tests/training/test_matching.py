@@ -141,9 +141,9 @@ def test_equal_media_of_a_cache_are_not_each_others_alternatives(retriever, tmp_
 def test_views_and_dropout_are_for_training_alone(tmp_path):
     media = media_rows.write_media(tmp_path)
     changed = {"augmentation": Augmentation(image=ImageAugmentation(color=0.9)), "views": {"image": 4}}
-    cache = media_rows.filled(media, "a.png", "b.png", **changed)
+    cache = media_rows.filled(media, "a.png", "b.png", "short.wav", **changed)
     collate = CachedRetrievalCollator(chat_processor(), cache, modality_dropout=ModalityDropout(image=1.0))
-    rows = rows_of(media, [("a.png",), ("b.png",)])
+    rows = rows_of(media, [("a.png", "short.wav"), ("short.wav", "b.png")])
     assert "vision_states" not in collate(rows) and "vision_states" in collate.for_evaluation()(rows)
     collate.modality_dropout = None
     shown = collate.for_evaluation()(rows)["vision_states"]

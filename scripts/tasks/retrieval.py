@@ -1,0 +1,86 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Images, voices and names that find each other, by hands, voices and concepts that training lacks."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..workshop.corpus import read_lines
+from .captions import CONCEPTS, HAND, group_of, one_of_each_name, read_images, read_voices, voice_of
+from .examples import TRAIN, Example, Sources, answer_of, example
+
+QUESTION = "What is this?"  # retrieval leaves it out
+SIDES = ("text", "image", "audio")
+DATASETS = {HAND: "unseen hand and voice", CONCEPTS: "unseen concepts"}  # names of the recipe's test sets
+METRIC = "{}_to_{}_recall_at_1"
+WANTED = {HAND: "0.5; above CCA", CONCEPTS: "above CCA"}
+REACH = {
+    (name, METRIC.format(query, item)): WANTED[split]
+    for split, name in DATASETS.items()
+    for pair in combinations(SIDES, 2)
+    for query, item in (pair, pair[::-1])
+}
+
+
+def build(sources: Sources) -> dict[str, list[Example]]:
+    """Return images with a voice and a name; of unseen concepts one image of each name."""
+    splits = {}
+    for split in (TRAIN, HAND, CONCEPTS):
+        rows, voices = read_images(sources, split), read_voices(sources, split)
+        chosen = one_of_each_name(rows) if split == CONCEPTS else rows
+        splits[split] = [
+            example(
+                "retrieval",
+                row["file_name"],
+                group_of(row, split),
+                [("image", row["path"]), ("audio", voice)],
+                QUESTION,
+                row["name_en"],
+            )
+            for row in chosen
+            if (voice := voice_of(row, voices))
+        ]
+    return splits
+
+
+def prepare(sources: Sources, splits: Mapping[str, Sequence[Example]]) -> None:
+    """Write the components that the recipe joins."""
+    from .components import write_components  # imports torch
+
+    write_components(sources, splits, layers=2)
+
+
+def measure(model: Path, sources: Sources) -> list[dict[str, Any]]:
+    """Return recall at 1 of canonical correlation on the means of the frozen encoders' states."""
+    from .correlation import best_correlation, recall  # imports scikit-learn
+
+    rows = {split: read_lines(sources.folder / f"{split}.jsonl") for split in (TRAIN, *DATASETS)}
+    names = {split: [answer_of(row) for row in each] for split, each in rows.items()}
+    features = frozen_features(model, sources.folder, names)
+    found = []
+    for pair in combinations(SIDES, 2):
+        concepts = [row["group"] for row in rows[TRAIN]]
+        fitted = best_correlation(*(features[TRAIN][side] for side in pair), concepts, names[TRAIN])
+        for split, dataset in DATASETS.items():
+            sides = features[split][pair[0]], features[split][pair[1]]
+            for number in (0, 1):
+                metric = METRIC.format(pair[number], pair[1 - number])
+                value = recall(fitted, sides, names[split], number)
+                found.append({"dataset": dataset, "metric": metric, "name": "CCA", "value": value})
+    return found
+
+
+def frozen_features(model: Path, folder: Path, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the features (N, W) of each side of each split: means of encoder states, and parts of words."""
+    from .correlation import NameFeatures
+    from .frozen import Retriever, read_chats
+
+    retriever, as_vectors = Retriever(model, "retrieval"), NameFeatures(names[TRAIN])
+    found = {}
+    for split, texts in names.items():
+        rows = read_chats(folder / f"{split}.jsonl")
+        found[split] = {kind: retriever.means(rows, kind) for kind in ("image", "audio")} | {"text": as_vectors(texts)}
+    return found

@@ -1,6 +1,7 @@
 """`modeling-mm`: each subcommand with a small model and real files, and its errors, which are one line each."""
 
 import html
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -343,6 +345,51 @@ def retriever(tmp_path_factory) -> Path:
         lines.append(json.dumps({"messages": messages}))
     (folder / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
+
+
+def test_every_pair_of_text_image_and_audio_has_all_figures_in_both_directions(retriever, tmp_path):
+    colors, words = ("red", "green", "blue", "white"), ["a cat", "a dog", "a cat", "hello"]
+    audio = [str(retriever / f"{number}.wav") for number in range(4)]
+    for number, path in enumerate(audio):
+        soundfile.write(path, np.roll(sound()[0], 99 * number) * np.linspace(0, 1 + number, 8000), sound()[1])
+    images = [str(retriever / f"{color}.png") for color in colors]
+    chats = []
+    for image, wave, answer in zip(images, audio, words, strict=True):
+        content = [
+            {"type": "image", "path": image},
+            {"type": "audio", "path": wave},
+            {"type": "text", "text": "What?"},
+        ]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        chats.append(json.dumps({"messages": messages}))
+    (tmp_path / "test.jsonl").write_text("\n".join(chats), encoding="utf-8")
+    values = plain_recipe(tmp_path) | {"objective": "retrieval"}
+    values["data"]["test"] = {"captions": [{"source": str(tmp_path / "test.jsonl")}]}
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    arguments = ["evaluate", str(tmp_path / "given.yaml"), str(retriever / "tiny"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text(encoding="utf-8"))
+    found = {(each["query"], each["item"]): each for each in figures if each["dimensions"] == 8}
+
+    model, parts = MMForRetrieval.from_pretrained(retriever / "tiny"), MMProcessor.from_pretrained(retriever / "tiny")
+    inputs = {
+        "text": {"text": words},
+        "image": {"text": [""] * 4, "images": [[each] for each in images]},
+        "audio": {"text": [""] * 4, "audio": [[each] for each in audio]},
+    }
+    with torch.no_grad():
+        embeds = {name: model.embed(**parts(**each, return_tensors="pt")).numpy() for name, each in inputs.items()}
+    assert set(found) == set(itertools.permutations(embeds, 2))
+    for (query, item), figure in found.items():
+        firsts, precisions = [], []
+        for row, scores in enumerate(embeds[query] @ embeds[item].T):
+            matches = [words[place] == words[row] for place in (-scores).argsort()]
+            places = [rank for rank, is_match in enumerate(matches, 1) if is_match]
+            firsts.append(places[0])
+            precisions.append(np.mean([number / rank for number, rank in enumerate(places, 1)]))
+        expected = {f"recall_at_{k}": np.mean([first <= k for first in firsts]) for k in (1, 5, 10)}
+        expected |= {"median_rank": np.median(firsts), "map": np.mean(precisions)}
+        assert figure["figures"] == pytest.approx(expected), (query, item)
 
 
 def test_a_model_that_embeds_is_measured_by_how_its_rows_find_each_other(retriever, tmp_path, capsys):

@@ -202,7 +202,7 @@ def meets(table: pa.Table, conditions: Sequence[Condition]) -> np.ndarray:
     for condition in conditions:
         column = table[condition.column]
         if condition.operator == "in":
-            found = pc.and_(pc.is_in(column, pa.array(condition.value, column.type)), column.is_valid())
+            found = pc.is_in(column, pa.array(condition.value, column.type))
         else:
             found = COMPARISONS[condition.operator](column, pa.scalar(condition.value, column.type))
         met &= found.fill_null(False).to_numpy().astype(bool)

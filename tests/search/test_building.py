@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from modeling_mm import MMForRetrieval
-from modeling_mm.search import Embedder, Index, Item, build_index, read_manifest
+from modeling_mm.search import Embedder, ExactStore, Index, Item, MilvusStore, build_index, read_manifest
 from modeling_mm.search import building as building_module
 from modeling_mm.search import share as share_module
 from tests.fakes.pipeline_parts import build
@@ -147,6 +148,18 @@ def test_an_interrupted_build_is_not_searched_and_resumes(files, embedder, store
     assert counts(report) == (6, 6 - kept, 0, kept, 0) and len(ids(out)) == 6
 
 
+def test_rows_that_the_store_has_not_taken_stay_in_their_parts(files, embedder, store, tmp_path, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    kind = ExactStore if store == "exact" else MilvusStore
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(kind, "upsert", killed)
+        run(files, tmp_path / "index", embedder, store)
+    monkeypatch.setattr(Embedder, "embed_alike", killed)  # nothing is embedded again
+    assert counts(run(files, tmp_path / "index", embedder, store)) == (6, 0, 0, 6, 0)
+
+
 def test_an_interrupted_update_leaves_the_rows_of_before_to_be_searched(files, embedder, tmp_path, monkeypatch):
     out = tmp_path / "index"
     run(files, out, embedder)
@@ -206,6 +219,28 @@ def test_a_folder_of_something_else_is_refused(files, embedder, tmp_path):
         run(files, tmp_path / "index", embedder, "http://localhost:9")
     with pytest.raises(ValueError, match="--index-type HNSW: it is for a store in Milvus"):
         run(files, tmp_path / "other", embedder, "exact", index_type="HNSW")
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0, 3.0])
+def test_embeddings_that_are_not_of_unit_length_are_not_stored(files, embedder, tmp_path, monkeypatch, value):
+    """As of weights that overflow in their dtype."""
+    run(files, tmp_path / "index", embedder)
+    save_stripes(files / "new.png", 21)
+    monkeypatch.setattr(Embedder, "embed_alike", lambda self, contents: np.full((len(contents), SIZE), value))
+    with pytest.raises(ValueError, match=r"Row 'new.png': its embedding has the length"):
+        run(files, tmp_path / "index", embedder)
+    with Index(tmp_path / "index", embedder) as index:
+        with pytest.raises(ValueError, match=r"Row 'mine': its embedding has the length"):
+            index.add([Item("a cat", id="mine")])
+        assert len(index) == 6
+
+
+def test_an_index_of_another_version_is_refused(files, embedder, tmp_path):
+    run(files, tmp_path / "index", embedder)
+    path = tmp_path / "index" / "index.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ValueError, match=r"index.json has the format 2, expected 1. Build the index again."):
+        Index(tmp_path / "index")
 
 
 def test_an_index_without_rows_is_refused(embedder, tmp_path):

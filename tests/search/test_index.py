@@ -108,6 +108,20 @@ def test_of_items_one_of_which_has_no_content_none_is_added(index):
     assert len(index) == 6
 
 
+def test_an_item_that_the_model_does_not_take_is_named_and_none_is_added(index):
+    with pytest.raises(ValueError, match=r"row 1: .*positions"):
+        index.add([Item("fine", id="fine"), Item("word " * 400, where="row 1")])
+    assert len(index) == 6
+
+
+def test_deletions_give_space_back(index, folder):
+    if index.manifest.store != "exact":
+        pytest.skip("Milvus compacts by itself")
+    assert index.delete(TEXTS[:4]) == 4
+    assert sorted(path.suffix for path in (folder / "rows").iterdir()) == [".arrow", ".npy"]
+    assert set(index.store.signatures()) == set(TEXTS[4:])
+
+
 def test_of_two_items_of_one_id_the_last_is_kept(index, embedder):
     index.add([Item("a cat", id="x"), Item("hello there", id="x")])
     assert len(index) == 7 and index.store.get(["x"])["x"][0].text == "hello there"

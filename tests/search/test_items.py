@@ -107,6 +107,17 @@ def test_a_saved_dataset_is_streamed_with_names_of_labels(tmp_path):
     assert sorted([*shares[0], *shares[1]]) == list("abcd") and all(shares)
 
 
+def test_rows_of_a_dataset_without_a_label_have_no_value(tmp_path):
+    """datasets gives -1 to a row whose label is hidden, as of a test split."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["cat", "dog"])})
+    rows = Dataset.from_dict({"text": list("abc"), "label": [1, -1, None]}, features=features)
+    rows.save_to_disk(tmp_path / "saved")
+    _, items = read(tmp_path / "saved")
+    assert [item.metadata for item in items] == [{"label": "dog"}, {"label": None}, {"label": None}]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -11,10 +11,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from modeling_mm.search import ExactStore, MilvusStore, Row, parse_conditions, to_table
+from modeling_mm.search import ExactStore, MilvusStore, Row, default_store, parse_conditions, to_table
 from modeling_mm.search import exact as exact_module
+from modeling_mm.search import segments as segments_module
+from modeling_mm.search import stores as stores_module
 from modeling_mm.search.milvus import check_index_type
 from modeling_mm.search.stores import check_vectors
+from modeling_mm.utils import write_bytes
 from tests.search.conftest import SIZE, STORES, needs_milvus
 
 COLUMNS = {"number": "int", "share": "float", "name": "str", "is_odd": "bool"}
@@ -209,9 +212,11 @@ def test_an_unfinished_commit_does_not_count_and_a_compaction_that_was_cut_off_i
     store.delete([row(0).id, row(1).id, row(2).id])
     kept = {path.name: path.read_bytes() for path in (tmp_path / "rows").iterdir()}
     store.tidy()
-    for name, data in kept.items():  # as if they had not yet been removed
-        (tmp_path / "rows" / name).write_bytes(data)
-    assert list(open_store("exact", tmp_path).signatures()) == [row(3).id]
+    # As if they had not yet been removed: the rows alone, which a computer that goes down may keep, and all of them.
+    for suffix in (".npy", ".arrow", ".json"):
+        for name in (each for each in kept if each.endswith(suffix)):
+            (tmp_path / "rows" / name).write_bytes(kept[name])
+        assert list(open_store("exact", tmp_path).signatures()) == [row(3).id]
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -225,6 +230,40 @@ def test_damaged_files_are_named(tmp_path):
         (tmp_path / "rows" / name).write_bytes(data)
     with pytest.raises(ValueError, match="embeddings of 8 numbers in an index of 9"):
         ExactStore(tmp_path / "rows", 9, COLUMNS)
+
+
+def test_rows_whose_embeddings_are_of_another_commit_are_named(tmp_path):
+    store = open_store("exact", tmp_path)
+    store.upsert(to_table([row(0), row(1)], COLUMNS), vectors(2))
+    np.save(tmp_path / "rows" / "000000001.npy", vectors(3))
+    with pytest.raises(ValueError, match=r"000000001: 2 rows have embeddings of shape \(3, 8\)"):
+        open_store("exact", tmp_path)
+
+
+def test_a_commit_that_is_cut_off_between_its_two_files_is_not_there(tmp_path, monkeypatch):
+    """Its rows must be written last: rows without embeddings would make the index unreadable."""
+
+    def cut_off(path, data):
+        write_bytes(path, data)
+        raise KeyboardInterrupt
+
+    store = open_store("exact", tmp_path)
+    store.upsert(to_table([row(0)], COLUMNS), vectors(1))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(segments_module, "write_bytes", cut_off)
+        store.upsert(to_table([row(1)], COLUMNS), vectors(1))
+    again = open_store("exact", tmp_path)
+    assert list(again.signatures()) == [row(0).id]
+    again.upsert(to_table([row(2)], COLUMNS), vectors(1))
+    assert set(open_store("exact", tmp_path).signatures()) == {row(0).id, row(2).id}
+
+
+@pytest.mark.parametrize("missing", ["pymilvus", "milvus_lite"])
+def test_a_new_index_is_kept_in_milvus_if_client_and_database_are_installed(missing, monkeypatch):
+    monkeypatch.setattr(stores_module, "find_spec", lambda name: object())
+    assert default_store() == "milvus"
+    monkeypatch.setattr(stores_module, "find_spec", lambda name: None if name == missing else object())
+    assert default_store() == "exact"
 
 
 # ---- Milvus ---------------------------------------------------------------------------------------------------------

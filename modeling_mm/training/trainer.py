@@ -276,23 +276,30 @@ class MMTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Return the stock loader, with a collator for evaluation."""
-        with self.collating_for_evaluation():
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        with self.collating_for_evaluation(self.eval_dataset[given] if isinstance(given, str) else given):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Return the stock loader, with a collator for evaluation."""
-        with self.collating_for_evaluation():
+        with self.collating_for_evaluation(test_dataset):
             return super().get_test_dataloader(test_dataset)
 
     @contextmanager
-    def collating_for_evaluation(self) -> Iterator[None]:
-        """Use the collator's `for_evaluation()`. `Trainer` has one collator, but must not augment in evaluation."""
-        collator = self.data_collator
+    def collating_for_evaluation(self, dataset: Any) -> Iterator[None]:
+        """
+        Use the collator's `for_evaluation()`. `Trainer` has one collator, but must not augment in evaluation.
+
+        Its only batch is not dropped: the stock trainer would leave out the losses without a word.
+        """
+        collator, drops_last = self.data_collator, self.args.dataloader_drop_last
         self.data_collator = collator.for_evaluation() if hasattr(collator, "for_evaluation") else collator
+        if is_numbered(dataset) and len(dataset) < self.args.eval_batch_size * self.args.world_size:
+            self.args.dataloader_drop_last = False
         try:
             yield
         finally:
-            self.data_collator = collator
+            self.data_collator, self.args.dataloader_drop_last = collator, drops_last
 
     def evaluation_loop(
         self,

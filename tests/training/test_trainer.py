@@ -376,6 +376,17 @@ def test_data_that_fill_no_batch_are_refused(tmp_path):
         dropping.train()
 
 
+def test_evaluation_data_that_fill_no_batch_are_measured(tmp_path):
+    """The stock trainer drops their only batch, and leaves out the loss without a word."""
+    losses = []
+    for drops, size in ((True, len(CHATS) + 1), (False, len(CHATS))):
+        options = {"dataloader_drop_last": drops, "per_device_eval_batch_size": size}
+        one = mm_trainer(chat_model(), tmp_path, **options)
+        losses += [one.evaluate()["eval_loss"], one.predict(one.eval_dataset).metrics["test_loss"]]
+        assert one.args.dataloader_drop_last is drops
+    assert losses == [pytest.approx(losses[0], abs=1e-6)] * 4
+
+
 def test_the_training_data_are_told_which_epoch_begins(tmp_path):
     told = []
 

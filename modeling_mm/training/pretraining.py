@@ -132,7 +132,8 @@ def measure_objectives(
     model.eval()
     batches = list(in_groups(rows, rows_at_once))
     if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2] += batches.pop()
+        alone = batches.pop()
+        batches[-1] += alone
     figures = NamedFigures()
     for batch in batches:
         inputs = {name: value.to(model.device) for name, value in collator.for_evaluation()(batch).items()}

@@ -1,6 +1,7 @@
 """pretraining.py: chats become batches for four objectives, and a trainer measures each of them."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from modeling_mm.training import (
     Masking,
     MMTrainer,
     MMTrainingArguments,
+    ModalityDropout,
     PretrainingCollator,
     RetrievalCollator,
 )
+from modeling_mm.training.pretraining import NamedFigures, measure_objectives
 from tests.fakes.pipeline_parts import COLORS, build
 from tests.training.test_matching import WORDS, chats, heard, seen
 
@@ -95,6 +98,61 @@ def test_padding_is_never_masked_nor_is_the_first_token(parts, rows, side):
     first = batch["attention_mask"].int().argmax(-1)
     assert not is_masked[torch.arange(3), first].any()
     assert torch.equal(is_masked.sum(-1), batch["attention_mask"].sum(-1) - 1)
+
+
+def test_the_smallest_share_masks_one_token(parts, rows):
+    batch = PretrainingCollator(parts[1], Masking(tokens=1e-3))(rows)
+    assert (batch["masked_targets"] != IGNORED).sum(-1).tolist() == [1, 1, 1]
+
+
+def test_texts_are_padded_on_the_right_whatever_the_rows_are(parts, rows):
+    batch = PretrainingCollator(parts[1], chats=ChatCollator(parts[1], padding_side="left"))(rows)
+    assert not batch["attention_mask"][:, 0].all()
+    expected = RetrievalCollator(parts[1])(rows)
+    assert not expected["attention_mask"][:, -1].all()
+    assert torch.equal(batch["text_input_ids"], expected["input_ids"])
+    assert torch.equal(batch["text_attention_mask"], expected["attention_mask"])
+
+
+def test_evaluation_goes_without_dropout_but_with_the_same_masks(parts, rows):
+    chats = ChatCollator(parts[1], modality_dropout=ModalityDropout(image=1.0, unchanged_tasks=()))
+    collate = PretrainingCollator(parts[1], Masking(tokens=1.0), chats)
+    plain = PretrainingCollator(parts[1], Masking(tokens=1.0))(rows)
+    assert "pixel_values" not in collate(rows[1:2])
+    found = collate.for_evaluation()(rows)
+    assert found.keys() == plain.keys()
+    assert {name: torch.equal(found[name], plain[name]) for name in plain} == dict.fromkeys(plain, True)
+
+
+def test_a_last_row_alone_is_measured_with_the_batch_before_it(parts, rows):
+    model, processor = parts
+    collate = PretrainingCollator(processor)
+    five = [*rows, *rows[:2]]
+    whole, first, last = (measure_objectives(model, collate, each, 5) for each in (five, five[:2], five[2:]))
+    assert {*LOSSES, "masked_lm_accuracy"} <= set(whole)
+    assert measure_objectives(model, collate, five, rows_at_once=4) == whole
+    found = measure_objectives(model, collate, five, rows_at_once=2)
+    for name in LOSSES:
+        assert found[name] == pytest.approx((first[name] + last[name]) / 2, abs=1e-6), name
+    with pytest.raises(ValueError, match="but the batch has 1 row"):
+        measure_objectives(model, collate, rows[:1], rows_at_once=4)
+
+
+def test_accuracies_count_what_is_right():
+    figures = NamedFigures()
+    targets = torch.tensor([[IGNORED, 2, 0], [1, IGNORED, IGNORED]])
+    words = torch.eye(3)[torch.tensor([2, 0, 2])]  # the last of three is wrong
+    # Logits of the texts with their own media, then of the same texts with others.
+    matches = torch.tensor([3.0, -1.0, -2.0, -4.0])
+    losses = {"masked_lm": torch.tensor(0.5), "matching": torch.tensor(0.25)}
+    output = SimpleNamespace(losses=losses, masked_logits=words, matching_logits=matches)
+    figures.add({"masked_targets": targets}, output)
+    figures.add({}, SimpleNamespace(losses=None))
+    found = figures.take()
+    assert found == pytest.approx({
+        "masked_lm_loss": 0.5, "matching_loss": 0.25, "masked_lm_accuracy": 2 / 3, "matching_accuracy": 3 / 4
+    })  # fmt: skip
+    assert figures.take() == {}
 
 
 def test_a_trainer_learns_logs_and_measures_every_objective(parts, tmp_path):

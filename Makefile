@@ -68,7 +68,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora whisper-tiny tasks compare findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora whisper-tiny tasks compare few-labels findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -100,6 +100,9 @@ tasks: $(READY)  ## the tasks of scripts/tasks: data from the corpora, training,
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds
 	$(PY) -m scripts.workshop.compare $(ARGS)
+
+few-labels: $(READY)  ## what pre-training adds to a classifier with 8 labels a class, on the data of whisper-tiny
+	$(PY) -m scripts.workshop.few_labels $(ARGS)
 
 findings:  ## how other software behaves where one would guess otherwise: run every script of findings/
 	@failed=0; for script in findings/*.sh; do \

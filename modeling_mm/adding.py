@@ -1,12 +1,24 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Adding a modality to a model that has learned without it, so that nothing it knows is forgotten."""
+"""Adding a modality, or location tokens, to a model that has learned without, so that nothing is forgotten."""
 
 from copy import deepcopy
 from typing import Any
 
-from .configuration_mm import MMConfig, encoder_sub_config
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_mm import LOCATION_BINS, LOCATION_TOKENS, MMConfig, encoder_sub_config, first_location_id
 from .cross_attention import CROSS_ATTENTION, cross_attention_groups
-from .joining import LOADING_ARGUMENTS, Component, Joint, load_encoder, load_state, refuse_unknown, with_rows
+from .joining import (
+    LOADING_ARGUMENTS,
+    Component,
+    Joint,
+    load_encoder,
+    load_state,
+    location_rows,
+    refuse_unknown,
+    with_rows,
+)
 from .loading import count, shortened
 from .modalities import MODALITIES, Modality
 
@@ -98,6 +110,47 @@ def add_modality(
     if model.can_generate():
         enlarged.generation_config = deepcopy(model.generation_config)
     return enlarged.to(model.device).eval()
+
+
+def add_location_tokens(model: PreTrainedModel, tokenizer: Any) -> None:
+    """
+    Give a model the tokens of boxes and points, in place: rows of its embedding and of its head.
+
+    The logits of all other tokens stay what they are. The new rows have the mean and the spread of the old ones, and
+    neighbors start alike, so that what is learned of one bin is of use to the next. A model that has them is left as
+    it is.
+
+    Args:
+        model: any of our models.
+        tokenizer: a tokenizer or processor with location tokens, see [`MMProcessor.add_location_tokens`].
+
+    Raises:
+        ValueError: for a tokenizer without them, and for a model that has them under other ids.
+    """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    first, config = first_location_id(tokenizer.get_vocab()), model.config
+    if first is None:
+        raise ValueError(
+            f"The tokenizer lacks {LOCATION_TOKENS[0]}. Call `processor.add_location_tokens()` before, and save it."
+        )
+    if config.location_token_id not in (None, first):
+        raise ValueError(
+            f"The model has its location tokens from {config.location_token_id} on, the tokenizer from {first} on. "
+            "Use the model's own tokenizer."
+        )
+    if config.location_token_id == first:
+        return
+    vocab_size = max(len(tokenizer), model.get_input_embeddings().num_embeddings)
+    model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    with torch.no_grad():
+        for weight in {id(each.weight): each.weight for each in tables if each is not None}.values():
+            weight[first : first + LOCATION_BINS] = location_rows(weight[:first]).to(weight)
+    config.location_token_id = first
+    if config.suppressed_token_ids is not None:
+        places = range(first, first + LOCATION_BINS)
+        config.suppressed_token_ids = [each for each in config.suppressed_token_ids if each not in places]
+    config.validate_fields()
 
 
 def enlarged_config(

@@ -4,6 +4,7 @@
 import copy
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +43,10 @@ SPECIAL_TOKEN_FIELDS = (
     "assistant_token_id",
     "end_token_id",
 )
+
+# Tokens of the coordinates of boxes and points, appended to a vocabulary in one range.
+LOCATION_BINS = 1000
+LOCATION_TOKENS = tuple(f"<loc_{number}>" for number in range(LOCATION_BINS))
 
 DIRECT = "direct"
 CONNECTORS = ("linear", "mlp", "conv", "gru", "perceiver", DIRECT)
@@ -218,6 +223,8 @@ class MMConfig(PreTrainedConfig):
             Placeholder ids: one in the text for each image, one for each audio window. Needed with the modality.
         system_token_id, user_token_id, assistant_token_id, end_token_id (`int`, *optional*):
             Ids of the chat template's role and end-of-turn tokens.
+        location_token_id (`int`, *optional*):
+            Id of `<loc_0>`, for a model that writes and reads places; `<loc_1>` to `<loc_999>` follow it.
         freeze_text, freeze_vision, freeze_audio (`bool`, *optional*, defaults to `False`):
             Which pretrained parts start frozen; of the text its token embeddings too, those of the special tokens
             among them.
@@ -297,6 +304,7 @@ class MMConfig(PreTrainedConfig):
     user_token_id: int | None = None
     assistant_token_id: int | None = None
     end_token_id: int | None = None
+    location_token_id: int | None = None
     freeze_text: bool = False
     freeze_vision: bool = False
     freeze_audio: bool = False
@@ -542,6 +550,19 @@ class MMConfig(PreTrainedConfig):
             if token_id in owner:
                 raise ValueError(f"{field} and {owner[token_id]} are both {token_id}. Each special token needs an id.")
             owner[token_id] = field
+        self._check_locations(owner)
+
+    def _check_locations(self, owner: dict[int, str]) -> None:
+        """Check that no other token of the config, by its id, lies among the location tokens."""
+        if (first := self.location_token_id) is None:
+            return
+        if first < 0:
+            raise ValueError(f"location_token_id must not be negative, got {first}.")
+        if inside := [field for token_id, field in owner.items() if first <= token_id < first + LOCATION_BINS]:
+            raise ValueError(
+                f"{inside[0]} lies among the location tokens, {first} to {first + LOCATION_BINS - 1}. Each special "
+                "token needs an id."
+            )
 
     @classmethod
     def from_text_vision_audio_configs(
@@ -576,6 +597,26 @@ class MMConfig(PreTrainedConfig):
             del ids["pad_token_id"]
             kwargs = {**ids, **kwargs}
         return cls(text_config=text, vision_config=copy.deepcopy(vision), audio_config=copy.deepcopy(audio), **kwargs)
+
+
+def first_location_id(vocabulary: Mapping[str, int]) -> int | None:
+    """
+    Return the id of `<loc_0>` in a vocabulary, None if it has no location tokens.
+
+    Raises:
+        ValueError: for a vocabulary that has not all of them, one after the other.
+    """
+    ids = [vocabulary.get(token) for token in LOCATION_TOKENS]
+    if not any(each is not None for each in ids):
+        return None
+    first = ids[0]
+    if first is None or ids != list(range(first, first + LOCATION_BINS)):
+        raise ValueError(
+            f"The vocabulary has {sum(each is not None for each in ids)} of the {LOCATION_BINS} location tokens, or "
+            f"they do not follow each other. Use a tokenizer without them, or with {LOCATION_TOKENS[0]} to "
+            f"{LOCATION_TOKENS[-1]} in order."
+        )
+    return first
 
 
 def every_nth(interval: int, num_layers: int) -> list[int]:

@@ -2,6 +2,7 @@
 """Joining pretrained components: a GPT-2-family decoder and any subset of encoders."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import fields
@@ -14,7 +15,14 @@ from transformers import AutoConfig, AutoModel, GenerationConfig, GPT2LMHeadMode
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_mm import SPECIAL_TOKEN_FIELDS, SPECIAL_TOKENS, MMConfig, part_of_config
+from .configuration_mm import (
+    LOCATION_BINS,
+    SPECIAL_TOKEN_FIELDS,
+    SPECIAL_TOKENS,
+    MMConfig,
+    first_location_id,
+    part_of_config,
+)
 from .cross_attention import CROSS_ATTENTION
 from .encoder_shapes import encoder_class_of
 from .loading import check_missing, check_weight_files, count, shortened
@@ -210,6 +218,11 @@ def decoder_state(decoder: PreTrainedModel, config: MMConfig) -> dict[str, torch
     head = decoder.get_output_embeddings()
     if not config.tie_word_embeddings and head is not None:
         state["lm_head.weight"] = with_rows(head.weight.detach(), num_rows)
+    if (first := config.location_token_id) is not None:
+        for name in state.keys() & {f"{prefix}wte.weight", "lm_head.weight"}:
+            # A copy, (V, D), as without missing rows these are the decoder's own weights.
+            state[name] = state[name].detach().clone()
+            state[name][first : first + LOCATION_BINS] = location_rows(state[name][:first]).to(state[name])
     return state
 
 
@@ -231,6 +244,19 @@ def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
     return torch.cat([weight, (mean + 0.1 * spread * noise).to(weight.dtype)])
 
 
+def location_rows(known: torch.Tensor) -> torch.Tensor:
+    """Return rows (1000, D) for location tokens beside the known ones (V, D): waves over the bins, the same always."""
+    sample = known[:: max(1, known.shape[0] // MOST_ROWS)].float()
+    mean, spread = sample.mean(0), sample.std(0)  # (D,) each
+    generator = torch.Generator().manual_seed(0)
+    # From half a wave over all bins, which tells left from right, to one of four bins, which tells neighbors apart.
+    turns, phase = torch.rand(2, known.shape[1], generator=generator).to(known.device)
+    cycles = 0.5 * (LOCATION_BINS / 2) ** turns  # (D,)
+    bins = (torch.arange(LOCATION_BINS, device=known.device) + 0.5) / LOCATION_BINS
+    waves = math.sqrt(2) * torch.cos(2 * math.pi * (bins[:, None] * cycles + phase))  # (1000, D), of variance 1
+    return mean + spread * waves
+
+
 def special_token_ids(tokenizer: Any) -> dict[str, int]:
     """Return the config's token fields, from a tokenizer or processor whose tokens [`MMProcessor`] has added."""
     vocabulary = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
@@ -241,7 +267,8 @@ def special_token_ids(tokenizer: Any) -> dict[str, int]:
             "which adds the special tokens."
         )
     tokens |= {each.token_id_field: each.token for each in MODALITIES.values() if each.token in vocabulary}
-    return {field: vocabulary[token] for field, token in tokens.items()}
+    ids = {field: vocabulary[token] for field, token in tokens.items()}
+    return ids if (first := first_location_id(vocabulary)) is None else {**ids, "location_token_id": first}
 
 
 def fit_to_tokenizer(config: MMConfig, tokenizer: Any) -> None:

@@ -13,9 +13,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
-from .adding import add_modality
+from .adding import add_location_tokens, add_modality
 from .compat import comes_from_auto_class, enter_names, nearest_attention, plan_sharding
-from .configuration_mm import AUTO_MAP, DIRECT, HIDDEN, MODEL_CLASSES, RETRIEVAL, SPECIAL_TOKEN_FIELDS, MMConfig
+from .configuration_mm import (
+    AUTO_MAP,
+    DIRECT,
+    HIDDEN,
+    LOCATION_BINS,
+    MODEL_CLASSES,
+    RETRIEVAL,
+    SPECIAL_TOKEN_FIELDS,
+    MMConfig,
+)
 from .connectors import build_connector
 from .conversion import convert_pretrained
 from .cross_attention import CROSS_ATTENTION
@@ -229,6 +238,10 @@ class MMPreTrainedModel(PreTrainedModel):
     def add_modality(self, name: str, component: Component, **kwargs: Any) -> "MMPreTrainedModel":
         """Return a copy of this model that has a modality more; see [`adding.add_modality`] for the arguments."""
         return add_modality(self, name, component, **kwargs)
+
+    def add_location_tokens(self, tokenizer: Any) -> None:
+        """Give this model the tokens of boxes and points, in place; see [`adding.add_location_tokens`]."""
+        add_location_tokens(self, tokenizer)
 
 
 class MMModel(MediaEncodingMixin, MMPreTrainedModel):
@@ -649,6 +662,11 @@ def check_vocabulary(config: MMConfig) -> None:
                 f"{field} is {token_id}, but the vocabulary has {vocab_size} tokens. Make text_config.vocab_size "
                 "larger (MMConfig.from_text_vision_audio_configs does so), or choose an id within it."
             )
+    if (first := config.location_token_id) is not None and first + LOCATION_BINS > config.text_config.vocab_size:
+        raise ValueError(
+            f"location_token_id is {first}, and {LOCATION_BINS} location tokens follow from there, but the vocabulary "
+            f"has {config.text_config.vocab_size} tokens. Let `add_location_tokens` of the model set it."
+        )
 
 
 def last_real_token(

@@ -46,6 +46,7 @@ from .chat import (
 from .configuration_mm import HIDDEN, PLACEHOLDER_KINDS, check_choice
 from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
 from .converted_processing import converted_processor, load_parts
+from .detections import DetectionPostprocessing
 from .folders import check_processor_files
 from .images import decode_image, image_features, is_image
 from .item_reader import ItemReader
@@ -99,7 +100,7 @@ class PartNames:
         return lambda: [name for name in AUTO_CLASSES if instance is None or getattr(instance, name, None) is not None]
 
 
-class MMProcessor(ProcessorMixin):
+class MMProcessor(DetectionPostprocessing, ProcessorMixin):
     r"""
     Turn text, images and audio into the inputs of [`MMModel`], and items of modalities that you have registered.
 

@@ -46,6 +46,7 @@ TASKS = {
 PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts", "whisper_generation"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
 CHAT = {"chat", "control_tokens"}
+PLACES = {"boxes", "detections"}
 VIDEOS = {"videos", "video_files", "video_parts"}
 PROCESSING = {
     "processing_mm",
@@ -58,6 +59,7 @@ PROCESSING = {
     "sources",
     "placeholders",
     "batching",
+    *PLACES,
     *CHAT,
     *VIDEOS,
 }

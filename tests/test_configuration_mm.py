@@ -79,6 +79,7 @@ DEFAULTS = {
     "placeholders": "text",
     "prompt_token_ids": None,
     "suppressed_token_ids": None,
+    "location_token_id": None,
     "image_token_id": None,
     "audio_token_id": None,
     "system_token_id": None,
@@ -374,6 +375,7 @@ EFFECTS = {
 ELSEWHERE = {"vision_config", "audio_config", *SPECIAL_TOKEN_FIELDS}
 ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in test_cross_attention.py
 ELSEWHERE |= {"suppressed_token_ids"}  # in test_conversion.py
+ELSEWHERE |= {"location_token_id"}  # in test_detections.py
 ELSEWHERE |= {"projection_dim", "retrieval_loss", "initial_temperature"}  # in test_retrieval.py
 ELSEWHERE |= {"matryoshka_dims", "matryoshka_weights"}  # there too
 ELSEWHERE |= set(OBJECTIVE_WEIGHTS.values())  # in test_pretraining.py

@@ -19,6 +19,9 @@ ROLES = ("system", "user", "assistant")
 # which frames of a video are shown.
 MEDIA_KEYS = ("sampling_rate", "has_text", *VIDEO_OPTIONS)
 
+# Other keys of a text part: the objects whose places it has, see `boxes`, and the number of their image.
+TEXT_KEYS = ("objects", "image_index")
+
 
 @dataclass(frozen=True)
 class ChatRow:
@@ -31,7 +34,8 @@ class ChatRow:
     Args:
         messages: turns `{"role", "content"}`, each content a list of parts `{"type": "text", "text"}`,
             `{"type": "image", ...}`, `{"type": "audio", ...}` and `{"type": "video", ...}`, with the media under
-            `path`, `url`, `bytes`, `base64` or the part's own type.
+            `path`, `url`, `bytes`, `base64` or the part's own type. A text with places may have its `objects`, whose
+            boxes then follow the changes of their image in training.
         task: the kind of question, such as `caption/fr`; metrics are reported for each.
         id: the sample's name, for reports.
         epoch: the pass over the data; augmentation draws differently in each.
@@ -145,7 +149,7 @@ def normalize_turn(turn: Any, number: int) -> Message:
         part = {"type": "text", "text": given} if isinstance(given, str) else normalize_part(given)
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            parts.append({"type": "text", "text": part["text"]})
+            parts.append({key: part[key] for key in ("type", "text", *TEXT_KEYS) if key in part})
         elif kind in media_kinds():
             parts.append({key: part[key] for key in ("type", kind, *SOURCE_KEYS, *MEDIA_KEYS) if key in part})
         else:

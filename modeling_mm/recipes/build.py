@@ -71,15 +71,21 @@ def make_processor(section: ModelSection) -> MMProcessor:
     """Load the processor of the recipe or of its joint model, or make one from the components."""
     source = section.processor or section.pretrained
     if source is not None:
-        return AutoProcessor.from_pretrained(resource_or_path("presets", source))
-    loading = {"trust_remote_code": True} if section.trust_remote_code else {}
-    return MMProcessor.from_text_vision_audio_pretrained(section.text, **section.encoders, **loading)
+        processor = AutoProcessor.from_pretrained(resource_or_path("presets", source))
+    else:
+        loading = {"trust_remote_code": True} if section.trust_remote_code else {}
+        processor = MMProcessor.from_text_vision_audio_pretrained(section.text, **section.encoders, **loading)
+    if section.locations:
+        processor.add_location_tokens()
+    return processor
 
 
 def make_model(recipe: Recipe, processor: MMProcessor, seed: int) -> PreTrainedModel:
     """Make the model to train, with frozen parts and adapters. New weights depend on the seed alone."""
     set_seed(seed)
     model = load_model(recipe, processor)
+    if recipe.model.locations:
+        add_locations(recipe, model, processor)
     if recipe.gradient_cache is not None:
         model.set_gradient_cache(recipe.gradient_cache)
     if recipe.lora is not None:
@@ -91,6 +97,18 @@ def make_model(recipe: Recipe, processor: MMProcessor, seed: int) -> PreTrainedM
         for _, parameter in parts[name]:
             parameter.requires_grad_(False)
     return model
+
+
+def add_locations(recipe: Recipe, model: PreTrainedModel, processor: MMProcessor) -> None:
+    """Give the model location tokens, unless it has them; raise a ValueError if it could not learn new ones."""
+    has_learned = recipe.model.pretrained is not None and model.config.location_token_id is not None
+    frozen = "lora" if recipe.lora is not None else "frozen.text" if recipe.frozen.get("text") == "always" else None
+    if frozen is not None and not has_learned:
+        raise ValueError(
+            f"model.locations: the embeddings of new location tokens would not learn, because of `{frozen}`. Leave "
+            "out one of them, or start from a `pretrained` model that has learned to point."
+        )
+    model.add_location_tokens(processor)
 
 
 def load_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:

@@ -62,6 +62,8 @@ class ModelSection:
         attn_implementation: `sdpa`, `eager`, ...
         trust_remote_code: if components may bring their own code
         ignore_missing: if weights that a checkpoint lacks start at random, such as those of new cross-attention blocks
+        locations: if processor and model get the tokens of boxes and points, to learn to point; those of a
+            `pretrained` model that has them stay as they are
     """
 
     text: str | None = None
@@ -75,6 +77,7 @@ class ModelSection:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     ignore_missing: bool = False
+    locations: bool = False
 
     @property
     def encoders(self) -> dict[str, str]:

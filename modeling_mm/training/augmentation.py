@@ -22,6 +22,7 @@ from ..images import to_numpy
 from ..modalities import MODALITIES
 from .audio_augmentation import AudioAugmentation
 from .image_augmentation import ImageAugmentation
+from .located_texts import check_places_can_follow, follow_images, points_in_prompt
 
 # Draws of one purpose are independent of those of the others.
 PURPOSES = ("media", "features", "dropout", "masking")
@@ -51,17 +52,24 @@ class Augmentation:
 
         Args:
             rate: sampling rate of the audio encoder, or None if the model has none.
+
+        Raises:
+            ValueError: for a text with location tokens, but without the `objects` that would follow a crop or a flip.
         """
+        if self.image.crop > 0 or self.image.flip > 0:
+            check_places_can_follow(row.messages)
+        # A place that a prompt points at must stay in the image.
+        image = replace(self.image, crop=0.0) if points_in_prompt(row.messages) else self.image
+        changes = {"image": image, "audio": self.audio}
         generator = generator_of(row, self.seed, "media")
         is_flipped = generator.random() < self.image.flip and self._may_flip(row)
 
         def change(part: dict[str, Any]) -> dict[str, Any]:
-            augmentation = getattr(self, part["type"], None) if part["type"] in MODALITIES else None
+            augmentation = changes.get(part["type"])
             return part if augmentation is None else augmentation.change(part, generator, is_flipped, rate)
 
-        return replace(
-            row, messages=[{**turn, "content": [change(part) for part in turn["content"]]} for turn in row.messages]
-        )
+        messages = [{**turn, "content": [change(part) for part in turn["content"]]} for turn in row.messages]
+        return replace(row, messages=follow_images(messages))
 
     def change_features(self, row: ChatRow, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return a row's tensors with its spectrograms masked, where `feature_attention_mask` marks real frames."""

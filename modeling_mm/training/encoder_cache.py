@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..boxes import LOCATION
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import encode
 from ..modalities import MODALITIES, VIDEO
@@ -99,6 +100,8 @@ class EncoderCache:
         wanted: dict[str, dict[str, tuple[str, int]]] = {kind: {} for kind in self.stores}
         for row in rows:
             refuse_videos(row)
+            if self.views["image"] > 1 and views:
+                refuse_places(row)
             for part in media_parts(row.messages):
                 kind, path = part["type"], source_path(part)
                 for view in range(self.views[kind] if views else 1):
@@ -192,6 +195,15 @@ def refuse_videos(row: ChatRow) -> None:
         raise ValueError(
             f"The encoder cache takes images and audio that are files, but example {row.id!r} has a video. Write its "
             "frames and audio to files (`modeling_mm.data.write_videos`), or train without an encoder cache."
+        )
+
+
+def refuse_places(row: ChatRow) -> None:
+    """Raise a `ValueError` for an example with places, which would not be those of the other views of its image."""
+    if any("objects" in part or LOCATION.search(part.get("text", "")) for t in row.messages for part in t["content"]):
+        raise ValueError(
+            f"Example {row.id!r} has the places of objects, which a cached view of its image would show elsewhere. "
+            "Set `image_views` to 1, or train without an encoder cache."
         )
 
 

@@ -10,12 +10,15 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from ..boxes import ImageView, cropped, mirrored, resized
 from ..data.chat_row import media_source
 from ..data.examples import is_task_among
 from ..images import load_image
 
 # Aspect ratios of random crops (Szegedy et al., 2015, "Going deeper with convolutions").
 LOG_ASPECTS = (math.log(3 / 4), math.log(4 / 3))
+# Key of a changed image's part that tells where the places of the image went; texts follow it.
+VIEW = "view"
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 # Beginnings of words in English, French, Spanish and Russian that are no longer true of a mirrored image: sides, and
 # things that bear writing or mean something else when mirrored. A word too many costs only a flip.
@@ -84,20 +87,26 @@ class ImageAugmentation:
         if not self.is_on:
             return part
         image = cast(Image.Image, load_image(media_source(part)))
-        return {"type": "image", "image": self.apply(image, generator, is_flipped)}
+        image, view = self.apply(image, generator, is_flipped)
+        return {"type": "image", "image": image, VIEW: view}
 
-    def apply(self, image: Image.Image, generator: np.random.Generator, is_flipped: bool = False) -> Image.Image:
-        """Return an RGB image changed, of the same size."""
+    def apply(
+        self, image: Image.Image, generator: np.random.Generator, is_flipped: bool = False
+    ) -> tuple[Image.Image, ImageView]:
+        """Return an RGB image changed, of the same size, and where its places went."""
+        view = resized(image.size, image.size)
         if self.crop > 0:
             box = random_box(image.size, 1 - self.crop, generator)
             image = image.resize(image.size, Image.Resampling.BICUBIC, box=box)
+            view = view.then(cropped(box, image.size))
         if is_flipped:
             image = ImageOps.mirror(image)
+            view = view.then(mirrored(image.size))
         if self.color > 0:
             for index in generator.permutation(len(ENHANCERS)):
                 factor = generator.uniform(1 - self.color, 1 + self.color)
                 image = ENHANCERS[index](image).enhance(factor)
-        return image
+        return image, view
 
 
 def random_box(

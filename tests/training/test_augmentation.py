@@ -69,7 +69,7 @@ def test_crop_takes_a_part_of_the_size_asked_for() -> None:
         for s in range(50)
     ]
     assert min(areas) < 0.4 * 81 and max(areas) > 0.8 * 81
-    cropped = ImageAugmentation(crop=0.6).apply(gradient(), GENERATOR(1))
+    cropped = ImageAugmentation(crop=0.6).apply(gradient(), GENERATOR(1))[0]
     assert cropped.size == (20, 12)
     spread = np.ptp(np.asarray(cropped)[..., 0].astype(int))
     assert spread < 250, "less of the gradient is seen"
@@ -146,7 +146,7 @@ def test_tasks_whose_pictures_stay_can_be_named() -> None:
 
 def test_color_changes_light_and_not_hue() -> None:
     picture = Image.new("RGB", (4, 4), (120, 60, 30))
-    seen = {ImageAugmentation(color=0.5).apply(picture, GENERATOR(i)).getpixel((0, 0)) for i in range(30)}
+    seen = {ImageAugmentation(color=0.5).apply(picture, GENERATOR(i))[0].getpixel((0, 0)) for i in range(30)}
     assert len(seen) > 20
     assert all(red >= green >= blue for red, green, blue in seen)
     brightness = [sum(pixel) for pixel in seen]

@@ -3,6 +3,7 @@
 
 from .answering import free_positions, generate_answers, prompt_inputs
 from .classifying import classify, confusion, confusion_markdown, is_classifier, labels_of, predict_labels
+from .detection import DetectionFigures, detection_figures, iou, referring_accuracy
 from .examples_page import examples_page
 from .figures import Figure, evaluate, figures_markdown, majority_answers
 from .legend import evaluation_section
@@ -24,6 +25,7 @@ __all__ = [
     "CLASS_METRICS",
     "METRICS",
     "ClassMetric",
+    "DetectionFigures",
     "Figure",
     "Metric",
     "RetrievalFigure",
@@ -34,6 +36,7 @@ __all__ = [
     "classify",
     "confusion",
     "confusion_markdown",
+    "detection_figures",
     "equal_error_rate",
     "equal_error_threshold",
     "evaluate",
@@ -43,6 +46,7 @@ __all__ = [
     "first_ranks",
     "free_positions",
     "generate_answers",
+    "iou",
     "is_classifier",
     "labels_of",
     "majority_answers",
@@ -53,6 +57,7 @@ __all__ = [
     "predict_labels",
     "prompt_inputs",
     "recall_at_k",
+    "referring_accuracy",
     "retrieval_section",
     "score",
     "score_retrieval",

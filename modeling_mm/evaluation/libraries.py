@@ -5,7 +5,7 @@ import importlib
 from types import ModuleType
 
 
-def library(module: str, metric: str) -> ModuleType:
+def library(module: str, metric: str, extra: str = "train") -> ModuleType:
     """
     Import the library of a metric.
 
@@ -17,5 +17,5 @@ def library(module: str, metric: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"The metric {metric!r} needs {module.split('.')[0]}, which is not installed: "
-            "pip install modeling_mm[train]"
+            f"pip install modeling_mm[{extra}]"
         ) from error

@@ -6,7 +6,7 @@ A place is a box `(left, top, right, bottom)` or a point `(x, y)` in pixels, whe
 width and its height. As text it is one location token `<loc_0>` to `<loc_999>` for each coordinate, in that order, x
 before y, as Florence-2 writes them:
 
-    apple<loc_52><loc_333><loc_409><loc_871>
+    apple<loc_51><loc_333><loc_409><loc_870>
 
 The bin of a coordinate is `floor(coordinate * 1000 / side)`, at most 999, and a bin stands for its middle,
 `(bin + 0.5) * side / 1000`. Bins do not depend on the size that an image is resized to.

@@ -88,7 +88,8 @@ def runs_of_tokens(tokenizer: Any, ids: Sequence[int], probabilities: Sequence[f
         if bins or text:
             chances = [tuple(probabilities[i] for i in each) if probabilities else () for each in (label, bins)]
             runs.append(Run(text, [ids[i] - first for i in bins], *chances))
-        label.clear(), bins.clear()
+        label.clear()
+        bins.clear()
 
     for place, token in enumerate(ids):
         if token in special:

@@ -64,7 +64,7 @@ def read_coco(
         if number not in objects:
             raise ValueError(f"{name} belongs to image {number!r}, which is not among the images.")
         objects[number].append(read_annotation(each, name, names, sizes[number]))
-    rows = []
+    rows: list[ChatRow] = []
     for each in whole["images"]:
         path = Path(images) / str(field(each, "file_name", f"Image {each['id']}"))
         check_size(path, sizes[each["id"]], f"Image {each['id']}")
@@ -87,7 +87,7 @@ def read_annotation(each: Mapping[str, Any], name: str, names: Mapping[Any, str]
         left, top, width, height = map(float, given)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: its `bbox` must be left, top, width and height, got {given!r:.80}") from None
-    value = {"label": names[category], "box": [left, top, left + width, top + height]}
+    value: dict[str, Any] = {"label": names[category], "box": [left, top, left + width, top + height]}
     value |= {"is_crowd": bool(each.get("iscrowd", 0)), "area": each.get("area")}
     try:
         return read_objects([value], size)[0]
@@ -176,7 +176,8 @@ def to_coco(items: Iterable[tuple[str, Size, Sequence[ImageObject]]]) -> dict[st
         if any(each.kind != "box" for each in checked[-1][2]):
             raise ValueError(f"{name}: COCO's annotations are boxes, but it has a point. Leave it out.")
     labels = sorted({each.label for _, _, objects in checked for each in objects})
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (name, size, objects) in enumerate(checked, 1):
         images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
         for each in objects:

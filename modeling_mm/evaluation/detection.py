@@ -92,7 +92,7 @@ def detection_figures(
 
 def truth_dataset(truths: Sequence[Sequence[ImageObject]], ids: dict[str, int]) -> dict[str, Any]:
     """Return truths in COCO's form. Ids count from 1: an annotation 0 counts as none."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, objects in enumerate(truths, 1):
         for each in objects:
             area = each.box_area if each.area is None else each.area

@@ -60,7 +60,7 @@ class Augmentation:
             check_places_can_follow(row.messages)
         # A place that a prompt points at must stay in the image.
         image = replace(self.image, crop=0.0) if points_in_prompt(row.messages) else self.image
-        changes = {"image": image, "audio": self.audio}
+        changes: dict[str, Any] = {"image": image, "audio": self.audio}
         generator = generator_of(row, self.seed, "media")
         is_flipped = generator.random() < self.image.flip and self._may_flip(row)
 

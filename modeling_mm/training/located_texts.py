@@ -4,7 +4,7 @@ Texts with the places of objects, which follow the changes of their image.
 
 Such a part of a message has its `objects` beside its text, in pixels of the image, and the number of the image:
 
-    {"type": "text", "text": "apple<loc_52>...", "objects": [{"label": "apple", "box": [33, 160, 262, 418]}],
+    {"type": "text", "text": "apple<loc_51>...", "objects": [{"label": "apple", "box": [33, 160, 262, 418]}],
      "image_index": 0}
 """
 

@@ -32,14 +32,14 @@ def test_perfect_boxes_have_a_precision_of_one_in_every_size():
 
 def test_figures_are_those_computed_by_hand():
     """IoU 0.6 counts at 0.5, 0.55 and 0.6; where the likelier of two boxes is wrong, half of them are right."""
-    truth = [ImageObject("cat", (0.0, 0.0, 100.0, 100.0))]
-    near = ImageObject("cat", (0.0, 0.0, 100.0, 60.5), 0.5)
+    truth = [ImageObject("cat", (50.0, 70.0, 150.0, 170.0))]
+    near = ImageObject("cat", (50.0, 70.0, 150.0, 130.5), 0.5)
     found = detection_figures([[near]], [truth])
     assert (found.ap, found.ap50) == (pytest.approx(0.3), pytest.approx(1.0))
     wrong = box(200, 200, 50, score=0.9)
     assert detection_figures([[near, wrong]], [truth]).ap50 == pytest.approx(0.5, abs=1e-3)
     assert detection_figures([[near, box(200, 200, 50, score=0.1)]], [truth]).ap50 == pytest.approx(1.0)
-    other = box(0, 0, 100, "dog", 0.9)
+    other = box(50, 70, 100, "dog", 0.9)
     assert detection_figures([[other]], [truth]).ap == 0.0
     assert detection_figures([[other]], [truth], ignore_labels=True).ap == pytest.approx(1.0)
     assert detection_figures([[near, other]], [truth]).ap50 == pytest.approx(1.0), "labels of no truth do not count"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from modeling_mm.boxes import parse_objects, read_objects, write_objects, write_place
 from modeling_mm.data import ChatRow, to_row
-from modeling_mm.training import Augmentation, ImageAugmentation
+from modeling_mm.training import Augmentation, EncoderCache, ImageAugmentation
 
 SIZE = (120, 90)
 BOXES = {"apple": (10, 20, 40, 60), "pear": (70, 5, 110, 45)}
@@ -138,3 +138,12 @@ def test_what_a_prompt_points_at_stays_in_the_image():
 def test_texts_that_cannot_follow_are_refused(answer, message):
     with pytest.raises(ValueError, match=message):
         AUGMENTATION.change_media(row(answer), None)
+
+
+def test_cached_views_of_places_are_refused():
+    """The cache has their states, cropped elsewhere than the text says."""
+    cache = EncoderCache.__new__(EncoderCache)
+    cache.views, cache.stores = {"image": 2, "audio": 1}, {}
+    for answer in (located(), {"type": "text", "text": located()["text"]}):
+        with pytest.raises(ValueError, match=r"Example 'a' has the places of objects.*Set `image_views` to 1"):
+            cache.fill([row(answer)])

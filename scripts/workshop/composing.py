@@ -41,7 +41,7 @@ class Scene:
     objects: list[dict[str, Any]]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)  # more than there are things, of which many are slow to draw
 def cut_out(path: Path) -> Image.Image:
     """
     Return a thing (h, w) as RGBA without its transparent margin.

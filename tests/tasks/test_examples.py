@@ -74,7 +74,5 @@ def test_wrong_data_is_refused_and_nothing_is_written(case, tmp_path):
 def test_a_split_without_labels_holds_no_label(tmp_path):
     train = [row("1", "cat")]
     write_task(tmp_path, {"train": train, "unknown": [row("2", "dog", "somebody")]}, ["a"], ["unknown"])
-    with pytest.raises(
-        ValueError, match=r"unknown: .* task/2 is 'a', expected an answer outside the labels"
-    ):
+    with pytest.raises(ValueError, match=r"unknown: .* task/2 is 'a', expected an answer outside the labels"):
         write_task(tmp_path, {"train": train, "unknown": [row("2", "dog", "a")]}, ["a"], ["unknown"])

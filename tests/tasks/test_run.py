@@ -7,6 +7,7 @@ import pytest
 
 from modeling_mm.recipes import read_recipe
 from scripts.tasks.build import RECIPES, task_module, task_names
+from scripts.tasks.figures import beside, figure
 from scripts.tasks.run import table, table_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,16 +30,17 @@ def test_an_unknown_task_is_refused_with_those_that_there_are():
 
 
 def test_the_table_shows_the_figures_that_are_to_be_reached(tmp_path):
-    figure = {"dataset": "unseen", "metric": "accuracy", "model": 0.75, "majority": 0.25, "samples": 8}
-    figures = [figure | {"text_only": 0.5}, figure | {"metric": "f1", "text_only": None}]
+    shown = {"dataset": "unseen", "metric": "accuracy", "model": 0.75, "majority": 0.25, "samples": 8}
+    figures = [shown | {"text_only": 0.5}, shown | {"metric": "f1", "text_only": None}]
     (tmp_path / "figures.json").write_text(json.dumps(figures))
     (tmp_path / "further.json").write_text(
-        json.dumps([{"dataset": "unseen", "metric": "accuracy", "name": "nearest", "value": 0.625}])
+        json.dumps([beside("unseen", "accuracy", "nearest", 0.625), figure("unknown", "eer", 0.05, 9)])
     )
-    reach = {("unseen", "accuracy"): "0.7", ("unseen", "f1"): ""}
+    reach = {("unseen", "accuracy"): "0.7", ("unseen", "f1"): "", ("unknown", "eer"): "0.1"}
     assert table_rows("name", tmp_path, reach) == [
         ("name", "unseen", "accuracy", "8", "0.750", "0.250", "0.500", "0.625 nearest", "0.7"),
         ("name", "unseen", "f1", "8", "0.750", "0.250", "", "", ""),
+        ("name", "unknown", "eer", "9", "0.050", "", "", "", "0.1"),
     ]
     assert table_rows("name", tmp_path / "nothing", reach) == []
     assert table(["category"], tmp_path).startswith("| task | test set | metric |")

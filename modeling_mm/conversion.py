@@ -236,6 +236,7 @@ def converted_config(
     else:
         tokens = special_token_ids(tokenizer)
         check_new(tokens, num_rows, tokenizer)
+        tokens.pop("location_token_id", None)  # what is converted never writes them before `add_location_tokens`
     padding = {modality.padding_field: sees_padding(encoder)} if modality.has_frames else {}
     config = config_class.from_text_vision_audio_configs(
         text,

@@ -17,6 +17,7 @@ from modeling_mm.detections import (
     to_supervision,
     to_torchvision,
 )
+from tests.fakes.encoder_decoders import captioner
 from tests.fakes.processor_parts import ids, make, make_bpe, make_wordpiece
 from tests.fakes.tiny import difference, draw, gpt2, gpt2_config, open_gates, vit
 
@@ -310,3 +311,26 @@ def test_a_written_object_is_read_with_its_place():
     text = write_objects([ImageObject("a cat", (20.0, 10.0, 60.0, 50.0))], SIZE)
     (found,) = parse_tokens(processor.tokenizer, ids(processor, f"{text}<|end|>"), SIZE).objects
     assert found.label == "a cat" and found.place == pytest.approx((20.1, 10.05, 60.1, 50.05))
+
+
+def test_a_converted_model_writes_them_from_then_on():
+    """What a conversion adds to a vocabulary is never generated; what `add_location_tokens` adds is."""
+    original = captioner()
+    rows = original.decoder.config.vocab_size
+
+    class Tokenizer:
+        vocab_size, pad_token_id = rows, None
+        names = [f"<|{name}|>" for name in ("image", "audio", "system", "user", "assistant", "end")]
+        tokens = {token: rows + number for number, token in enumerate([*names, *LOCATION_TOKENS])}
+
+        def get_vocab(self) -> dict[str, int]:
+            return self.tokens
+
+        def __len__(self) -> int:
+            return rows + len(self.tokens)
+
+    model = MMForConditionalGeneration.from_encoder_decoder(original, tokenizer=Tokenizer())
+    assert model.config.location_token_id is None and rows + 6 in model.config.suppressed_token_ids
+    model.add_location_tokens(Tokenizer())
+    assert model.config.location_token_id == rows + 6
+    assert model.config.suppressed_token_ids == list(range(rows, rows + 6))

@@ -311,6 +311,22 @@ def test_another_dimension_is_refused_and_the_database_freed(tmp_path):
 
 
 @needs_milvus
+def test_changes_replace_rows_and_are_flushed(tmp_path, monkeypatch):
+    """An embedded database replaces rows on `insert` too, and flushes when it is closed; a server does neither."""
+    store, calls = open_store("milvus", tmp_path), []
+
+    def noted(name, call):
+        return lambda *given, **options: calls.append(name) or call(*given, **options)
+
+    for name in ("insert", "upsert", "delete", "flush"):
+        monkeypatch.setattr(store.client, name, noted(name, getattr(store.client, name)))
+    store.upsert(to_table([row(0), row(1)], COLUMNS), vectors(2))
+    store.delete([row(0).id])
+    assert calls == ["upsert", "flush", "delete", "flush"]
+    store.close()
+
+
+@needs_milvus
 def test_the_index_of_an_embedded_database_is_flat(tmp_path):
     store = open_store("milvus", tmp_path)
     found = store.client.describe_index("rows", "vector")

@@ -177,6 +177,10 @@ def test_the_questions_of_a_file_are_answered_beside_their_truth(folder, tmp_pat
     assert "3 of 3 are exactly right" in printed and printed.count("✓") == 3
     assert "0.png" in printed and "What do you see?" in printed and "A green square." in printed
     assert drawn.stat().st_size > 10_000
+    whole = tmp_path / "whole.html"
+    assert ask(folder, "--questions", str(path), "--attention", str(whole), "--explain", "occlusion") == 0
+    page = whole.read_text(encoding="utf-8")
+    assert "<p>3 answers, 3 of 3 exactly right</p>" in page and page.count("<section>") == 3 and "<audio" in page
 
 
 @pytest.mark.parametrize(
@@ -469,7 +473,68 @@ def test_words_of_speech_need_not_have_its_punctuation(kind, answer, expected):
 
 def test_a_model_that_embeds_answers_nothing(retriever, capsys):
     assert main(["ask", str(retriever / "tiny"), "What?", "--device", "cpu"]) == 2
-    assert "is a MMForRetrieval. This command is for MMForConditionalGeneration or" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "is a MMForRetrieval. This command is for MMForConditionalGeneration or" in printed and "--match" in printed
+
+
+def test_a_row_is_compared_with_texts_and_files(retriever, folder, tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("a dog", encoding="utf-8")
+    arguments = ["ask", str(retriever / "tiny"), "--device", "cpu", "--image", str(folder / "red.png")]
+    matches = ["a cat", str(folder / "blue.png"), str(tmp_path / "note.txt")]
+    compared = [each for match in matches for each in ("--match", match)]
+    assert main([*arguments, *compared]) == 0
+    loaded, parts = MMForRetrieval.from_pretrained(retriever / "tiny"), MMProcessor.from_pretrained(retriever / "tiny")
+    images = parts(images=[[str(folder / "red.png")], [str(folder / "blue.png")]], return_tensors="pt")
+    with torch.no_grad():
+        red, blue = loaded.embed(pixel_values=images["pixel_values"])
+        cat, dog = (loaded.embed(**parts(text=text, return_tensors="pt"))[0] for text in ("a cat", "a dog"))
+    expected = sorted(zip([(red @ each).item() for each in (cat, blue, dog)], matches, strict=True), reverse=True)
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert lines == [[f"{similarity:.3f}", match] for similarity, match in expected]
+    page, figure = tmp_path / "new" / "match.html", tmp_path / "match.png"
+    assert main([*arguments, "by night", *compared, "--attention", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<p>6 sides</p>" in text and "<h3>occlusion</h3>" in text and "image + by night \u2192 a cat" in text
+    assert capsys.readouterr().out.splitlines()[-1] == f"Drawn: {page}"
+    assert main([*arguments, *compared[:2], "--attention", str(figure), "--explain", "gradient-attention"]) == 0
+    assert figure.stat().st_size > 10_000
+
+
+def test_a_pretrained_model_compares_too(folder, tmp_path, capsys):
+    found, parts = build(MMForPreTraining, projection_dim=8)
+    found.save_pretrained(tmp_path / "tiny")
+    parts.save_pretrained(tmp_path / "tiny")
+    image = ("--image", str(folder / "red.png"))
+    assert main(["ask", str(tmp_path / "tiny"), "--device", "cpu", *image, "--match", "a cat"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("a cat")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--match", "no-cat.png"], "--match: there is no file no-cat.png."),
+        (["--match", "data.bin"], "--match data.bin: expected a text, or a file of type image, audio or .txt."),
+        (["--match", " "], "A row of the match has nothing in it"),
+        (["--match", "a " * 3000], "positions"),
+        (["--match", "text.png"], "in no format that Pillow knows"),
+        (["--match", "a cat", "--questions", "data.bin"], "Give either a question"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_refused_in_one_line(
+    arguments, word, retriever, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.bin").write_bytes(b"1")
+    (tmp_path / "text.png").write_text("no image")
+    image = ("--image", str(folder / "red.png"))
+    assert main(["ask", str(retriever / "tiny"), "--device", "cpu", *image, *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert word in printed and re.fullmatch(r"modeling-mm ask: .+\n", printed)
+
+
+def test_a_model_that_writes_compares_nothing(folder, capsys):
+    assert ask(folder, "--image", str(folder / "red.png"), "--match", "a cat") == 2
+    assert "is a MMForConditionalGeneration. This command is for MMForRetrieval." in capsys.readouterr().err
 
 
 def test_a_classifier_answers_with_labels_and_scores(classifier, tmp_path, capsys):

@@ -120,7 +120,7 @@ INDEX_ACTIONS = {
 
 COMMANDS = {
     "ask": Command(
-        "answer a question about images and audio, or all questions of a file",
+        "answer a question about images and audio, or all questions of a file, or compare a row with others",
         "train",
         (
             'MODEL --image cat.png --audio hello.wav "What is this?"',
@@ -128,18 +128,26 @@ COMMANDS = {
             'MODEL --image cat.png "What is this?" --attention looked.html --explain occlusion',
             'MODEL --video clip.mp4 "What moves?"',
             "MODEL --questions chats.jsonl --limit 20",
+            'RETRIEVER --image cat.png --match "a cat" --match dog.png --attention match.html --explain occlusion',
         ),
         MODEL,
-        arg("question", nargs="?", help="text of the question"),
+        arg("question", nargs="?", help="text of the question, or of a row to compare"),
         *map(file_arg, (*MODALITIES, VIDEO)),
         arg("--questions", metavar="JSONL", help="chats to answer, shown beside their truth"),
         arg("--limit", type=int, help="number of questions of the file (default: all)"),
+        arg(
+            "--match",
+            action="append",
+            default=[],
+            metavar="TEXT|FILE",
+            help="what a model that embeds compares the text and files with; repeat it for several",
+        ),
         arg("--attention", metavar="FILE", help="draw the places that each word came from: .png, or .html for a page"),
         arg(
             "--explain",
             choices=EXPLAIN,
             metavar="METHOD",
-            help=f"of --attention: {', '.join(EXPLAIN)} (default: the first)",
+            help=f"of --attention: {', '.join(EXPLAIN)} (default: the first, of --match the last)",
         ),
         arg("--max-new-tokens", type=int, default=64, metavar="N", help="(default: %(default)s)"),
         DEVICE,

@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""`modeling-mm ask`: one question about one's own files, or the questions of a file beside their truth."""
+"""`modeling-mm ask`: one question about one's own files, the questions of a file, or what a row matches."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -36,21 +36,23 @@ from ..modalities import MODALITIES, VIDEO
 from ..utils import format_table
 from ..video_parts import VideoReader, expand_chats
 from .arguments import EXPLAIN
-from .loading import load_model
+from .loading import ANSWERING, EMBEDDING, load_model
+from .match import compare
 
 MOST_LABELS = 5  # labels
 
 
 def run(options: Namespace) -> None:
-    """Print the answers, of a classifier its labels, and draw where they come from if a file is given for it."""
+    """Print answers, of a classifier labels, of a model that embeds similarities; draw where they come from."""
     turn = user_turn(options)
     attention = "eager" if options.attention else None  # the fused kernels keep no weights
-    options.explain = options.explain or EXPLAIN[0]
-    model, processor = load_model(options.model, options.device, options.dtype, attention)
+    options.explain = options.explain or EXPLAIN[-1 if options.match else 0]
+    heads = EMBEDDING if options.match else ANSWERING
+    model, processor = load_model(options.model, options.device, options.dtype, attention, heads)
     if options.attention:
         check_method(model, options.explain)
-    answer = answer_file if options.questions else answer_question
-    if not is_classifier(model):
+    answer = compare if options.match else answer_file if options.questions else answer_question
+    if not is_classifier(model) and not options.match:
         model.generation_config.max_length = None  # --max-new-tokens takes its place, without a warning
     bands = answer(options, model, processor, turn)
     if options.attention:
@@ -58,10 +60,11 @@ def run(options: Namespace) -> None:
 
 
 def write_drawing(bands: list[Band], options: Namespace) -> Path:
-    """Write explained answers as a page or as a figure, by the name of the file."""
+    """Write explained answers, or both sides of matches, as a page or as a figure, by the name of the file."""
+    what, noun = ("the similarity", "side") if options.match else ("each word of the answer", "answer")
     if is_page(options):
-        return write_page(bands, f"{options.model}: where each word comes from", options.attention)
-    return save(draw(bands, "Where each word of the answer comes from", NOTES[options.explain]), options.attention)
+        return write_page(bands, f"{options.model}: where {what} comes from", options.attention, noun)
+    return save(draw(bands, f"Where {what} comes from", NOTES[options.explain]), options.attention)
 
 
 def is_page(options: Namespace) -> bool:

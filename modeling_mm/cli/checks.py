@@ -68,10 +68,12 @@ def check_ask(options: Namespace) -> None:
         raise ValueError("Give either a question (with files if it is about some), or --questions FILE.")
     if options.questions is not None:
         check_questions("--questions ", options.questions)
+        if options.match:
+            raise ValueError("--match compares one row with others. Leave --questions out.")
     if options.explain and not options.attention:
         raise ValueError(f"--explain {options.explain} needs a file to draw into. Add --attention FILE.")
     if options.attention:
-        if options.questions is None and not any(files.values()):
+        if options.questions is None and not any(files.values()) and not options.match:
             raise ValueError("--attention: the question has no image and no audio to attend to. Add one.")
         check_writable("--attention", Path(options.attention))
     check_model(options.model)

@@ -29,6 +29,8 @@ PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.
 ANSWERING = (MMForConditionalGeneration, MMForSequenceClassification)
 MEASURED = (*ANSWERING, MMForRetrieval, MMForPreTraining)
 EMBEDDING = (MMForRetrieval,)
+# Commands for a class that the one at hand is not for.
+INSTEAD = {MMForRetrieval.__name__: " Use `ask --match`, `index` or `evaluate` for it."}
 
 
 def load_config(name: str) -> MMConfig:
@@ -140,6 +142,7 @@ def class_of(name: str, config: MMConfig, heads: Sequence[type] = ANSWERING) -> 
         if architecture not in known:
             raise ValueError(
                 f"{name} is a {architecture}. This command is for {' or '.join(each.__name__ for each in heads)}."
+                + INSTEAD.get(architecture, "")
             )
         return known[architecture]
     return MMForConditionalGeneration

@@ -34,6 +34,8 @@ def attention_relevance(target: Target, places: Places) -> tuple[torch.Tensor, N
     with torch.no_grad():
         media, paths = encode_with_paths(target)
         outputs = target.forward({}, media=media, output_attentions=True)
+    if media is None:
+        return torch.zeros(len(target.words), 0), None
     groups = target.model.model.language_model.groups
     weights = mean_weights(outputs.cross_attentions, groups, sizes_of(media))[0]  # (L, S)
     words = torch.stack([weights[positions].mean(0) for positions in target.positions])  # (W, S)
@@ -53,12 +55,13 @@ def gradient_relevance(target: Target, places: Places) -> tuple[torch.Tensor, to
     check_explainable(target.model)
     with torch.no_grad():
         media, paths = encode_with_paths(target)
-    # Without a parameter that learns nothing would be recorded for the gradients.
-    media = media.map(lambda tensor: tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor)
+        embeds = target.model.get_input_embeddings()(target.text["input_ids"])  # (1, L, D)
+    # Of a model without a parameter that learns, no gradient of attention would be recorded otherwise.
+    embeds = embeds.detach().requires_grad_()
     with torch.enable_grad():
-        outputs = target.forward({}, media=media, output_attentions=True)
-        scores = target.read_scores(outputs.logits)[0]  # (W,)
-    attentions, crosses = list(outputs.attentions), list(outputs.cross_attentions)
+        outputs = target.forward({}, media=media, inputs_embeds=embeds, output_attentions=True)
+        scores = target.read_for_gradient(outputs)[0]  # (W,)
+    attentions, crosses = list(outputs.attentions), list(outputs.cross_attentions or ())
     groups = shown_groups(target.model.model.language_model.groups, sizes_of(media))
     found, texts = [], []
     for number, positions in enumerate(target.positions):
@@ -67,7 +70,7 @@ def gradient_relevance(target: Target, places: Places) -> tuple[torch.Tensor, to
         own, cross = weighted[: len(attentions)], weighted[len(attentions) :]
         text, seen = accumulate(own, cross, groups, sizes_of(media))
         found.append(seen[positions].mean(0))
-        texts.append(text[positions].mean(0))
+        texts.append((text - torch.eye(len(text), device=text.device))[positions].mean(0))
     return to_places(torch.stack(found), media, paths, places), torch.stack(texts)
 
 
@@ -112,8 +115,14 @@ def columns_of(group: CrossAttentionGroup, sizes: Sequence[int], device: torch.d
     return group.select(numbers, sizes)[0]
 
 
-def encode_with_paths(target: Target) -> tuple[MMMediaOutput, dict[str, torch.Tensor]]:
-    """Return the encoded media of a target, and for each modality the paths (N, M, encoder tokens) of its items."""
+def encode_with_paths(target: Target) -> tuple[MMMediaOutput | None, dict[str, torch.Tensor]]:
+    """
+    Return the encoded media of a target, and for each modality the paths (N, M, encoder tokens) of its items.
+
+    A target without media, one side of a match, has none.
+    """
+    if not target.media:
+        return None, {}
     model = target.model.model
     with record_connectors(model) as records:
         media = model.encode_media(**target.media)
@@ -126,9 +135,11 @@ def encode_with_paths(target: Target) -> tuple[MMMediaOutput, dict[str, torch.Te
 
 
 def to_places(
-    weights: torch.Tensor, media: MMMediaOutput, paths: dict[str, torch.Tensor], places: Places
+    weights: torch.Tensor, media: MMMediaOutput | None, paths: dict[str, torch.Tensor], places: Places
 ) -> torch.Tensor:
     """Return the weights of places, (W, K), that media tokens (W, S) have, by the paths of each modality."""
+    if media is None:
+        return weights[:, :0]
     parts = []
     for name in SHOWN:
         columns = item_columns(media, name)
@@ -160,8 +171,10 @@ def check_explainable(model: Any) -> None:
             )
 
 
-def sizes_of(media: MMMediaOutput) -> tuple[int, ...]:
+def sizes_of(media: MMMediaOutput | None) -> tuple[int, ...]:
     """Return the media tokens of each modality in a row."""
+    if media is None:
+        return (0,) * len(MODALITIES)
     if media.sizes is not None:
         return media.sizes
     return tuple(int((media.modality[0] == number).sum()) for number in range(len(MODALITIES)))

@@ -19,18 +19,20 @@ TEXT = "text"
 @dataclass(frozen=True)
 class Contributions:
     """
-    Share of each modality in the probability of each word, or of a class.
+    Share of each modality in the probability of each word or of a class, or in the similarity of a match.
 
     Args:
         values: (W,) for each modality of the example; they sum to `full - base`. Negative if the modality speaks
             against the word.
         base: (W,) probabilities of the words without any modality
         full: (W,) probabilities of the words with all of them
+        measure: what is shared out
     """
 
     values: dict[str, torch.Tensor]
     base: torch.Tensor
     full: torch.Tensor
+    measure: str = "the probability of a word"
 
 
 def modality_contributions(target: Target) -> Contributions:
@@ -57,7 +59,7 @@ def modality_contributions(target: Target) -> Contributions:
     masks = target.without_words(~has_text[:, None].expand(-1, len(target.prompt_words)))
     worth = target.probabilities(target.scores_in_chunks(media, masks)).cpu()  # (2 ** n, W)
     values = {name: shapley(takes_part, worth, number) for number, name in enumerate(players)}
-    return Contributions(values, worth[0], worth[-1])
+    return Contributions(values, worth[0], worth[-1], target.measure)
 
 
 def shapley(takes_part: torch.Tensor, worth: torch.Tensor, player: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Explanations of answers and classes, by any of the methods."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 
 from ..utils.spelling import suggestion
 from .attention import attention_relevance, check_explainable, gradient_relevance
-from .perturbation import integrated_gradients, occlusion
+from .perturbation import Steps, finish, integrate, integrated_gradients, occlude, occlusion
 from .places import SHOWN, Places, places_of
 from .target import Target, make_target
 
@@ -24,6 +24,8 @@ METHODS: dict[str, Callable[[Target, Places], Relevance]] = {
     "integrated-gradients": integrated_gradients,
     "occlusion": occlusion,
 }
+# Those that take more than a forward or two, in steps.
+STEPPED: dict[str, Callable[[Target, Places], Steps]] = {"integrated-gradients": integrate, "occlusion": occlude}
 NEED_WEIGHTS = ("attention", "gradient-attention")
 
 
@@ -120,8 +122,15 @@ def check_name(method: str, known: Collection[str]) -> None:
 
 
 def explain_target(target: Target, method: str, places: Places | None = None) -> Explanation:
+    """Explain a target whose media are prepared; see [`explanation_steps`]."""
+    return finish(explanation_steps(target, method, places))
+
+
+def explanation_steps(
+    target: Target, method: str, places: Places | None = None
+) -> Generator[float, None, Explanation]:
     """
-    Explain a target whose media are prepared.
+    Explain a target whose media are prepared, in steps that yield the share of the work that is done.
 
     Negative relevance, of places that lower the score, is left out. Weights are scaled so that those of a word sum
     to 1 over all places, but for `attention`, of which class tokens keep their part.
@@ -135,7 +144,8 @@ def explain_target(target: Target, method: str, places: Places | None = None) ->
             "The prompt has neither an image nor audio, so there is no place to show. For other modalities use "
             "modality_contributions, which tells what each adds."
         )
-    relevance, text = METHODS[method](target, places)
+    steps = STEPPED.get(method)
+    relevance, text = METHODS[method](target, places) if steps is None else (yield from steps(target, places))
     weights = relevance.detach().float().clamp(min=0).cpu()
     if method != "attention":
         weights = normalized(weights)

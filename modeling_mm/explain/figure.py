@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Figure of the places that each word of an answer came from; matplotlib is imported when one is drawn."""
+"""Figure of the places and words that each word of an answer came from; matplotlib is imported when one is drawn."""
 
 import io
 import os
@@ -32,6 +32,7 @@ WIDTH, MARGIN, HEAD, FOOT = 11.0, 0.4, 0.95, 0.45
 HEADING, CELL, CELL_GAP, CELL_TEXT = 0.52, 1.5, 0.2, 0.42
 WAVE_HEIGHT, WORD_HEIGHT, TIME_AXIS, LABELS, SHARES = 0.6, 0.27, 0.5, 1.5, 1.05
 BAND_GAP = 0.25
+TEXT_LINE, TEXT_TAIL, LINE_LETTERS = 0.3, 0.12, 105
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,22 @@ class Band:
             height += (self.cell + CELL_TEXT) * len(self.images)
         if self.attention.moments is not None:
             height += WAVE_HEIGHT + WORD_HEIGHT * len(self.attention.words) + TIME_AXIS
+        if self.lines:
+            height += TEXT_LINE * len(self.lines) * len(self.attention.words) + TEXT_TAIL
         return height
+
+    @property
+    def lines(self) -> list[list[int]]:
+        """Words of the prompt, by their numbers, that fit into each line; none for a method that shows no words."""
+        lines: list[list[int]] = []
+        letters = LINE_LETTERS
+        for number, word in enumerate(self.attention.prompt_words if self.attention.text is not None else ()):
+            if letters + len(word) > LINE_LETTERS:
+                lines.append([])
+                letters = 0
+            lines[-1].append(number)
+            letters += len(word) + 2
+        return lines
 
     @property
     def cell(self) -> float:
@@ -119,7 +135,7 @@ def draw(bands: Sequence[Band], title: str, note: str = "") -> Any:
 
     A band shows each image without heat and once for each word, and the wave of the audio above one strip of heat for
     each word. The heat of a word is scaled to its weightiest place, over images and audio together; the shares beside
-    it tell how much of its weight the image and the audio got in all.
+    it tell how much of its weight the image and the audio got in all. Words of the prompt have a scale apart.
     """
     sheet = Sheet(HEAD + sum(band.inches for band in bands) + FOOT)
     sheet.text(MARGIN, 0.36, title, size=16, weight="bold")
@@ -153,13 +169,36 @@ def draw_band(sheet: Sheet, band: Band, top: float) -> None:
             top += band.cell + CELL_TEXT
     if moments is not None:
         draw_audio(sheet, band, moments, top, has_both)
+        top += WAVE_HEIGHT + WORD_HEIGHT * len(attention.words) + TIME_AXIS
+    for number, word in enumerate(attention.words):
+        top = draw_text(sheet, band, number, word, top)
+
+
+def draw_text(sheet: Sheet, band: Band, number: int, word: str, top: float) -> float:
+    """Draw the words of the prompt over the heat that a word of the answer gives them, and return where they end."""
+    from matplotlib import colormaps
+
+    weights = band.attention.text
+    for line in band.lines:
+        assert weights is not None, "only weights have lines"
+        x, middle = MARGIN, top + TEXT_LINE / 2
+        if len(band.attention.words) > 1:
+            sheet.text(x + LABELS - 0.12, middle, word, size=10.5, weight="bold", ha="right")
+            x += LABELS
+        for each in line:
+            heat = (weights[number, each] / weights[number].max().clamp(min=1e-12)).item()
+            color = colormaps[HEAT["cmap"]](0.6 * heat) if heat > 0 else PAPER
+            box = {"boxstyle": "round,pad=0.2", "facecolor": color, "edgecolor": "none"}
+            x += sheet.text(x, middle, band.attention.prompt_words[each], size=10, bbox=box) + 0.11
+        top += TEXT_LINE
+    return top
 
 
 def scaled(attention: Explanation) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return patches and moments from 0 to 1, which is the greatest weight of each word over both."""
     parts = [None if part is None else part.numpy() for part in (attention.patches, attention.moments)]
     flat = [part.reshape(len(part), -1) for part in parts if part is not None]
-    greatest = np.maximum(np.concatenate(flat, axis=1).max(1), 1e-12)  # (W,)
+    greatest = np.concatenate([np.full((len(attention.words), 1), 1e-12), *flat], axis=1).max(1)  # (W,)
     patches, moments = (None if part is None else (part.T / greatest).T for part in parts)
     return patches, moments
 

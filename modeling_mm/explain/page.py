@@ -45,12 +45,13 @@ mark{padding:.1rem .2rem;border-radius:.2rem;color:inherit}
 """
 
 
-def write_page(bands: Sequence[Band], title: str, path: str | os.PathLike) -> Path:
+def write_page(bands: Sequence[Band], title: str, path: str | os.PathLike, noun: str = "answer") -> Path:
     """
     Write explained answers of an example or of a whole evaluation as one HTML page, in one step.
 
     Args:
         bands: each an answer with its media; see [`read_band`]
+        noun: for a band
 
     Returns:
         the path, as a `Path`
@@ -60,15 +61,15 @@ def write_page(bands: Sequence[Band], title: str, path: str | os.PathLike) -> Pa
         >>> write_page([band], "Cats", "outputs/cats.html")
     """
     path = Path(path)
-    write_text(path, page(bands, title))
+    write_text(path, page(bands, title, noun))
     return path
 
 
-def page(bands: Sequence[Band], title: str) -> str:
+def page(bands: Sequence[Band], title: str, noun: str = "answer") -> str:
     """Return the page as text."""
     known = [band for band in bands if band.truth is not None]
     right = sum(band.attention.answer == band.truth for band in known)
-    summary = f"{len(bands)} answer{'s' * (len(bands) != 1)}" + (
+    summary = f"{len(bands)} {noun}{'s' * (len(bands) != 1)}" + (
         f", {right} of {len(known)} exactly right" if known else ""
     )
     means = mean_contributions([band.contributions for band in bands if band.contributions is not None])
@@ -88,7 +89,7 @@ def mean_contributions(found: Sequence[Contributions]) -> str:
         name: torch.cat([each.values[name] for each in found if name in each.values]).mean().item() for name in names
     }
     told = ", ".join(f"{escape(name)} {mean:+.2f}" for name, mean in means.items())
-    return f"<p>Mean contribution to the probability of a word: {told}</p>"
+    return f"<p>Mean contribution to {escape(found[0].measure)}: {told}</p>"
 
 
 def section(band: Band) -> str:
@@ -128,8 +129,9 @@ def method_block(band: Band, explanation: Explanation) -> str:
             told = ""
         cells.append(f"<figure>{''.join(parts)}<figcaption>{escape(word)}<small>{told}</small></figcaption></figure>")
     text = "".join(text_line(explanation, number) for number in range(len(explanation.words)))
+    silent = " It shows no words." if patches is None and moments is None and not text else ""
     return (
-        f"<h3>{escape(explanation.method)}</h3><p>{NOTES.get(explanation.method, '')}</p>"
+        f"<h3>{escape(explanation.method)}</h3><p>{NOTES.get(explanation.method, '')}{silent}</p>"
         f'<div class="row">{"".join(cells)}</div>{text}'
     )
 

@@ -5,14 +5,18 @@ Explanations by changed inputs: integrated gradients, and occlusion, the check o
 Both work with any connector and any attention implementation, as they look at inputs and scores alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from .places import Places, blank_media
-from .target import Target
+from .target import CHUNK, Target
+
+# The shares of the work that is done, then the relevance of places (W, K) and of text tokens (W, L). A step enters no
+# context that outlasts it, so that the thread may do other work between two.
+Steps = Generator[float, None, tuple[torch.Tensor, torch.Tensor]]
 
 # Shape legend: W words, K places, L text tokens, D width, n a chunk of steps.
 
@@ -22,7 +26,21 @@ MOST_PATCHES = 8  # rows and columns of an image that are occluded one by one; a
 MOST_MOMENTS = 32  # likewise of all audio
 
 
+def finish(steps: Generator[float, None, Any]) -> Any:
+    """Return the result of steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 def integrated_gradients(target: Target, places: Places, steps: int = STEPS) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the relevance of places (W, K) and of text tokens (W, L); see [`integrate`]."""
+    return finish(integrate(target, places, steps))
+
+
+def integrate(target: Target, places: Places, steps: int = STEPS) -> Steps:
     """
     Return the relevance of places (W, K) and of text tokens (W, L) by [integrated gradients](https://arxiv.org/abs/1703.01365).
 
@@ -46,8 +64,8 @@ def integrated_gradients(target: Target, places: Places, steps: int = STEPS) -> 
     }
     text_sum = embeddings.new_zeros(len(target.words), *embeddings.shape[1:], dtype=torch.float32)
     middles = (torch.arange(steps, device=ids.device) + 0.5) / steps
-    with differentiable_encoders(target.model), torch.enable_grad():
-        for share in middles.split(STEP_CHUNK):
+    for number, share in enumerate(middles.split(STEP_CHUNK), 1):
+        with differentiable_encoders(target.model), torch.enable_grad():
             points = {name: between(blank[name].float(), end, share).requires_grad_() for name, end in ends.items()}
             text = between(blank_text, embeddings, share.to(embeddings.dtype)).requires_grad_()
             rest = {name: tensor.expand(len(share), *tensor.shape[1:]) for name, tensor in media.items()}
@@ -58,9 +76,10 @@ def integrated_gradients(target: Target, places: Places, steps: int = STEPS) -> 
                 for name, grad in zip(points, grads, strict=True):
                     sums[name][word] += grad.sum(0)
                 text_sum[word] += text_grad.float().sum(0)
+        yield min(1.0, number * STEP_CHUNK / steps)
     means = {name: total / steps * (ends[name] - blank[name].float()) for name, total in sums.items()}
     of_text = (text_sum / steps * (embeddings - blank_text).float()).sum(-1)  # (W, L)
-    return places.pool(means), of_text
+    return places.pool(means) if means else of_text[:, :0], of_text
 
 
 def between(start: torch.Tensor, end: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
@@ -86,25 +105,40 @@ def differentiable_encoders(model: Any) -> Iterator[None]:
 
 
 def occlusion(target: Target, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the relevance of places (W, K) and of text tokens (W, L); see [`occlude`]."""
+    return finish(occlude(target, places))
+
+
+def occlude(target: Target, places: Places) -> Steps:
     """
     Return how much each score falls if a place is blank (W, K), or if a word of the prompt is masked (W, L).
 
     A grid finer than 8 by 8, and audio of more than 32 moments, are occluded in blocks, whose places share the fall.
     """
-    blocks = torch.stack(list(occluded_blocks(places)))  # (blocks, K) bool
+    blocks = torch.stack([*occluded_blocks(places), torch.zeros(places.count, dtype=torch.bool)])[:-1]  # (blocks, K)
     media, blank = target.media, blank_media(target.media)
     words = torch.eye(len(target.prompt_words), dtype=torch.bool)
     whole = target.scores_in_chunks(media)  # (1, W)
-    found = torch.cat([target.scores_in_chunks(places.hide(some, media, blank)) for some in blocks.split(64)])
+    found, runs = whole[:0], len(blocks) + len(words)
+    for some in blocks.split(CHUNK) if len(blocks) else ():
+        found = torch.cat([found, target.scores_in_chunks(places.hide(some, media, blank))])
+        yield len(found) / runs
     shares = blocks.to(found) / blocks.sum(1, keepdim=True).to(found)
     relevance = (whole - found).T @ shares  # (W, K)
     of_text = found.new_zeros(len(target.words), target.length)
-    if len(words):
-        rows = {name: tensor.expand(len(words), *tensor.shape[1:]) for name, tensor in media.items()}
-        falls = whole - target.scores_in_chunks(rows, target.without_words(words))  # (prompt words, W)
-        for (start, stop), fall in zip(target.prompt_spans, falls, strict=True):
+    for first in range(0, len(words), CHUNK):
+        some = words[first : first + CHUNK]
+        rows = {name: tensor.expand(len(some), *tensor.shape[1:]) for name, tensor in media.items()}
+        falls = whole - target.scores_in_chunks(rows, target.without_words(some))  # (prompt words, W)
+        for (start, stop), fall in zip(target.prompt_spans[first:], falls, strict=False):
             of_text[:, start:stop] = (fall / (stop - start))[:, None]
+        yield (len(blocks) + first + len(some)) / runs
     return relevance, of_text
+
+
+def occlusion_runs(target: Target, places: Places) -> int:
+    """Return the number of changed rows that an occlusion scores."""
+    return sum(1 for _ in occluded_blocks(places)) + len(target.prompt_words)
 
 
 def occluded_blocks(places: Places) -> Iterator[torch.Tensor]:

@@ -21,7 +21,7 @@ CHUNK = 16  # rows of a forward
 @dataclass(frozen=True)
 class Target:
     """
-    Words of an answer, or a class, of one example.
+    Words of an answer, or a class, of one example. Of a match there is [`MatchSide`].
 
     Args:
         model: an `MMForConditionalGeneration` or an `MMForSequenceClassification`, in evaluation
@@ -59,6 +59,16 @@ class Target:
         return (self.text["attention_mask"].cumsum(-1) - 1).clamp(min=0)
 
     @property
+    def measure(self) -> str:
+        """Name of what [`probabilities`] returns."""
+        return "the probability of a word" if self.label is None else "the class"
+
+    @property
+    def reader(self) -> Any:
+        """Model whose outputs the scores are read from."""
+        return self.model
+
+    @property
     def positions(self) -> list[list[int]]:
         """Indices among the L at which the tokens of each word are predicted; of a class that of its score."""
         if self.label is not None:
@@ -68,12 +78,26 @@ class Target:
 
     def forward(self, media: Media, /, **options: Any) -> Any:
         """Run the model on one row of text for each row of media inputs; `options` replace and add arguments."""
-        rows = next((tensor.shape[0] for tensor in media.values()), 1)
+        given = [tensor for tensor in (*media.values(), *options.values()) if isinstance(tensor, torch.Tensor)]
+        rows = given[0].shape[0] if given else 1
         text: dict[str, Any] = {**self.text, "position_ids": self.position_ids}
         if "inputs_embeds" in options:
             del text["input_ids"]
         inputs = {name: tensor.expand(rows, -1) for name, tensor in text.items()}
-        return self.model(**{**inputs, **media, **options}, use_cache=False)
+        return self.reader(**{**inputs, **media, **options}, use_cache=False)
+
+    def read(self, outputs: Any, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Return the scores (B, W) in the outputs of [`forward`].
+
+        Args:
+            attention_mask: (B, L), the text that was read; by default all of it
+        """
+        return self.read_scores(outputs.logits)
+
+    def read_for_gradient(self, outputs: Any) -> torch.Tensor:
+        """Return scores (1, W) whose gradient at this one place tells what raises those of [`read`]."""
+        return self.read(outputs)
 
     def read_scores(self, logits: torch.Tensor) -> torch.Tensor:
         """
@@ -91,7 +115,7 @@ class Target:
 
     def scores(self, media: Media, /, **options: Any) -> torch.Tensor:
         """Return the scores of all words for each row of media inputs, (B, W)."""
-        return self.read_scores(self.forward(media, **options).logits)
+        return self.read(self.forward(media, **options), options.get("attention_mask"))
 
     @torch.no_grad()
     def scores_in_chunks(self, media: Media, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -101,7 +125,9 @@ class Target:
         Args:
             attention_mask: (B, L), the text that each row reads; by default all of it
         """
-        rows = next(iter(media.values())).shape[0]
+        rows = next(
+            (tensor.shape[0] for tensor in media.values()), 1 if attention_mask is None else len(attention_mask)
+        )
         found = []
         for start in range(0, rows, CHUNK):
             some = {name: tensor[start : start + CHUNK] for name, tensor in media.items()}
@@ -157,6 +183,11 @@ def make_target(
         ValueError: for a prompt without media, an empty answer, a class that the model does not have, and a class of
             a model that writes.
     """
+    if hasattr(model, "embed"):
+        raise ValueError(
+            f"A {type(model).__name__} embeds rows and gives no answer to a prompt. Explain a match of two rows with "
+            "explain_match or make_match."
+        )
     classifies = is_classifier(model)
     if label is not None and not classifies:
         raise ValueError(f"label is {label!r}, but {type(model).__name__} writes answers. Leave label out.")
@@ -167,7 +198,8 @@ def make_target(
     if not media:
         raise ValueError("The prompt has no image and no audio to attend to. Add one, or read the answer alone.")
     ids = inputs["input_ids"]
-    words, spans = prompt_words(ids[0].tolist(), processor.tokenizer)
+    # The first word, or the class, is predicted at the last token.
+    words, spans = text_words(ids[0, :-1].tolist(), processor.tokenizer)
     seconds = real_seconds(getattr(processor, "feature_extractor", None), media.get(MODALITIES["audio"].mask))
     if classifies:
         if number is None:
@@ -208,18 +240,14 @@ def find_label(model: Any, label: int | str) -> int:
     )
 
 
-def prompt_words(ids: Sequence[int], tokenizer: Any) -> tuple[list[str], list[tuple[int, int]]]:
-    """
-    Return the words of a prompt's text, without special tokens, and the tokens (start, stop) of each.
-
-    The last token is not among them: the first word, or the class, is predicted there.
-    """
+def text_words(ids: Sequence[int], tokenizer: Any) -> tuple[list[str], list[tuple[int, int]]]:
+    """Return the words of a text, without special tokens, and the tokens (start, stop) of each."""
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     words: list[str] = []
     spans: list[tuple[int, int]] = []
     start = 0
-    for stop in range(len(ids)):
-        if stop == len(ids) - 1 or ids[stop] in special:
+    for stop in range(len(ids) + 1):
+        if stop == len(ids) or ids[stop] in special:
             some, pieces = group_words(token_texts(ids[start:stop], tokenizer))
             words += some
             spans += [(start + first, start + last) for first, last in pieces]

@@ -114,6 +114,7 @@ SLIPS = {
     "ask model_cards/mm-whisper-tiny What? --attention a.png": "no image and no audio to attend to",
     "ask model_cards/mm-whisper-tiny --image scripts/app.png --attention scripts What?": "scripts is a folder.",
     "ask model_cards/mm-whisper-tiny What? --explain occlusion": "--explain occlusion needs a file to draw into.",
+    "ask model_cards/mm-whisper-tiny --questions processing --match cat": "Leave --questions out.",
     "ask model_cards/mm-whisper-tiny What? --max-new-tokens 0": "--max-new-tokens: expected at least 1, got 0.",
     "faithfulness model_cards/mm-whisper-tiny a.jsonl": "The file a.jsonl does not exist.",
     "faithfulness model_cards/mm-whisper-tiny README.md": "README.md: expected a .jsonl file, or a folder of chats.",

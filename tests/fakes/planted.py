@@ -17,16 +17,24 @@ SIDE, CELL = 4, 8  # cells in a line of an image, pixels in a line of a cell
 RUNS, FRAMES = 10, 4  # cells of audio, frames of a cell; two frames are a token
 PROMPT = {"image": [5, IMAGE, 6], "audio": [5, AUDIO, 6]}
 WORDS = (10, 11)  # tokens that a model which writes says
+NONE = 2  # class of a row without an object
 TINT, STRENGTH, NOISE = 0.4, 1.5, 0.3
 
 
-def plant(kind: str, count: int, generator: torch.Generator) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """Return media inputs of `count` rows, their classes, and the places of their objects (count, places)."""
+def plant(
+    kind: str, count: int, generator: torch.Generator, labels: torch.Tensor | None = None, tint: float = TINT
+) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """
+    Return media inputs of `count` rows, their classes, and the places of their objects (count, places).
+
+    Classes are drawn if none are given; a row of class `NONE` has no object.
+    """
     number = SIDE**2 if kind == "image" else RUNS
-    labels = torch.randint(2, (count,), generator=generator)
+    labels = torch.randint(2, (count,), generator=generator) if labels is None else labels
     cell = torch.randint(number, (count,), generator=generator)
-    tints = torch.randn(count, number, generator=generator) * TINT
-    tints[range(count), cell] = STRENGTH * (1 - 2.0 * labels)
+    tints = torch.randn(count, number, generator=generator) * tint
+    rows = labels.ne(NONE).nonzero().flatten()
+    tints[rows, cell[rows]] = STRENGTH * (1 - 2.0 * labels[rows])
     if kind == "image":
         tints = tints.view(count, 1, SIDE, SIDE).repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
         pixels = torch.cat([tints, -tints, 0 * tints], dim=1)

@@ -15,8 +15,8 @@ from tests.fakes.recipe_runs import recipe
 def test_the_nearest_is_found_by_its_direction_from_the_mean():
     known = np.array([[10.0, 1.0], [10.0, -1.0], [10.0, -3.0]])
     assert nearest_labels(known, ["a", "b", "c"], np.array([[10.0, 9.0], [10.0, -9.0]])) == ["a", "c"]
-    shifted = nearest_labels(known + 100, ["a", "b", "c"], np.array([[110.0, 109.0], [110.0, 91.0]]))
-    assert shifted == ["a", "c"]
+    known = np.array([[1.0, 0.0], [3.0, 3.0]])  # the direction from zero would say b
+    assert nearest_labels(known, ["a", "b"], np.array([[1.2, 1.2]])) == ["a"]
 
 
 def test_a_row_at_the_mean_is_no_division_by_zero():

@@ -53,14 +53,15 @@ def run(options: Namespace) -> None:
         data = RecipeData([], None, {name: ChatDataset(rows) for name, rows in sets.items()})
         cache = filled_cache(recipe, processor, data, model.requires_grad_(False))
     if isinstance(model, MMForRetrieval):
-        collator = RetrievalCollator(processor) if cache is None else CachedRetrievalCollator(processor, cache)
-        found = retrieval_figures(model, collator.for_evaluation(), sets)
+        collator = RetrievalCollator(processor)
+        if cache is not None:
+            collator = CachedRetrievalCollator(processor, cache, shows_views=False)
+        found = retrieval_figures(model, collator, sets)
         write_figures(Path(options.out), [asdict(each) for each in found], retrieval_section(found))
         return
-    chats = None if cache is None else CachedCollator(processor, cache)
+    chats = None if cache is None else CachedCollator(processor, cache, shows_views=False)
     if isinstance(model, MMForPreTraining):
-        collator = PretrainingCollator(processor, recipe.masking, chats)
-        run_pretraining(model, collator.for_evaluation(), sets, Path(options.out))
+        run_pretraining(model, PretrainingCollator(processor, recipe.masking, chats), sets, Path(options.out))
         return
     majority: dict[str, str] = {}
     for source in recipe.data.train:

@@ -12,7 +12,7 @@ import torch
 
 from modeling_mm import MMForRetrieval, MMProcessor
 from modeling_mm.data import ChatDataset, ChatRow, load_chats, media_parts
-from modeling_mm.recipes import RecipeData, make_collator, read_recipe
+from modeling_mm.recipes import RecipeData, make_collator, read_recipe, rows_of
 
 from .build import RECIPES
 
@@ -65,5 +65,4 @@ class Retriever:
 
 def read_chats(path: Path) -> list[ChatRow]:
     """Return the examples of a JSONL file, with media paths that start at the working directory."""
-    chats = load_chats(str(path))
-    return [chats[number] for number in range(len(chats))]
+    return list(rows_of(load_chats(str(path))))

@@ -63,7 +63,8 @@ def measure(model: Path, sources: Sources) -> list[dict[str, Any]]:
     found = []
     for pair in combinations(SIDES, 2):
         concepts = [row["group"] for row in rows[TRAIN]]
-        fitted = best_correlation(*(features[TRAIN][side] for side in pair), concepts, names[TRAIN])
+        one, other = (features[TRAIN][side] for side in pair)
+        fitted = best_correlation(one, other, concepts, names[TRAIN])
         for split, dataset in DATASETS.items():
             sides = features[split][pair[0]], features[split][pair[1]]
             for number in (0, 1):

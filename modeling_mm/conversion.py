@@ -5,8 +5,6 @@ from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
-import torch
-import transformers
 from transformers import AutoConfig, GenerationConfig, GPT2Config
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -14,6 +12,16 @@ from transformers.utils import logging
 
 from .compat import tells_mask
 from .configuration_mm import DIRECT, HIDDEN, SPECIAL_TOKEN_FIELDS, MMConfig
+from .converted_weights import (
+    SOURCES,
+    WHISPER,
+    Original,
+    encoder_decoder_weights,
+    load_original,
+    original_of,
+    read_captioner,
+    whisper_weights,
+)
 from .encoder_padding import padding_rule
 from .encoder_shapes import encoder_class_of
 from .joining import (
@@ -22,7 +30,6 @@ from .joining import (
     Component,
     Joint,
     fit_to_tokenizer,
-    load_reporting,
     load_state,
     refuse_unknown,
     special_token_ids,
@@ -33,15 +40,6 @@ from .modalities import MODALITIES, Modality
 
 logger = logging.get_logger(__name__)
 
-Weights = dict[str, torch.Tensor]
-
-WHISPER = "whisper"
-# The class of transformers for each model type that can be converted.
-SOURCES = {
-    "vision-encoder-decoder": "VisionEncoderDecoderModel",
-    "speech-encoder-decoder": "SpeechEncoderDecoderModel",
-    WHISPER: "WhisperForConditionalGeneration",
-}
 NORM_BEHIND = "normalizes behind each branch, where GPT-2 does so before it"
 # Why a decoder cannot become a GPT-2.
 OBSTACLES = {
@@ -55,18 +53,6 @@ CONFIG_ARGUMENTS = (
     "prompt_token_ids",
     *(field.name for field in fields(MMConfig) if field.name.startswith("freeze_")),
 )
-
-# Whisper's names of what a GPT-2 block has.
-NORMS = {"self_attn_layer_norm": "ln_1", "encoder_attn_layer_norm": "ln_cross_attn", "final_layer_norm": "ln_2"}
-LAYERS = {
-    "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attn.c_proj": ("self_attn.out_proj",),
-    "crossattention.q_attn": ("encoder_attn.q_proj",),
-    "crossattention.c_attn": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
-    "crossattention.c_proj": ("encoder_attn.out_proj",),
-    "mlp.c_fc": ("fc1",),
-    "mlp.c_proj": ("fc2",),
-}
 
 
 def convert_pretrained(cls: type[Joint], source: Component, *, tokenizer: Any = None, **kwargs: Any) -> Joint:
@@ -100,35 +86,22 @@ def convert_pretrained(cls: type[Joint], source: Component, *, tokenizer: Any = 
     refuse_unknown("from_encoder_decoder", kwargs, known)
     loading = {name: kwargs.pop(name) for name in LOADING_ARGUMENTS if name in kwargs}
     arguments = {name: kwargs.pop(name) for name in MODEL_ARGUMENTS if name in kwargs}
-    is_shared = isinstance(source, PreTrainedModel)
-    original = check_convertible(source, loading)
-    if not is_shared:
-        more = {"dtype": arguments["dtype"]} if "dtype" in arguments else {}
-        source = load_original(source, original, {**loading, **more})
-    modality = modality_of(encoder_config(original))
-    generation = deepcopy(source.generation_config)
-    is_tied = is_head_tied(source)
-    weights: Weights = dict(source.state_dict())
-    pointers = {tensor.data_ptr() for tensor in weights.values()} if is_shared else set()
-    del source  # so that memory holds each weight once: those that are transposed or enlarged replace the original's
-
-    config = converted_config(cls.config_class, original, generation, is_tied, tokenizer, kwargs)
-    rename = whisper_weights if original.model_type == WHISPER else encoder_decoder_weights
-    state = rename(weights, modality)
-    for name in ("model.language_model.wte.weight", *(() if is_tied else ("lm_head.weight",))):
-        state[name] = with_rows(state[name], config.text_config.vocab_size)
-    if is_tied:
-        state.pop("lm_head.weight", None)
-    if is_shared:
-        # The loader takes tensors as they are; the joint model must not share them with the caller's model.
-        state = {name: weight.clone() if weight.data_ptr() in pointers else weight for name, weight in state.items()}
-    model, report = load_state(cls, config, state, arguments)
-    if missing := sorted(report["missing_keys"]):
+    config = check_convertible(source, loading)
+    how = (cls, config, tokenizer, kwargs, arguments)
+    if isinstance(source, PreTrainedModel):
+        model, missing = build_joint(original_of(source), *how, is_shared=True)
+    else:
+        loading |= {"dtype": arguments["dtype"]} if "dtype" in arguments else {}
+        read = read_captioner(source, config, loading)
+        model, missing = (None, []) if read is None else build_joint(read, *how)
+        if model is None or missing:  # only its class knows older names
+            model, missing = build_joint(original_of(load_original(source, config, loading)), *how)
+    if missing:
         raise ValueError(
             f"{count(missing)} missing in the given model: {shortened(missing)}. Pass a model whose encoder is of the "
             "class that AutoModel has for its config."
         )
-    model.generation_config = converted_generation_config(generation, config, modality)
+    modality = modality_of(encoder_config(config))
     if padding_rule(getattr(model.base_model, modality.tower_attribute)) == "length":
         logger.warning(
             "The encoder mixes padding into the tokens of audio, by a norm over time or by convolutions. Clips of "
@@ -136,6 +109,47 @@ def convert_pretrained(cls: type[Joint], source: Component, *, tokenizer: Any = 
             "padded batches differ."
         )
     return model.eval()
+
+
+def build_joint(
+    original: Original,
+    cls: type[Joint],
+    config: PreTrainedConfig,
+    tokenizer: Any,
+    given: dict[str, Any],
+    arguments: dict[str, Any],
+    is_shared: bool = False,
+) -> tuple[Joint, list[str]]:
+    """
+    Build the joint model of an original, whose weights are taken out of it.
+
+    Memory holds each weight once: those that are transposed or enlarged replace the original's.
+
+    Args:
+        original: the parts of the source
+        config: of the source
+        given: further fields of the joint config
+        arguments: see [`joining.load_state`]
+        is_shared: whether the weights belong to a model of the caller's, which must not change with ours
+
+    Returns:
+        the model, and the names of weights that the original lacks.
+    """
+    modality, weights = modality_of(encoder_config(config)), original.weights
+    pointers = {tensor.data_ptr() for tensor in weights.values()} if is_shared else set()
+    joint = converted_config(cls.config_class, config, original.generation, original.is_tied, tokenizer, given)
+    rename = whisper_weights if config.model_type == WHISPER else encoder_decoder_weights
+    state = rename(weights, modality)
+    for name in ("model.language_model.wte.weight", *(() if original.is_tied else ("lm_head.weight",))):
+        if name in state:
+            state[name] = with_rows(state[name], joint.text_config.vocab_size)
+    if original.is_tied:
+        state.pop("lm_head.weight", None)
+    if is_shared:  # the loader takes tensors as they are
+        state = {name: weight.clone() if weight.data_ptr() in pointers else weight for name, weight in state.items()}
+    model, report = load_state(cls, joint, state, arguments)
+    model.generation_config = converted_generation_config(original.generation, joint, modality)
+    return model, sorted(report["missing_keys"])
 
 
 def check_convertible(source: Component, loading: dict[str, Any]) -> PreTrainedConfig:
@@ -181,15 +195,6 @@ def refusal(what: str, obstacle: str | None) -> str:
     )
 
 
-def load_original(source: str, config: PreTrainedConfig, loading: dict[str, Any]) -> PreTrainedModel:
-    """Load a source by its class of transformers; raise a `ValueError` if its checkpoint lacks weights."""
-    loader = getattr(transformers, SOURCES[config.model_type])
-    model, missing = load_reporting(loader, source, loading)
-    if lost := sorted(name for name in missing if not name.startswith("encoder.pooler.")):
-        raise ValueError(f"{source}: {count(lost)} missing: {shortened(lost)}. Save or download the model again.")
-    return model
-
-
 def encoder_config(original: PreTrainedConfig) -> PreTrainedConfig:
     """Return the config of a source's encoder; a Whisper's is that of the whole."""
     return original if original.model_type == WHISPER else original.encoder
@@ -202,12 +207,6 @@ def modality_of(encoder: PreTrainedConfig) -> Modality:
         if name in modality.inputs:
             return modality
     raise ValueError(f"The encoder is a {type(encoder).__name__}, which reads {name}, an input of no modality.")
-
-
-def is_head_tied(source: PreTrainedModel) -> bool:
-    """Return whether head and embedding are one: the top config of a captioner says nothing about it."""
-    decoder = getattr(source, "decoder", source)
-    return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight
 
 
 def converted_config(
@@ -369,46 +368,3 @@ def converted_generation_config(original: GenerationConfig, config: MMConfig, mo
         generation.transcription_prompts = {token.strip("<|>"): "" for token in languages}
         generation.max_windows = 1
     return generation
-
-
-def encoder_decoder_weights(weights: Weights, modality: Modality) -> Weights:
-    """Return the weights of a captioner under the joint model's names; `weights` is emptied."""
-    prefixes = {
-        "encoder.": f"model.{modality.tower_attribute}.",
-        "enc_to_dec_proj.": f"model.{modality.connector_attribute}.linear.",
-        "decoder.transformer.": "model.language_model.",
-        "decoder.lm_head.": "lm_head.",
-    }
-    state = {}
-    for name in list(weights):
-        prefix = next(each for each in prefixes if name.startswith(each))
-        state[prefixes[prefix] + name.removeprefix(prefix)] = weights.pop(name)
-    return state
-
-
-def whisper_weights(weights: Weights, modality: Modality) -> Weights:
-    """
-    Return the weights of a Whisper under the joint model's names; `weights` is emptied.
-
-    Its linear layers are GPT-2's turned, (out, in) to (in, out), and those of one input stand side by side. Keys have
-    no bias, which is a bias of zero.
-    """
-    text, decoder = "model.language_model.", "model.decoder."
-    encoder = [name for name in weights if name.startswith("model.encoder.")]
-    tower = f"model.{modality.tower_attribute}."
-    state = {tower + name.removeprefix("model.encoder."): weights.pop(name) for name in encoder}
-    names = {"embed_tokens.weight": "wte.weight", "embed_positions.weight": "wpe.weight"}
-    names |= {f"layer_norm.{kind}": f"ln_f.{kind}" for kind in ("weight", "bias")}
-    state |= {text + ours: weights.pop(decoder + theirs) for theirs, ours in names.items()}
-    state["lm_head.weight"] = weights.pop("proj_out.weight")
-    for layer in sorted({name.split(".")[3] for name in weights}, key=int):
-        block, theirs = f"{text}h.{layer}.", f"{decoder}layers.{layer}."
-        for norm, ours in NORMS.items():
-            state |= {f"{block}{ours}.{kind}": weights.pop(f"{theirs}{norm}.{kind}") for kind in ("weight", "bias")}
-        for ours, parts in LAYERS.items():
-            turned = [weights.pop(f"{theirs}{part}.weight").T for part in parts]  # (in, out) each
-            biases = [weights.pop(f"{theirs}{part}.bias", None) for part in parts]
-            given = zip(turned, biases, strict=True)
-            state[f"{block}{ours}.bias"] = torch.cat([x.new_zeros(x.shape[1]) if b is None else b for x, b in given])
-            state[f"{block}{ours}.weight"] = torch.cat(turned, dim=1).contiguous()
-    return state

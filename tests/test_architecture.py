@@ -30,7 +30,7 @@ FLOORS = (
         "contrastive",
         "fingerprints",
     },
-    {"media", "joining", "conversion", "adding", "generation"},
+    {"media", "joining", "conversion", "converted_weights", "adding", "generation"},
     {"modeling_mm"},
     {"retrieval"},
     {"pretraining", "pretraining_batch"},

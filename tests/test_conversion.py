@@ -1,9 +1,11 @@
 """Conversion: configs, generation configs, what is refused and what is kept. Parity of logits: tests/parity."""
 
 import copy
+import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -14,7 +16,7 @@ from transformers import (
     WhisperModel,
 )
 
-from modeling_mm import MMForConditionalGeneration
+from modeling_mm import MMForConditionalGeneration, conversion, converted_weights
 from tests.fakes.encoder_decoders import (
     ENGLISH,
     GERMAN,
@@ -344,6 +346,143 @@ def test_a_folder_converts_as_the_model_does_and_reloads_bit_equal(build, tmp_pa
     options = {"max_new_tokens": 6, "num_beams": 2}
     assert torch.equal(reloaded.generate(**media, **options), expected.generate(**media, **options))
     assert reloaded.generation_config.to_dict() == model.generation_config.to_dict()
+
+
+@pytest.fixture
+def classes_built(monkeypatch):
+    """Classes of originals that are loaded, in their order."""
+    built, load = [], converted_weights.load_reporting
+    monkeypatch.setattr(
+        converted_weights, "load_reporting", lambda loader, *args: built.append(loader.__name__) or load(loader, *args)
+    )
+    return built
+
+
+def test_a_captioners_files_are_read_without_its_class(tmp_path, classes_built):
+    kinds = (captioner, lambda: captioner(vit_config()), lambda: captioner(tie_word_embeddings=False), transcriber)
+    for number, build in enumerate(kinds):
+        folder = tmp_path / str(number)
+        build().save_pretrained(folder, max_shard_size="40KB")
+        assert len(list(folder.glob("*.safetensors"))) > 1
+        assert_equal(convert(folder), convert(build()))
+        folder = folder / "half"
+        build().half().save_pretrained(folder)
+        assert convert(folder).dtype == torch.float16
+        assert_equal(convert(folder), convert(build().half()))
+    assert classes_built == []
+
+
+def assert_equal(model, expected):
+    found = model.state_dict()
+    assert found.keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, found[name]), name
+    assert model.config.to_dict() == {**expected.config.to_dict(), "dtype": model.config.to_dict()["dtype"]}
+    assert model.generation_config.to_dict() == expected.generation_config.to_dict()
+
+
+def without_generation_config(folder):
+    (folder / "generation_config.json").unlink()
+
+
+def in_another_precision(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+
+
+def rewrite_weights(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(tensors), folder / "model.safetensors", {"format": "pt"})
+
+
+def with_its_head_twice(folder):
+    table = "decoder.transformer.wte.weight"
+    rewrite_weights(folder, lambda tensors: {**tensors, converted_weights.HEAD: tensors[table].clone()})
+
+
+def with_a_head_of_its_own(folder):
+    table = "decoder.transformer.wte.weight"
+    rewrite_weights(folder, lambda tensors: {**tensors, converted_weights.HEAD: tensors[table] + 1})
+
+
+def in_two_precisions(folder):
+    name = "decoder.transformer.ln_f.weight"
+    rewrite_weights(folder, lambda tensors: {**tensors, name: tensors[name].half()})
+
+
+@pytest.mark.parametrize(
+    "change",
+    (
+        without_generation_config,
+        in_another_precision,
+        with_its_head_twice,
+        with_a_head_of_its_own,
+        in_two_precisions,
+    ),
+)
+def test_files_that_only_the_class_understands_are_left_to_it(change, tmp_path, classes_built):
+    captioner().save_pretrained(tmp_path)
+    change(tmp_path)
+    assert_equal(convert(tmp_path), convert(VisionEncoderDecoderModel.from_pretrained(tmp_path)))
+    assert classes_built == ["VisionEncoderDecoderModel"]
+
+
+def test_names_that_only_the_class_understands_are_left_to_it(tmp_path, classes_built, monkeypatch):
+    captioner().save_pretrained(tmp_path)
+    read = converted_weights.read_captioner
+
+    def with_an_older_name(*args):
+        original = read(*args)
+        original.weights["decoder.transformer.older_name"] = original.weights.pop("decoder.transformer.ln_f.bias")
+        return original
+
+    monkeypatch.setattr(conversion, "read_captioner", with_an_older_name)
+    assert_equal(convert(tmp_path), convert(captioner()))
+    assert classes_built == ["VisionEncoderDecoderModel"]
+
+
+def test_what_a_file_holds_beside_the_model_is_left_out(tmp_path, classes_built):
+    captioner().save_pretrained(tmp_path)
+    more = {"decoder.transformer.h.0.attn.bias": torch.ones(1, 1, 9, 9), "optimizer.step": torch.ones(1)}
+    rewrite_weights(tmp_path, lambda tensors: {**tensors, **more})
+    assert_equal(convert(tmp_path), convert(captioner()))
+    assert classes_built == []
+
+
+def test_a_downloaded_captioner_is_read_without_its_class(tmp_path, classes_built, monkeypatch):
+    folder = tmp_path / "models--someone--captioner" / "snapshots" / ("0" * 40)
+    captioner().save_pretrained(folder)
+    refs = folder.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    model = convert("someone/captioner", cache_dir=tmp_path, local_files_only=True)
+    assert_equal(model, convert(captioner()))
+    assert classes_built == []
+
+
+def test_damaged_files_are_named(tmp_path):
+    captioner().save_pretrained(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match=r"model.safetensors: damaged or cut short"):
+        convert(tmp_path)
+
+
+def test_a_weight_that_is_not_finite_is_named(tmp_path):
+    captioner().save_pretrained(tmp_path)
+    name = "decoder.transformer.ln_f.bias"
+    rewrite_weights(tmp_path, lambda tensors: {**tensors, name: tensors[name] / 0})
+    with pytest.raises(ValueError, match=r"language_model.ln_f.bias"):
+        convert(tmp_path)
+
+
+def test_a_converted_model_does_not_write_into_the_files_of_its_original(tmp_path):
+    captioner().save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        for parameter in convert(tmp_path).parameters():
+            parameter.zero_()
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_precision_can_be_chosen(tmp_path):

@@ -16,7 +16,8 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
 from .. import MMForConditionalGeneration, MMProcessor
-from ..conversion import check_convertible, load_original
+from ..conversion import check_convertible
+from ..converted_weights import load_original
 from ..encoder_shapes import dummy_item
 from ..utils import format_table
 

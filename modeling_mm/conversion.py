@@ -93,8 +93,8 @@ def convert_pretrained(cls: type[Joint], source: Component, *, tokenizer: Any = 
     else:
         loading |= {"dtype": arguments["dtype"]} if "dtype" in arguments else {}
         read = read_captioner(source, config, loading)
-        model, missing = (None, []) if read is None else build_joint(read, *how)
-        if model is None or missing:  # only its class knows older names
+        model, missing = build_joint(read or original_of(load_original(source, config, loading)), *how)
+        if read and missing:  # only its class knows older names
             model, missing = build_joint(original_of(load_original(source, config, loading)), *how)
     if missing:
         raise ValueError(

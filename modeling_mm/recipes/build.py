@@ -127,7 +127,9 @@ def load_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:
         if model.can_generate():
             model.generation_config = joint_generation_config(model, config, model.generation_config)
     elif section.pretrained is not None:
-        model = model_class.from_pretrained(section.pretrained, **options, **loading)
+        # Given to the model, the options would be kept among its generation settings, too.
+        config = MMConfig.from_pretrained(section.pretrained, **options) if options else None
+        model = model_class.from_pretrained(section.pretrained, **({"config": config} if options else {}), **loading)
     else:
         if section.trust_remote_code:
             loading["trust_remote_code"] = True

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoProcessor,
+    GenerationConfig,
     TrainerCallback,
 )
 
@@ -255,6 +256,19 @@ def test_a_preset_gets_the_processors_tokens_and_its_answers_end(tmp_path):
     again, other = (make_model(found, processor, seed).state_dict() for seed in (0, 1))
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
     assert not all(torch.equal(other[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_changed_field_of_a_pretrained_model_is_no_generation_setting(tmp_path):
+    first = recipe(tmp_path)
+    model = make_model(first, make_processor(first.model), 0)
+    model.generation_config = GenerationConfig(max_new_tokens=5, eos_token_id=model.config.end_token_id)
+    model.save_pretrained(tmp_path / "one")
+    make_processor(first.model).save_pretrained(tmp_path / "one")
+    section = {"pretrained": str(tmp_path / "one"), "config": {"connector_dropout": 0.25}}
+    further = recipe(tmp_path / "two", {"model": section})
+    changed = make_model(further, make_processor(further.model), 0)
+    assert changed.config.connector_dropout == 0.25 != model.config.connector_dropout
+    assert "connector_dropout" not in changed.generation_config.to_dict()
 
 
 def test_attention_is_the_recipes(tmp_path):

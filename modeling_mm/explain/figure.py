@@ -187,7 +187,7 @@ def draw_text(sheet: Sheet, band: Band, number: int, word: str, top: float) -> f
             x += LABELS
         for each in line:
             heat = (weights[number, each] / weights[number].max().clamp(min=1e-12)).item()
-            color = colormaps[HEAT["cmap"]](0.6 * heat) if heat > 0 else PAPER
+            color = colormaps[str(HEAT["cmap"])](0.6 * heat) if heat > 0 else PAPER
             box = {"boxstyle": "round,pad=0.2", "facecolor": color, "edgecolor": "none"}
             x += sheet.text(x, middle, band.attention.prompt_words[each], size=10, bbox=box) + 0.11
         top += TEXT_LINE

@@ -129,7 +129,7 @@ def load_model(recipe: Recipe, processor: MMProcessor) -> PreTrainedModel:
     elif section.pretrained is not None:
         # Given to the model, the options would be kept among its generation settings, too.
         config = MMConfig.from_pretrained(section.pretrained, **options) if options else None
-        model = model_class.from_pretrained(section.pretrained, **({"config": config} if options else {}), **loading)
+        model = model_class.from_pretrained(section.pretrained, config=config, **loading)
     else:
         if section.trust_remote_code:
             loading["trust_remote_code"] = True

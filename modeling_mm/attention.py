@@ -8,9 +8,8 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-from transformers.pytorch_utils import Conv1D
 
-from .layers import ResidualProjection
+from .layers import Projection, ResidualProjection
 
 # Shape legend: B rows, L text tokens, K keys, S media tokens, D width, H heads, d = D / H.
 
@@ -48,10 +47,10 @@ class Attention(nn.Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scaling /= layer_idx + 1
         if is_cross_attention:
-            self.q_attn = Conv1D(config.n_embd, config.n_embd)
-            self.c_attn = Conv1D(2 * config.n_embd, config.n_embd)
+            self.q_attn = Projection(config.n_embd, config.n_embd)
+            self.c_attn = Projection(2 * config.n_embd, config.n_embd)
         else:
-            self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
+            self.c_attn = Projection(3 * config.n_embd, config.n_embd)
         self.c_proj = ResidualProjection(config.n_embd, config.n_embd, zero=zero_init)
         self.attn_dropout = config.attn_pdrop
         self.resid_dropout = config.resid_pdrop
@@ -73,6 +72,7 @@ class Attention(nn.Module):
         past_key_values: Cache | None = None,
         media: KeysAndValues | None = None,
         implementation: str | None = None,
+        first_visible: int = 0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -84,6 +84,7 @@ class Attention(nn.Module):
             past_key_values: the text's cache; self-attention only.
             media: keys and values from `keys_and_values`, of B rows or of one row for all; cross-attention only.
             implementation: overrides the config's attention implementation.
+            first_visible: number of cached tokens, the first of each row, that are left out; self-attention only.
 
         Returns:
             the output (B, L, D), and the weights (B, H, L, K) if the implementation returns them.
@@ -92,6 +93,8 @@ class Attention(nn.Module):
             query, keys, values = self.split_heads(self.c_attn(hidden_states), 3)
             if past_key_values is not None:
                 keys, values = past_key_values.update(keys, values, self.layer_idx)
+            if first_visible:
+                keys, values = keys[:, :, first_visible:], values[:, :, first_visible:]
         else:
             (query,) = self.split_heads(self.q_attn(hidden_states), 1)  # (B, H, L, d)
             keys, values = media

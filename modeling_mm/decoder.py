@@ -27,7 +27,7 @@ from .cross_attention import (
 )
 from .device_reads import read_once
 from .layers import MLP, StandIn, init_weights, sinusoidal_positions
-from .masks import check_not_packed, check_positions, cross_attention_mask, text_positions
+from .masks import check_not_packed, check_positions, cross_attention_mask, first_visible, text_positions
 from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
 
@@ -204,9 +204,14 @@ class MMDecoder(PreTrainedModel):
         if isinstance(past_length, torch.Tensor):
             past_length = past_length.clone()
 
-        positions = self.embed_positions(position_ids, attention_mask, inputs_embeds, past_length)
+        first = self.first_of_step(attention_mask, inputs_embeds, past_key_values, past_length)
+        if first is not None:
+            attention_mask = None
+        positions = self.embed_positions(position_ids, attention_mask, inputs_embeds, past_length, first or 0)
         hidden_states = self.drop(inputs_embeds + positions)
-        text_mask = self.text_mask(position_ids, attention_mask, inputs_embeds, past_key_values, is_causal)
+        text_mask = None
+        if first is None:
+            text_mask = self.text_mask(position_ids, attention_mask, inputs_embeds, past_key_values, is_causal)
         if media_states is not None:
             media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
             if position_ids is not None and attention_mask is None and not is_torchdynamo_compiling():
@@ -227,6 +232,8 @@ class MMDecoder(PreTrainedModel):
         kwargs = {**kwargs, "implementation": self.config._attn_implementation, "past_key_values": past_key_values}
         if not is_causal:
             kwargs["is_causal"] = False
+        if first:
+            kwargs["first_visible"] = first
         if self.stood_in:
             kwargs["lacking"] = self.lacking(reading)
         for i, block in enumerate(self.h):
@@ -259,17 +266,45 @@ class MMDecoder(PreTrainedModel):
                 found |= {group.prefix: tokens} if some else {}
         return found
 
+    def first_of_step(
+        self,
+        attention_mask: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        past_key_values: Cache | None,
+        past_length: int | torch.Tensor,
+    ) -> int | None:
+        """
+        Return the index of the first token that a decoding step sees, if it sees all behind it and needs no mask.
+
+        That holds for one new token a row and a cache that grows; see [`masks.first_visible`].
+        """
+        is_step = past_key_values is not None and inputs_embeds.shape[1] == 1 and isinstance(past_length, int)
+        if not is_step or is_torchdynamo_compiling() or getattr(past_key_values, "is_compileable", False):
+            return None
+        if self.config._attn_implementation not in ("sdpa", "eager"):
+            return None
+        if attention_mask is None:
+            return 0
+        is_whole = attention_mask.ndim == 2 and attention_mask.shape[1] == past_length + 1
+        return first_visible(attention_mask) if is_whole else None
+
     def embed_positions(
         self,
         position_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         inputs_embeds: torch.Tensor,
         past_length: int | torch.Tensor,
+        num_hidden: int = 0,
     ) -> torch.Tensor:
-        """Return the encoding of given positions, or of those that count the real tokens, (B, L, D) or (1, L, D)."""
+        """
+        Return the encoding of given positions, or of those that count the real tokens, (B, L, D) or (1, L, D).
+
+        Args:
+            num_hidden: tokens in the cache that have no position, beside those that the mask hides
+        """
         length, is_given = inputs_embeds.shape[1], position_ids is not None
         if position_ids is None:
-            position_ids = text_positions(attention_mask, length, past_length, inputs_embeds.device)
+            position_ids = text_positions(attention_mask, length, past_length - num_hidden, inputs_embeds.device)
         if self.wpe is None:
             return sinusoidal_positions(position_ids, inputs_embeds.shape[2]).to(inputs_embeds)
         if not is_torchdynamo_compiling():

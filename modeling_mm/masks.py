@@ -134,6 +134,26 @@ def text_positions(
     return (torch.arange(length, device=device) + past_length)[None]
 
 
+def first_visible(attention_mask: torch.Tensor) -> int | None:
+    """
+    Return the index from which on every token of every row is visible, if those before it are hidden in all rows.
+
+    So it is behind hidden placeholders, without other padding. A decoding step then needs no mask: it leaves the first
+    keys out.
+
+    Args:
+        attention_mask: (B, L)
+
+    Returns:
+        `None` if rows differ, hide others than the first, or hide all.
+    """
+    rows, length = attention_mask.shape
+    hidden, rest = divmod(attention_mask.numel() - int(torch.count_nonzero(attention_mask)), rows)
+    if rest or hidden == length or (hidden and not bool(attention_mask[:, hidden:].all())):
+        return None
+    return hidden
+
+
 def check_positions(position_ids: torch.Tensor, num_positions: int) -> None:
     """
     Check position ids against the decoder's table.

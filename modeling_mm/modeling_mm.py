@@ -34,7 +34,7 @@ from .encoders import build_encoder
 from .folders import CONFIGS, check_configs
 from .generation import MMGenerationMixin
 from .joining import Component, join_pretrained
-from .layers import init_weights
+from .layers import Head, init_weights
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
 from .losses import causal_lm_loss, check_classes, classification_loss, problem_type
 from .masks import check_hidden, check_placeholders, wrong_rows
@@ -490,7 +490,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
     def __init__(self, config: MMConfig):
         super().__init__(config)
         self.model = MMModel(config)
-        self.lm_head = nn.Linear(config.text_config.n_embd, config.text_config.vocab_size, bias=False)
+        self.lm_head = Head(config.text_config.n_embd, config.text_config.vocab_size, bias=False)
         self.loss_function = causal_lm_loss
         self.loss_type = "ForCausalLM"  # transformers guesses it from the class's name, and counts targets by it
         self.post_init()

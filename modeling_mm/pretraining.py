@@ -20,6 +20,7 @@ from .configuration_mm import OBJECTIVE_WEIGHTS, MMConfig
 from .contrastive import TEXT, SharedSides, contrastive_loss, num_processes, shared_sides
 from .encoders import is_sharded
 from .joining import joint_generation_config
+from .layers import Head
 from .losses import causal_lm_loss, check_labels
 from .modalities import MODALITIES, show_media_inputs
 from .modeling_mm import MMKeywords, kept_tokens
@@ -70,7 +71,7 @@ class MMForPreTraining(MMEmbeddingModel):
     def __init__(self, config: MMConfig):
         super().__init__(config)
         text = config.text_config
-        self.lm_head = nn.Linear(text.n_embd, text.vocab_size, bias=False)
+        self.lm_head = Head(text.n_embd, text.vocab_size, bias=False)
         self.mask_embedding = nn.Parameter(torch.zeros(text.n_embd))
         self.matching_head = nn.Linear(text.n_embd, 1)
         self.loss_type = "ForPreTraining"

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import DynamicCache, GPT2Model, StaticCache
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
+import modeling_mm.decoder
 from modeling_mm.configuration_mm import MMConfig
 from modeling_mm.decoder import DecoderBlock, GatedCrossAttentionBlock, MMDecoder
 from modeling_mm.layers import sinusoidal_positions
@@ -264,6 +265,32 @@ def test_step_by_step_equals_at_once(cache_class):
             model(IDS[:, i : i + 1], past_key_values=cache, use_cache=True).last_hidden_state for i in range(4, 6)
         ]
     assert difference(torch.cat(steps, dim=1), expected) < 1e-5
+
+
+HIDDEN_ROWS = {
+    "nothing": [[1, 1, 1, 1], [1, 1, 1, 1]],
+    "the first": [[0, 1, 1, 1], [0, 1, 1, 1]],
+    "the first two": [[0, 0, 1, 1], [0, 0, 1, 1]],
+    "unlike": [[0, 1, 1, 1], [1, 1, 1, 1]],
+    "within": [[1, 0, 1, 1], [1, 0, 1, 1]],
+}
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("hidden", HIDDEN_ROWS)
+@torch.no_grad()
+def test_steps_behind_what_is_hidden_in_front_need_no_mask_and_equal_all_at_once(hidden, implementation, monkeypatch):
+    model, made = decoder(attn_implementation=implementation), []
+    mask = torch.cat([torch.tensor(HIDDEN_ROWS[hidden]), torch.ones(2, 2, dtype=torch.long)], dim=1)
+    shown = media(at=(0, 0))
+    expected = model(IDS, mask, **shown, use_cache=False).last_hidden_state[:, 4:]
+    cache, create = DynamicCache(), modeling_mm.decoder.create_causal_mask
+    model(IDS[:, :4], mask[:, :4], past_key_values=cache, **shown, use_cache=True)
+    monkeypatch.setattr(modeling_mm.decoder, "create_causal_mask", lambda **kwargs: made.append(1) or create(**kwargs))
+    for step in (4, 5):
+        got = model(IDS[:, step : step + 1], mask[:, : step + 1], past_key_values=cache, use_cache=True)
+        assert difference(got.last_hidden_state[:, 0], expected[:, step - 4]) < 1e-5
+    assert len(made) == (2 if hidden in ("unlike", "within") else 0)
 
 
 def test_media_that_come_later_join_those_in_the_cache():

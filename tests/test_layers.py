@@ -8,7 +8,16 @@ from torch import nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
-from modeling_mm.layers import MLP, ResidualProjection, TanhGate, init_weights, sinusoidal_positions, turn_weights
+from modeling_mm import layers
+from modeling_mm.layers import (
+    MLP,
+    Head,
+    Projection,
+    ResidualProjection,
+    TanhGate,
+    init_weights,
+    sinusoidal_positions,
+)
 from tests.fakes.tiny import difference, gpt2_config
 
 
@@ -135,17 +144,42 @@ def test_loaded_tensors_are_left_alone():
     assert linear.bias.unique().tolist() == [0.0]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_turned_weights_differ_in_memory_alone(dtype):
-    mlp = MLP(gpt2_config()).to(dtype)
-    x, before = torch.randn(2, 3, 32, dtype=dtype), {name: p.clone() for name, p in mlp.named_parameters()}
-    expected = mlp(x)
-    turn_weights(mlp)
-    turned = {name: p for name, p in mlp.named_parameters() if name.endswith(".weight")}
-    is_half = dtype != torch.float32
-    assert {p.stride() for p in turned.values()} == ({(1, 32), (1, 128)} if is_half else {(128, 1), (32, 1)})
-    assert all(torch.equal(p, before[name]) for name, p in mlp.named_parameters())
-    assert difference(mlp(x), expected) < 0.02
-    pointers = {p.data_ptr() for p in turned.values()}
-    turn_weights(mlp)
-    assert {p.data_ptr() for p in turned.values()} == pointers, "turned twice"
+@pytest.fixture
+def without_kernels(monkeypatch):
+    """A CPU without instructions for half precision, whatever this one has."""
+    monkeypatch.setattr(layers, "has_half_kernels", lambda dtype: False)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 1), (2, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_products_in_half_precision_are_those_of_float64_rounded(dtype, shape, without_kernels, monkeypatch):
+    monkeypatch.setattr(layers, "COLUMNS", 7)  # several blocks, the last of them smaller
+    text = gpt2_config()
+    modules = [Projection(20, 32), ResidualProjection(20, 32), Head(32, 20, bias=False)]
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=text.initializer_range)
+        module.to(dtype)
+        x = torch.randn(*shape, 32).to(dtype)
+        weight = module.weight.T if isinstance(module, Head) else module.weight
+        bias = 0.0 if module.bias is None else module.bias.double()
+        expected = x.double() @ weight.double() + bias
+        with torch.no_grad():
+            got = module(x)
+        assert got.dtype == dtype and got.shape == expected.shape and got.is_contiguous()
+        assert torch.allclose(got.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)
+
+
+def test_half_precision_is_multiplied_by_torch_where_it_learns_and_where_it_has_kernels(without_kernels, monkeypatch):
+    calls = []
+    monkeypatch.setattr(layers, "multiply", lambda *args: calls.append(len(args)))
+    projection, head, x = Projection(4, 3).bfloat16(), Head(3, 4, bias=False).bfloat16(), torch.ones(2, 3).bfloat16()
+    assert projection(x).requires_grad and head(x).requires_grad
+    with torch.no_grad():
+        assert Projection(4, 3)(x.float()).shape == (2, 4), "float32"
+        assert calls == []
+        projection(x), head(x)
+        assert calls == [3, 2]
+        monkeypatch.setattr(layers, "has_half_kernels", lambda dtype: True)
+        assert projection(x).shape == head(x).shape == (2, 4)
+    assert calls == [3, 2]

@@ -8,6 +8,7 @@ from modeling_mm.masks import (
     check_placeholders,
     check_positions,
     cross_attention_mask,
+    first_visible,
     mask_of_padding,
     mask_tokens_without_media,
     text_positions,
@@ -54,6 +55,25 @@ def test_text_positions_without_a_mask_count_from_the_cache(past_length):
 
 def test_text_positions_ignore_a_prepared_4d_mask():
     assert text_positions(torch.zeros(1, 1, 3, 3), 3, 0, "cpu").tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([[1, 1, 1], [1, 1, 1]], 0),
+        ([[0, 1, 1], [0, 1, 1]], 1),
+        ([[0, 0, 1]], 2),
+        ([[0, 1, 1], [1, 1, 1]], None),  # other paddings
+        ([[0, 1, 1], [1, 0, 1]], None),  # as many hidden, but not the same
+        ([[1, 0, 1], [1, 0, 1]], None),  # not the first
+        ([[0, 0, 0], [0, 0, 0]], None),
+        ([[0, 0, 0], [1, 1, 1]], None),
+        ([[2, 0, 1], [2, 0, 1]], None),  # anything but zero is visible
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.float32], ids=str)
+def test_what_is_hidden_in_front_of_all_rows_is_counted(rows, expected, dtype):
+    assert first_visible(torch.tensor(rows).to(dtype)) == expected
 
 
 def test_check_placeholders_names_the_first_wrong_row_both_counts_and_the_id():

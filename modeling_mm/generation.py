@@ -1,6 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """`generate` with media: they are encoded once, before rows are repeated for beams and samples."""
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.utils import logging
 
 from .configuration_mm import HIDDEN
 from .encoders import is_sharded
+from .layers import turn_weights
 from .masks import check_placeholders, hide_placeholders, wrong_rows
 from .media import check_media_alone, placeholder_prompt
 from .media_cache import has_cached_media
@@ -92,6 +94,12 @@ class PositionsUsedUp(StoppingCriteria):
 
 class MMGenerationMixin(GenerationMixin):
     """`GenerationMixin` for a model with `encode_media` and a `forward` that takes `media`."""
+
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as transformers does, with media encoded once; see `GenerationMixin.generate`."""
+        turn_weights(self)  # type: ignore[arg-type]
+        return super().generate(*args, **kwargs)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any

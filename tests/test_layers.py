@@ -17,6 +17,7 @@ from modeling_mm.layers import (
     TanhGate,
     init_weights,
     sinusoidal_positions,
+    turn_weights,
 )
 from tests.fakes.tiny import difference, gpt2_config
 
@@ -183,3 +184,44 @@ def test_half_precision_is_multiplied_by_torch_where_it_learns_and_where_it_has_
         monkeypatch.setattr(layers, "has_half_kernels", lambda dtype: True)
         assert projection(x).shape == head(x).shape == (2, 4)
     assert calls == [3, 2]
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (2, 1), (2, 3), (1, 13), (0, 1)], ids=str)
+def test_the_head_gives_the_same_scores_for_any_number_of_rows(rows):
+    head, x = Head(32, 50, bias=False), torch.randn(*rows, 32)
+    with torch.no_grad():
+        got = head(x)
+    assert got.shape == (*rows, 50) and got.is_contiguous()
+    assert difference(got, x @ head.weight.T) < 1e-5 if x.numel() else True
+
+
+def test_a_few_rows_are_multiplied_by_the_table_in_inference_alone(monkeypatch):
+    calls, multiply = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *args: calls.append(1) or multiply(*args))
+    head, x = Head(32, 50, bias=False), torch.randn(2, 32)
+    assert head(x).requires_grad
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert head(x).dtype == torch.bfloat16
+    assert calls == []
+    with torch.no_grad():
+        head(x)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_turned_weights_differ_in_memory_alone(dtype):
+    mlp = MLP(gpt2_config()).to(dtype)
+    x, before = torch.randn(2, 3, 32, dtype=dtype), {name: p.clone() for name, p in mlp.named_parameters()}
+    expected = mlp(x)
+    turn_weights(mlp)
+    turned = {name: p for name, p in mlp.named_parameters() if name.endswith(".weight")}
+    is_turned = dtype == torch.float16
+    assert {p.stride() for p in turned.values()} == ({(1, 32), (1, 128)} if is_turned else {(128, 1), (32, 1)})
+    assert all(torch.equal(p, before[name]) for name, p in mlp.named_parameters())
+    assert difference(mlp(x), expected) < 0.02
+    with torch.no_grad():
+        assert difference(mlp(x), expected) < 0.02
+        assert difference(mlp(x[:1, :1]), expected[:1, :1]) < 0.02
+    pointers = {p.data_ptr() for p in turned.values()}
+    turn_weights(mlp)
+    assert {p.data_ptr() for p in turned.values()} == pointers, "turned twice"

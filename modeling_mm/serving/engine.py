@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from ..layers import turn_weights
 from .row import MediaItem, MediaRow, Row
 from .running_batch import RunningBatch
 from .sampling import RowSampler, penalties_of
@@ -48,6 +49,7 @@ class Engine:
 
     def __init__(self, model: Any, most_rows: int = MOST_ROWS):
         self.model, self.most_rows = model, most_rows
+        turn_weights(model)
         self._changed = threading.Condition()
         self._arrived: deque[MediaRow] = deque()
         self._calls: deque[tuple[Future, Callable[[], Any]]] = deque()

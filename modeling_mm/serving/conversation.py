@@ -1,10 +1,11 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Content of the web page, without the page: a growing answer, and what its words attended to."""
+"""Content of the web page, without the page: a growing answer, and the origin of its words."""
 
 import asyncio
 import mimetypes
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..explain import Explanation, answer_attention, overlay
+from ..explain import (
+    METHODS,
+    Contributions,
+    Explanation,
+    Target,
+    check_method,
+    explanation_steps,
+    make_target,
+    modality_contributions,
+    occlusion_runs,
+    overlay,
+    places_of,
+)
 from ..images import decode_image
 from ..processing_mm import READERS
 from .answering import GenerationStream, make_config
@@ -22,6 +35,9 @@ from .sampling import Sampling
 
 Turns = list[dict[str, Any]]
 
+CONTRIBUTIONS = "modality contributions"
+VIEWS = (*METHODS, CONTRIBUTIONS)
+MOST_RUNS = 256  # rows that an occlusion may score here, where others wait for their answers
 SHOWN_WIDTH = 320
 STRIP_HEIGHT = 28
 STRIP_GREY = 245.0
@@ -93,29 +109,88 @@ async def stream_answer(
     stream.generated.result()  # raises the error of the other thread
 
 
-def attention_gallery(
-    model: Any, processor: Any, turns: Turns, answer_ids: list[int]
-) -> list[tuple[Image.Image, str]]:
+@dataclass(frozen=True)
+class View:
     """
-    Return what each word of an answer attended to, as a heatmap and the word.
+    Origin of an answer, as the page shows it; empty for a conversation without media.
+
+    Args:
+        heatmaps: of each word, with the word, over the conversation's last image and all its audio
+        table: a row for each word: the word, what each of `columns` adds to its probability
+        columns: names of the modalities
+    """
+
+    heatmaps: list[tuple[Image.Image, str]] = field(default_factory=list)
+    table: list[list[str | float]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+
+
+def view_steps(
+    model: Any, processor: Any, turns: Turns, answer_ids: list[int], view: str = VIEWS[0]
+) -> Generator[float, None, View]:
+    """
+    Explain an answer, in steps that yield the share of the work that is done.
 
     Args:
         turns: the conversation, up to the question
         answer_ids: tokens of the answer that `stream_answer` gave
-
-    Returns:
-        heatmaps over the conversation's last image and all its audio; none for a conversation without media.
+        view: one of `VIEWS`: a method of explaining, or the contributions of the modalities
 
     Raises:
-        ValueError: if the model's attention cannot be shown, see `answer_attention`.
+        ValueError: if the model does not allow the method, see [`explain`], and for an occlusion that takes too long.
     """
     parts = [part for turn in turns for part in turn["content"]]
     if all(part["type"] == "text" for part in parts):
-        return []
-    attention = answer_attention(model, processor, turns, answer_ids=answer_ids)
+        return View()
+    if view != CONTRIBUTIONS:
+        check_method(model, view)
+    target = make_target(model, processor, turns, answer_ids=answer_ids)
+    if view == CONTRIBUTIONS:
+        return contributions_view(target.words, modality_contributions(target))
+    if view == "occlusion":
+        check_runs(target)
+    seen = yield from explanation_steps(target, view)
     paths = [part["path"] for part in parts if part["type"] == "image"]
     image = decode_image(Path(paths[-1]).read_bytes()) if paths else None
-    return [(heatmap(attention, number, image), word) for number, word in enumerate(attention.words)]
+    return View([(heatmap(seen, number, image), word) for number, word in enumerate(seen.words)])
+
+
+def contributions_view(words: Sequence[str], found: Contributions) -> View:
+    """Return what each modality adds to the probability of each word, as a table."""
+    columns = {"nothing": found.base, **{f"+ {name}": each for name, each in found.values.items()}, "all": found.full}
+    rows = [[word, *(round(each[number].item(), 3) for each in columns.values())] for number, word in enumerate(words)]
+    return View(table=rows, columns=["word", *columns])
+
+
+def check_runs(target: Target) -> None:
+    """Raise a ValueError for an occlusion of so many places that other visitors would wait."""
+    runs = occlusion_runs(target, places_of(target.model, target.media))
+    if runs > MOST_RUNS:
+        raise ValueError(
+            f"An occlusion of {runs} places and words takes too long here, where {MOST_RUNS} are allowed. Ask about "
+            "fewer media, choose another method, or use `modeling-mm ask --explain occlusion`."
+        )
+
+
+async def run_in_turns(engine: Engine, steps: Generator[float, None, View]) -> AsyncGenerator[float | View, None]:
+    """
+    Yield the share of steps that is done, then their result. The engine answers others between two steps.
+
+    Closing the iterator ends the work after its step.
+    """
+    result = None
+    while result is None:
+        # Shielded, as the engine sets the result of a call also if nobody waits for it any more.
+        share, result = await asyncio.shield(asyncio.wrap_future(engine.call(advance, steps)))
+        yield share if result is None else result
+
+
+def advance(steps: Generator[float, None, View]) -> tuple[float, View | None]:
+    """Return the share that is done behind the next step, and the result behind the last; futures take no end."""
+    try:
+        return next(steps), None
+    except StopIteration as end:
+        return 1.0, end.value
 
 
 def heatmap(attention: Explanation, number: int, image: Image.Image | None) -> Image.Image:

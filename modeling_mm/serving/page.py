@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""A web page for one model: a chat with images and audio, streamed answers, and what their words attended to."""
+"""A web page for one model: a chat with images and audio, streamed answers, and where their words come from."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -8,11 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from .conversation import Turns, attention_gallery, check_turn, stream_answer, user_turn
+from .conversation import VIEWS, Turns, View, check_turn, run_in_turns, stream_answer, user_turn, view_steps
 from .engine import Engine
 from .introduction import Introduction, modalities_of
 
 NOT_ANSWERED = "Not answered"
+MOST_VIEWS = 4  # visitors whose answers are explained at once, in turns
+PROGRESS = gr.Progress()  # as a default; Gradio passes the one of each event
 HEIGHT = "clamp(200px, 100dvh - 420px, 420px)"  # of the chat: the question below it stays on the screen of a phone
 
 
@@ -52,15 +54,24 @@ def build_page(
             # An answer with a title does not belong to the conversation; its Undo button gives the question back.
             yield {"role": "assistant", "content": str(error), "metadata": {"title": NOT_ANSWERED}}, None
 
-    def show(seen: tuple[Turns, list[int]] | None) -> list[tuple]:
-        """Return the view. It is a separate event, so that its failure leaves the answer in place."""
+    async def show(
+        seen: tuple[Turns, list[int]] | None, chosen: str, progress: Any = PROGRESS
+    ) -> AsyncIterator[tuple]:
+        """Yield the view at its end. It is a separate event, so that its failure leaves the answer in place."""
         if seen is None:
-            return []
+            yield shown_view(View())
+            return
         try:
-            return engine.call(attention_gallery, model, processor, *seen).result()
+            async with aclosing(run_in_turns(engine, view_steps(model, processor, *seen, chosen))) as steps:
+                async for step in steps:
+                    if isinstance(step, View):
+                        yield shown_view(step)
+                    else:
+                        progress(step, desc=chosen)
+                        yield gr.skip(), gr.skip()  # Gradio closes the iterator of a visitor who has left
         except ValueError as error:
-            gr.Warning(f"What the words looked at cannot be shown: {error}")
-            return []
+            gr.Warning(f"Where the words come from cannot be shown: {error}")
+            yield shown_view(View())
 
     kinds = modalities_of(processor)
     with gr.Blocks(title=title) as page:
@@ -90,24 +101,45 @@ def build_page(
             fill_height=False,
         )
         restart = gr.Button("Start over", size="sm", elem_id="restart")
+        method = gr.Radio(list(VIEWS), value=VIEWS[0], label="Explain the answer by", elem_id="method")
         # Without `fit_columns=False` a single image fills the page, and is cut.
         view = gr.Gallery(
-            label="What each word looked at",
+            label="Where each word comes from",
             columns=5,
             fit_columns=False,
             height="auto",
             object_fit="contain",
             elem_id="view",
         )
+        table = gr.Dataframe(
+            label="What each modality adds to the probability of each word",
+            interactive=False,
+            visible=False,
+            elem_id="contributions",
+        )
         if shown.summary:
             with gr.Accordion(f"About {shown.name}", open=False, elem_id="about"):
                 gr.Markdown(shown.summary)
         chat.chatbot.undo(lambda: None, None, seen, api_visibility="private")
-        seen.change(show, seen, view, api_visibility="private")
+        gr.on(
+            [seen.change, method.change],
+            show,
+            [seen, method],
+            [view, table],
+            api_visibility="private",
+            concurrency_limit=MOST_VIEWS,
+            trigger_mode="always_last",
+        )
         # ChatInterface's own Clear lets a running answer go on, which then brings the conversation back; leaving the
         # page ends it.
         gr.on([restart.click, chat.chatbot.clear], None, js="() => window.location.reload()")
     return page
+
+
+def shown_view(view: View) -> tuple[Any, Any]:
+    """Return the values of the gallery and of the table, of which one is shown."""
+    table = gr.Dataframe(value=view.table, headers=view.columns, visible=True) if view.table else None
+    return gr.Gallery(value=view.heatmaps, visible=not view.table), table or gr.Dataframe(value=[], visible=False)
 
 
 def turn_of(message: dict[str, Any]) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def test_an_answer_stays_if_the_view_fails(eager, visit, files, monkeypatch, fai
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr("modeling_mm.serving.conversation.answer_attention", fail)
+    monkeypatch.setattr("modeling_mm.serving.conversation.make_target", fail)
     expected = generated([user_turn("Look and listen.", files.values())], max_new_tokens=LENGTH)
     with shown_here(eager) as address:
         page = visit(address)
@@ -300,6 +300,34 @@ def test_an_answer_stays_if_the_view_fails(eager, visit, files, monkeypatch, fai
         page.locator(".toast-body, #view").get_by_text(said).first.wait_for()
         assert expected in page.locator(BOTS).last.inner_text() and page.locator("#view img").count() == 0
         assert page.input_value(QUESTION) == ""
+
+
+@needs_extra
+def test_a_visitor_chooses_the_method_of_explaining(eager, visit, files, monkeypatch):
+    """A heatmap for each word by any method, a table of modality contributions, and no method that takes too long."""
+    with shown_here(eager) as address:
+        page = visit(address)
+        ask(page, "Look and listen.", *files.values())
+        page.wait_for_selector("#view img")
+        count, shown = page.locator("#view img").count(), page.locator("#view img").first
+        for method in ("gradient-attention", "integrated-gradients", "occlusion"):
+            before = shown.get_attribute("src")
+            page.locator("#method").get_by_label(method).check()
+            page.wait_for_function(
+                "before => !['', before].includes(document.querySelector('#view img')?.getAttribute('src') ?? '')",
+                arg=before,
+            )
+            assert page.locator("#view img").count() == count
+        page.locator("#method").get_by_label("modality contributions").check()
+        page.wait_for_selector("#contributions table")
+        table = page.locator("#contributions").inner_text()
+        assert all(column in table for column in ("nothing", "+ image", "+ audio", "+ text", "all"))
+        monkeypatch.setattr("modeling_mm.serving.conversation.MOST_RUNS", 1)
+        page.locator("#method").get_by_label("occlusion").check()
+        page.get_by_text("places and words takes too long here").first.wait_for()
+        page.locator("#method").get_by_label("attention", exact=True).check()
+        page.wait_for_selector("#view img")
+        assert not page.locator("#contributions").is_visible()
 
 
 @needs_extra

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 
@@ -12,15 +13,20 @@ import torch
 from PIL import Image
 
 from modeling_mm.evaluation import free_positions
-from modeling_mm.explain import Explanation
+from modeling_mm.explain import Explanation, make_target, modality_contributions
+from modeling_mm.serving import conversation
 from modeling_mm.serving.conversation import (
+    CONTRIBUTIONS,
     SHOWN_WIDTH,
     STRIP_HEIGHT,
-    attention_gallery,
+    VIEWS,
+    View,
     check_turn,
     heatmap,
+    run_in_turns,
     stream_answer,
     user_turn,
+    view_steps,
 )
 from modeling_mm.serving.engine import Engine
 from modeling_mm.serving.preparing import encode
@@ -33,6 +39,15 @@ LENGTH = 24  # of answers, in tokens
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return media_files(tmp_path_factory.mktemp("media"))
+
+
+def finish(steps) -> View:
+    """Return the result of steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def steps_of(model, turns, steps=None, length=LENGTH) -> list[tuple[str, list[int]]]:
@@ -115,7 +130,7 @@ def test_an_answer_ends_where_the_positions_do(eager, files):
     with endless(eager) as steps:
         tokens = answered(eager, turns)
         assert len(steps) == len(tokens) == room
-        assert attention_gallery(eager, processor(), turns, tokens)
+        assert finish(view_steps(eager, processor(), turns, tokens)).heatmaps
         assert len(steps) == room + 1
 
 
@@ -126,17 +141,90 @@ def test_an_answer_that_is_left_ends(eager):
         assert settled(steps) < 50 and time.monotonic() - start < 30
 
 
-def test_each_word_has_a_heatmap(eager, files):
+@pytest.mark.parametrize("method", [view for view in VIEWS if view != CONTRIBUTIONS])
+def test_each_word_has_a_heatmap_by_each_method(eager, files, method):
     turns = [user_turn("Look and listen.", files.values())]
-    found = attention_gallery(eager, processor(), turns, answered(eager, turns))
+    found = finish(view_steps(eager, processor(), turns, answered(eager, turns), method)).heatmaps
     words = " ".join(word for _, word in found)
     assert words.split() == generated(turns, max_new_tokens=LENGTH).split()
     height = round(40 * SHOWN_WIDTH / 60)
     assert {image.size for image, _ in found} == {(SHOWN_WIDTH, height + STRIP_HEIGHT)}
     heard = [user_turn("What do you hear?", [files["audio"]])]
-    alone = attention_gallery(eager, processor(), heard, answered(eager, heard))
+    alone = finish(view_steps(eager, processor(), heard, answered(eager, heard), method)).heatmaps
     assert {image.size for image, _ in alone} == {(SHOWN_WIDTH, STRIP_HEIGHT)}
-    assert attention_gallery(eager, processor(), [user_turn("hello", [])], [5]) == []
+    assert finish(view_steps(eager, processor(), [user_turn("hello", [])], [5], method)) == View()
+
+
+def test_the_contributions_of_the_modalities_to_each_word_are_a_table(eager, files):
+    turns = [user_turn("Look and listen.", files.values())]
+    tokens = answered(eager, turns)
+    view = finish(view_steps(eager, processor(), turns, tokens, CONTRIBUTIONS))
+    target = make_target(eager, processor(), turns, answer_ids=tokens)
+    found = modality_contributions(target)
+    assert view.columns == ["word", "nothing", "+ image", "+ audio", "+ text", "all"] and view.heatmaps == []
+    assert [row[0] for row in view.table] == target.words
+    assert view.table[0][2] == round(found.values["image"][0].item(), 3)
+    assert sum(view.table[0][1:5]) == pytest.approx(view.table[0][5], abs=0.003)
+
+
+def test_an_occlusion_of_too_many_places_is_refused(eager, files, monkeypatch):
+    monkeypatch.setattr(conversation, "MOST_RUNS", 10)
+    turns = [user_turn("Look and listen.", files.values())]
+    tokens = answered(eager, turns)
+    with pytest.raises(
+        ValueError, match=r"occlusion of 32 places and words takes too long here, where 10 are allowed"
+    ):
+        finish(view_steps(eager, processor(), turns, tokens, "occlusion"))
+    assert finish(view_steps(eager, processor(), turns, tokens, "integrated-gradients")).heatmaps
+
+
+def collected(engine: Engine, steps, most: int | None = None) -> list:
+    """Return what work in turns yields, at most `most` times."""
+
+    async def collect():
+        found = []
+        async with aclosing(run_in_turns(engine, steps)) as running:
+            async for step in running:
+                found.append(step)
+                if len(found) == most:
+                    break
+        return found
+
+    return asyncio.run(collect())
+
+
+def test_work_in_turns_yields_its_progress_lets_others_in_between_and_ends_when_it_is_left(eager):
+    engine, done = Engine(eager), []
+
+    def steps(name: str):
+        for share in (0.25, 0.5, 0.75):
+            time.sleep(0.05)
+            done.append(name)
+            yield share
+        return View(columns=[name])
+
+    assert collected(engine, steps("alone")) == [0.25, 0.5, 0.75, View(columns=["alone"])]
+    done.clear()
+    assert collected(engine, steps("left"), most=1) == [0.25]
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(collected, engine, steps(name)) for name in ("one", "other")]
+        assert [each.result()[-1].columns for each in both] == [["one"], ["other"]]
+    engine.stop()
+    assert done.count("left") == 1
+    others = [name for name in done if name != "left"]
+    assert len(others) == 6 and others not in (["one"] * 3 + ["other"] * 3, ["other"] * 3 + ["one"] * 3)
+
+
+def test_an_error_of_work_in_turns_is_raised_and_the_engine_lives(eager):
+    def steps():
+        yield 0.5
+        raise ValueError("no place to show")
+
+    engine = Engine(eager)
+    with pytest.raises(ValueError, match="no place to show"):
+        collected(engine, steps())
+    assert engine.call(lambda: 7).result() == 7
+    engine.stop()
 
 
 def test_the_place_of_the_greatest_weight_is_orange():

@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_torchdynamo_compiling
 
 COLUMNS = 2048  # of a weight, that are converted to float32 at once
-FEW_ROWS = 12
 
 
 class Projection(Conv1D):
@@ -39,10 +38,6 @@ class Head(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if lacks_kernel(self.weight):
             return multiply(x, self.weight.t())
-        rows = x.numel() // self.in_features
-        if 1 < rows <= FEW_ROWS and x.device.type == "cpu" and is_plain_inference(self.weight):
-            # On a CPU a table times a few columns takes half the time of a few rows times the table.
-            return torch.mm(self.weight, x.reshape(rows, -1).t()).t().contiguous().view(*x.shape[:-1], -1)
         return super().forward(x)
 
 

@@ -195,19 +195,6 @@ def test_the_head_gives_the_same_scores_for_any_number_of_rows(rows):
     assert difference(got, x @ head.weight.T) < 1e-5 if x.numel() else True
 
 
-def test_a_few_rows_are_multiplied_by_the_table_in_inference_alone(monkeypatch):
-    calls, multiply = [], torch.mm
-    monkeypatch.setattr(torch, "mm", lambda *args: calls.append(1) or multiply(*args))
-    head, x = Head(32, 50, bias=False), torch.randn(2, 32)
-    assert head(x).requires_grad
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert head(x).dtype == torch.bfloat16
-    assert calls == []
-    with torch.no_grad():
-        head(x)
-    assert calls == [1]
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_turned_weights_differ_in_memory_alone(dtype):
     mlp = MLP(gpt2_config()).to(dtype)

@@ -59,13 +59,12 @@ class Augmentation:
         if self.image.crop > 0 or self.image.flip > 0:
             check_places_can_follow(row.messages)
         # A place that a prompt points at must stay in the image.
-        image = replace(self.image, crop=0.0) if points_in_prompt(row.messages) else self.image
-        changes: dict[str, Any] = {"image": image, "audio": self.audio}
+        changes = replace(self, image=replace(self.image, crop=0.0)) if points_in_prompt(row.messages) else self
         generator = generator_of(row, self.seed, "media")
         is_flipped = generator.random() < self.image.flip and self._may_flip(row)
 
         def change(part: dict[str, Any]) -> dict[str, Any]:
-            augmentation = changes.get(part["type"])
+            augmentation = getattr(changes, part["type"], None) if part["type"] in MODALITIES else None
             return part if augmentation is None else augmentation.change(part, generator, is_flipped, rate)
 
         messages = [{**turn, "content": [change(part) for part in turn["content"]]} for turn in row.messages]

@@ -158,7 +158,9 @@ def view_steps(
 def contributions_view(words: Sequence[str], found: Contributions) -> View:
     """Return what each modality adds to the probability of each word, as a table."""
     columns = {"nothing": found.base, **{f"+ {name}": each for name, each in found.values.items()}, "all": found.full}
-    rows = [[word, *(round(each[number].item(), 3) for each in columns.values())] for number, word in enumerate(words)]
+    rows: list[list[str | float]] = [
+        [word, *(round(each[number].item(), 3) for each in columns.values())] for number, word in enumerate(words)
+    ]
     return View(table=rows, columns=["word", *columns])
 
 

@@ -239,9 +239,7 @@ def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
     if missing == 0:
         return weight
     sample = weight[:: max(1, weight.shape[0] // MOST_ROWS)].float()  # of a large table some rows tell both well
-    mean = sample.mean(0)  # (D,)
-    # torch's `std` over rows takes four times as long.
-    spread = ((sample - mean).square().sum(0) / (sample.shape[0] - 1)).sqrt()  # (D,)
+    mean, spread = sample.mean(0), sample.std(0)  # (D,) each
     noise = torch.randn(missing, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.device)
     return torch.cat([weight, (mean + 0.1 * spread * noise).to(weight.dtype)])
 

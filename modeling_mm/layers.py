@@ -18,14 +18,6 @@ COLUMNS = 2048  # of a weight, that are converted to float32 at once
 class Projection(Conv1D):
     """GPT-2's linear layer, with a weight (in, out), which is quick in half precision on any CPU, too."""
 
-    def __init__(self, nf: int, nx: int):
-        if torch.get_default_device().type != "meta":
-            super().__init__(nf, nx)
-            return
-        nn.Module.__init__(self)  # numbers drawn without memory to keep them are lost, but take time
-        self.nf, self.nx = nf, nx
-        self.weight, self.bias = nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.empty(nf))
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if lacks_kernel(self.weight):
             return multiply(x, self.weight, self.bias)

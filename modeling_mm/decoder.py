@@ -28,7 +28,7 @@ from .cross_attention import (
 from .device_reads import read_once
 from .layers import MLP, StandIn, init_weights, sinusoidal_positions
 from .masks import check_not_packed, check_positions, cross_attention_mask, first_visible, text_positions
-from .media_cache import CrossAttentionCache
+from .media_cache import NAME, CrossAttentionCache
 from .outputs import MMModelOutput
 
 # Shape legend: B rows, L text tokens, S media tokens, D width.
@@ -204,7 +204,9 @@ class MMDecoder(PreTrainedModel):
         if isinstance(past_length, torch.Tensor):
             past_length = past_length.clone()
 
-        first = self.first_of_step(attention_mask, inputs_embeds, past_key_values, past_length)
+        first = None
+        if past_key_values is not None and inputs_embeds.shape[1] == 1:
+            first = self.first_of_step(attention_mask, past_key_values, past_length)
         if first is not None:
             attention_mask = None
         positions = self.embed_positions(position_ids, attention_mask, inputs_embeds, past_length, first or 0)
@@ -269,17 +271,19 @@ class MMDecoder(PreTrainedModel):
     def first_of_step(
         self,
         attention_mask: torch.Tensor | None,
-        inputs_embeds: torch.Tensor,
-        past_key_values: Cache | None,
+        past_key_values: Cache,
         past_length: int | torch.Tensor,
     ) -> int | None:
         """
         Return the index of the first token that a decoding step sees, if it sees all behind it and needs no mask.
 
-        That holds for one new token a row and a cache that grows; see [`masks.first_visible`].
+        That holds for one new token a row, as here, and a cache that grows; see [`masks.first_visible`].
         """
-        is_step = past_key_values is not None and inputs_embeds.shape[1] == 1 and isinstance(past_length, int)
-        if not is_step or is_torchdynamo_compiling() or getattr(past_key_values, "is_compileable", False):
+        if (
+            not isinstance(past_length, int)
+            or is_torchdynamo_compiling()
+            or getattr(past_key_values, "is_compileable", False)
+        ):
             return None
         if self.config._attn_implementation not in ("sdpa", "eager"):
             return None
@@ -364,7 +368,7 @@ class MMDecoder(PreTrainedModel):
         if media_cache is None:
             return {}
         if past_key_values is not None:
-            media_cache.put_on(past_key_values, prefix)
+            setattr(past_key_values, prefix + NAME, media_cache)
         implementation = self.config._attn_implementation
         if implementation is not None and "flash" in implementation:
             implementation = "sdpa"  # flash kernels take no mask as cross-attention needs; it is short anyway

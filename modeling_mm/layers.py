@@ -19,7 +19,7 @@ class Projection(Conv1D):
     """GPT-2's linear layer, with a weight (in, out), which is quick in half precision on any CPU, too."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if lacks_kernel(self.weight):
+        if self.weight.dtype != torch.float32 and lacks_kernel(self.weight):
             return multiply(x, self.weight, self.bias)
         return super().forward(x)
 
@@ -28,7 +28,7 @@ class Head(nn.Linear):
     """The linear layer (out, in) of a language modeling head, which has no bias; see [`multiply`]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if lacks_kernel(self.weight):
+        if self.weight.dtype != torch.float32 and lacks_kernel(self.weight):
             return multiply(x, self.weight.t())
         return super().forward(x)
 

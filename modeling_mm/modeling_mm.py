@@ -38,7 +38,7 @@ from .layers import Head, init_weights
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
 from .losses import causal_lm_loss, check_classes, classification_loss, problem_type
 from .masks import check_hidden, check_placeholders, wrong_rows
-from .media import MediaBatch, MediaEncodingMixin, check_media_alone, is_empty, placeholder_prompt
+from .media import MediaBatch, MediaEncodingMixin, check_media_alone, placeholder_prompt
 from .media_cache import SeenItems, text_length
 from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
@@ -329,7 +329,9 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             check_media_alone(attention_mask, position_ids, past_key_values)
             return self._start_from_media(media, batches, use_cache=use_cache, **options)
 
-        is_start = is_empty(past_key_values)
+        is_start = past_key_values is None or (
+            not is_torchdynamo_compiling() and past_key_values.get_seq_length() == 0
+        )
         self._check_items(text, attention_mask, batches, media, is_start)
         if media is None:
             # Other processes may wait for a batch without media, or without one of them, to use all encoders.

@@ -100,7 +100,7 @@ class PartNames:
         return lambda: [name for name in AUTO_CLASSES if instance is None or getattr(instance, name, None) is not None]
 
 
-class MMProcessor(DetectionPostprocessing, ProcessorMixin):
+class MMProcessor(ProcessorMixin, DetectionPostprocessing):
     r"""
     Turn text, images and audio into the inputs of [`MMModel`], and items of modalities that you have registered.
 

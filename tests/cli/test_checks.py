@@ -59,7 +59,7 @@ for path in {[str(path.relative_to(ROOT)) for path in SCRIPTS]!r}:
     sys.argv, said = [path, "--help"], io.StringIO()
     with contextlib.redirect_stdout(said):
         try:
-            if "workshop" in path:
+            if "workshop" in path or "tasks" in path:
                 runpy.run_module(path.removesuffix(".py").replace("/", "."), run_name="__main__")
             else:
                 runpy.run_path(path, run_name="__main__")

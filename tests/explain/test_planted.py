@@ -36,7 +36,7 @@ def test_the_object_of_a_word_is_found(method: str) -> None:
 @pytest.mark.parametrize("kind", ["image", "audio"])
 def test_occlusion_of_the_object_changes_the_answer(kind: str) -> None:
     """Without the object the model guesses; without as many other places it stays right."""
-    model = trained_model(kind)
+    model = trained_model(kind, steps=400)  # so that it is right about every row, whatever machine has trained it
     targets, _, objects = planted_targets(model, kind)
     rights = {"object": [], "elsewhere": []}
     for target, object_places in zip(targets, objects, strict=True):

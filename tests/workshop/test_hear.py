@@ -15,7 +15,7 @@ from tests.fakes.tiny import vit
 from tests.fakes.whisper_parts import converted, speech
 
 LIMITS = read_description("chat").settings["heard"]
-MANY = 300  # more than any limit
+MANY = 400  # more than any limit
 
 
 def write_rows(folder: Path, names: dict[tuple[str, str], list[str]]) -> Path:

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from modeling_mm.boxes import parse_objects, read_objects
 from modeling_mm.data import load_chats, read_coco
 from scripts.workshop import composing
-from scripts.workshop.build_scenes import build_scenes, draw_thing, things_of
 from scripts.workshop.composing import Thing, compose, cut_out
 from scripts.workshop.corpus import UnusableError, read_description, read_rows
+from scripts.workshop.scenes import build_scenes, draw_thing, things_of
 from scripts.workshop.sources import NamedImage
 
 COLORS = {"apple": (255, 0, 0), "pear": (0, 255, 0), "fig": (0, 0, 255), "plum": (255, 0, 255)}

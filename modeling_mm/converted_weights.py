@@ -79,7 +79,7 @@ def read_captioner(source: str, config: PreTrainedConfig, loading: dict[str, Any
     """
     Read a captioner's weights as its files hold them, mapped into memory.
 
-    That takes half the time of a conversion through its class, which would be built and filled only to be taken apart.
+    Its class would be built and filled only to be taken apart.
 
     Returns:
         `None` if only the class knows what the files mean: those of a Whisper, not in safetensors, not downloaded yet,

@@ -28,7 +28,7 @@ from .cross_attention import (
 from .device_reads import read_once
 from .layers import MLP, StandIn, init_weights, sinusoidal_positions
 from .masks import check_not_packed, check_positions, cross_attention_mask, first_visible, text_positions
-from .media_cache import NAME, CrossAttentionCache
+from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
 
 # Shape legend: B rows, L text tokens, S media tokens, D width.
@@ -277,20 +277,16 @@ class MMDecoder(PreTrainedModel):
         """
         Return the index of the first token that a decoding step sees, if it sees all behind it and needs no mask.
 
-        That holds for one new token a row, as here, and a cache that grows; see [`masks.first_visible`].
+        That holds for one new token a row, as here, and a cache that grows; see [`masks.first_visible`]. A mask is
+        read on a CPU alone: elsewhere each step would wait for the device, which makes a mask as fast.
         """
-        if (
-            not isinstance(past_length, int)
-            or is_torchdynamo_compiling()
-            or getattr(past_key_values, "is_compileable", False)
-        ):
-            return None
-        if self.config._attn_implementation not in ("sdpa", "eager"):
+        is_static = not isinstance(past_length, int) or getattr(past_key_values, "is_compileable", False)
+        if is_static or is_torchdynamo_compiling() or self.config._attn_implementation not in ("sdpa", "eager"):
             return None
         if attention_mask is None:
             return 0
         is_whole = attention_mask.ndim == 2 and attention_mask.shape[1] == past_length + 1
-        return first_visible(attention_mask) if is_whole else None
+        return first_visible(attention_mask) if is_whole and attention_mask.device.type == "cpu" else None
 
     def embed_positions(
         self,
@@ -368,7 +364,7 @@ class MMDecoder(PreTrainedModel):
         if media_cache is None:
             return {}
         if past_key_values is not None:
-            setattr(past_key_values, prefix + NAME, media_cache)
+            media_cache.put_on(past_key_values, prefix)
         implementation = self.config._attn_implementation
         if implementation is not None and "flash" in implementation:
             implementation = "sdpa"  # flash kernels take no mask as cross-attention needs; it is short anyway

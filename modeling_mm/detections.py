@@ -14,7 +14,7 @@ import torch
 from tokenizers import AddedToken
 from transformers.utils import logging
 
-from .boxes import BOX, POINT, ImageObject, ParsedAnswer, Run, Size, objects_of_runs
+from .boxes import AROUND_LABELS, BOX, POINT, ImageObject, ParsedAnswer, Run, Size, objects_of_runs
 from .configuration_mm import LOCATION_BINS, LOCATION_TOKENS, first_location_id
 
 logger = logging.get_logger(__name__)
@@ -84,7 +84,7 @@ def runs_of_tokens(tokenizer: Any, ids: Sequence[int], probabilities: Sequence[f
     runs, label, bins = [], list[int](), list[int]()  # places of tokens in the answer
 
     def close() -> None:
-        text = tokenizer.decode([ids[i] for i in label]).strip(" \t\r\n,;")
+        text = tokenizer.decode([ids[i] for i in label]).strip(AROUND_LABELS)
         if bins or text:
             chances = [tuple(probabilities[i] for i in each) if probabilities else () for each in (label, bins)]
             runs.append(Run(text, [ids[i] - first for i in bins], *chances))

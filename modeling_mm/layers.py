@@ -15,22 +15,28 @@ from transformers.utils import is_torchdynamo_compiling
 COLUMNS = 2048  # of a weight, that are converted to float32 at once
 
 
-class Projection(Conv1D):
-    """GPT-2's linear layer, with a weight (in, out), which is quick in half precision on any CPU, too."""
+class QuickInHalf:
+    """A linear layer that is quick in half precision on any CPU; see [`multiply`]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    is_turned = False  # the weight is (out, in), as `Linear` has it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return states (..., out) of states (..., in)."""
         if self.weight.dtype != torch.float32 and lacks_kernel(self.weight):
-            return multiply(x, self.weight, self.bias)
-        return super().forward(x)
+            return multiply(x, self.weight.t() if self.is_turned else self.weight, self.bias)
+        return super().forward(x)  # type: ignore[misc]
 
 
-class Head(nn.Linear):
-    """The linear layer (out, in) of a language modeling head, which has no bias; see [`multiply`]."""
+class Projection(QuickInHalf, Conv1D):
+    """GPT-2's linear layer, with a weight (in, out)."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.weight.dtype != torch.float32 and lacks_kernel(self.weight):
-            return multiply(x, self.weight.t())
-        return super().forward(x)
+
+class Head(QuickInHalf, nn.Linear):
+    """The linear layer of a language modeling head, with a weight (out, in)."""
+
+    is_turned = True
 
 
 class ResidualProjection(Projection):

@@ -176,7 +176,7 @@ def test_what_is_suppressed_is_written_from_now_on():
 
 
 def outputs_of(processor, texts: list[str], prompt: int = 3, chance: float = 0.5, name: str = "scores"):
-    """What `generate` returns for these answers, each of whose tokens has one probability."""
+    """Return outputs of `generate` for these answers, each of whose tokens has one probability."""
     rows = [ids(processor, text) for text in texts]
     length = max(map(len, rows))
     rows = torch.tensor([row + [processor.tokenizer.pad_token_id] * (length - len(row)) for row in rows])
@@ -314,7 +314,7 @@ def test_a_written_object_is_read_with_its_place():
 
 
 def test_a_converted_model_writes_them_from_then_on():
-    """What a conversion adds to a vocabulary is never generated; what `add_location_tokens` adds is."""
+    """Tokens that a conversion adds are never generated; those of `add_location_tokens` are."""
     original = captioner()
     rows = original.decoder.config.vocab_size
 

@@ -1,4 +1,4 @@
-"""What pre-training adds to few labels: the runs of each seed, kept ones, and the table."""
+"""Gain of few labels by pre-training: the runs of each seed, kept ones, and the table."""
 
 import json
 from pathlib import Path

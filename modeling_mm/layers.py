@@ -3,6 +3,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 import transformers.initialization as init
@@ -19,7 +20,7 @@ class QuickInHalf:
     """A linear layer that is quick in half precision on any CPU; see [`multiply`]."""
 
     weight: torch.Tensor
-    bias: torch.Tensor | None
+    bias: Any  # a tensor, or None
     is_turned = False  # the weight is (out, in), as `Linear` has it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ import yaml
 from transformers import GPT2LMHeadModel
 
 from modeling_mm import MMForPreTraining, MMForRetrieval, MMForSequenceClassification, MMProcessor
-from modeling_mm.cli import COMMANDS, benchmark, main, parse
+from modeling_mm.cli import COMMANDS, main, parse
 from modeling_mm.cli.ask import mark_of
 from modeling_mm.data import ChatRow
 from modeling_mm.recipes import read_recipe
@@ -27,7 +27,7 @@ from tests.fakes.pipeline_parts import build
 from tests.fakes.processor_parts import make, picture, sound
 from tests.fakes.recipe_runs import plain_recipe
 from tests.fakes.serving_parts import generated, model
-from tests.fakes.tiny import WIDTH, gpt2, gpt2_config, joined, vit, vit_config, whisper, whisper_config
+from tests.fakes.tiny import WIDTH, gpt2, gpt2_config, joined, vit, whisper
 from tests.fakes.tiny_chats import CHATS, processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -571,49 +571,6 @@ def test_without_any_set_to_measure_nothing_is_written(classifier, tmp_path, cap
     assert main(arguments) == 2
     assert "neither `data.test` nor `data.evaluation`" in capsys.readouterr().err
     assert not (tmp_path / "figures").exists()
-
-
-# ---- benchmark ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tiny_benchmark(monkeypatch):
-    """With tiny models in the place of those of 124M parameters."""
-    monkeypatch.setattr(benchmark, "GPT2Config", gpt2_config)
-    monkeypatch.setattr(benchmark, "ViTConfig", vit_config)
-    monkeypatch.setattr(benchmark, "WhisperConfig", lambda **_: whisper_config())
-
-
-@pytest.mark.parametrize(
-    ("part", "peer"), [("text", "GPT2LMHeadModel"), ("speech", "WhisperForConditionalGeneration")]
-)
-def test_the_benchmark_measures_a_part(tiny_benchmark, capsys, part, peer):
-    assert main(["benchmark", part, "--tokens", "2", "--repeats", "1", "--device", "cpu"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4 and all(re.search(rf"{peer} .* ratio \d+\.\d+ ", line) for line in lines[1:])
-
-
-def test_the_benchmark_measures_steps_of_pre_training(tiny_benchmark, capsys):
-    assert main(["benchmark", "pretraining", "--tokens", "4", "--repeats", "1", "--device", "cpu"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 2
-    for line, kind in zip(lines[1:], ("trained", "frozen"), strict=True):
-        assert re.match(rf"pre-training, vision encoder {kind}: .* ratio \d+\.\d+ \(target at most 2\.2\)", line)
-
-
-@pytest.mark.slow
-def test_the_benchmark_measures_every_part(tiny_benchmark, capsys):
-    assert main(["benchmark", "--tokens", "2", "--repeats", "1", "--device", "cpu"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4 + 4 + 4 + 2 + 1 + 1 + 1
-    assert all(re.search(r"ratio \d+\.\d+ ", line) for line in lines[1:15])
-    assert lines[15].startswith("import modeling_mm adds") and lines[16].startswith("from_pretrained")
-    assert re.match(r"from_encoder_decoder \(0M\) .*times as long", lines[17])
-
-
-def test_a_benchmark_that_does_not_exist_is_refused_with_the_list(capsys):
-    assert main(["benchmark", "nothing"]) == 2
-    assert "Expected text, image, speech, pretraining, import, load" in capsys.readouterr().err
 
 
 # ---- info -----------------------------------------------------------------------------------------------------------

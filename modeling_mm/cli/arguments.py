@@ -254,10 +254,11 @@ COMMANDS = {
     "benchmark": Command(
         "measure speed side by side with transformers' own models of the same size, with random weights",
         "train",
-        ("", "text --tokens 32"),
+        ("", "text --tokens 32", "--json scripts/results/cpu.json"),
         arg("parts", nargs="*", metavar="PART", help=f"of {', '.join(BENCHMARKS)} (default: all)"),
         arg("--tokens", type=int, default=32, help="tokens generated for each row (default: %(default)s)"),
         arg("--repeats", type=int, default=5, help="runs of each side (default: %(default)s)"),
+        arg("--json", metavar="FILE", help="write the results with the machine, its limits and the versions"),
         DEVICE,
     ),
     "info": Command(

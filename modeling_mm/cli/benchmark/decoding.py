@@ -1,0 +1,105 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Rows of greedy decoding: text alone, with an image, with audio."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import GenerationMixin, GPT2LMHeadModel, PreTrainedModel, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from ... import MMForConditionalGeneration
+from .bench import Bench, kind_of
+from .models import PROMPT_TOKENS, captioner, greedy, peer_captioner, text_config, vision_config, whisper_config
+from .results import Result
+from .work import decoding_work
+
+DTYPES = (torch.float32, torch.bfloat16)
+BATCHES = (1, 8)
+
+
+def text_alone(bench: Bench) -> Iterator[Result]:
+    """Decode text without media, against GPT2LMHeadModel."""
+    text = text_config()
+    targets = {torch.float32: 1.15, torch.bfloat16: 4.0}
+    for dtype in DTYPES:
+        ours = captioner(text, vision_config(num_hidden_layers=1)).eval().to(bench.device, dtype)
+        peer = GPT2LMHeadModel(text).eval().to(bench.device, dtype)
+        for batch in BATCHES:
+            ids = torch.randint(0, text.vocab_size, (batch, PROMPT_TOKENS), device=bench.device)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            label = f"text only, {kind_of(dtype)}, batch {batch}"
+            work = decoding_work(ours, batch, PROMPT_TOKENS, bench.tokens)
+            runs = [partial(model.generate, **inputs, **greedy(bench.tokens)) for model in (ours, peer)]
+            yield bench.compare(
+                label,
+                type(peer).__name__,
+                runs[0],
+                runs[1],
+                targets[dtype],
+                batch * bench.tokens,
+                "tokens/s",
+                work=work,
+            )
+
+
+def with_image(bench: Bench) -> Iterator[Result]:
+    """Decode with one image a row, which is encoded, too, against VisionEncoderDecoderModel."""
+    text, vision = text_config(), vision_config()
+    targets = {torch.float32: 1.5, torch.bfloat16: 4.0}
+    patches = (vision.image_size // vision.patch_size) ** 2 + 1
+    for dtype in DTYPES:
+        ours = captioner(text, vision).eval().to(bench.device, dtype)
+        peer = peer_captioner(text, vision).eval().to(bench.device, dtype)
+        for batch in BATCHES:
+            shape = (batch, 3, vision.image_size, vision.image_size)
+            inputs = {"pixel_values": torch.randn(shape, device=bench.device, dtype=dtype)}
+            label = f"with an image, {kind_of(dtype)}, batch {batch}"
+            work = decoding_work(ours, batch, 1, bench.tokens, patches, patches)
+            runs = [partial(model.generate, **inputs, **greedy(bench.tokens)) for model in (ours, peer)]
+            yield bench.compare(
+                label,
+                type(peer).__name__,
+                runs[0],
+                runs[1],
+                targets[dtype],
+                batch * bench.tokens,
+                "tokens/s",
+                work=work,
+            )
+
+
+def speech(bench: Bench) -> Iterator[Result]:
+    """Decode from the states of one window of audio a row, against Whisper of tiny.en's size and weights."""
+    sizes = {"d_model": 384, "encoder_layers": 4, "decoder_layers": 4, "vocab_size": 51864}
+    heads = {"encoder_attention_heads": 6, "decoder_attention_heads": 6}
+    config = whisper_config(**sizes, **heads, encoder_ffn_dim=1536, decoder_ffn_dim=1536, begin_suppress_tokens=None)
+    peer = WhisperForConditionalGeneration(config).eval()
+    ours = MMForConditionalGeneration.from_encoder_decoder(peer).eval()
+    for dtype in DTYPES:
+        for model in (ours, peer):
+            model.to(bench.device, dtype)
+        for batch in BATCHES:
+            shape = (batch, config.max_source_positions, config.d_model)
+            states = torch.randn(shape, device=bench.device, dtype=dtype)
+            label = f"speech, {kind_of(dtype)}, batch {batch}"
+            work = decoding_work(ours, batch, 2, bench.tokens, config.max_source_positions)
+            runs = speech_runs(ours, peer, states, bench.tokens)
+            yield bench.compare(label, type(peer).__name__, *runs, 2.0, batch * bench.tokens, "tokens/s", work=work)
+
+
+def speech_runs(
+    ours: MMForConditionalGeneration, peer: PreTrainedModel, states: torch.Tensor, tokens: int
+) -> tuple[Any, Any]:
+    """Return the calls of both sides that decode from an encoder's states (B, L, W)."""
+    media = ours.encode_media(audio_states=states[:, None])
+    start = peer.config.decoder_start_token_id
+    prompt = torch.tensor([[ours.config.audio_token_id, start]] * len(states), device=states.device)
+    length = {name: value for name, value in greedy(tokens).items() if name != "pad_token_id"}
+
+    def run_peer() -> Any:
+        encoded = BaseModelOutput(states)  # a new one each time, as `generate` changes it
+        return GenerationMixin.generate(peer, encoder_outputs=encoded, decoder_input_ids=prompt[:, 1:], **length)
+
+    return partial(ours.generate, input_ids=prompt, media=media, **length), run_peer

@@ -17,8 +17,9 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
+from .code_tokens import INTERLEAVED, check_code_ranges
 from .compat import enter_adapter_defaults, enter_names
-from .modalities import MODALITIES, Modality, config_defaults
+from .modalities import BUILT_IN, MODALITIES, Modality, config_defaults
 from .sentence_files import write_sentence_files
 
 logger = logging.get_logger(__name__)
@@ -28,6 +29,8 @@ USER_TOKEN = "<|user|>"
 ASSISTANT_TOKEN = "<|assistant|>"
 END_TOKEN = "<|end|>"
 PAD_TOKEN = "<|pad|>"
+
+CODEC_FIELDS = tuple(f"{name}_codec_config" for name in BUILT_IN)
 
 # The order in which a processor adds them to a tokenizer and a model appends rows for them to its embedding.
 # Padding comes last because a tokenizer with another padding token does not get this one.
@@ -129,6 +132,7 @@ class SubConfigs:
         return {
             "text_config": GPT2Config,
             **dict.fromkeys((each.config_field for each in MODALITIES.values()), AutoConfig),
+            **dict.fromkeys(CODEC_FIELDS, AutoConfig),
         }
 
 
@@ -225,6 +229,15 @@ class MMConfig(PreTrainedConfig):
             Ids of the chat template's role and end-of-turn tokens.
         location_token_id (`int`, *optional*):
             Id of `<loc_0>`, for a model that writes and reads places; `<loc_1>` to `<loc_999>` follow it.
+        image_codec_config, audio_codec_config (`PreTrainedConfig` or `dict`, *optional*):
+            The codec whose codes the decoder writes, for a model that draws or speaks; see [`add_codec`].
+        image_code_range, audio_code_range (`list[int]`, *optional*):
+            Ids of the codes: the first, which is the start token's, and the one behind the last. The end token's is
+            the second.
+        image_code_grid (`list[int]`, *optional*): rows and columns of an image's codes.
+        image_codebooks, audio_codebooks (`int`, *optional*, defaults to 1): codebooks of the codec.
+        image_code_layout, audio_code_layout (`str`, *optional*, defaults to `"interleaved"`):
+            Order of the codes of several codebooks: `"interleaved"`, step by step, or `"delayed"`, as MusicGen's.
         freeze_text, freeze_vision, freeze_audio (`bool`, *optional*, defaults to `False`):
             Which pretrained parts start frozen; of the text its token embeddings too, those of the special tokens
             among them.
@@ -305,6 +318,15 @@ class MMConfig(PreTrainedConfig):
     assistant_token_id: int | None = None
     end_token_id: int | None = None
     location_token_id: int | None = None
+    image_codec_config: dict | PreTrainedConfig | None = None
+    image_code_range: list[int] | None = None
+    image_code_grid: list[int] | None = None
+    image_codebooks: int = 1
+    image_code_layout: str = INTERLEAVED
+    audio_codec_config: dict | PreTrainedConfig | None = None
+    audio_code_range: list[int] | None = None
+    audio_codebooks: int = 1
+    audio_code_layout: str = INTERLEAVED
     freeze_text: bool = False
     freeze_vision: bool = False
     freeze_audio: bool = False
@@ -334,6 +356,8 @@ class MMConfig(PreTrainedConfig):
                     setattr(self, field, kwargs.pop(field, default))
             config = encoder_sub_config(modality.config_field, getattr(self, modality.config_field))
             setattr(self, modality.config_field, config)
+        for field in CODEC_FIELDS:
+            setattr(self, field, codec_sub_config(field, getattr(self, field)))
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = self.text_config.tie_word_embeddings
         self.text_config.tie_word_embeddings = self.tie_word_embeddings
@@ -551,6 +575,10 @@ class MMConfig(PreTrainedConfig):
                 raise ValueError(f"{field} and {owner[token_id]} are both {token_id}. Each special token needs an id.")
             owner[token_id] = field
         self._check_locations(owner)
+        taken = {field: (token_id, token_id + 1) for token_id, field in owner.items()}
+        if (first := self.location_token_id) is not None:
+            taken["location_token_id"] = (first, first + LOCATION_BINS)
+        check_code_ranges(self, taken)
 
     def _check_locations(self, owner: dict[int, str]) -> None:
         """Check that no other token of the config, by its id, lies among the location tokens."""
@@ -639,13 +667,17 @@ def text_sub_config(config: dict | PreTrainedConfig | None) -> GPT2Config:
 
 def encoder_sub_config(field: str, config: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
     """Return an encoder's config, alone or as a part of the given one, see [`part_of_config`]."""
-    if config is None:
-        return None
+    config = codec_sub_config(field, config)
+    return None if config is None else part_of_config(config, field)
+
+
+def codec_sub_config(field: str, config: dict | PreTrainedConfig | None) -> PreTrainedConfig | None:
+    """Return the config of a codec, of which a dict names the model type."""
     if isinstance(config, dict):
         if "model_type" not in config:
             raise ValueError(f"{field} is a dict without a model_type; name one that AutoConfig knows, such as 'vit'.")
         config = AutoConfig.for_model(**config)
-    return part_of_config(config, field)
+    return config
 
 
 def part_of_config(config: PreTrainedConfig, field: str) -> PreTrainedConfig:

@@ -12,7 +12,7 @@ FLAT = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem !=
 NESTED = sorted(path for path in PACKAGE.glob("*/**/*.py"))
 SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines", "codecs")
 
-BASE = {"compat", "configuration_mm", "folders", "modalities", "sentence_files"}
+BASE = {"code_tokens", "compat", "configuration_mm", "folders", "modalities", "sentence_files"}
 
 CODECS = {"codec_interface", "audio_codecs", "image_codecs", "codecs"}
 
@@ -135,11 +135,13 @@ def test_modeling_never_imports_processing_nor_processing_modeling():
     assert not reachable(["processing_mm"]) & (set().union(*FLOORS) - BASE)
 
 
-def test_configuration_imports_three_modules_alone_and_no_torch():
-    assert own(FLAT["configuration_mm"]) == {"modalities", "compat", "sentence_files"}
+def test_configuration_imports_four_modules_alone_and_no_torch():
+    assert own(FLAT["configuration_mm"]) == {"code_tokens", "modalities", "compat", "sentence_files"}
+    assert own(FLAT["code_tokens"]) == {"modalities"}
     assert own(FLAT["sentence_files"]) == {"modalities"}
     assert own(FLAT["modalities"]) == own(FLAT["compat"]) == set()
-    assert not any(name.split(".")[0] == "torch" for name in imports(FLAT["configuration_mm"]))
+    for module in ("configuration_mm", "code_tokens"):
+        assert not any(name.split(".")[0] == "torch" for name in imports(FLAT[module]))
 
 
 def test_nothing_flat_imports_what_is_nested():

@@ -14,9 +14,11 @@ from transformers.generation import (
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.utils import logging
 
+from .code_generation import BlockGuidance, BlockLogitsProcessor, BlockRules, block_rules, report_cut_blocks
 from .configuration_mm import HIDDEN
 from .encoders import is_sharded
 from .layers import turn_weights
@@ -97,14 +99,26 @@ class MMGenerationMixin(GenerationMixin):
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Generate as transformers does, with media encoded once; see `GenerationMixin.generate`."""
+        """
+        Generate as transformers does, with media encoded once; see `GenerationMixin.generate`.
+
+        `output_modalities`, by default `("text",)`, are what a model with codecs may write: `"text"`, `"image"`,
+        `"audio"`. Inside the block of an image or of audio it writes only codes, and outside only text; without
+        `"text"` it writes one block and ends. `processor.decode_media` makes images and audio of the ids.
+        """
         turn_weights(self)  # type: ignore[arg-type]
-        return super().generate(*args, **kwargs)
+        outputs = super().generate(*args, **kwargs)
+        report_cut_blocks(self.config, outputs)
+        return outputs
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
+        outputs = kwargs.pop("output_modalities", None)
         config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        outputs = getattr(config, "output_modalities", None) if outputs is None else outputs
+        if (rules := block_rules(self.config, outputs, config.eos_token_id)) is not None:
+            model_kwargs["block_rules"] = rules
         if config.do_sample and config.temperature == 0:  # the limit of ever smaller ones, as OpenAI's clients send it
             config.do_sample, config.temperature = False, None
         config._prompt_mask = model_kwargs.get("attention_mask")  # the config is this call's own copy
@@ -187,9 +201,12 @@ class MMGenerationMixin(GenerationMixin):
         return input_ids, model_kwargs
 
     def _get_logits_processor(
-        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+        self, generation_config: GenerationConfig, input_ids_seq_length: int | None = None, *args: Any, **kwargs: Any
     ) -> LogitsProcessorList:
-        processors = super()._get_logits_processor(generation_config, *args, **kwargs)
+        processors = super()._get_logits_processor(generation_config, input_ids_seq_length, *args, **kwargs)
+        rules = (kwargs.get("model_kwargs") or {}).get("block_rules") or block_rules(self.config, None, None)
+        if rules is not None:
+            add_block_rules(processors, rules, input_ids_seq_length or 0, (generation_config.num_beams or 1) > 1)
         suppressed = self.config.suppressed_token_ids or []
         if never := sorted({*self.config.placeholder_ids, *suppressed}):
             # First, so that no filter (top-k, top-p, ...) can leave placeholders as the only choice.
@@ -204,7 +221,8 @@ class MMGenerationMixin(GenerationMixin):
         self, *, model_kwargs: dict[str, Any], assistant_model: Any = None, **kwargs: Any
     ) -> Any:
         media, given = model_kwargs.get("media"), model_kwargs.get("media_inputs")
-        text_kwargs = {name: value for name, value in model_kwargs.items() if name not in ("media", "media_inputs")}
+        for_this_model = ("media", "media_inputs", "block_rules")
+        text_kwargs = {name: value for name, value in model_kwargs.items() if name not in for_this_model}
         if media is not None and isinstance(assistant_model, MMGenerationMixin):
             if given is not None and assistant_model is not self:
                 with torch.no_grad():
@@ -228,6 +246,7 @@ class MMGenerationMixin(GenerationMixin):
         past_key_values: Cache | None = None,
         media: MMMediaOutput | None = None,
         media_inputs: dict[str, torch.Tensor] | None = None,
+        block_rules: BlockRules | None = None,
         inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool = False,
         **kwargs: Any,
@@ -239,6 +258,8 @@ class MMGenerationMixin(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+        if block_rules is not None and not is_first_iteration and kwargs.get("logits_to_keep") == 1:
+            model_inputs["token_range"] = block_rules.common_range(input_ids)
         # Media are passed once, as the cache keeps them, and at every step without a cache. The first step of an
         # assistant model is not marked as such, so the cache must be looked at.
         is_unseen = is_first_iteration or not kwargs.get("use_cache", True) or not has_cached_media(past_key_values)
@@ -279,6 +300,15 @@ class MMGenerationMixin(GenerationMixin):
         if not bool(mask.any()):
             return None
         return MMMediaOutput(media.states, mask, position.masked_fill(~mask, -1), media.modality, media.sizes)
+
+
+def add_block_rules(processors: LogitsProcessorList, rules: BlockRules, prompt_length: int, has_beams: bool) -> None:
+    """Add the rules of generated codes to what is applied to scores, in place: behind guidance, before any filter."""
+    place = 0
+    for number, each in enumerate(processors):
+        if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor):
+            processors[number], place = BlockGuidance(each, rules, prompt_length, has_beams), number + 1
+    processors.insert(place, BlockLogitsProcessor(rules, prompt_length, has_beams))
 
 
 def check_tokens(inputs: Any) -> None:

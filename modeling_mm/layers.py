@@ -40,6 +40,24 @@ class Head(QuickInHalf, nn.Linear):
     is_turned = True
 
 
+def range_logits(head: nn.Module, states: torch.Tensor, token_range: tuple[int, int]) -> torch.Tensor:
+    """
+    Return logits (..., V) of states (..., D), of which only those of a range of tokens are computed; others are -inf.
+
+    A head that is quantized, adapted, offloaded or sharded computes all.
+    """
+    first, stop = token_range
+    weight: Any = head.weight
+    if type(head) is not Head or type(weight.data) is not torch.Tensor or hasattr(head, "_hf_hook"):
+        return head(states)
+    rows = weight[first:stop]
+    is_half = weight.dtype != torch.float32 and lacks_kernel(weight)
+    part = multiply(states, rows.t()) if is_half else nn.functional.linear(states, rows)
+    logits = part.new_full((*part.shape[:-1], weight.shape[0]), -torch.inf)
+    logits[..., first:stop] = part
+    return logits
+
+
 class ResidualProjection(Projection):
     """
     The last projection of a residual branch, a separate class because it starts differently (see `init_weights`).

@@ -34,7 +34,7 @@ from .encoders import build_encoder
 from .folders import CONFIGS, check_configs
 from .generation import MMGenerationMixin
 from .joining import Component, join_pretrained
-from .layers import Head, init_weights
+from .layers import Head, init_weights, range_logits
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
 from .losses import causal_lm_loss, check_classes, classification_loss, problem_type
 from .masks import check_hidden, check_placeholders, wrong_rows
@@ -530,6 +530,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         *args: Any,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        token_range: tuple[int, int] | None = None,
         **inputs: Unpack[MMInputs],
     ) -> MMCausalLMOutput:
         """
@@ -540,12 +541,13 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
             labels: (B, L), -100 for tokens that are not learned; they are shifted inside
             logits_to_keep: compute logits for the last tokens only, or for those at the given indices; 0 for all. With
                 a mask (B, L) they are (K, V), of the tokens where it is true, and the loss is over these alone
+            token_range: compute logits of the tokens from the first id to below the second one; others are -inf
         """
         outputs: MMModelOutput = self.model(*args, **inputs)
         states, shift_labels = outputs.last_hidden_state, inputs.get("shift_labels")  # (B, L, D), (B, L)
         if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
             states, shift_labels = kept_tokens(states, shift_labels, logits_to_keep)
-        logits = self.lm_head(states)  # (B, L, V), or (K, V)
+        logits = self.lm_head(states) if token_range is None else range_logits(self.lm_head, states, token_range)
         loss = None
         if labels is not None or shift_labels is not None:
             loss = self.loss_function(

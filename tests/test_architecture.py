@@ -33,7 +33,7 @@ FLOORS = (
         "fingerprints",
         *CODECS,
     },
-    {"media", "joining", "conversion", "converted_weights", "adding", "generation"},
+    {"media", "joining", "conversion", "converted_weights", "adding", "code_generation", "generation"},
     {"modeling_mm"},
     {"retrieval"},
     {"pretraining", "pretraining_batch"},

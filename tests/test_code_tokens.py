@@ -174,5 +174,5 @@ def test_the_range_of_a_vocabulary():
     vocabulary = {"hello": 0, **{token: 100 + i for i, token in enumerate(PICTURE.token_strings)}}
     assert code_tokens_in(vocabulary, "image") == (100, 110) and code_tokens_in(vocabulary, "audio") is None
     vocabulary["<image_code_3>"] = 4
-    with pytest.raises(ValueError, match="has 8 codes of image, but .* do not follow each other"):
+    with pytest.raises(ValueError, match=r"has 8 codes of image, but .* do not follow each other"):
         code_tokens_in(vocabulary, "image")

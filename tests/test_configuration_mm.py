@@ -80,6 +80,15 @@ DEFAULTS = {
     "prompt_token_ids": None,
     "suppressed_token_ids": None,
     "location_token_id": None,
+    "image_codec_config": None,
+    "image_code_range": None,
+    "image_code_grid": None,
+    "image_codebooks": 1,
+    "image_code_layout": "interleaved",
+    "audio_codec_config": None,
+    "audio_code_range": None,
+    "audio_codebooks": 1,
+    "audio_code_layout": "interleaved",
     "image_token_id": None,
     "audio_token_id": None,
     "system_token_id": None,
@@ -376,6 +385,7 @@ ELSEWHERE = {"vision_config", "audio_config", *SPECIAL_TOKEN_FIELDS}
 ELSEWHERE |= {"placeholders", "prompt_token_ids", "audio_attends_padding"}  # in test_cross_attention.py
 ELSEWHERE |= {"suppressed_token_ids"}  # in test_conversion.py
 ELSEWHERE |= {"location_token_id"}  # in test_detections.py
+ELSEWHERE |= {field for field in DEFAULTS if "_code" in field}  # in test_code_tokens.py
 ELSEWHERE |= {"projection_dim", "retrieval_loss", "initial_temperature"}  # in test_retrieval.py
 ELSEWHERE |= {"matryoshka_dims", "matryoshka_weights"}  # there too
 ELSEWHERE |= set(OBJECTIVE_WEIGHTS.values())  # in test_pretraining.py

@@ -33,6 +33,7 @@ from .device_reads import read_once
 from .encoders import build_encoder
 from .folders import CONFIGS, check_configs
 from .generation import MMGenerationMixin
+from .int8 import register_int8
 from .joining import Component, join_pretrained
 from .layers import Head, init_weights, range_logits
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
@@ -692,6 +693,7 @@ def last_real_token(
     return (index * real.to(index)).argmax(-1)
 
 
+register_int8()  # before any folder with weights of 8 bits is loaded
 MMModel.register_for_auto_class("AutoModel")
 MMForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 MMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

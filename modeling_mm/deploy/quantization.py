@@ -1,6 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Weights of 8 and 4 bits with torchao, including those of GPT-2's `Conv1D`.
+Weights of 8 bits for CPUs, and of 8 and 4 bits with torchao, including those of GPT-2's `Conv1D`.
 
 torchao knows `nn.Linear` only, so `from_pretrained(..., quantization_config=TorchAoConfig(...))` leaves the decoder
 unquantized. bitsandbytes knows `Conv1D`: pass its `BitsAndBytesConfig` to `from_pretrained` as usual.
@@ -16,6 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from ..int8 import SKIPPED, Int8Config, quantize_int8
+
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
 
@@ -24,7 +26,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 # Modules that stay in full precision: the head of the language model, which shares its weight with the embedding, the
 # classifier's head, and the connectors, which are small and which adapters train in full. Patterns, which transformers
 # matches from the start of a module's name. For bitsandbytes: `BitsAndBytesConfig(llm_int8_skip_modules=KEPT, ...)`.
-KEPT = [rf".*\b{part}\b" for part in ("lm_head", "score", r"\w+_connector")]
+KEPT = [r".*\blm_head\b", *SKIPPED]
 
 
 class LinearOfConv1D(nn.Linear):
@@ -44,9 +46,12 @@ class InMemoryTorchAoQuantizer(TorchAoHfQuantizer):
         return False
 
 
-def quantize(model: Model, config: "AOBaseConfig") -> Model:
+def quantize(model: Model, config: "AOBaseConfig | Int8Config") -> Model:
     """
-    Quantize the linear layers of encoders and decoder; embeddings and the modules in `KEPT` stay as they are.
+    Quantize the linear layers of encoders and decoder.
+
+    `Int8Config()` is for CPUs: head and embedding are quantized too, and the model can be saved; see
+    [`int8.Int8Config`]. With torchao's configs embeddings and the modules in `KEPT` stay as they are:
 
     ```python
     from torchao.quantization import Int8WeightOnlyConfig
@@ -56,9 +61,9 @@ def quantize(model: Model, config: "AOBaseConfig") -> Model:
     ```
 
     Args:
-        model: changed in place. Keep the folder it was loaded from: a quantized model cannot be saved.
-        config: torchao's, such as `Int8WeightOnlyConfig()`, or `IntxWeightOnlyConfig(weight_dtype=torch.int4,
-            granularity=PerGroup(32))` for 4 bits
+        model: changed in place. Keep the folder it was loaded from: by torchao quantized, it cannot be saved.
+        config: `Int8Config()`, or torchao's, such as `Int8WeightOnlyConfig()`, or
+            `IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))` for 4 bits
 
     Returns:
         the model, its quantized weights frozen.
@@ -67,6 +72,9 @@ def quantize(model: Model, config: "AOBaseConfig") -> Model:
         ImportError: if torchao is not installed.
         ValueError: if the model is quantized already.
     """
+    if isinstance(config, Int8Config):
+        quantize_int8(model, config)
+        return model
     try:
         from torchao.quantization import quantize_
     except ModuleNotFoundError as error:

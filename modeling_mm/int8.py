@@ -122,10 +122,15 @@ class Int8Linear(Int8Weight):
     A linear layer in 8 bits.
 
     Where FBGEMM or its product has no place (another device, gradients, graphs), the weights are multiplied as floats.
+
+    Args:
+        layer: the `nn.Linear` or `Conv1D` in whose place it stands; its bias is kept
     """
 
-    def __init__(self, layer: nn.Module):
-        rows, columns = layer.weight.shape if isinstance(layer, nn.Linear) else layer.weight.shape[::-1]
+    bias: Any  # a tensor, or None
+
+    def __init__(self, layer: Any):
+        columns, rows = layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
         super().__init__(rows, columns)
         self.in_features, self.out_features = columns, rows
         self.bias = layer.bias
@@ -201,11 +206,11 @@ def replace_modules(model: PreTrainedModel, config: Int8Config, is_loaded: bool)
     del table
     for name in [name for name, module in model.named_modules() if is_convertible(name, module, config)]:
         module = model.get_submodule(name)
-        layer = Int8Linear(module)
+        layer, weight = Int8Linear(module), module.weight
         if is_loaded:
-            layer.round_from(module.weight if isinstance(module, nn.Linear) else module.weight.t())
+            layer.round_from(weight.t() if isinstance(module, Conv1D) else weight)  # type: ignore[operator, arg-type]
         model.set_submodule(name, layer)
-        del module
+        del module, weight
 
 
 def tie_scales(model: PreTrainedModel, head: str, table: str) -> None:
@@ -233,6 +238,8 @@ def quantize_int8(model: PreTrainedModel, config: Int8Config) -> None:
 
 class Int8Quantizer(HfQuantizer):
     """[`Int8Config`]'s way into `from_pretrained` and `save_pretrained`."""
+
+    pre_quantized: bool
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Return float32: scales lose by half precision, and CPUs are quickest so."""

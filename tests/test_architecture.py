@@ -19,7 +19,7 @@ CODECS = {"codec_interface", "audio_codecs", "image_codecs", "codecs"}
 # A module may import from a lower floor, or from its own where that makes no circle.
 FLOORS = (
     BASE,
-    {"device_reads", "layers", "loading", "attention", "masks", "outputs"},
+    {"device_reads", "layers", "int8", "loading", "attention", "masks", "outputs"},
     {
         "media_cache",
         "cross_attention",

@@ -10,13 +10,34 @@ from transformers import GenerationMixin, GPT2LMHeadModel, PreTrainedModel, Whis
 from transformers.modeling_outputs import BaseModelOutput
 
 from ... import MMForConditionalGeneration
+from ...deploy import Int8Config, quantize
+from ...layers import has_half_kernels
 from .bench import Bench, kind_of
 from .models import PROMPT_TOKENS, captioner, greedy, peer_captioner, text_config, vision_config, whisper_config
 from .results import Result
 from .work import decoding_work
 
+INT8 = torch.int8
 DTYPES = (torch.float32, torch.bfloat16)
 BATCHES = (1, 8)
+
+
+def prepare(
+    ours: MMForConditionalGeneration, peer: PreTrainedModel, kind: torch.dtype, device: str
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Return both in a type of numbers; the peer of int8 has the quicker of float32 and bfloat16 on this device."""
+    dtype = kind
+    if kind == INT8:
+        dtype = torch.bfloat16 if device != "cpu" or has_half_kernels(torch.bfloat16) else torch.float32
+        ours = quantize(ours, Int8Config())
+    else:
+        ours = ours.to(dtype)
+    return ours.eval().to(device), peer.eval().to(device, dtype)
+
+
+def kinds(device: str) -> tuple[torch.dtype, ...]:
+    """Return the types of numbers of the rows; int8 is for CPUs."""
+    return (*DTYPES, INT8) if device == "cpu" else DTYPES
 
 
 def text_alone(bench: Bench) -> Iterator[Result]:
@@ -47,14 +68,13 @@ def text_alone(bench: Bench) -> Iterator[Result]:
 def with_image(bench: Bench) -> Iterator[Result]:
     """Decode with one image a row, which is encoded, too, against VisionEncoderDecoderModel."""
     text, vision = text_config(), vision_config()
-    targets = {torch.float32: 1.5, torch.bfloat16: 4.0}
+    targets = {(torch.float32, 1): 1.5, (torch.float32, 8): 1.5, (INT8, 1): 2.5, (INT8, 8): 5.0}
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
-    for dtype in DTYPES:
-        ours = captioner(text, vision).eval().to(bench.device, dtype)
-        peer = peer_captioner(text, vision).eval().to(bench.device, dtype)
+    for dtype in kinds(bench.device):
+        ours, peer = prepare(captioner(text, vision), peer_captioner(text, vision), dtype, bench.device)
         for batch in BATCHES:
             shape = (batch, 3, vision.image_size, vision.image_size)
-            inputs = {"pixel_values": torch.randn(shape, device=bench.device, dtype=dtype)}
+            inputs = {"pixel_values": torch.randn(shape, device=bench.device, dtype=peer.dtype)}
             label = f"with an image, {kind_of(dtype)}, batch {batch}"
             work = decoding_work(ours, batch, 1, bench.tokens, patches, patches)
             runs = [partial(model.generate, **inputs, **greedy(bench.tokens)) for model in (ours, peer)]
@@ -63,7 +83,7 @@ def with_image(bench: Bench) -> Iterator[Result]:
                 type(peer).__name__,
                 runs[0],
                 runs[1],
-                targets[dtype],
+                targets.get((dtype, batch), 4.0),
                 batch * bench.tokens,
                 "tokens/s",
                 work=work,
@@ -77,16 +97,16 @@ def speech(bench: Bench) -> Iterator[Result]:
     config = whisper_config(**sizes, **heads, encoder_ffn_dim=1536, decoder_ffn_dim=1536, begin_suppress_tokens=None)
     peer = WhisperForConditionalGeneration(config).eval()
     ours = MMForConditionalGeneration.from_encoder_decoder(peer).eval()
-    for dtype in DTYPES:
-        for model in (ours, peer):
-            model.to(bench.device, dtype)
+    for dtype in kinds(bench.device):
+        prepare(ours, peer, dtype, bench.device)
         for batch in BATCHES:
             shape = (batch, config.max_source_positions, config.d_model)
-            states = torch.randn(shape, device=bench.device, dtype=dtype)
+            states = torch.randn(shape, device=bench.device, dtype=peer.dtype)
             label = f"speech, {kind_of(dtype)}, batch {batch}"
             work = decoding_work(ours, batch, 2, bench.tokens, config.max_source_positions)
             runs = speech_runs(ours, peer, states, bench.tokens)
-            yield bench.compare(label, type(peer).__name__, *runs, 2.0, batch * bench.tokens, "tokens/s", work=work)
+            target = 4.0 if dtype == INT8 else 2.0
+            yield bench.compare(label, type(peer).__name__, *runs, target, batch * bench.tokens, "tokens/s", work=work)
 
 
 def speech_runs(

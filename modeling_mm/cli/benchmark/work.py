@@ -93,7 +93,7 @@ def decoding_work(
     of_media = tuple(module.c_attn for module in readers)  # run once, over the media
     tables = tuple(table for table in (decoder.wte, decoder.wpe) if table is not None)
     text, head = weights_of(decoder, without=(*tables, *of_media)), weights_of(model.lm_head)
-    dtype, width = decoder.wte.weight.dtype, decoder.wte.embedding_dim
+    dtype, width = model.dtype, decoder.wte.embedding_dim
     mean = prompt + tokens / 2
     cached = 2.0 * width * rows * ((len(attentions) - len(readers)) * mean + len(readers) * media_tokens)
     phases = []

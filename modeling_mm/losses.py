@@ -42,7 +42,7 @@ def causal_lm_loss(
     if shift_labels is None:
         if labels is None:
             raise ValueError("causal_lm_loss needs labels or shift_labels, got neither.")
-        shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[:, 1:]
+        shift_labels = shifted(labels, ignore_index)
     logits = logits.reshape(-1, vocab_size)  # (B * L, V)
     targets = shift_labels.reshape(-1).to(logits.device)  # (B * L,)
     if logits.shape[0] <= chunk_tokens:
@@ -56,6 +56,11 @@ def causal_lm_loss(
     if num_items_in_batch is None:
         num_items_in_batch = (targets != ignore_index).sum()
     return total / at_least_one(num_items_in_batch, total.device)
+
+
+def shifted(labels: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
+    """Return the target of each token, (B, L), from the labels of the tokens themselves."""
+    return nn.functional.pad(labels, (0, 1), value=ignore_index)[:, 1:]
 
 
 def at_least_one(count: torch.Tensor | int, device: torch.device) -> torch.Tensor | int:

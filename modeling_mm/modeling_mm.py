@@ -33,11 +33,12 @@ from .device_reads import read_once
 from .encoders import build_encoder
 from .folders import CONFIGS, check_configs
 from .generation import MMGenerationMixin
+from .head_loss import head_loss, takes_states
 from .int8 import register_int8
 from .joining import Component, join_pretrained
 from .layers import Head, init_weights, range_logits
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
-from .losses import causal_lm_loss, check_classes, classification_loss, problem_type
+from .losses import causal_lm_loss, check_classes, classification_loss, problem_type, shifted
 from .masks import check_hidden, check_placeholders, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, placeholder_prompt
 from .media_cache import SeenItems, text_length
@@ -532,6 +533,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         token_range: tuple[int, int] | None = None,
+        skip_logits: bool = False,
         **inputs: Unpack[MMInputs],
     ) -> MMCausalLMOutput:
         """
@@ -543,24 +545,34 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
             logits_to_keep: compute logits for the last tokens only, or for those at the given indices; 0 for all. With
                 a mask (B, L) they are (K, V), of the tokens where it is true, and the loss is over these alone
             token_range: compute logits of the tokens from the first id to below the second one; others are -inf
+            skip_logits: return the loss without logits, which then need not exist for all tokens at once; see
+                [`head_loss.head_loss`]. [`MMTrainer`] does so if nobody reads them
         """
         outputs: MMModelOutput = self.model(*args, **inputs)
         states, shift_labels = outputs.last_hidden_state, inputs.get("shift_labels")  # (B, L, D), (B, L)
         if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
             states, shift_labels = kept_tokens(states, shift_labels, logits_to_keep)
-        logits = self.lm_head(states) if token_range is None else range_logits(self.lm_head, states, token_range)
-        loss = None
-        if labels is not None or shift_labels is not None:
-            loss = self.loss_function(
-                logits=logits,
-                labels=labels,
-                vocab_size=self.config.text_config.vocab_size,
-                shift_labels=shift_labels,
-                num_items_in_batch=inputs.get("num_items_in_batch"),
-            )
+        targets, count = shift_labels, inputs.get("num_items_in_batch")
+        if targets is None and labels is not None:
+            targets = shifted(labels)
+        is_stock = self.loss_function is causal_lm_loss and token_range is None
+        loss = logits = None
+        if skip_logits and targets is not None and is_stock and takes_states(self.lm_head, states):
+            loss = head_loss(states, self.lm_head, targets, count)
+        else:
+            # (B, L, V), or (K, V)
+            logits = self.lm_head(states) if token_range is None else range_logits(self.lm_head, states, token_range)
+            if targets is not None:
+                loss = self.loss_function(
+                    logits=logits,
+                    labels=labels,
+                    vocab_size=self.config.text_config.vocab_size,
+                    shift_labels=shift_labels,
+                    num_items_in_batch=count,
+                )
         return MMCausalLMOutput(
             loss=loss,
-            logits=logits,
+            logits=None if skip_logits and targets is not None else logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

@@ -21,11 +21,11 @@ from .contrastive import TEXT, SharedSides, contrastive_loss, num_processes, sha
 from .encoders import is_sharded
 from .joining import joint_generation_config
 from .layers import Head
-from .losses import causal_lm_loss, check_labels
+from .losses import causal_lm_loss, check_labels, shifted
 from .modalities import MODALITIES, show_media_inputs
 from .modeling_mm import MMKeywords, kept_tokens
 from .outputs import MMPreTrainingOutput
-from .pretraining_batch import IGNORED, PreTrainingBatch, Sum, draw_pairs, mean_losses, media_of, shifted
+from .pretraining_batch import IGNORED, PreTrainingBatch, Sum, draw_pairs, mean_losses, media_of
 from .retrieval import MMEmbeddingModel, last_states, real_tokens, spread_rows
 
 if TYPE_CHECKING:

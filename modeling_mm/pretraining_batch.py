@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from .contrastive import TEXT, gather, num_processes
 from .losses import at_least_one
@@ -122,11 +121,6 @@ def media_of(media: MMMediaOutput | None, name: str) -> MMMediaOutput:
     start = sum(media.sizes[:number])
     tensors = [tensor[:, start : start + media.sizes[number]] for tensor in media.tensors]
     return MMMediaOutput(*tensors, sizes=tuple(s if i == number else 0 for i, s in enumerate(media.sizes)))
-
-
-def shifted(labels: torch.Tensor) -> torch.Tensor:
-    """Return the target of each token, (B, L), from the labels of the tokens themselves."""
-    return nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
 
 
 def mean_losses(sums: Mapping[str, Sum]) -> dict[str, torch.Tensor]:

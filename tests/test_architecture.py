@@ -29,6 +29,7 @@ FLOORS = (
         "encoders",
         "connectors",
         "losses",
+        "head_loss",
         "contrastive",
         "fingerprints",
         *CODECS,

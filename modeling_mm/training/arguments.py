@@ -50,6 +50,10 @@ class MMTrainingArguments(TrainingArguments):
     group_by_media: bool = field(
         default=False, metadata={"help": "Put examples with similar media into a batch, so that padding is small."}
     )
+    skip_logits: bool = field(
+        default=True,
+        metadata={"help": "Compute the loss of a model that writes without all its logits, if nobody reads them."},
+    )
 
     def __post_init__(self) -> None:
         for name in dict.fromkeys(RATE_OF.values()):

@@ -20,7 +20,7 @@ from ..batching import IGNORED
 from ..evaluation.answering import generate_answers
 from ..evaluation.metrics import score
 from ..evaluation.retrieving import FIGURES, score_retrieval
-from ..modeling_mm import share_weights
+from ..modeling_mm import MMForConditionalGeneration, share_weights
 from ..utils.progress import show_progress
 from .answers import (
     AnsweredRow,
@@ -255,13 +255,31 @@ class MMTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Compute the stock loss, with logits for learned tokens alone unless outputs are returned."""
-        is_stock = self.label_smoother is None and self.compute_loss_func is None
-        if is_stock and not return_outputs:
-            inputs = with_answers_only(inputs)
+        """Compute the stock loss; unless outputs are returned, without logits, or with those of learned tokens."""
+        if self.has_stock_loss and not return_outputs:
+            inputs = self.without_logits(with_answers_only(inputs))
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.named_figures.add(inputs, outputs)
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Run the stock step, without logits if only the loss is wanted."""
+        if prediction_loss_only and self.has_stock_loss:
+            inputs = self.without_logits(inputs)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    @property
+    def has_stock_loss(self) -> bool:
+        """Return if the loss is the model's, so that nothing else reads its logits."""
+        return self.label_smoother is None and self.compute_loss_func is None
+
+    def without_logits(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch for which a model that writes makes no logits; see its `forward`."""
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        writes = isinstance(model, MMForConditionalGeneration)
+        return {**inputs, "skip_logits": True} if writes and self.args.skip_logits else inputs
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         train_dataset = self.train_dataset if train_dataset is None else train_dataset

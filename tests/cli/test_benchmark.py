@@ -54,8 +54,17 @@ def test_the_benchmark_measures_steps_of_pre_training(capsys):
         assert re.match(rf"pre-training, vision encoder {kind} .* ratio \d+\.\d+ .*target at most 2\.2\)", line)
 
 
+def test_the_benchmark_measures_the_loss_and_its_memory(capsys):
+    assert measure("loss") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [bool(re.search(r"ratio \d+\.\d+ .*target at", line)) for line in lines] == [True, True]
+    assert "MB at the peak" in lines[0]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [name for name in BENCHMARKS if name not in ("text", "speech", "pretraining")])
+@pytest.mark.parametrize(
+    "part", [name for name in BENCHMARKS if name not in ("text", "speech", "loss", "pretraining")]
+)
 def test_the_benchmark_measures_every_other_part(part, capsys):
     assert measure(part) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -14,12 +14,13 @@ from .decoding import speech, text_alone, with_image
 from .loading import convert, imports, load
 from .machine import Machine
 from .results import Result, write_json
-from .training import pretraining
+from .training import lm_loss, pretraining
 
 ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "text": text_alone,
     "image": with_image,
     "speech": speech,
+    "loss": lm_loss,
     "pretraining": pretraining,
     "import": imports,
     "load": load,

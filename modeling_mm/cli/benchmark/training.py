@@ -6,15 +6,39 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from ... import MMConfig, MMForConditionalGeneration, MMForPreTraining
 from ...batching import IGNORED
+from ...head_loss import head_loss
+from ...layers import Head
 from .bench import Bench
 from .models import PROMPT_TOKENS, text_config, vision_config
 from .results import Result
 
 ROWS_OF_STEP = 4
+LENGTH_OF_LOSS = 1024
+
+
+def lm_loss(bench: Bench) -> Iterator[Result]:
+    """Compute the loss of 50k words and its gradients from the states before the head, against all logits."""
+    text = text_config()
+    head = Head(text.n_embd, text.vocab_size, bias=False).to(bench.device)
+    shape = (ROWS_OF_STEP, min(LENGTH_OF_LOSS, text.n_positions))
+    states = torch.randn(*shape, text.n_embd, device=bench.device, requires_grad=True)
+    targets = torch.randint(0, text.vocab_size, shape, device=bench.device)
+
+    def ours() -> None:
+        head_loss(states, head, targets).backward()
+
+    def peer() -> None:
+        logits = nn.functional.linear(states, head.weight)
+        nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+
+    label, name = f"LM loss of {shape[0]} rows of {shape[1]} tokens", "all logits"
+    yield from filter(None, [bench.compare_memory(label, name, ours, peer, 0.3)])
+    yield bench.compare(label, name, ours, peer, 1.0)
 
 
 def pretraining(bench: Bench) -> Iterator[Result]:

@@ -23,6 +23,8 @@ ROLE_TOKENS = {
 }
 # Keys under which a part of a message may keep its media, besides its own type.
 SOURCE_KEYS = ("url", "path", "base64", "bytes")
+# Key of an assistant's image or audio with its codes, in place of the media, and of the text that they become.
+CODES = "codes"
 # Keys of a video part with its options.
 VIDEO_OPTIONS = ("fps", "num_frames", "max_frames", "start", "end", "load_audio_from_video", "frame_times")
 # Types of parts with text in the protocol of `/v1/responses`, and OpenAI's newer name of a role.
@@ -50,7 +52,7 @@ def default_chat_template() -> str | None:
 
 def keys_without_text() -> tuple[str, ...]:
     """Return the keys of messages and their parts that hold no text of a person."""
-    return ("role", "type", *SOURCE_KEYS, *MODALITIES)
+    return ("role", "type", CODES, *SOURCE_KEYS, *MODALITIES)
 
 
 def placeholder_tokens() -> dict[str, str]:

@@ -134,7 +134,7 @@ class BlockRules:
         if unknown := [name for name in names if name != TEXT and name not in known]:
             raise ValueError(
                 f"output_modalities has {unknown[0]!r}, but this model writes {', '.join((TEXT, *known))}. Give it a "
-                f"codec: model.add_codec({unknown[0]!r}, codec, processor)."
+                "codec by model.add_codec, which writes them."
             )
         if not names:
             raise ValueError(f"output_modalities is empty. Name some of {', '.join((TEXT, *known))}.")

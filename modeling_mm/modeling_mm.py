@@ -14,6 +14,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
 
 from .adding import add_location_tokens, add_modality
+from .codec_adding import add_codec, build_codecs, freeze_codecs
+from .codec_interface import MediaCodec
 from .compat import comes_from_auto_class, enter_names, nearest_attention, plan_sharding
 from .configuration_mm import (
     AUTO_MAP,
@@ -186,6 +188,7 @@ class MMPreTrainedModel(PreTrainedModel):
     def freeze(self) -> None:
         """Freeze the pretrained parts that the config names; new connectors and cross-attention stay trainable."""
         base = self.base_model
+        freeze_codecs(base)
         for modality in self.config.modalities:
             if getattr(self.config, modality.freeze_field):
                 getattr(base, modality.tower_attribute).requires_grad_(False)
@@ -245,6 +248,10 @@ class MMPreTrainedModel(PreTrainedModel):
         """Give this model the tokens of boxes and points, in place; see [`adding.add_location_tokens`]."""
         add_location_tokens(self, tokenizer)
 
+    def add_codec(self, codec: MediaCodec, tokenizer: Any, layout: str = "interleaved") -> None:
+        """Let this model draw or speak by a codec, in place; see [`codec_adding.add_codec`]."""
+        add_codec(self, codec, tokenizer, layout)
+
 
 class MMModel(MediaEncodingMixin, MMPreTrainedModel):
     """Encoders, connectors and decoder, without a head on top."""
@@ -258,6 +265,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         for modality in MODALITIES.values():
             setattr(self, modality.connector_attribute, build_connector(modality, config))
         self.language_model = MMDecoder(config)
+        build_codecs(self, config)
         self.post_init()
         self.freeze()
 

@@ -43,6 +43,7 @@ from .chat import (
     placeholder_tokens,
     set_option,
 )
+from .code_parts import CodeProcessing, reveal_codes
 from .configuration_mm import HIDDEN, PLACEHOLDER_KINDS, check_choice
 from .control_tokens import control_tokens, encode, mark, warn_of_other_placeholders
 from .converted_processing import converted_processor, load_parts
@@ -100,7 +101,7 @@ class PartNames:
         return lambda: [name for name in AUTO_CLASSES if instance is None or getattr(instance, name, None) is not None]
 
 
-class MMProcessor(ProcessorMixin, DetectionPostprocessing):
+class MMProcessor(ProcessorMixin, DetectionPostprocessing, CodeProcessing):
     r"""
     Turn text, images and audio into the inputs of [`MMModel`], and items of modalities that you have registered.
 
@@ -507,6 +508,7 @@ class MMProcessor(ProcessorMixin, DetectionPostprocessing):
                 content is a string or a list of parts: `{"type": "text", "text": ...}`, `{"type": "image", ...}`,
                 `{"type": "audio", ...}`, `{"type": "video", ...}`, with the media under the type, `url`, `path`,
                 `base64` or `bytes`. OpenAI's `image_url`, `audio_url`, `video_url` and `input_audio` are understood.
+                An assistant's image or audio is written as its codes, if the tokenizer has some, see [`use_codecs`].
             add_generation_prompt, continue_final_message:
                 Make the assistant speak next, or continue. Rows are then padded on the left.
             return_assistant_tokens_mask:
@@ -537,7 +539,7 @@ class MMProcessor(ProcessorMixin, DetectionPostprocessing):
         if load_audio_from_video is not None:
             options["load_audio_from_video"] = load_audio_from_video
         videos = options.pop("videos", None)
-        conversations = expand_chats(conversations, VideoReader.of(self, options), videos)
+        conversations = self.write_codes(expand_chats(conversations, VideoReader.of(self, options), videos))
         sources = {name: [collect_sources(chat, name) for chat in conversations] for name in MODALITIES}
         if sanitize_control_tokens:
             tokens = control_tokens(self.tokenizer, template)
@@ -545,6 +547,7 @@ class MMProcessor(ProcessorMixin, DetectionPostprocessing):
                 mark(each, tokens, keys_without_text()) for each in (conversations, tools, documents)
             )
             kwargs = mark(kwargs, tokens, tuple(self.tokenizer.special_tokens_map))
+        conversations = reveal_codes(conversations)
 
         def render(chats: list[Any]) -> tuple[list[str], list[Any]]:
             return render_jinja_template(

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "modeling_mm"
 FLAT = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
 NESTED = sorted(path for path in PACKAGE.glob("*/**/*.py"))
-SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines", "codecs")
+SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines")
 
 BASE = {"code_tokens", "compat", "configuration_mm", "folders", "modalities", "sentence_files"}
 
@@ -34,7 +34,7 @@ FLOORS = (
         "fingerprints",
         *CODECS,
     },
-    {"media", "joining", "conversion", "converted_weights", "adding", "code_generation", "generation"},
+    {"media", "joining", "conversion", "converted_weights", "adding", "codec_adding", "code_generation", "generation"},
     {"modeling_mm"},
     {"retrieval"},
     {"pretraining", "pretraining_batch"},
@@ -49,7 +49,7 @@ TASKS = {
 }
 PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts", "whisper_generation"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
-CHAT = {"chat", "control_tokens"}
+CHAT = {"chat", "code_parts", "control_tokens"}
 PLACES = {"boxes", "detections"}
 VIDEOS = {"videos", "video_files", "video_parts"}
 PROCESSING = {

@@ -155,7 +155,7 @@ def test_outputs_that_the_model_lacks(model):
         BlockRules(code_tokens_of(model.config), ("image",), 125, [])
     config = MMConfig.from_text_vision_audio_configs(gpt2_config())
     plain = seeded(lambda: MMForConditionalGeneration(config))
-    with pytest.raises(ValueError, match=r"this model writes text\. Give it a codec: model\.add_codec\('image'"):
+    with pytest.raises(ValueError, match=r"this model writes text\. Give it a codec by model\.add_codec"):
         plain.generate(torch.tensor([[5]]), output_modalities=("text", "image"))
     assert plain.generate(torch.tensor([[5]]), output_modalities=("text",), max_new_tokens=1).shape == (1, 2)
 

@@ -16,6 +16,7 @@ NamedParameters = list[tuple[str, nn.Parameter]]
 # parameter, the head included, belongs to the text.
 ENCODER = re.compile(r"(\w+)_tower\.")
 MARKS = {"connectors": re.compile(r"\w+_connector\."), "cross_attention": CROSS_ATTENTION}
+CODEC = re.compile(r"(^|\.)\w+_codec\.")
 ENCODERS = tuple(MODALITIES[name].tower for name in BUILT_IN)
 PARTS = ("text", "cross_attention", "connectors", *ENCODERS)
 
@@ -37,13 +38,15 @@ def parts_of(model: nn.Module) -> dict[str, NamedParameters]:
     Return the named parameters of a model by part.
 
     The parts are `text` (decoder and head), `cross_attention`, `connectors` and the encoders by their tower: `vision`,
-    `audio` and those of registered modalities.
+    `audio` and those of registered modalities. Codecs, which never learn, are in none.
 
     Returns:
         Every part of `part_names`, in this order. A part that the model lacks is empty. A tied parameter occurs once.
     """
     parts: dict[str, NamedParameters] = {part: [] for part in part_names()}
     for name, parameter in model.named_parameters():
+        if CODEC.search(name):
+            continue
         parts[part_of(name)].append((name, parameter))
     return parts
 

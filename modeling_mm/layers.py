@@ -47,9 +47,9 @@ def range_logits(head: nn.Module, states: torch.Tensor, token_range: tuple[int, 
     A head that is quantized, adapted, offloaded or sharded computes all.
     """
     first, stop = token_range
-    weight: Any = head.weight
-    if type(head) is not Head or type(weight.data) is not torch.Tensor or hasattr(head, "_hf_hook"):
+    if type(head) is not Head or type(head.weight.data) is not torch.Tensor or hasattr(head, "_hf_hook"):
         return head(states)
+    weight = head.weight
     rows = weight[first:stop]
     is_half = weight.dtype != torch.float32 and lacks_kernel(weight)
     part = multiply(states, rows.t()) if is_half else nn.functional.linear(states, rows)

@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "MODALITIES": "modalities",
     "Modality": "modalities",
+    "MMCodec": "modeling_codec",
+    "MMCodecConfig": "configuration_codec",
     "MMConfig": "configuration_mm",
     "MMForConditionalGeneration": "modeling_mm",
     "MMForPreTraining": "pretraining",
@@ -25,10 +27,12 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from .configuration_codec import MMCodecConfig as MMCodecConfig
     from .configuration_mm import MMConfig as MMConfig
     from .modalities import MODALITIES as MODALITIES
     from .modalities import Modality as Modality
     from .modalities import register_modality as register_modality
+    from .modeling_codec import MMCodec as MMCodec
     from .modeling_mm import MMForConditionalGeneration as MMForConditionalGeneration
     from .modeling_mm import MMForSequenceClassification as MMForSequenceClassification
     from .modeling_mm import MMModel as MMModel

@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Audio codecs of transformers behind the interface of [`AudioCodec`]: EnCodec, X-Codec, DAC and Mimi."""
+"""Audio codecs behind the interface of [`AudioCodec`]: EnCodec, X-Codec, DAC, Mimi, and an [`MMCodec`] of audio."""
 
 import math
 
@@ -90,6 +90,25 @@ class MimiCodec(AudioCodec):
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
         return self.fit(self.model.decode(codes).audio_values[:, 0], codes.shape[2])
+
+
+class MMAudioCodec(AudioCodec):
+    """An [`MMCodec`] of audio."""
+
+    option = None
+    num_codebooks = 1
+
+    def __init__(self, model: nn.Module, config: PreTrainedConfig) -> None:
+        super().__init__(model, config)
+        self.codebook_size, self.sampling_rate = config.codebook_size, config.sampling_rate
+        self.hop_length = self.model.hop_length
+        self.rate = self.sampling_rate / self.hop_length
+
+    def _encode(self, waves: torch.Tensor) -> torch.Tensor:
+        return self.model.encode_codes(waves)[:, None]
+
+    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode_codes(codes[:, 0])
 
 
 def read_rates(config: PreTrainedConfig, sampling_rate: int) -> tuple[int, int, int]:

@@ -45,6 +45,7 @@ class MediaCodec(nn.Module, ABC):
     """
 
     modality: ClassVar[str]
+    option: ClassVar[str | None]  # what `codec_from_config` takes beside the config
     model_class: ClassVar[str]  # the name of the wrapped class in transformers
     codebook_size: int
     num_codebooks: int
@@ -127,13 +128,14 @@ class ImageCodec(MediaCodec):
     """Codec of images of one size, (N, 3, H, W) with values from 0 to 1, in one codebook."""
 
     modality = "image"
+    option: ClassVar[str | None] = "image_size"
     num_codebooks = 1
     image_size: tuple[int, int]
     grid: tuple[int, int]
 
     @abstractmethod
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Return codes (N, T), or a shape of as many elements, of images (N, 3, H, W) from -1 to 1."""
+        """Return codes (N, T), or a shape of as many elements, of scaled images (N, 3, H, W)."""
 
     @property
     def num_codes(self) -> int:
@@ -166,7 +168,7 @@ class ImageCodec(MediaCodec):
                 f"Images have values from {float(lowest):.3g} to {float(highest):.3g}; expected 0 to 1. Divide bytes "
                 "by 255, and do not normalize by mean and deviation."
             )
-        return self._encode(media.to(self.dtype) * 2 - 1).reshape(len(media), 1, self.num_codes).long()
+        return self._encode(self.scale(media.to(self.dtype))).reshape(len(media), 1, self.num_codes).long()
 
     def check_length(self, length: int) -> None:
         """Raise a `ValueError` if the grid is not complete."""
@@ -176,6 +178,11 @@ class ImageCodec(MediaCodec):
                 f"An image has {length} codes; its grid of {rows} rows and {columns} columns has {self.num_codes}. "
                 "Generate all codes of an image, or repeat a code in place of the missing ones."
             )
+
+    @staticmethod
+    def scale(images: torch.Tensor) -> torch.Tensor:
+        """Return images from 0 to 1 as the model reads them, from -1 to 1."""
+        return images * 2 - 1
 
     @staticmethod
     def to_unit_range(images: torch.Tensor) -> torch.Tensor:
@@ -195,6 +202,7 @@ class AudioCodec(MediaCodec):
     """
 
     modality = "audio"
+    option: ClassVar[str | None] = "num_codebooks"
     hop_length: int
     sampling_rate: int
     rate: float

@@ -6,6 +6,7 @@ Codecs of the ecosystem behind the interface of [`MediaCodec`]: by id, by folder
     codes = codec.encode(waves)  # (N, 8, T)
 
 Audio: EnCodec, DAC, Mimi and X-Codec. Images: the VQ models of Emu3, Janus and Chameleon, and diffusers' `VQModel`.
+Both: our [`MMCodec`] with the bottleneck `vq` or `fsq`.
 """
 
 import json
@@ -20,9 +21,11 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import cached_file
 
-from .audio_codecs import DacCodec, EncodecCodec, MimiCodec, XcodecCodec
-from .codec_interface import ImageCodec, MediaCodec
-from .image_codecs import ChameleonCodec, DiffusersCodec, Emu3Codec, JanusCodec
+from .audio_codecs import DacCodec, EncodecCodec, MimiCodec, MMAudioCodec, XcodecCodec
+from .codec_interface import MediaCodec
+from .configuration_codec import MMCodecConfig
+from .image_codecs import ChameleonCodec, DiffusersCodec, Emu3Codec, JanusCodec, MMImageCodec
+from .modeling_codec import MMCodec
 
 CODECS: dict[str, type[MediaCodec]] = {
     "encodec": EncodecCodec,
@@ -33,6 +36,8 @@ CODECS: dict[str, type[MediaCodec]] = {
     "janus_vqgan": JanusCodec,
     "chameleon_vqgan": ChameleonCodec,
 }
+OWN = MMCodecConfig.model_type
+OWN_CODECS: dict[str, type[MediaCodec]] = {each.modality: each for each in (MMImageCodec, MMAudioCodec)}
 # Models that hold a VQ model: its config is `vq_config`, and its weights have this prefix.
 HOLDERS = ("emu3", "janus", "chameleon")
 PREFIX = r"^(model\.)?vqmodel\."
@@ -76,7 +81,8 @@ def load_codec(source: str | Path | PreTrainedConfig | dict[str, Any], **options
     fields = json.loads(Path(path).read_text(encoding="utf-8"))
     if "_class_name" in fields:
         return wrap_diffusers(vq_model().from_pretrained(str(source)), fields, **options)
-    config = read_config(AutoConfig.from_pretrained(str(source)))
+    config_class: Any = MMCodecConfig if fields.get("model_type") == OWN else AutoConfig  # known without registration
+    config = read_config(config_class.from_pretrained(str(source)))
     held = {"key_mapping": {PREFIX: ""}} if fields.get("model_type") in HOLDERS else {}
     model, report = class_of(config).from_pretrained(str(source), config=config, output_loading_info=True, **held)
     if report["missing_keys"]:
@@ -93,7 +99,8 @@ def read_config(config: PreTrainedConfig | dict[str, Any]) -> Any:
         if "model_type" not in config:
             raise ValueError("The config of a codec has no model_type; add it, for example 'mimi'.")
         fields = {name: value for name, value in config.items() if name != "model_type"}
-        config = AutoConfig.for_model(config["model_type"], **fields)
+        own = config["model_type"] == OWN
+        config = MMCodecConfig(**fields) if own else AutoConfig.for_model(config["model_type"], **fields)
     return config.vq_config if config.model_type in HOLDERS else config
 
 
@@ -104,9 +111,17 @@ def class_of(config: PreTrainedConfig) -> Any:
     Raises:
         ValueError: if it is not a supported codec.
     """
+    if config.model_type == OWN:
+        if config.bottleneck == "kl":
+            raise ValueError(
+                "This MMCodec has the bottleneck 'kl', whose latents are not codes. Use one with 'vq' or 'fsq', or "
+                "its encode_latents and decode_latents."
+            )
+        return MMCodec
     if config.model_type not in CODECS:
+        supported = ", ".join(sorted([*CODECS, OWN]))
         raise ValueError(
-            f"model_type {config.model_type!r} is not a supported codec. Supported are {', '.join(sorted(CODECS))}, "
+            f"model_type {config.model_type!r} is not a supported codec. Supported are {supported}, "
             f"models that hold one ({', '.join(HOLDERS)}), and VQModel of diffusers."
         )
     return getattr(transformers, CODECS[config.model_type].model_class)
@@ -115,9 +130,8 @@ def class_of(config: PreTrainedConfig) -> Any:
 def wrap(model: nn.Module, config: PreTrainedConfig, **options: int | None) -> MediaCodec:
     """Return the wrapper of a model, with its options kept in the config."""
     chosen = {**getattr(config, OPTIONS, {}), **drop_none(options)}
-    codec_class = CODECS[config.model_type]
-    known = "image_size" if issubclass(codec_class, ImageCodec) else "num_codebooks"
-    check_options(chosen, known, config.model_type)
+    codec_class = OWN_CODECS[config.modality] if config.model_type == OWN else CODECS[config.model_type]
+    check_options(chosen, codec_class.option, config.model_type)
     setattr(config, OPTIONS, chosen)
     return codec_class(model, config, **chosen)
 
@@ -135,10 +149,10 @@ def drop_none(options: Mapping[str, int | None]) -> dict[str, int]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def check_options(options: Mapping[str, int], known: str, name: str) -> None:
+def check_options(options: Mapping[str, int], known: str | None, name: str) -> None:
     """Raise a `ValueError` for an option that a codec does not have."""
     if unknown := sorted(options.keys() - {known}):
-        raise ValueError(f"Unknown option {unknown[0]!r} of the codec {name}; it has {known!r}.")
+        raise ValueError(f"Unknown option {unknown[0]!r} of the codec {name}; it has {known or 'none'}.")
 
 
 def vq_model() -> Any:

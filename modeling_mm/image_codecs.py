@@ -95,6 +95,28 @@ class ChameleonCodec(SquareImageCodec):
         )
 
 
+class MMImageCodec(SquareImageCodec):
+    """An [`MMCodec`] of images."""
+
+    option = None
+
+    def __init__(self, model: nn.Module, config: PreTrainedConfig) -> None:
+        super().__init__(model, config)
+        self.codebook_size = config.codebook_size
+        self.set_size(config.image_size, config.downsampling)
+
+    @staticmethod
+    def scale(images: torch.Tensor) -> torch.Tensor:
+        """Return images from 0 to 1 as they are, for the model scales them."""
+        return images
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model.encode_codes(images)
+
+    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode_codes(self.to_grid(codes))
+
+
 class DiffusersCodec(SquareImageCodec):
     """The `VQModel` of diffusers, an extra: `pip install 'modeling_mm[diffusers]'`."""
 

@@ -20,17 +20,20 @@ from types import ModuleType
 from typing import Any
 
 MODEL_TYPE = "mm"
+CODEC_TYPE = "mm_codec"
+CONFIGS = {MODEL_TYPE: "MMConfig", CODEC_TYPE: "MMCodecConfig"}
 TASK_ALIASES = {"vqa": "visual-question-answering"}
 TABLES = "transformers.models.auto.auto_mappings"
 
 
 def register_names() -> None:
     """Add our names to the tables that `AutoConfig` and `AutoProcessor` read, or see to it that they are added."""
-    sys.modules.setdefault(f"transformers.models.{MODEL_TYPE}", sys.modules[__package__])
+    for model_type in CONFIGS:
+        sys.modules.setdefault(f"transformers.models.{model_type}", sys.modules[__package__])
     if tables := sys.modules.get(TABLES):
         add_names(tables)
         if copied_to := sys.modules.get("transformers.models.auto.configuration_auto"):
-            copied_to.CONFIG_MAPPING_NAMES[MODEL_TYPE] = "MMConfig"  # it copies the table when imported
+            copied_to.CONFIG_MAPPING_NAMES.update(CONFIGS)  # it copies the table when imported
     elif TablesFinder not in sys.meta_path:
         sys.meta_path.insert(0, TablesFinder)
 
@@ -38,7 +41,7 @@ def register_names() -> None:
 def add_names(tables: ModuleType) -> None:
     """Add our names to transformers' tables."""
     tables.PROCESSOR_MAPPING_NAMES[MODEL_TYPE] = "MMProcessor"
-    tables.CONFIG_MAPPING_NAMES[MODEL_TYPE] = "MMConfig"
+    tables.CONFIG_MAPPING_NAMES.update(CONFIGS)
 
 
 class TablesFinder(PathFinder):
@@ -70,9 +73,12 @@ def register_classes() -> None:
     import transformers
 
     from .compat import enter_names, restore_task
+    from .configuration_codec import MMCodecConfig
     from .configuration_mm import AUTO_MAP, MODEL_CLASSES, PIPELINES, MMConfig
 
     transformers.AutoConfig.register(MODEL_TYPE, MMConfig, exist_ok=True)
+    transformers.AutoConfig.register(CODEC_TYPE, MMCodecConfig, exist_ok=True)
+    transformers.AutoModel.register(MMCodecConfig, load("modeling_codec.MMCodec"), exist_ok=True)
     for auto_name, path in AUTO_MAP.items():
         auto_class, our_class = getattr(transformers, auto_name), load(path)
         if auto_name != "AutoConfig":

@@ -156,7 +156,7 @@ def test_fewer_or_more_codebooks(kind, books):
         ("emu3_vqgan", {"image_size": None}, "Emu3VQVAE takes images of any size: pass image_size, a multiple of 4"),
         ("emu3_vqgan", {"image_size": 18}, "image_size is 18; expected a multiple of 4"),
         ("janus_vqgan", {"image_size": 32}, "image_size is 32; the grid of this JanusVQVAE is for images of 16"),
-        ("dac", {"image_size": 16}, "Unknown option 'image_size' of the codec dac; it has 'num_codebooks'"),
+        ("dac", {"image_size": 16}, "Unknown option 'image_size' of the codec dac; it has num_codebooks"),
     ],
 )
 def test_options_that_do_not_fit(kind, options, message):

@@ -6,6 +6,8 @@ Every layer is local, and norms take each position by itself, so that what a pos
 length of the audio around it.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -36,8 +38,9 @@ class ResidualBlock(nn.Module):
         self.norm1 = ChannelNorm(channels)
         self.conv1 = convolution(channels, channels, kernel_size, padding=padding)
         self.norm2 = ChannelNorm(channels)
-        self.conv2 = convolution(channels, channels, kernel_size, padding=padding)
-        self.conv2.starts_at_zero = True
+        last: Any = convolution(channels, channels, kernel_size, padding=padding)
+        last.starts_at_zero = True
+        self.conv2 = last
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         inner = self.conv1(nn.functional.silu(self.norm1(states)))

@@ -103,7 +103,7 @@ class MMCodecConfig(PreTrainedConfig):
 
     @property
     def downsampling(self) -> int:
-        """How much smaller latents are than images in height and width, or than spectrograms in time."""
+        """Ratio of an image's height and width, or of a spectrogram's frames, to those of the latents."""
         return math.prod(self.strides)
 
     @property

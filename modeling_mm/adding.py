@@ -36,7 +36,8 @@ FIELDS = {
 }
 BEFORE_BLOCKS = (
     *("cross_attention_feed_forward", "cross_attention_feed_forward_size"),
-    *("cross_attention_query_gate", "cross_attention_stand_in", "cross_attention_sink"),
+    *("cross_attention_query_gate", "cross_attention_token_gate"),
+    *("cross_attention_stand_in", "cross_attention_sink"),
 )
 # Of all modalities with a connector that learns, and of all cross-attention before decoder blocks.
 SHARED_FIELDS = (
@@ -66,8 +67,8 @@ def add_modality(
             `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`, `pooling`,
             `connector_dropout`, `max_media_items`, `media_position_encoding`, `max_media_positions`,
             `cross_attention_feed_forward`, `cross_attention_feed_forward_size`, `cross_attention_query_gate`,
-            `cross_attention_stand_in` and `cross_attention_sink`, as the fields of [`MMConfig`] say; and arguments of
-            loading (`cache_dir`, `token`, `revision`, ...)
+            `cross_attention_token_gate`, `cross_attention_stand_in` and `cross_attention_sink`, as the fields of
+            [`MMConfig`] say; and arguments of loading (`cache_dir`, `token`, `revision`, ...)
 
     Returns:
         the new model in evaluation mode, which shares no weights with the first.

@@ -62,6 +62,7 @@ BEFORE_ALONE = (
     "cross_attention_feed_forward",
     "cross_attention_feed_forward_size",
     "cross_attention_query_gate",
+    "cross_attention_token_gate",
     "cross_attention_stand_in",
     "cross_attention_sink",
 )
@@ -176,6 +177,10 @@ class MMConfig(PreTrainedConfig):
             Whether each element of what a text token reads is multiplied by the sigmoid of a linear function of the
             token's state, as in [Gated Attention](https://arxiv.org/abs/2505.06708), so that a frozen decoder's tokens
             take other things from an image for other questions. For blocks before decoder blocks, as the two above.
+        cross_attention_token_gate (`bool`, *optional*, defaults to `False`):
+            Whether all that a cross-attention block adds to a text token is multiplied by one number, the sigmoid of a
+            linear function of the token's state, so that a modality that was added later stays silent where a decoder
+            does what it could do before. For blocks before decoder blocks.
         cross_attention_stand_in (`bool`, *optional*, defaults to `False`):
             Whether a token that sees media through blocks before decoder blocks, but none of those that are read
             inside them, adds a learned vector there in place of nothing. A decoder that was trained with
@@ -289,6 +294,7 @@ class MMConfig(PreTrainedConfig):
     cross_attention_feed_forward: bool = False
     cross_attention_feed_forward_size: int | None = None
     cross_attention_query_gate: bool = False
+    cross_attention_token_gate: bool = False
     cross_attention_stand_in: bool = False
     cross_attention_sink: bool = False
     vision_connector: str = "mlp"

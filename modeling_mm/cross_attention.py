@@ -187,7 +187,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
     [Flamingo](https://arxiv.org/abs/2204.14198).
 
     With `config.cross_attention_query_gate` what is read is first multiplied by the sigmoid of a linear function of
-    the text token, `sigmoid(W·norm(x))`.
+    the text token, `sigmoid(W·norm(x))`. With `config.cross_attention_token_gate` both branches are multiplied by one
+    number for each text token, `sigmoid(w·norm(x) + b)`.
 
     Both branches add zero to a token that sees no media. The block starts by adding nothing: its gates are zero, or,
     without gates, its output projections are.
@@ -201,6 +202,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         self.cross_attn = attention(text, layer_idx, zero_init=not gated)
         self.gate_attn = TanhGate() if gated else nn.Identity()
         self.gate_query = nn.Linear(text.n_embd, text.n_embd) if config.cross_attention_query_gate else None
+        self.gate_token = nn.Linear(text.n_embd, 1) if config.cross_attention_token_gate else None
         self.feed_forward = config.cross_attention_feed_forward
         if self.feed_forward:
             self.norm_mlp = nn.LayerNorm(text.n_embd, eps=text.layer_norm_epsilon)
@@ -231,9 +233,12 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
             (B, L, D)
         """
         media = (media_states, attention_mask, has_media, media_cache, implementation)
-        gates = (self.gate_attn, self.gate_query)
-        hidden_states = hidden_states + self.cross_attn.read(self.norm_attn(hidden_states), *media, *gates)
+        normed = self.norm_attn(hidden_states)
+        openness = None if self.gate_token is None else self.gate_token(normed).sigmoid()  # (B, L, 1)
+        read = self.cross_attn.read(normed, *media, self.gate_attn, self.gate_query)
+        hidden_states = hidden_states + (read if openness is None else openness * read)
         if self.feed_forward:
-            fed = self.mlp(self.norm_mlp(hidden_states))
-            hidden_states = hidden_states + mask_tokens_without_media(self.gate_mlp(fed), has_media)
+            fed = self.gate_mlp(self.mlp(self.norm_mlp(hidden_states)))
+            fed = fed if openness is None else openness * fed
+            hidden_states = hidden_states + mask_tokens_without_media(fed, has_media)
         return hidden_states

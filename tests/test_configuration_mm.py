@@ -58,6 +58,7 @@ DEFAULTS = {
     "cross_attention_feed_forward_size": None,
     "cross_attention_sink": False,
     "cross_attention_query_gate": False,
+    "cross_attention_token_gate": False,
     "cross_attention_stand_in": False,
     "vision_connector": "mlp",
     "vision_connector_size": None,
@@ -204,6 +205,7 @@ WRONG_TYPES = [
     ("cross_attention_sink", 1),
     ("cross_attention_stand_in", "zero"),
     ("cross_attention_query_gate", "open"),
+    ("cross_attention_token_gate", 0.5),
     ("vision_connector_size", "big"),
     ("projection_dim", 2.5),
     ("retrieval_loss", None),
@@ -335,6 +337,7 @@ EFFECTS = {
     ),
     "cross_attention_sink": ({"cross_attention_sink": True}, {}, "shapes"),
     "cross_attention_query_gate": ({"cross_attention_query_gate": True}, {}, "shapes"),
+    "cross_attention_token_gate": ({"cross_attention_token_gate": True}, {}, "shapes"),
     "cross_attention_stand_in": (
         {"cross_attention_stand_in": True},
         {
@@ -447,6 +450,7 @@ VARIANTS = {
         cross_attention_sink=True,
         cross_attention_stand_in=True,
         cross_attention_query_gate=True,
+        cross_attention_token_gate=True,
         vision_connector="perceiver",
         vision_connector_size=10,
         vision_connector_layers=2,

@@ -45,6 +45,7 @@ LAYOUTS = {
         "cross_attention_stand_in": True,
         "cross_attention_sink": True,
         "cross_attention_query_gate": True,
+        "cross_attention_token_gate": True,
     },
     "both own": {"vision_cross_attention_layers": [0], "audio_cross_attention_layers": [0, 3]},
 }

@@ -87,6 +87,19 @@ def test_a_query_gate_multiplies_what_is_read_by_the_sigmoid_of_the_token():
     assert difference(block(x, states, None, None), x + attended * gates) < 1e-6
 
 
+def test_a_token_gate_multiplies_all_that_a_block_adds_by_one_number_a_token():
+    block, x, states = block_and_inputs(cross_attention_token_gate=True, cross_attention_feed_forward=True)
+    normed = block.norm_attn(x)
+    attended, _ = block.cross_attn(normed, media=block.cross_attn.keys_and_values(states))
+    gates = block.gate_token(normed).sigmoid()
+    assert gates.shape == (2, 4, 1) and gates.max() - gates.min() > 0.1
+    read = x + gates * attended
+    expected = read + gates * block.mlp(block.norm_mlp(read))
+    assert difference(block(x, states, None, None), expected) < 1e-6
+    block.gate_token.bias.data.fill_(-100.0)
+    assert difference(block(x, states, None, None), x) == 0.0
+
+
 def sinking_block():
     return block_and_inputs(cross_attention_sink=True, cross_attention_feed_forward=False)
 

@@ -255,10 +255,22 @@ class MMTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Compute the stock loss; unless outputs are returned, without logits, or with those of learned tokens."""
+        """
+        Compute the stock loss; unless outputs are returned, without logits, or with those of learned tokens.
+
+        Raises:
+            ValueError: in training, if all that the batch depends on is frozen.
+        """
         if self.has_stock_loss and not return_outputs:
             inputs = self.without_logits(with_answers_only(inputs))
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            learning = [part for part, named in parts_of(model).items() if any(p.requires_grad for _, p in named)]
+            raise ValueError(
+                f"After {self.state.global_step} steps this batch depends on no parameter that learns: of the model "
+                f"learns {', '.join(learning) or 'nothing'}. Unfreeze a part that the batch uses; in `frozen` of a "
+                "recipe, and for a ThawCallback, 0 is from the start."
+            )
         self.named_figures.add(inputs, outputs)
         return (loss, outputs) if return_outputs else loss
 

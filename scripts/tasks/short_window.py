@@ -45,10 +45,10 @@ def cut_window(source: str, folder: Path, seconds: int = SECONDS) -> None:
     processor.save_pretrained(folder)
 
 
-def prepare_window() -> None:
-    """Write outputs/tasks/base-5s unless it is there."""
-    if not (FOLDER / "model.safetensors").is_file():
-        cut_window("outputs/base", FOLDER)
+def prepare_window(source: str = "outputs/base", folder: Path = FOLDER, seconds: int = SECONDS) -> None:
+    """Write a model with a shorter window, by default outputs/tasks/base-5s, unless it is there."""
+    if not (folder / "model.safetensors").is_file():
+        cut_window(source, folder, seconds)
 
 
 def main() -> int:

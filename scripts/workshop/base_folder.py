@@ -41,6 +41,7 @@ def build_base(arguments: argparse.Namespace) -> None:
         cross_attention_feed_forward_size=FEED_FORWARD,
         cross_attention_sink=True,
         cross_attention_query_gate=True,
+        cross_attention_token_gate=True,
         cross_attention_stand_in=True,
     )
     start_from_head(model, ImageNetHead(*lite_head(weights)))

@@ -237,18 +237,25 @@ def close_over_transcripts(
     steps: int = 400,
 ) -> None:
     """
-    Close the gate of the first block over tokens that write down speech, to which an image says nothing.
+    Close the blocks of images over tokens that write down speech, to which an image says nothing.
 
-    The gate becomes one logistic function of a token for all elements, learned from the tokens of these batches.
+    The gate of each block over tokens is a logistic function, learned from the tokens of these batches. It is done
+    block by block, as what a block adds changes the states before the next.
 
     Args:
         transcripts: batches of transcripts beside an image, as a collator makes them.
-        others: batches of questions about images, whose tokens keep the gate open.
+        others: batches of questions about images, whose tokens keep the gates open.
     """
-    gate = first_block(model).gate_query
-    assert gate is not None, "the model has cross_attention_query_gate"
-    closed = torch.cat([gated_tokens(model, batch, written_tokens(batch)) for batch in transcripts])
-    opened = torch.cat([gated_tokens(model, batch, batch["attention_mask"].bool()) for batch in others])
+    for block in model.model.language_model.vision_cross_blocks.values():
+        gate = block.gate_token
+        assert isinstance(gate, nn.Linear), "the model has cross_attention_token_gate"
+        closed = torch.cat([gated_tokens(model, gate, batch, written_tokens(batch)) for batch in transcripts])
+        opened = torch.cat([gated_tokens(model, gate, batch, batch["attention_mask"].bool()) for batch in others])
+        learn_gate(gate, closed, opened, steps)
+
+
+def learn_gate(gate: nn.Linear, closed: torch.Tensor, opened: torch.Tensor, steps: int) -> None:
+    """Learn a logistic function (D -> 1) that is 0 for some states (T, D) and 1 for others, which count as much."""
     states = torch.cat([closed, opened])  # (T, D)
     is_open = torch.cat([torch.zeros(len(closed)), torch.ones(len(opened))])
     balance = torch.where(is_open.bool(), len(states) / len(opened), len(states) / len(closed)) / 2
@@ -259,7 +266,7 @@ def close_over_transcripts(
 
     optimize([{"params": [weight, bias], "weight_decay": 0.0}], loss, steps, 3e-2, "closing over transcripts")
     with torch.no_grad():
-        gate.weight.copy_(weight.expand_as(gate.weight))
+        gate.weight.copy_(weight[None])
         gate.bias.fill_(bias.item())
 
 
@@ -270,10 +277,9 @@ def written_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def gated_tokens(
-    model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor], chosen: torch.Tensor
+    model: MMForConditionalGeneration, gate: nn.Linear, batch: Mapping[str, torch.Tensor], chosen: torch.Tensor
 ) -> torch.Tensor:
-    """Return the states (T, D) from which the first block's gate is computed, of the chosen tokens (B, L)."""
-    gate = cast(nn.Module, first_block(model).gate_query)
+    """Return the states (T, D) from which a gate is computed, of the chosen tokens (B, L)."""
     found: list[torch.Tensor] = []
     handle = gate.register_forward_hook(lambda module, inputs, output: found.append(inputs[0][chosen]))
     with torch.no_grad():

@@ -37,7 +37,7 @@ NAMING = {
     "verify_name/en": phrases.VERIFY_NAME,
     "choose_image/en": phrases.CHOOSE_IMAGE,
 }  # questions that end in a name, by task
-SHOWN = 128  # questions of each kind, from which the gate of the first block learns when to close
+SHOWN = 128  # questions of each kind, from which the gates of blocks learn when to close
 OPEN = ("caption", "category", "verify_name", "choose_image", "match_audio_image")  # tasks that keep it open
 BATCH = 64  # questions that are read at once
 PHOTOGRAPHS = "tuxpaint-"  # with which the names of images that may be photographs begin
@@ -127,11 +127,14 @@ def adds_nothing(model: MMForConditionalGeneration) -> bool:
 
 
 def parts_that_stay(model: MMForConditionalGeneration) -> list[nn.Module]:
-    """Return what the first block finds for a name depends on: itself, media tokens and the states of names."""
+    """
+    Return what the first block finds for a name depends on, itself, media tokens and the states of names, and gates.
+    """
     decoder = model.model.language_model
     first = min(int(layer) for layer in decoder.vision_cross_blocks)
     stand_ins = [block.get_submodule("vision_stand_in") for block in decoder.h[: first + 1]]
-    return [model.model.vision_connector, first_block(model), *stand_ins]
+    gates = [block.get_submodule("gate_token") for block in decoder.vision_cross_blocks.values()]
+    return [model.model.vision_connector, first_block(model), *gates, *stand_ins]
 
 
 def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> tuple[torch.Tensor, list[str]]:

@@ -186,6 +186,13 @@ def test_the_thawed_part_has_its_own_learning_rate(tmp_path):
     assert part_names(moved(model, before)) == ALL - {"vision", "audio"}
 
 
+def test_a_batch_that_depends_on_nothing_that_learns_is_refused(tmp_path):
+    schedule = ThawCallback({part: 1 for part in ALL - {"vision"}})
+    run = mm_trainer(chat_model(freeze_vision=True), tmp_path, callbacks=[schedule], max_steps=2, **ADAMW)
+    with pytest.raises(ValueError, match="After 0 steps this batch depends on no parameter that learns.*nothing"):
+        run.train()
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_cross_attention_is_one_part_wherever_it_stands(name):
     model = joined(**LAYOUTS[name])

@@ -26,6 +26,7 @@ OPTIONS = MatchingOptions(steps=150, batch=12, learning_rate=1e-2, feature_dropo
 FIELDS = {
     "cross_attention_gated": False,
     "cross_attention_query_gate": True,
+    "cross_attention_token_gate": True,
     "cross_attention_sink": True,
     "media_position_encoding": "learned",
     "max_media_positions": 16,
@@ -148,14 +149,18 @@ def test_the_gate_closes_over_transcripts_and_stays_open_elsewhere():
     others = [batch_of(("Is this called a cat?", "brief"), ("What do you see?", "red"))]
     before = copy.deepcopy(weights(model))
     close_over_transcripts(model, transcripts, others, steps=300)
-    assert all("vision_cross_blocks.1.gate_query" in name for name in moved(model, before))
+    blocks = model.model.language_model.vision_cross_blocks
+    of_gates = {f"vision_cross_blocks.{number}.gate_token.{part}" for number in blocks for part in ("weight", "bias")}
+    assert {name.removeprefix("model.language_model.") for name in moved(model, before)} == of_gates
 
-    def openness(batch: dict[str, torch.Tensor], chosen: torch.Tensor) -> torch.Tensor:
+    def openness(gate: torch.nn.Linear, batch: dict[str, torch.Tensor], chosen: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return first_block(model).gate_query(gated_tokens(model, batch, chosen)).sigmoid()
+            return gate(gated_tokens(model, gate, batch, chosen)).sigmoid()
 
-    assert openness(transcripts[0], written_tokens(transcripts[0])).max() < 0.3
-    assert openness(others[0], others[0]["attention_mask"].bool()).min() > 0.7
+    assert len(blocks) > 1
+    for block in blocks.values():
+        assert openness(block.gate_token, transcripts[0], written_tokens(transcripts[0])).max() < 0.3
+        assert openness(block.gate_token, others[0], others[0]["attention_mask"].bool()).min() > 0.7
 
 
 def test_what_is_written_begins_where_its_first_token_is_predicted():

@@ -13,7 +13,11 @@ from tests.fakes.tiny_chats import chat
 from tests.fakes.whisper_parts import converted
 from tests.workshop.test_prototypes import questions, seeing_model
 
-FIELDS = {"cross_attention_gated": False, "cross_attention_query_gate": True}
+FIELDS = {
+    "cross_attention_gated": False,
+    "cross_attention_query_gate": True,
+    "cross_attention_token_gate": True,
+}
 
 
 def test_a_model_is_prepared_once():
@@ -27,7 +31,8 @@ def test_a_model_is_prepared_once():
 
 def test_what_a_name_finds_does_not_change_when_the_rest_learns():
     hears, _ = converted()
-    fields = {"cross_attention_stand_in": True, "cross_attention_query_gate": True, "max_media_items": 2}
+    fields = {"cross_attention_stand_in": True, "max_media_items": 2}
+    fields |= {"cross_attention_query_gate": True, "cross_attention_token_gate": True}
     model = hears.add_vision(vit(), cross_attention_layers=[0, 1], **fields)
     for part in parts_that_stay(model):
         part.requires_grad_(False)

@@ -187,9 +187,9 @@ def test_the_thawed_part_has_its_own_learning_rate(tmp_path):
 
 
 def test_a_batch_that_depends_on_nothing_that_learns_is_refused(tmp_path):
-    schedule = ThawCallback({part: 1 for part in ALL - {"vision"}})
+    schedule = ThawCallback(dict.fromkeys(ALL - {"vision"}, 1))
     run = mm_trainer(chat_model(freeze_vision=True), tmp_path, callbacks=[schedule], max_steps=2, **ADAMW)
-    with pytest.raises(ValueError, match="After 0 steps this batch depends on no parameter that learns.*nothing"):
+    with pytest.raises(ValueError, match=r"After 0 steps this batch depends on no parameter that learns.*nothing"):
         run.train()
 
 

@@ -18,7 +18,7 @@ from .modalities import MODALITIES, Modality
 IGNORED = -100  # the label of a token that is not learned
 # Text inputs with what pads them and, for rows without one, what fills them; `input_ids` get the padding token.
 TEXT_INPUTS = {"input_ids": (0, 0), "attention_mask": (0, 1), "labels": (IGNORED, IGNORED), "assistant_masks": (0, 0)}
-TEXT_INPUTS |= {"masked_targets": (IGNORED, IGNORED)}
+TEXT_INPUTS |= {"masked_targets": (IGNORED, IGNORED), "position_ids": (0, 0)}
 
 
 def pad_batch(

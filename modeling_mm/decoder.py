@@ -27,7 +27,14 @@ from .cross_attention import (
 )
 from .device_reads import read_once
 from .layers import MLP, StandIn, init_weights, sinusoidal_positions
-from .masks import check_not_packed, check_positions, cross_attention_mask, first_visible, text_positions
+from .masks import (
+    check_continuous,
+    check_positions,
+    cross_attention_mask,
+    first_visible,
+    same_example,
+    text_positions,
+)
 from .media_cache import CrossAttentionCache
 from .outputs import MMModelOutput
 
@@ -167,6 +174,7 @@ class MMDecoder(PreTrainedModel):
         media_sizes: Sequence[int] | None = None,
         use_cache: bool | None = None,
         is_causal: bool = True,
+        examples: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MMModelOutput:
         """
@@ -182,10 +190,12 @@ class MMDecoder(PreTrainedModel):
             media_index: (B, S), index in this step's tokens of each one's placeholder
             media_sizes: how many of the S are of which modality, in their order; needed if one has separate layers
             is_causal: if False, each token reads all of its row and all of its media, in the bidirectional mode
+            examples: (B, L), of which packed example of the row each token is; it reads this one and its media
 
         Raises:
             ValueError: for text in two forms or none, for media without their sizes where these are needed, for rows
-                that are too long or packed, and for a cache in the bidirectional mode.
+                that are too long, for positions that jump, and for a cache in the bidirectional mode or of packed
+                examples.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
@@ -196,6 +206,8 @@ class MMDecoder(PreTrainedModel):
                 "The bidirectional mode (is_causal=False) reads a row at once, so it has no cache. Leave out "
                 "past_key_values and pass use_cache=False."
             )
+        if examples is not None:
+            self.check_packing(use_cache, past_key_values, is_causal)
         will_decode = past_key_values is not None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -213,11 +225,13 @@ class MMDecoder(PreTrainedModel):
         hidden_states = self.drop(inputs_embeds + positions)
         text_mask = None
         if first is None:
-            text_mask = self.text_mask(position_ids, attention_mask, inputs_embeds, past_key_values, is_causal)
+            text_mask = self.text_mask(
+                position_ids, attention_mask, inputs_embeds, past_key_values, is_causal, examples
+            )
         if media_states is not None:
             media_states = media_states.to(inputs_embeds.dtype)  # media may have been encoded in another precision
             if position_ids is not None and attention_mask is None and not is_torchdynamo_compiling():
-                check_not_packed(position_ids)
+                check_continuous(position_ids)
         shown: dict[str, tuple[torch.Tensor, ...]] = {}
         if media_states is not None and media_mask is not None and media_index is not None:
             shown = split_media(self.groups, (media_states, media_mask, media_index), media_sizes)
@@ -227,7 +241,7 @@ class MMDecoder(PreTrainedModel):
             if index is not None and not is_causal:
                 index = torch.zeros_like(index)  # as if all placeholders were in front
             inputs = self.cross_attention_inputs(
-                group.prefix, hidden_states, mask, index, past_key_values, past_length, will_decode
+                group.prefix, hidden_states, mask, index, past_key_values, past_length, will_decode, examples
             )
             if inputs:
                 reading.append((group, states, inputs))
@@ -267,6 +281,19 @@ class MMDecoder(PreTrainedModel):
                 some, tokens = lacking_tokens(seen, inputs["has_media"])
                 found |= {group.prefix: tokens} if some else {}
         return found
+
+    def check_packing(self, use_cache: bool | None, past_key_values: Cache | None, is_causal: bool) -> None:
+        """Raise a `ValueError` for a mode that would not keep packed examples apart."""
+        if use_cache or past_key_values is not None or not is_causal:
+            raise ValueError(
+                "A row holds several packed examples (position_ids start again at 0), which have no cache and no "
+                "bidirectional mode. Pass use_cache=False and no past_key_values, or one example a row."
+            )
+        if "flash" in (self.config._attn_implementation or ""):
+            raise ValueError(
+                "Packed examples are kept apart by a mask, which flash attention does not take. Load the model with "
+                "attn_implementation='sdpa' or 'flex_attention'."
+            )
 
     def first_of_step(
         self,
@@ -321,8 +348,9 @@ class MMDecoder(PreTrainedModel):
         inputs_embeds: torch.Tensor,
         past_key_values: Cache | None,
         is_causal: bool,
+        examples: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Return the mask of self-attention; position ids that restart separate samples packed into one row."""
+        """Return the mask of self-attention; position ids that restart separate examples packed into one row."""
         is_padded = False
         if attention_mask is not None and attention_mask.ndim == 2 and not is_torchdynamo_compiling():
             is_padded = not read_once("full", attention_mask.all(), attention_mask)
@@ -340,7 +368,8 @@ class MMDecoder(PreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
+            position_ids=position_ids if examples is None else None,
+            and_mask_function=None if examples is None else same_example(examples),
             allow_is_causal_skip=not is_padded,  # known to be padded: transformers need not read the mask again
         )
 
@@ -353,6 +382,7 @@ class MMDecoder(PreTrainedModel):
         past_key_values: Cache | None,
         past_length: int | torch.Tensor,
         will_decode: bool,
+        examples: torch.Tensor | None,
     ) -> dict[str, Any]:
         """Return what the blocks of a group need beside its media, new and cached; nothing without any."""
         media_cache = CrossAttentionCache.of(past_key_values, past_length, prefix)
@@ -373,6 +403,9 @@ class MMDecoder(PreTrainedModel):
         if is_new:
             query_index = torch.arange(length, device=device) + past_length
             visible = media_cache.mask[:, None] & (media_cache.index[:, None] <= query_index[:, None])  # (B, L, S)
+            if examples is not None:
+                place = media_cache.index.clamp(max=length - 1)  # that of padding is behind the row
+                visible &= examples.gather(1, place.expand(len(examples), -1))[:, None] == examples[..., None]
             masks = cross_attention_mask(visible, **how)
             if will_decode and not is_torchdynamo_compiling():
                 media_cache.later_masks(past_length + length, **how)  # now, so that compiled steps need not make them

@@ -6,9 +6,10 @@ A text token at index t sees a media item if and only if that item's placeholder
 tokens of the padded row, so they hold under left and right padding alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+from torch import nn
 
 from .device_reads import read_once
 
@@ -172,17 +173,54 @@ def check_positions(position_ids: torch.Tensor, num_positions: int) -> None:
             )
 
 
-def check_not_packed(position_ids: torch.Tensor) -> None:
+def check_continuous(position_ids: torch.Tensor) -> None:
     """
-    Refuse rows of several packed examples.
+    Refuse positions that jump, because it is not known if the tokens behind see the media before.
 
     Raises:
-        ValueError: for the first row of several packed samples: each would see the media of the samples before it.
+        ValueError: for the first row whose positions neither count on nor start again at 0.
     """
-    restarts = read_once("restarts", (position_ids.diff(dim=-1) != 1).any(-1), position_ids)
-    if True in restarts:
+    jumps = (position_ids.diff(dim=-1) != 1) & (position_ids[:, 1:] != 0)
+    found = read_once("jumps", jumps.any(-1), position_ids)
+    if True in found:
         raise ValueError(
-            f"Row {restarts.index(True)}: position_ids start again within the row, as packed samples do, but media "
-            "are not bounded by samples. Give each sample with media a separate row. If the positions skip padding, "
-            "pass the attention_mask."
+            f"Row {found.index(True)}: position_ids neither count on nor start again at 0, so it is not known which "
+            "tokens see the row's media. Start each packed example at 0. If the positions skip padding, pass the "
+            "attention_mask."
         )
+
+
+def packed_examples(position_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """
+    Return the number of the packed example that each token belongs to, (B, L), from positions that start again at 0.
+
+    Masked tokens at 0, such as hidden placeholders, belong to the next real token's example if that starts one.
+
+    Args:
+        position_ids: (B, L)
+        attention_mask: (B, L), or `None` without padding
+
+    Returns:
+        `None` if no row holds several examples
+    """
+    starts = position_ids == 0
+    real = torch.ones_like(starts) if attention_mask is None else attention_mask.bool()
+    is_packed = (starts & real).sum(-1, keepdim=True) > 1  # (B, 1)
+    read_from = [position_ids] if attention_mask is None else [position_ids, attention_mask]
+    if not read_once("packed", is_packed.any(), *read_from):
+        return None
+    hidden, starts = starts & ~real, starts & real
+    index = torch.arange(starts.shape[1], device=starts.device).masked_fill(hidden, starts.shape[1])
+    following = index.flip(-1).cummin(-1).values.flip(-1)  # index of the first other token from here on
+    leads = hidden & nn.functional.pad(starts, (0, 1)).gather(1, following)
+    goes_on = nn.functional.pad(leads[:, :-1], (1, 0))
+    return ((starts | leads) & ~goes_on & is_packed).cumsum(-1)
+
+
+def same_example(examples: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Return a mask function of transformers: a token attends to those of its packed example, (B, L)."""
+
+    def mask(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return examples[batch, query] == examples[batch, key]
+
+    return mask

@@ -3,12 +3,13 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling
@@ -41,11 +42,12 @@ from .joining import Component, join_pretrained
 from .layers import Head, init_weights, range_logits
 from .loading import check_finite, check_missing, check_shapes, check_weight_files, source_of
 from .losses import causal_lm_loss, check_classes, classification_loss, problem_type, shifted
-from .masks import check_hidden, check_placeholders, wrong_rows
+from .masks import check_hidden, check_placeholders, hide_placeholders, packed_examples, wrong_rows
 from .media import MediaBatch, MediaEncodingMixin, check_media_alone, placeholder_prompt
 from .media_cache import SeenItems, text_length
 from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
+from .shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -315,7 +317,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         Args:
             input_ids: (B, L), or `inputs_embeds` (B, L, D); without either, media are read through their placeholders
             attention_mask: (B, past + L), 0 for padding
-            position_ids: (B, L); they count the real tokens by default
+            position_ids: (B, L); they count the real tokens by default. Where they start again at 0, the next of
+                several examples begins that are packed into the row: it sees its own tokens and media alone
             media: media that `encode_media` has encoded, instead of the raw inputs; one row is for all rows of text
             past_key_values: a cache of text and media, so that media are passed once
             use_cache: whether to return a cache; by default `config.use_cache` in evaluation, and not in training
@@ -333,7 +336,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         batches = self.read_media(options, text)
         if media is not None and batches:
             raise ValueError("Pass either media or the raw inputs it was encoded from, not both.")
-        if use_cache is None:
+        is_default = use_cache is None
+        if is_default:
             use_cache = self.config.use_cache and not self.training and kwargs.get("is_causal", True)
         if text is None:
             check_media_alone(attention_mask, position_ids, past_key_values)
@@ -353,8 +357,15 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         shown, is_numbered = None, self.config.max_media_items is not None
         if is_start and is_numbered:
             SeenItems.forget(past_key_values)
+        examples = None
+        if is_start and position_ids is not None and not is_torchdynamo_compiling():
+            is_prepared = attention_mask is not None and attention_mask.ndim != 2
+            examples = None if is_prepared else packed_examples(position_ids, attention_mask)  # (B, L)
+            use_cache = use_cache and not (is_default and examples is not None)
         if media is not None and index is not None and is_numbered:
             past_length = text_length(past_key_values)
+            if examples is not None:
+                media = replace(media, position=self.numbers_within(examples, media, index, text))
             media, numbers = self.number_items(media, SeenItems.of(past_key_values), past_length)
             shown = SeenItems(numbers, media.modality, index + past_length)
         outputs = self.language_model(
@@ -368,6 +379,7 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
             media_index=index,
             media_sizes=None if media is None else media.sizes,
             use_cache=use_cache,
+            examples=examples,
             **options,
         )
         if shown is not None and outputs.past_key_values is not None:
@@ -482,6 +494,25 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         embedding = self.get_input_embeddings()(torch.full((), token_id, device=text.device))  # (D,)
         return (text == embedding.to(text.dtype)).all(-1)
 
+    def numbers_within(
+        self, examples: torch.Tensor, media: MMMediaOutput, index: torch.Tensor, text: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return the number of each media token's item within its packed example, (B, S).
+
+        Args:
+            examples: (B, L), see [`masks.packed_examples`]
+            index: (B, S), of each media token's placeholder
+        """
+        own = examples.gather(1, index.clamp(max=text.shape[1] - 1))  # (B, S)
+        first = torch.searchsorted(examples, own)  # index of the example's first token
+        position = media.position
+        for number, modality in enumerate(MODALITIES.values()):
+            found = self.placeholders(getattr(self.config, modality.token_id_field), text).long()  # (B, L)
+            before = (found.cumsum(-1) - found).gather(1, first)
+            position = torch.where(media.mask & (media.modality == number), position - before, position)
+        return position
+
     def media_positions(self, media: MMMediaOutput, text: torch.Tensor) -> torch.Tensor:
         """Return the index among these tokens of each media token's placeholder, (B, S)."""
         index = media.position
@@ -524,6 +555,32 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
     def encode_media(self, *, text: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> MMMediaOutput:
         """See [`MMModel.encode_media`]."""
         return self.model.encode_media(text=text, **inputs)
+
+    @torch.no_grad()
+    def read_prefix(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **media: Any
+    ) -> SharedPrefix:
+        """
+        Read a prefix that many prompts share once; its method `followed_by` makes inputs of `generate`.
+
+        Args:
+            input_ids: (1, P)
+            attention_mask: (1, P)
+            **media: of this row, raw or as `media=`; see [`~MMModel.encode_media`]
+
+        Raises:
+            ValueError: for several rows, and for placeholders that do not match the media.
+        """
+        if input_ids.shape[0] != 1:
+            raise ValueError(f"A shared prefix is one row, got {input_ids.shape[0]}. Read each in a separate call.")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+            if self.config.placeholders == HIDDEN:
+                found = [self.model.placeholders(each, input_ids) for each in self.config.placeholder_ids]
+                attention_mask = hide_placeholders(attention_mask, found)
+        cache = DynamicCache(config=self.config.text_config)
+        self.model(input_ids, attention_mask, past_key_values=cache, use_cache=True, **media)
+        return SharedPrefix(input_ids, attention_mask, cache)
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """See [`MMModel.get_image_features`]."""

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from modeling_mm.masks import (
-    check_not_packed,
+    check_continuous,
     check_placeholders,
     check_positions,
     cross_attention_mask,
     first_visible,
     mask_of_padding,
     mask_tokens_without_media,
+    packed_examples,
     text_positions,
 )
 
@@ -100,10 +101,27 @@ def test_check_positions_refuses_negative_ones():
         check_positions(torch.tensor([[0, 1], [-2, 0]]), 4)
 
 
-def test_check_not_packed_names_the_row_whose_positions_start_again():
-    check_not_packed(torch.tensor([[0, 1, 2], [3, 4, 5]]))
-    with pytest.raises(ValueError, match=r"^Row 1: position_ids start again"):
-        check_not_packed(torch.tensor([[0, 1, 2], [0, 1, 0]]))
+def test_positions_that_jump_are_refused_with_the_row():
+    check_continuous(torch.tensor([[0, 1, 2], [0, 0, 1]]))
+    with pytest.raises(ValueError, match=r"^Row 1: position_ids neither count on"):
+        check_continuous(torch.tensor([[0, 1, 2], [0, 2, 3]]))
+
+
+def test_positions_that_start_again_number_the_examples_of_a_row():
+    positions = torch.tensor([[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]])
+    assert packed_examples(positions, None).tolist() == [[1, 1, 2, 2, 2, 3], [0] * 6]
+    assert packed_examples(positions[1:], None) is None
+
+
+def test_a_masked_token_at_the_first_position_starts_the_example_behind_it():
+    mask = torch.tensor([[0, 1, 1, 0, 0, 1, 0, 0]])
+    positions = torch.tensor([[0, 0, 1, 0, 0, 0, 0, 0]])  # two examples behind hidden placeholders, and padding
+    assert packed_examples(positions, mask).tolist() == [[1, 1, 1, 2, 2, 2, 2, 2]]
+    inside = torch.tensor([[1, 0, 1, 0, 1]]), torch.tensor([[0, 0, 1, 1, 0]])  # a hidden one behind the first token
+    assert packed_examples(inside[1], inside[0]).tolist() == [[1, 1, 1, 1, 2]]
+    left_padding = torch.tensor([[0, 0, 1, 1]]), torch.tensor([[1, 1, 0, 1]]), torch.tensor([[0, 0, 0, 1]])
+    for given in left_padding[1:]:
+        assert packed_examples(given, left_padding[0]) is None
 
 
 def test_tokens_without_media_get_exactly_zero_even_for_what_is_not_a_number():

@@ -271,18 +271,32 @@ def test_the_last_position_of_the_table_is_no_error(model):
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("use_cache", [None, False], ids=["default", "no cache"])
-@pytest.mark.parametrize("packed", [[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 0], [0, 0, 1, 2, 3, 4]], ids=str)
-def test_packed_samples_with_media_are_refused_with_the_row(model, packed, use_cache, train):
-    """A later sample of the row would see the media of an earlier one."""
+def test_positions_that_jump_in_a_row_with_media_are_refused(model, use_cache, train):
+    """Tokens behind a jump might belong to another sample, which must not see these media."""
     batch = inputs([[5, 6, 7, 8, 9, 10], [5, IMAGE, 6, 7, AUDIO, 8]])
     del batch["attention_mask"]
-    positions = torch.tensor([[0, 1, 2, 3, 4, 5], packed])
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 2, 5, 6, 7]])
     model.train(train)
     try:
-        with pytest.raises(ValueError, match=r"Row 1: .*packed"):
+        with pytest.raises(ValueError, match=r"Row 1: position_ids neither count on nor start again"):
             model(**batch, position_ids=positions, use_cache=use_cache)
     finally:
         model.eval()
+
+
+@pytest.mark.parametrize("packed", [[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 0], [0, 0, 1, 2, 3, 4]], ids=str)
+def test_packed_samples_with_media_see_their_own_alone(model, packed):
+    ids = [5, IMAGE, 6, 7, AUDIO, 8]
+    batch = inputs([ids])
+    del batch["attention_mask"]
+    starts = [number for number, position in enumerate(packed) if position == 0]
+    with torch.no_grad():
+        got = model(**batch, position_ids=torch.tensor([packed])).logits
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            own = {"input_ids": batch["input_ids"][:, start:end]}
+            own |= {"pixel_values": batch["pixel_values"]} if IMAGE in ids[start:end] else {}
+            own |= {"input_features": batch["input_features"]} if AUDIO in ids[start:end] else {}
+            assert difference(got[:, start:end], model(**own).logits) < 1e-5
 
 
 def test_packed_samples_of_text_are_as_each_by_itself(model):

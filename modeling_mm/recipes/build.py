@@ -256,14 +256,14 @@ def make_collator(
             return ClassificationCollator(processor, recipe.labels, **options)
         if recipe.objective == "retrieval":
             return RetrievalCollator(processor, **options)
-        chats = ChatCollator(processor, **options)
+        chats = ChatCollator(processor, **options, pack_length=section.pack_length)
     else:
         cache = filled_cache(recipe, processor, data, model)
         if recipe.objective == "classification":
             return CachedClassificationCollator(processor, cache, recipe.labels, **dropout)
         if recipe.objective == "retrieval":
             return CachedRetrievalCollator(processor, cache, **dropout)
-        chats = CachedCollator(processor, cache, **dropout)
+        chats = CachedCollator(processor, cache, **dropout, pack_length=section.pack_length)
     return PretrainingCollator(processor, recipe.masking, chats) if recipe.objective == "pretraining" else chats
 
 

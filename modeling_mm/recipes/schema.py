@@ -155,6 +155,8 @@ class DataSection:
             first is the file as it is
         encoder_dtype: precision of the encoders that fill the cache; bfloat16 is two to three times as fast on
             hardware that has it
+        pack_length: pack the examples of a training batch into fewer rows of at most so many tokens, which see
+            nothing of each other; for answers (`objective: causal_lm`) that are short or unequal in length
     """
 
     train: list[DataSource]
@@ -167,6 +169,7 @@ class DataSection:
     image_views: PositiveInt = 1
     audio_views: PositiveInt = 1
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"
+    pack_length: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -353,6 +356,11 @@ class Recipe:
         check_metrics((name for names in self.task_metrics.values() for name in names), known)
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels must be distinct, got {self.labels}.")
+        if self.data.pack_length is not None and self.objective != "causal_lm":
+            raise ValueError(
+                f"`data.pack_length` packs answers in tokens, which `objective: {self.objective}` does not learn "
+                "alone. Leave it out."
+            )
         if (self.objective == "classification") != bool(self.labels):
             raise ValueError("`labels` and `objective: classification` belong together. Give both or none.")
         self._check_comparing()

@@ -21,6 +21,7 @@ from ..modalities import MODALITIES
 from ..video_parts import VideoReader, expand_chats
 from .augmentation import Augmentation, ModalityDropout
 from .encoder_cache import EncoderCache, has_videos, refuse_videos
+from .packing import pack_rows
 
 Row = dict[str, torch.Tensor]
 
@@ -74,9 +75,11 @@ class ChatCollator:
         augmentation: random changes of media; none by default.
         modality_dropout: random omission of one modality; none by default.
         padding_side: `"right"` for training, `"left"` for generation.
+        pack_length: pack the examples of a batch into fewer rows of at most so many tokens; see [`pack_rows`]. None
+            by default.
     """
 
-    training_only: ClassVar[dict[str, Any]] = {"augmentation": None, "modality_dropout": None}
+    training_only: ClassVar[dict[str, Any]] = {"augmentation": None, "modality_dropout": None, "pack_length": None}
 
     def __init__(
         self,
@@ -84,9 +87,10 @@ class ChatCollator:
         augmentation: Augmentation | None = None,
         modality_dropout: ModalityDropout | None = None,
         padding_side: str = "right",
+        pack_length: int | None = None,
     ):
         self.processor, self.augmentation, self.modality_dropout = processor, augmentation, modality_dropout
-        self.padding_side = padding_side
+        self.padding_side, self.pack_length = padding_side, pack_length
 
     def for_evaluation(self) -> "ChatCollator":
         """Return this collator without the changes of training; the stock `Trainer` has one collator for both uses."""
@@ -99,12 +103,14 @@ class ChatCollator:
         Encode and pad samples.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels` (B, L), and the media of the tensor contract.
+            `input_ids`, `attention_mask`, `labels` (B, L), and the media of the tensor contract; `position_ids` (B, L)
+            of packed examples.
 
         Raises:
             ValueError: for a sample that cannot be read or has nothing to learn; with its index in the batch.
         """
-        return self.pad([self._encode_numbered(number, sample) for number, sample in enumerate(samples)])
+        rows = [self._encode_numbered(number, sample) for number, sample in enumerate(samples)]
+        return self.pad(rows if self.pack_length is None else pack_rows(rows, self.pack_length))
 
     def pad(self, rows: Sequence[Row], padding_side: str | None = None) -> dict[str, torch.Tensor]:
         return dict(self.processor.pad(rows, padding_side=padding_side or self.padding_side))
@@ -196,6 +202,7 @@ class CachedCollator(ChatCollator):
         padding_side: of the text in training.
         modality_dropout: as in `ChatCollator`.
         shows_views: show files in their other views too.
+        pack_length: as in `ChatCollator`.
     """
 
     training_only: ClassVar[dict[str, Any]] = {**ChatCollator.training_only, "shows_views": False}
@@ -207,8 +214,9 @@ class CachedCollator(ChatCollator):
         padding_side: str = "right",
         modality_dropout: ModalityDropout | None = None,
         shows_views: bool = True,
+        pack_length: int | None = None,
     ):
-        super().__init__(processor, None, modality_dropout, padding_side)
+        super().__init__(processor, None, modality_dropout, padding_side, pack_length)
         self.cache, self.shows_views = cache, shows_views
         self.encoded: dict[str, Row] = {}  # texts are few, epochs many
 

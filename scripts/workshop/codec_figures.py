@@ -6,9 +6,9 @@ Measure a trained codec on held-out media of the corpora, and draw what it makes
     python -m scripts.workshop.codec_figures outputs/codecs/speech --transcriber outputs/base
 
 Images: PSNR, the share of the codes that are used, and for the bottleneck `kl` the ELBO beside the log-likelihood
-of probabilistic PCA with as many dimensions. `images.png` in the codec's folder has reconstructions under their originals,
-interpolations, and for `kl` samples of the prior. Speech: the word error rate of a transcriber on the decoded waves
-beside that on the originals, and the share of codes.
+of probabilistic PCA with as many dimensions. `images.png` in the codec's folder has reconstructions under their
+originals, interpolations, and for `kl` samples of the prior. Speech: the word error rate of a transcriber on the
+decoded waves beside that on the originals, and the share of codes.
 """
 
 import argparse

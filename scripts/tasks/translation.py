@@ -34,6 +34,7 @@ DATASETS = {
     "test_known": "known names with an image",
     "test_concepts": "unseen names with an image",
 }
+LONGEST = 60  # characters of a name; two of them fit into the decoder's positions
 METRICS = ("exact_match", "chrf", "bleu")
 REACH = {
     (dataset, metric): "0.1 above text alone" if number < 2 and metric == "exact_match" else ""
@@ -91,8 +92,9 @@ def target_text(row: Row, pair: Pair) -> str:
 
 
 def pairs_of(row: Row) -> list[Pair]:
-    """Return the directions in which an image's name can be translated."""
-    return [pair for pair in DIRECTIONS if source_text(row, pair) and target_text(row, pair)]
+    """Return the directions in which an image's name can be translated; not of descriptions, which are sentences."""
+    texts = {pair: (source_text(row, pair), target_text(row, pair)) for pair in DIRECTIONS}
+    return [pair for pair, both in texts.items() if all(0 < len(text) <= LONGEST for text in both)]
 
 
 def translations(rows: Iterable[Row]) -> dict[tuple[Pair, str], Counter[str]]:

@@ -48,6 +48,14 @@ def test_a_translation_that_training_lacks_makes_no_name_ambiguous():
     assert kept == found  # nobody could know the third translation
 
 
+def test_sentences_are_no_names():
+    long = "ils jugent " * 6
+    (row,) = rows([("1", "role", "c", ("man judge", long, "juez", "судья", "法官"))], ["noto"])
+    assert len(long.strip()) > translation.LONGEST
+    languages = {language for pair in translation.pairs_of(row) for language in pair}
+    assert languages == {"en", "es", "ru", "zh"}
+
+
 def test_a_voice_tells_the_translation_and_never_the_answer(splits):
     found = splits["test_ambiguous_voice"]
     assert {asked(row)[:2] for row in found} == {"fr", "es", "zh"}  # no voice for English, which it would say

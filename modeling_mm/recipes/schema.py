@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from transformers import GPT2Config
 
 from ..configuration_mm import MMConfig
@@ -322,7 +322,7 @@ class Recipe:
         masking: of `pretraining`, the share of `tokens` that are masked, and how often `modalities` are hidden
         gradient_cache: of `retrieval`, rows that are encoded at a time, so that batches may be larger than memory
         frozen: parts that do not learn from the start (text, cross_attention, connectors, vision, audio), each with
-            `always` or the step at which it starts to learn
+            `always` or the steps before it learns; with 0 it learns although the config of the model has frozen it
         lora: low-rank adapters instead of whole matrices, such as `{r: 8}`; see `modeling_mm.training.LoraOptions`.
             They freeze all other parts. The model is saved with the adapters merged, and the adapters beside it
         training: fields of MMTrainingArguments, which extend transformers' TrainingArguments
@@ -341,7 +341,7 @@ class Recipe:
     labels: list[str] = field(default_factory=list)
     masking: Masking | None = None
     gradient_cache: PositiveInt | None = None
-    frozen: dict[Part, PositiveInt | Literal["always"]] = field(default_factory=dict)
+    frozen: dict[Part, NonNegativeInt | Literal["always"]] = field(default_factory=dict)
     lora: LoraOptions | None = None
     training: TrainingFields = field(default_factory=dict)
     alignment: Alignment | None = None

@@ -42,7 +42,9 @@ MODEL = arg("model", metavar="MODEL", help="folder or Hub id of a joint model")
 DEVICE = arg("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
 # The names in `modeling_mm.explain.METHODS`, which needs torch.
 EXPLAIN = ("attention", "gradient-attention", "integrated-gradients", "occlusion")
-BENCHMARKS = ("text", "image", "speech", "loss", "pretraining", "import", "load", "convert")
+DECODING = ("text", "image", "speech", "questions", "media")
+TRAINING = ("loss", "training", "cached", "mixed", "packed")
+BENCHMARKS = (*DECODING, *TRAINING, "processor", "pretraining", "import", "load", "convert")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="values in YAML that replace those of the recipe")

@@ -61,10 +61,20 @@ def test_the_benchmark_measures_the_loss_and_its_memory(capsys):
     assert "MB at the peak" in lines[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "part", [name for name in BENCHMARKS if name not in ("text", "speech", "loss", "pretraining")]
+    ("part", "lines"),
+    [("questions", 3), ("media", 6), ("training", 2), ("cached", 1), ("mixed", 1), ("packed", 1), ("processor", 2)],
 )
+def test_the_benchmark_measures_media_and_batches(part, lines, capsys, monkeypatch):
+    monkeypatch.setattr("modeling_mm.cli.benchmark.processing.ITEMS", 2)
+    monkeypatch.setattr("modeling_mm.cli.benchmark.reuse.MEDIA_TOKENS", (2, 4, 8, 16))
+    assert measure(part) == 0
+    printed = capsys.readouterr().out.splitlines()[1:]
+    assert len(printed) == lines and all(re.search(r"ratio \d+\.\d+ ", line) for line in printed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["image", "import", "load", "convert"])
 def test_the_benchmark_measures_every_other_part(part, capsys):
     assert measure(part) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -9,18 +9,28 @@ import torch
 import transformers
 
 from ..arguments import BENCHMARKS
+from .batches import cached_states, frozen_encoder, mixed_batch, packed_rows
 from .bench import Bench
 from .decoding import speech, text_alone, with_image
 from .loading import convert, imports, load
 from .machine import Machine
+from .processing import processors
 from .results import Result, write_json
+from .reuse import media_tokens, questions
 from .training import lm_loss, pretraining
 
 ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "text": text_alone,
     "image": with_image,
     "speech": speech,
+    "questions": questions,
+    "media": media_tokens,
     "loss": lm_loss,
+    "training": frozen_encoder,
+    "cached": cached_states,
+    "mixed": mixed_batch,
+    "packed": packed_rows,
+    "processor": processors,
     "pretraining": pretraining,
     "import": imports,
     "load": load,

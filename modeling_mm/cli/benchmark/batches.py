@@ -1,0 +1,121 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""Rows of training steps with frozen encoders: against the peer, cached states, mixed batches, packed rows."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ... import MMConfig, MMForConditionalGeneration
+from ...batching import IGNORED, pad_batch
+from ...training.packing import pack_rows
+from .bench import Bench
+from .models import PROMPT_TOKENS, captioner, open_gates, peer_captioner, text_config, vision_config, whisper_config
+from .results import Result
+from .training import ROWS_OF_STEP, step
+
+MIXED_ROWS = 6  # a third each with an image, with audio, with neither
+LENGTHS = (6, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 52, 64, 96)  # of short answers with their questions
+
+
+def optimizer_of(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """Return the optimizer of what learns."""
+    return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+
+
+def step_of(model: PreTrainedModel, batch: dict[str, Any]) -> Any:
+    """Return a training step of a model on a batch."""
+    return partial(step, model, batch, optimizer_of(model))
+
+
+def frozen_encoder(bench: Bench) -> Iterator[Result]:
+    """Train on images behind a frozen encoder, against VisionEncoderDecoderModel: time, and memory at the peak."""
+    text, vision = text_config(), vision_config()
+    ours = captioner(text, vision, freeze_vision=True).to(bench.device).train()
+    peer = peer_captioner(text, vision).to(bench.device).train()
+    peer.get_encoder().requires_grad_(False)
+    pixels = torch.randn(ROWS_OF_STEP, 3, vision.image_size, vision.image_size, device=bench.device)
+    answers = torch.randint(0, text.vocab_size - 1, (ROWS_OF_STEP, bench.tokens), device=bench.device)
+    image = torch.full_like(answers[:, :1], ours.config.placeholder_ids[0])
+    batch = {
+        "input_ids": torch.cat([image, answers], dim=1),
+        "labels": torch.cat([torch.full_like(image, IGNORED), answers], dim=1),
+        "pixel_values": pixels,
+        "skip_logits": True,
+    }
+    runs = step_of(ours, batch), step_of(peer, {"pixel_values": pixels, "labels": answers})
+    label, name = "training step, frozen vision encoder", type(peer).__name__
+    yield bench.compare(label, name, runs[0], runs[1], 1.5)
+    yield from filter(None, [bench.compare_memory(label, name, runs[0], runs[1], 0.6)])
+
+
+def cached_states(bench: Bench) -> Iterator[Result]:
+    """Train on the kept outputs of a frozen encoder, against the same with its inputs."""
+    vision = vision_config()
+    model = captioner(text_config(), vision, freeze_vision=True).to(bench.device).train()
+    ids, labels = prompts(model, ROWS_OF_STEP, bench.tokens, bench.device, ["image"] * ROWS_OF_STEP)
+    pixels = torch.randn(ROWS_OF_STEP, 1, 3, vision.image_size, vision.image_size, device=bench.device)
+    states = model.get_image_features(pixels[:, 0]).last_hidden_state[:, None]  # (B, 1, L, W)
+    batch = {"input_ids": ids, "labels": labels, "skip_logits": True}
+    runs = step_of(model, batch | {"vision_states": states}), step_of(model, batch | {"pixel_values": pixels})
+    yield bench.compare("training step, cached encoder outputs", "encoded in each epoch", runs[0], runs[1], 3.0)
+
+
+def mixed_batch(bench: Bench) -> Iterator[Result]:
+    """Train on rows with an image, with audio or with neither, against the same rows padded with blank media."""
+    text, vision, audio = text_config(), vision_config(), whisper_config(d_model=512, encoder_layers=6)
+    config = MMConfig.from_text_vision_audio_configs(text, vision, audio, freeze_vision=True, freeze_audio=True)
+    model = open_gates(MMForConditionalGeneration(config)).to(bench.device).train()
+    kinds = [("image", "audio", "")[row % 3] for row in range(MIXED_ROWS)]
+    frames = 2 * audio.max_source_positions
+    pixels = torch.randn(MIXED_ROWS, 1, 3, vision.image_size, vision.image_size, device=bench.device)
+    windows = torch.randn(MIXED_ROWS, 1, audio.num_mel_bins, frames, device=bench.device)
+    media = {"pixel_values": pixels, "input_features": windows}
+    ids, labels = prompts(model, MIXED_ROWS, bench.tokens, bench.device, kinds)
+    sees = torch.tensor([[kind == "image"] for kind in kinds], device=bench.device)
+    hears = torch.tensor([[kind == "audio"] for kind in kinds], device=bench.device)[..., None].expand(-1, -1, frames)
+    batch = {"input_ids": ids, "labels": labels, "skip_logits": True}
+    ours = step_of(model, batch | media | {"image_mask": sees, "feature_attention_mask": hears.long()})
+    ids, labels = prompts(model, MIXED_ROWS, bench.tokens, bench.device, ["both"] * MIXED_ROWS)
+    blank = step_of(model, {"input_ids": ids, "labels": labels, "skip_logits": True} | media)
+    yield bench.compare("training step, a third each of media", "blank media in every row", ours, blank, 1.8)
+
+
+def packed_rows(bench: Bench) -> Iterator[Result]:
+    """Train on short answers about images whose states are cached, packed, against padded rows."""
+    text, vision = text_config(), vision_config()
+    model = captioner(text, vision, freeze_vision=True).to(bench.device).train()
+    patches = (vision.image_size // vision.patch_size) ** 2 + 1
+    longest = min(max(LENGTHS), text.n_positions)
+    rows = []
+    for length in LENGTHS:
+        ids = torch.randint(0, text.vocab_size - 8, (min(length, longest),))
+        ids[0] = model.config.placeholder_ids[0]
+        labels = ids.clone()
+        labels[: len(ids) // 2] = IGNORED
+        states = torch.randn(1, patches, vision.hidden_size)
+        rows.append(
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "vision_states": states}
+        )
+    batches = [
+        {name: value.to(bench.device) for name, value in pad_batch(each, 0).items()} | {"skip_logits": True}
+        for each in (pack_rows(rows, longest), rows)
+    ]
+    runs = [step_of(model, batch) for batch in batches]
+    yield bench.compare(f"training step, {len(rows)} short answers", "padded rows", runs[0], runs[1], 1.5)
+
+
+def prompts(
+    model: MMForConditionalGeneration, rows: int, tokens: int, device: str, kinds: list[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and labels (B, L) of rows that begin with a placeholder of their kind: image, audio, both or none."""
+    words = torch.randint(0, model.config.text_config.vocab_size - 8, (rows, PROMPT_TOKENS + tokens), device=device)
+    labels = words.clone()
+    labels[:, :PROMPT_TOKENS] = IGNORED
+    places = dict(zip(("image", "audio"), model.config.placeholder_ids, strict=False))
+    for row, kind in enumerate(kinds):
+        for place, token_id in enumerate(token for name, token in places.items() if token and kind in (name, "both")):
+            words[row, place] = token_id
+    return words, labels

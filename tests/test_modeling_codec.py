@@ -10,9 +10,10 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 from transformers import AutoConfig, AutoModel
 
-from modeling_mm import MMCodec, MMCodecConfig
+from modeling_mm import MMCodec, MMCodecConfig, MMForConditionalGeneration
 from modeling_mm.codecs import codec_from_config, load_codec
 from tests.fakes.own_codecs import HOP, SIZE, own_codec, own_config, own_media
+from tests.fakes.writers import seeing
 
 EVERY = [(modality, bottleneck) for modality in ("image", "audio") for bottleneck in ("kl", "vq", "fsq")]
 WITH_CODES = [pair for pair in EVERY if pair[1] != "kl"]
@@ -299,3 +300,24 @@ def test_fsq_fixes_the_codebook():
     config = own_config(fsq_levels=[8, 5, 5, 5])
     assert (config.codebook_size, config.latent_channels) == (1000, 4)
     assert MMCodecConfig.from_dict(config.to_dict()).codebook_size == 1000
+
+
+# ---- In a joint model -----------------------------------------------------------------------------------------------
+
+
+def test_a_joint_model_keeps_our_codecs(tmp_path):
+    model, processor = seeing()
+    for modality, bottleneck in (("image", "vq"), ("audio", "fsq")):
+        own_codec(modality, bottleneck).save_pretrained(tmp_path / modality)
+        codec = load_codec(tmp_path / modality)
+        processor.add_codec(codec)
+        model.add_codec(codec, processor)
+    model.save_pretrained(tmp_path)
+    again, report = MMForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    for modality in ("image", "audio"):
+        one, other = (getattr(each.base_model, f"{modality}_codec") for each in (model, again.train()))
+        codes = one.encode(own_media(modality))
+        assert torch.equal(other.encode(own_media(modality)), codes)
+        assert torch.equal(other.decode(codes), one.decode(codes))
+        assert type(other.model) is MMCodec and not other.model.training

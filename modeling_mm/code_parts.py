@@ -26,7 +26,7 @@ from .modalities import MODALITIES
 @dataclass
 class WrittenModality:
     """
-    What a processor needs to write and read the codes of a modality.
+    The codes of a modality, as a processor writes and reads them.
 
     Args:
         tokens: their ids.

@@ -128,7 +128,7 @@ class CodeProcessing:
 
         Only of modalities that the tokenizer has codes of. A part may hold its `codes` (K, T) in place of media.
         """
-        names = [name for name in MODALITIES if self._has_codes(name)]
+        names = [name for name in MODALITIES if self.has_codes(name)]
         if not names:
             return [list(chat) for chat in conversations]
 
@@ -157,8 +157,8 @@ class CodeProcessing:
             )
         return self.written[name]
 
-    def _has_codes(self, name: str) -> bool:
-        """Return whether the tokenizer has codes of a modality, without a copy of its vocabulary."""
+    def has_codes(self, name: str) -> bool:
+        """Return True if the tokenizer has codes of a modality; it is found without a copy of the vocabulary."""
         token_id = self.tokenizer.convert_tokens_to_ids(edge_tokens(name)[0])
         return token_id is not None and token_id != self.tokenizer.unk_token_id
 

@@ -33,6 +33,7 @@ from ..pretraining import MMForPreTraining
 from ..processing_mm import MMProcessor
 from ..retrieval import MMForRetrieval
 from ..training.arguments import MMTrainingArguments
+from ..training.code_cache import CodeCache
 from ..training.collators import (
     CachedClassificationCollator,
     CachedCollator,
@@ -84,6 +85,7 @@ def make_model(recipe: Recipe, processor: MMProcessor, seed: int) -> PreTrainedM
     """Make the model to train, with frozen parts and adapters. New weights depend on the seed alone."""
     set_seed(seed)
     model = load_model(recipe, processor)
+    processor.use_codecs(model)
     if recipe.model.locations:
         add_locations(recipe, model, processor)
     if recipe.gradient_cache is not None:
@@ -249,9 +251,9 @@ def make_collator(
 ) -> ChatCollator:
     """Make the collator for training. An encoder cache needs the model, with frozen encoders."""
     section = recipe.data
-    dropout: dict[str, Any] = {"modality_dropout": section.modality_dropout}
+    common: dict[str, Any] = {"modality_dropout": section.modality_dropout}
     if section.encoder_cache is None or model is None:
-        options = {"augmentation": section.augmentation, **dropout}
+        options = {"augmentation": section.augmentation, **common}
         if recipe.objective == "classification":
             return ClassificationCollator(processor, recipe.labels, **options)
         if recipe.objective == "retrieval":
@@ -259,11 +261,13 @@ def make_collator(
         chats = ChatCollator(processor, **options, pack_length=section.pack_length)
     else:
         cache = filled_cache(recipe, processor, data, model)
+        if processor.written:
+            common["code_cache"] = CodeCache(section.encoder_cache, processor)
         if recipe.objective == "classification":
-            return CachedClassificationCollator(processor, cache, recipe.labels, **dropout)
+            return CachedClassificationCollator(processor, cache, recipe.labels, **common)
         if recipe.objective == "retrieval":
-            return CachedRetrievalCollator(processor, cache, **dropout)
-        chats = CachedCollator(processor, cache, **dropout, pack_length=section.pack_length)
+            return CachedRetrievalCollator(processor, cache, **common)
+        chats = CachedCollator(processor, cache, **common, pack_length=section.pack_length)
     return PretrainingCollator(processor, recipe.masking, chats) if recipe.objective == "pretraining" else chats
 
 

@@ -14,6 +14,7 @@ from .callbacks import (
     TimerCallback,
 )
 from .checkpoints import last_whole_checkpoint
+from .code_cache import CodeCache
 from .collators import (
     CachedClassificationCollator,
     CachedCollator,
@@ -45,6 +46,7 @@ __all__ = [
     "CachedRetrievalCollator",
     "ChatCollator",
     "ClassificationCollator",
+    "CodeCache",
     "EncoderCache",
     "ImageAugmentation",
     "LoraOptions",

@@ -16,11 +16,13 @@ import torch
 from transformers import EvalPrediction
 
 from ..batching import IGNORED, first_row, stack_padded
+from ..chat import CODES
 from ..data.chat_row import ChatRow, media_parts, to_row, turn_text
 from ..modalities import MODALITIES
 from ..video_parts import VideoReader, expand_chats
 from .augmentation import Augmentation, ModalityDropout
-from .encoder_cache import EncoderCache, has_videos, refuse_videos
+from .code_cache import CodeCache, write_codes
+from .encoder_cache import EncoderCache, has_videos, refuse_videos, shown_parts
 from .packing import pack_rows
 
 Row = dict[str, torch.Tensor]
@@ -77,6 +79,8 @@ class ChatCollator:
         padding_side: `"right"` for training, `"left"` for generation.
         pack_length: pack the examples of a batch into fewer rows of at most so many tokens; see [`pack_rows`]. None
             by default.
+        code_cache: keeps the codes of assistants' images and audio, which are files; by default they are encoded in
+            each epoch.
     """
 
     training_only: ClassVar[dict[str, Any]] = {"augmentation": None, "modality_dropout": None, "pack_length": None}
@@ -88,9 +92,10 @@ class ChatCollator:
         modality_dropout: ModalityDropout | None = None,
         padding_side: str = "right",
         pack_length: int | None = None,
+        code_cache: CodeCache | None = None,
     ):
         self.processor, self.augmentation, self.modality_dropout = processor, augmentation, modality_dropout
-        self.padding_side, self.pack_length = padding_side, pack_length
+        self.padding_side, self.pack_length, self.code_cache = padding_side, pack_length, code_cache
 
     def for_evaluation(self) -> "ChatCollator":
         """Return this collator without the changes of training; the stock `Trainer` has one collator for both uses."""
@@ -127,10 +132,10 @@ class ChatCollator:
         return self.augmentation.change_features(row, self.features(changed))
 
     def expand(self, row: ChatRow) -> ChatRow:
-        """Return a sample whose videos are images and audio, which dropout and augmentation know."""
-        if not has_videos(row):
-            return row
-        return replace(row, messages=expand_chats([row.messages], VideoReader.of(self.processor))[0])
+        """Return a sample with videos as images and audio, which can be changed, and with what is written as codes."""
+        if has_videos(row):
+            row = replace(row, messages=expand_chats([row.messages], VideoReader.of(self.processor))[0])
+        return write_codes(self.processor, row, self.code_cache)
 
     def features(self, row: ChatRow) -> Row:
         return encode_conversation(self.processor, row)
@@ -203,6 +208,7 @@ class CachedCollator(ChatCollator):
         modality_dropout: as in `ChatCollator`.
         shows_views: show files in their other views too.
         pack_length: as in `ChatCollator`.
+        code_cache: as in `ChatCollator`.
     """
 
     training_only: ClassVar[dict[str, Any]] = {**ChatCollator.training_only, "shows_views": False}
@@ -215,18 +221,19 @@ class CachedCollator(ChatCollator):
         modality_dropout: ModalityDropout | None = None,
         shows_views: bool = True,
         pack_length: int | None = None,
+        code_cache: CodeCache | None = None,
     ):
-        super().__init__(processor, None, modality_dropout, padding_side, pack_length)
+        super().__init__(processor, None, modality_dropout, padding_side, pack_length, code_cache)
         self.cache, self.shows_views = cache, shows_views
         self.encoded: dict[str, Row] = {}  # texts are few, epochs many
 
     def prompt_batch(self, rows: Sequence[ChatRow]) -> dict[str, torch.Tensor]:
         """Return the inputs with which `generate` answers the rows' prompts, padded on the left."""
-        prompts = [self.with_states(replace(row, messages=row.prompt), is_prompt=True) for row in rows]
+        prompts = [self.with_states(self.expand(replace(row, messages=row.prompt)), is_prompt=True) for row in rows]
         return self.pad(prompts, "left")
 
     def expand(self, row: ChatRow) -> ChatRow:
-        return row
+        return write_codes(self.processor, row, self.code_cache)
 
     def features(self, row: ChatRow) -> Row:
         return self.with_states(row)
@@ -264,7 +271,10 @@ class CachedCollator(ChatCollator):
 
     def encode_text(self, row: ChatRow, tokens: Mapping[str, list[list[int]]], is_prompt: bool) -> Row:
         # The media of a text do not change its tokens, so that one question about many images is encoded once.
-        turns = [(turn["role"], [(p["type"], p.get("text")) for p in turn["content"]]) for turn in row.messages]
+        turns = [
+            (turn["role"], [(p["type"], p.get("text"), p.get(CODES)) for p in turn["content"]])
+            for turn in row.messages
+        ]
         key = f"{is_prompt}{tokens}{turns}"
         if key not in self.encoded:
             options = {"add_generation_prompt": True} if is_prompt else {}
@@ -276,7 +286,7 @@ class CachedCollator(ChatCollator):
         """Return a row's encoder tokens of images and of audio, and its characters of text, to group alike rows."""
         refuse_videos(row)
         tokens = dict.fromkeys(MODALITIES, 0)
-        for part in media_parts(row.messages):
+        for part in shown_parts(self.processor, row.messages):
             tokens[part["type"]] += self.cache.count_tokens(part)
         return *tokens.values(), sum(len(turn_text(turn)) for turn in row.messages)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..boxes import LOCATION
-from ..data.chat_row import ChatRow, media_parts, media_source
+from ..data.chat_row import ChatRow, Message, media_parts, media_source
 from ..encoders import encode
 from ..modalities import MODALITIES, VIDEO
 from ..sources import local_path
@@ -102,7 +102,7 @@ class EncoderCache:
             refuse_videos(row)
             if self.views["image"] > 1 and views:
                 refuse_places(row)
-            for part in media_parts(row.messages):
+            for part in shown_parts(self.processor, row.messages):
                 kind, path = part["type"], source_path(part)
                 for view in range(self.views[kind] if views else 1):
                     key = f"{self.digest(path)}/{view}"
@@ -183,6 +183,16 @@ class EncoderCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "towers": None}  # workers only read
+
+
+def shown_parts(processor: Any, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return the media parts that encoders read: all but those that an assistant writes as codes."""
+    return [
+        part
+        for turn in messages
+        for part in media_parts([turn])
+        if turn["role"] != "assistant" or not processor.has_codes(part["type"])
+    ]
 
 
 def has_videos(row: ChatRow) -> bool:

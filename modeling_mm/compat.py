@@ -132,6 +132,11 @@ def rename_published_weights(model: PreTrainedModel, state: dict[str, torch.Tens
     return renamed
 
 
+def only_records_outputs(hook: Any) -> bool:
+    """Return whether a hook is one that `output_hidden_states` has left on a module; it is idle without it."""
+    return getattr(hook, "__module__", None) == "transformers.utils.output_capturing"
+
+
 def with_offloaded_weights(module: nn.Module) -> AbstractContextManager:
     """Return a context in which a module's own weights are there if accelerate, an extra, has offloaded them."""
     if not hasattr(module, "_hf_hook"):

@@ -27,6 +27,7 @@ from .media import check_media_alone, placeholder_prompt
 from .media_cache import has_cached_media
 from .modalities import MODALITIES, media_inputs
 from .outputs import MMMediaOutput
+from .suppression import suppress_by_ids
 
 logger = logging.get_logger(__name__)
 
@@ -215,6 +216,7 @@ class MMGenerationMixin(GenerationMixin):
         for place, processor in enumerate(processors):
             if type(processor) is TemperatureLogitsWarper and processor.temperature < LEAST_TEMPERATURE:
                 processors[place] = SmallTemperature(processor.temperature)
+        suppress_by_ids(processors)
         return processors
 
     def _get_candidate_generator(

@@ -47,6 +47,7 @@ from .media import MediaBatch, MediaEncodingMixin, check_media_alone, placeholde
 from .media_cache import SeenItems, text_length
 from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
+from .quick_steps import quick_states
 from .shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
@@ -613,8 +614,15 @@ class MMForConditionalGeneration(MMPreTrainedModel, MMGenerationMixin):
             skip_logits: return the loss without logits, which then need not exist for all tokens at once; see
                 [`head_loss.head_loss`]. [`MMTrainer`] does so if nobody reads them
         """
-        outputs: MMModelOutput = self.model(*args, **inputs)
-        states, shift_labels = outputs.last_hidden_state, inputs.get("shift_labels")  # (B, L, D), (B, L)
+        cache, states = inputs.get("past_key_values"), None
+        if cache is not None and labels is None and not args:
+            states = quick_states(self.model, inputs)
+        if states is None:
+            outputs: MMModelOutput = self.model(*args, **inputs)
+            states = outputs.last_hidden_state
+        else:
+            outputs = MMModelOutput(last_hidden_state=states, past_key_values=cache)
+        shift_labels = inputs.get("shift_labels")  # (B, L)
         if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
             states, shift_labels = kept_tokens(states, shift_labels, logits_to_keep)
         targets, count = shift_labels, inputs.get("num_items_in_batch")

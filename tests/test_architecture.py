@@ -20,11 +20,12 @@ OWN_CODEC = {"bottlenecks", "codec_layers", "spectrograms", "modeling_codec"}
 # A module may import from a lower floor, or from its own where that makes no circle.
 FLOORS = (
     BASE,
-    {"device_reads", "layers", "int8", "loading", "attention", "masks", "outputs"},
+    {"device_reads", "layers", "int8", "loading", "attention", "masks", "outputs", "suppression"},
     {
         "media_cache",
         "cross_attention",
         "decoder",
+        "quick_steps",
         "encoder_padding",
         "encoder_shapes",
         "encoders",

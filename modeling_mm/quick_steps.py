@@ -10,7 +10,7 @@ the cache shows views, so that any other step finds its cache as usual.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,12 +22,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .attention import Attention
 from .compat import only_records_outputs
 from .cross_attention import CrossAttention, GatedCrossAttentionBlock, SinkingCrossAttention
+from .decoder import MMDecoder
 from .int8 import Int8Linear
 from .layers import MLP, Projection, ResidualProjection, is_plain_inference
-
-if TYPE_CHECKING:
-    from .decoder import MMDecoder
-    from .modeling_mm import MMModel
 
 # Shape legend: B rows, K keys, S media tokens, H heads, d their width, D = H d. States of one token a row are (B, D).
 
@@ -154,7 +151,7 @@ class QuickSteps:
         length: tokens in the cache
     """
 
-    def __init__(self, decoder: "MMDecoder", cache: DynamicCache, rows: int, length: int):
+    def __init__(self, decoder: MMDecoder, cache: DynamicCache, rows: int, length: int):
         self.rows, self.length = rows, length
         self.final_norm = layer_of(decoder.ln_f)
         self.heads = decoder.config.n_head
@@ -188,7 +185,7 @@ class QuickSteps:
         return (type(None), ())
 
     @staticmethod
-    def of(decoder: "MMDecoder", cache: Cache, ids: torch.Tensor) -> "QuickSteps | None":
+    def of(decoder: MMDecoder, cache: Cache, ids: torch.Tensor) -> "QuickSteps | None":
         """Return the steps that continue a cache by ids (B, 1), or `None` where only the plain step is right."""
         length = cache.get_seq_length()
         steps = getattr(cache, NAME, None)
@@ -229,7 +226,7 @@ class QuickSteps:
         return self.final_norm(states)[:, None]
 
 
-def is_quick(decoder: "MMDecoder", cache: Cache) -> bool:
+def is_quick(decoder: MMDecoder, cache: Cache) -> bool:
     """Return whether all modules and the cache are those that the quick steps know, without hooks between them."""
     if decoder.config._attn_implementation != "sdpa" or ALL_ATTENTION_FUNCTIONS["sdpa"] is not sdpa_attention_forward:
         return False
@@ -255,7 +252,7 @@ def feed_forward(mlp: MLP) -> Layer:
 
 
 def media_readings(
-    decoder: "MMDecoder", cache: Cache, rows: int, length: int
+    decoder: MMDecoder, cache: Cache, rows: int, length: int
 ) -> tuple[list[tuple[str, int, Reading]], dict[str, torch.Tensor | None]]:
     """Return each cross-attention with its place and block, and the tokens that need stand-ins, as of any step."""
     token = torch.empty(rows, 1, decoder.config.n_embd)
@@ -307,12 +304,13 @@ def attention_of(attention: CrossAttention, inputs: dict[str, Any], rows: int) -
     }
 
 
-def quick_states(base: "MMModel", inputs: Mapping[str, Any]) -> torch.Tensor | None:
+def quick_states(base: Any, inputs: Mapping[str, Any]) -> torch.Tensor | None:
     """
     Return the last states (B, 1, D) of a decoding step, or `None` if the inputs are of another kind of step.
 
     Args:
-        inputs: of [`MMModel.forward`], with a cache
+        base: an [`MMModel`]
+        inputs: of its `forward`, with a cache
     """
     ids, cache, decoder = inputs.get("input_ids"), inputs["past_key_values"], base.language_model
     if ids is None or ids.shape[1] != 1 or inputs.get("use_cache") is not True or not KNOWN.issuperset(inputs):

@@ -258,7 +258,9 @@ def media_readings(
     token = torch.empty(rows, 1, decoder.config.n_embd)
     groups = []
     for group in decoder.groups:
-        inputs = decoder.cross_attention_inputs(group.prefix, token, None, None, cache, length, will_decode=True)
+        inputs = decoder.cross_attention_inputs(
+            group.prefix, token, None, None, cache, length, will_decode=True, examples=None
+        )
         if inputs:
             groups.append((group, None, inputs))
     lacking = decoder.lacking(groups) if decoder.stood_in else {}

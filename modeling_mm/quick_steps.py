@@ -31,6 +31,8 @@ from .layers import MLP, Projection, ResidualProjection, is_plain_inference
 Layer = Callable[[torch.Tensor], torch.Tensor]
 ROOM = 128  # tokens that a buffer has room for beyond those it must hold
 NAME = "quick_steps"
+# Parts of a cross-attention block that a `Reading` computes; a block with any other takes the plain step.
+READ = {"norm_attn", "cross_attn", "gate_attn", "gate_query", "gate_token", "norm_mlp", "mlp", "gate_mlp"}
 # What `generate` passes in a step; `return_dict` changes nothing within.
 KNOWN = frozenset({"input_ids", "position_ids", "attention_mask", "past_key_values", "use_cache", "return_dict"})
 
@@ -73,6 +75,7 @@ class Reading:
     scaling: float
     lacks_media: torch.Tensor | None  # (B, 1) bool
     query_gate: Layer | None = None
+    token_gate: Layer | None = None
     gate: torch.Tensor | None = None
     feed_norm: Layer | None = None
     feed: Layer | None = None
@@ -89,14 +92,16 @@ class Reading:
         branch = self.output(attended.reshape(rows, -1))
         if self.query_gate is not None:
             branch = branch * self.query_gate(normed).sigmoid()
-        states = states + self.gated(branch, self.gate)
+        openness = None if self.token_gate is None else self.token_gate(normed).sigmoid()  # (B, 1)
+        states = states + self.gated(branch, self.gate, openness)
         if self.feed is not None and self.feed_norm is not None:
-            states = states + self.gated(self.feed(self.feed_norm(states)), self.feed_gate)
+            states = states + self.gated(self.feed(self.feed_norm(states)), self.feed_gate, openness)
         return states
 
-    def gated(self, branch: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
-        """Return a branch (B, D) times its gate, zero for rows that lack media."""
+    def gated(self, branch: torch.Tensor, gate: torch.Tensor | None, openness: torch.Tensor | None) -> torch.Tensor:
+        """Return a branch (B, D) times its gate and that of the token (B, 1), zero for rows that lack media."""
         branch = branch if gate is None else branch * gate
+        branch = branch if openness is None else openness * branch
         return branch if self.lacks_media is None else branch.masked_fill(self.lacks_media, 0.0)
 
 
@@ -235,6 +240,9 @@ def is_quick(decoder: MMDecoder, cache: Cache) -> bool:
     if getattr(cache, "offloading", False) or len(cache.layers) != len(decoder.h):
         return False
     kinds = (Attention, CrossAttention, SinkingCrossAttention, MLP, GatedCrossAttentionBlock)
+    gated = [module for module in decoder.modules() if isinstance(module, GatedCrossAttentionBlock)]
+    if any(name not in READ for block in gated for name, _ in block.named_children()):
+        return False
     passed = [decoder, *decoder.h, *(module for module in decoder.modules() if isinstance(module, kinds))]
     known = {type(decoder), type(decoder.h[0]), *kinds}
     weight = decoder.ln_f.weight
@@ -282,6 +290,7 @@ def gated_reading(block: GatedCrossAttentionBlock, inputs: dict[str, Any], rows:
     """Return the reading of a cross-attention block, whose gates are constant."""
     reading = Reading(layer_of(block.norm_attn), **attention_of(block.cross_attn, inputs, rows))
     reading.query_gate = None if block.gate_query is None else layer_of(block.gate_query)
+    reading.token_gate = None if block.gate_token is None else layer_of(block.gate_token)
     reading.gate = None if isinstance(block.gate_attn, nn.Identity) else block.gate_attn.weight.tanh()
     if block.feed_forward:
         reading.feed_norm, reading.feed = layer_of(block.norm_mlp), feed_forward(block.mlp)

@@ -17,10 +17,11 @@ GREEDY = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
 LOGITS = {"output_logits": True, "return_dict_in_generate": True}
 KINDS = {
     "gated": {},
-    "without gates": {"cross_attention_gated": False},
+    "without gates": {"cross_attention_gated": False, "cross_attention_token_gate": True},
     "sink, query gate, no feed-forward": {
         "cross_attention_sink": True,
         "cross_attention_query_gate": True,
+        "cross_attention_token_gate": True,
         "cross_attention_feed_forward": False,
     },
     "separate layers": {"vision_cross_attention_layers": [0, 2], "audio_cross_attention_layers": [1, 3]},
@@ -163,6 +164,10 @@ def test_steps_that_it_does_not_know_are_plain(taken):
     hook = model.model.language_model.h[1].attn.register_forward_hook(lambda *_: seen.append(1))
     assert not steps_taken(model, taken) and len(seen) == 6
     hook.remove()
+    block = next(iter(model.model.language_model.cross_blocks.values()))
+    block.gate_new = torch.nn.Linear(4, 1)  # a part that may come one day
+    assert not steps_taken(model, taken)
+    del block.gate_new
     hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
     assert not steps_taken(model, taken)
     hook.remove()

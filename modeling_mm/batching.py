@@ -18,7 +18,8 @@ from .modalities import MODALITIES, Modality
 IGNORED = -100  # the label of a token that is not learned
 # Text inputs with what pads them and, for rows without one, what fills them; `input_ids` get the padding token.
 TEXT_INPUTS = {"input_ids": (0, 0), "attention_mask": (0, 1), "labels": (IGNORED, IGNORED), "assistant_masks": (0, 0)}
-TEXT_INPUTS |= {"masked_targets": (IGNORED, IGNORED), "position_ids": (0, 0)}
+POSITIONS = "position_ids"
+TEXT_INPUTS |= {"masked_targets": (IGNORED, IGNORED), POSITIONS: (0, 0)}
 
 
 def pad_batch(
@@ -51,6 +52,8 @@ def pad_batch(
     batch = {}
     for name, (padding, filling) in TEXT_INPUTS.items():
         if any(name in row for row in tensors):
+            if name == POSITIONS:
+                check_in_all(tensors, name)
             padding = pad_token_id if name == "input_ids" else padding
             values = [row[name] if name in row else torch.full_like(row["input_ids"], filling) for row in tensors]
             batch[name] = pad_text(values, padding, padding_side, length)
@@ -65,6 +68,16 @@ def pad_batch(
 
 def mask_of(modality: Modality, name: str) -> str:
     return modality.states_mask if name == modality.states else modality.mask
+
+
+def check_in_all(rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Raise a `ValueError` for an input that some rows lack, in which nothing can stand in for it."""
+    if (lacking := next((number for number, row in enumerate(rows) if name not in row), None)) is not None:
+        having = next(number for number, row in enumerate(rows) if name in row)
+        raise ValueError(
+            f"Row {lacking} holds no {name}, but row {having} does. Pass them for all rows of a batch, as packed rows "
+            "have them, or for none."
+        )
 
 
 def check_names(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -36,8 +36,6 @@ class MediaCodec(nn.Module, ABC):
         ```python
         from transformers import MimiConfig
 
-        from modeling_mm.codecs import codec_from_config
-
         codec = codec_from_config(MimiConfig(num_quantizers=8, num_hidden_layers=1))
         codes = codec.encode(torch.zeros(1, 24000))  # one second: (1, 8, 13)
         wave = codec.decode(codes)

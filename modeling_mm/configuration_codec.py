@@ -10,6 +10,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .modalities import BUILT_IN
+
 BOTTLENECKS = ("kl", "vq", "fsq")
 VOCODERS = ("istft", "griffin_lim")
 CODEC_AUTO_MAP = {"AutoConfig": "configuration_codec.MMCodecConfig", "AutoModel": "modeling_codec.MMCodec"}
@@ -55,8 +57,6 @@ class MMCodecConfig(PreTrainedConfig):
     Example:
 
         ```python
-        from modeling_mm import MMCodec, MMCodecConfig
-
         codec = MMCodec(MMCodecConfig(bottleneck="fsq", image_size=64))
         print(codec.config.codebook_size, codec.config.grid)  # 1000 (8, 8)
         ```
@@ -114,7 +114,7 @@ class MMCodecConfig(PreTrainedConfig):
 
     def validate_fields(self) -> None:
         """Raise a `ValueError` for values that do not fit each other."""
-        choices = {"modality": ("image", "audio"), "bottleneck": BOTTLENECKS, "vocoder": VOCODERS}
+        choices = {"modality": BUILT_IN, "bottleneck": BOTTLENECKS, "vocoder": VOCODERS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")

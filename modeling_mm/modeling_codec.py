@@ -60,10 +60,6 @@ class MMCodec(PreTrainedModel):
 
     Example:
         ```python
-        import torch
-
-        from modeling_mm import MMCodec, MMCodecConfig
-
         codec = MMCodec(MMCodecConfig(bottleneck="kl", image_size=64, latent_channels=4))
         images = torch.rand(2, 3, 64, 64)
         codec(images).loss.backward()

@@ -125,7 +125,7 @@ def test_a_modality_of_another_table_is_padded_as_the_table_says(monkeypatch) ->
             [text(1, input_features=torch.ones(1, 4, 5)), text(2, input_features=torch.ones(1, 3, 5))],
             r"input_features of row 1 has shape \(1, 3, 5\)",
         ),
-        ([text(1), text(1, position_ids=torch.tensor([0]))], "Row 1 holds position_ids, which cannot be padded"),
+        ([text(1), text(1, position_ids=torch.tensor([0]))], "Row 0 holds no position_ids, but row 1 does"),
     ],
 )
 def test_rows_that_cannot_share_a_batch_are_refused_by_name(rows, message) -> None:

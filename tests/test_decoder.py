@@ -422,7 +422,7 @@ def test_flash_attention_leaves_cross_attention_to_sdpa(implementation, used):
     model.config._attn_implementation_internal = implementation  # of which no kernel is here
     shown = media()
     given = model.cross_attention_inputs(
-        "", torch.randn(2, 6, WIDTH), shown["media_mask"], shown["media_index"], None, 0, False
+        "", torch.randn(2, 6, WIDTH), shown["media_mask"], shown["media_index"], None, 0, False, None
     )
     assert given["implementation"] == used
     assert (given["attention_mask"].dtype == torch.bool) == (used == "sdpa")

@@ -68,11 +68,12 @@ def recipe_path(name: str) -> Path:
 
 def recipe_type() -> Any:
     """Return the type of a recipe as the sources of its classes declare it, which import torch and transformers."""
-    from pydantic import PositiveFloat, PositiveInt
+    from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
     text = [*declared_types(*GPT2), *declared_constant(*GPT2, "attribute_map")]
     config = declared_types("modeling_mm.configuration_mm", "MMConfig", bases=False)
     known = {
+        "NonNegativeInt": NonNegativeInt,
         "PositiveFloat": PositiveFloat,
         "PositiveInt": PositiveInt,
         "Part": Literal[("text", "cross_attention", "connectors", *TOWERS)],

@@ -38,10 +38,17 @@ def release(arguments: argparse.Namespace) -> None:
             link.unlink()
         model.save_pretrained(arguments.released)
         AutoProcessor.from_pretrained(arguments.trained).save_pretrained(arguments.released)
+        write_compactly(arguments.released / "tokenizer.json")
         link_code(arguments.released)
     write_text(arguments.released / "README.md", card(recipe, model, arguments))
     size = sum(path.stat().st_size for path in arguments.released.iterdir())
     print(f"{arguments.released}: {size / 1e6:.1f} MB")
+
+
+def write_compactly(path: Path) -> None:
+    """Write a file of JSON again without its spaces, which are half of a tokenizer's file."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps(values, ensure_ascii=False, separators=(",", ":")))
 
 
 def card(recipe: Recipe, model: PreTrainedModel, arguments: argparse.Namespace) -> str:

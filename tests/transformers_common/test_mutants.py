@@ -33,8 +33,8 @@ def lose_media_after_the_first_step(patch: pytest.MonkeyPatch) -> None:
     """Cached steps run without cross-attention."""
     inputs_of = decoder.MMDecoder.cross_attention_inputs
 
-    def mutant(self, prefix, hidden_states, media_mask, *args):
-        return {} if media_mask is None else inputs_of(self, prefix, hidden_states, media_mask, *args)
+    def mutant(self, prefix, hidden_states, media_mask, *args, **kwargs):
+        return {} if media_mask is None else inputs_of(self, prefix, hidden_states, media_mask, *args, **kwargs)
 
     patch.setattr(decoder.MMDecoder, "cross_attention_inputs", mutant)
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ... import MMConfig, MMForConditionalGeneration
 from ...batching import IGNORED, pad_batch
+from ...modalities import BUILT_IN, MODALITIES
 from ...training.packing import pack_rows
 from .bench import Bench
 from .models import PROMPT_TOKENS, captioner, open_gates, peer_captioner, text_config, vision_config, whisper_config
@@ -65,19 +66,21 @@ def cached_states(bench: Bench) -> Iterator[Result]:
 
 def mixed_batch(bench: Bench) -> Iterator[Result]:
     """Train on rows with an image, with audio or with neither, against the same rows padded with blank media."""
-    text, vision, audio = text_config(), vision_config(), whisper_config(d_model=512, encoder_layers=6)
-    config = MMConfig.from_text_vision_audio_configs(text, vision, audio, freeze_vision=True, freeze_audio=True)
+    towers = vision_config(), whisper_config(d_model=512, encoder_layers=6)
+    frozen = {MODALITIES[name].freeze_field: True for name in BUILT_IN}
+    config = MMConfig.from_text_vision_audio_configs(text_config(), *towers, **frozen)
     model = open_gates(MMForConditionalGeneration(config)).to(bench.device).train()
-    kinds = [("image", "audio", "")[row % 3] for row in range(MIXED_ROWS)]
-    frames = 2 * audio.max_source_positions
-    pixels = torch.randn(MIXED_ROWS, 1, 3, vision.image_size, vision.image_size, device=bench.device)
-    windows = torch.randn(MIXED_ROWS, 1, audio.num_mel_bins, frames, device=bench.device)
-    media = {"pixel_values": pixels, "input_features": windows}
+    kinds = [(*BUILT_IN, "")[row % 3] for row in range(MIXED_ROWS)]
+    media = random_media(*towers, MIXED_ROWS, bench.device)
     ids, labels = prompts(model, MIXED_ROWS, bench.tokens, bench.device, kinds)
-    sees = torch.tensor([[kind == "image"] for kind in kinds], device=bench.device)
-    hears = torch.tensor([[kind == "audio"] for kind in kinds], device=bench.device)[..., None].expand(-1, -1, frames)
+    masks = {}
+    for name, values in zip(BUILT_IN, media.values(), strict=True):
+        present = torch.tensor([[kind == name] for kind in kinds], device=bench.device)  # (B, 1)
+        modality = MODALITIES[name]
+        is_long = modality.has_frames
+        masks[modality.mask] = present[..., None].expand(-1, -1, values.shape[-1]).long() if is_long else present
     batch = {"input_ids": ids, "labels": labels, "skip_logits": True}
-    ours = step_of(model, batch | media | {"image_mask": sees, "feature_attention_mask": hears.long()})
+    ours = step_of(model, batch | media | masks)
     ids, labels = prompts(model, MIXED_ROWS, bench.tokens, bench.device, ["both"] * MIXED_ROWS)
     blank = step_of(model, {"input_ids": ids, "labels": labels, "skip_logits": True} | media)
     yield bench.compare("training step, a third each of media", "blank media in every row", ours, blank, 1.8)
@@ -107,6 +110,14 @@ def packed_rows(bench: Bench) -> Iterator[Result]:
     yield bench.compare(f"training step, {len(rows)} short answers", "padded rows", runs[0], runs[1], 1.5)
 
 
+def random_media(vision: Any, whisper: Any, rows: int, device: str) -> dict[str, torch.Tensor]:
+    """Return an image and a window of audio for each row, by the names of their inputs."""
+    media = {"pixel_values": torch.randn(rows, 1, 3, vision.image_size, vision.image_size, device=device)}
+    frames = 2 * whisper.max_source_positions
+    media["input_features"] = torch.randn(rows, 1, whisper.num_mel_bins, frames, device=device)
+    return media
+
+
 def prompts(
     model: MMForConditionalGeneration, rows: int, tokens: int, device: str, kinds: list[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +125,7 @@ def prompts(
     words = torch.randint(0, model.config.text_config.vocab_size - 8, (rows, PROMPT_TOKENS + tokens), device=device)
     labels = words.clone()
     labels[:, :PROMPT_TOKENS] = IGNORED
-    places = dict(zip(("image", "audio"), model.config.placeholder_ids, strict=False))
+    places = dict(zip(BUILT_IN, model.config.placeholder_ids, strict=False))
     for row, kind in enumerate(kinds):
         for place, token_id in enumerate(token for name, token in places.items() if token and kind in (name, "both")):
             words[row, place] = token_id

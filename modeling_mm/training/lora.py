@@ -42,14 +42,8 @@ IN_FULL = {
 # Gates have no projection to adapt and would keep a block shut, so they are trained in full beside its adapters.
 GATES = r".*\.\w*cross_blocks\.\d+\.gate_\w+"
 TARGET_MODULES = "|".join(PROJECTIONS.values())
-MODULES_TO_SAVE = [
-    *CONNECTORS,
-    "gate_attn",
-    "gate_query",
-    "gate_token",
-    "gate_mlp",
-    "score",
-]  # PEFT skips what a model lacks
+# PEFT skips what a model lacks.
+MODULES_TO_SAVE = [*CONNECTORS, "gate_attn", "gate_query", "gate_token", "gate_mlp", "score"]
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class VectorQuantizer(nn.Module):
 
     The codebook follows the latents of training batches by moving averages, and only where gradients are recorded.
     Codes that are hardly used are replaced by latents of the batch. The first batch gives the first codebook.
+    The averages are those of one process, whose buffers DDP copies to the others.
     """
 
     inputs_per_channel = 1

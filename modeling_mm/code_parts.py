@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 from .audio import load_audio
 from .chat import CODES, media_source
-from .code_tokens import Block, CodeTokens, code_tokens_in, code_tokens_of, edge_tokens, split_blocks
+from .code_tokens import EDGES, Block, CodeTokens, code_tokens_in, code_tokens_of, edge_tokens, split_blocks
 from .images import load_image
 from .modalities import MODALITIES
 
@@ -69,7 +69,7 @@ class CodeProcessing:
         if (span := code_tokens_in(self.tokenizer.get_vocab(), name)) is not None:
             if span[1] - span[0] != tokens.stop - tokens.first:
                 raise ValueError(
-                    f"The tokenizer has {span[1] - span[0] - 2} codes of {name} already, but the codec has "
+                    f"The tokenizer has {span[1] - span[0] - EDGES} codes of {name} already, but the codec has "
                     f"{codec.num_codebooks * codec.codebook_size}. Use a tokenizer without them."
                 )
             return span[0]

@@ -12,7 +12,7 @@ from .code_tokens import EDGES, INTERLEAVED, code_tokens_in, edge_tokens
 from .codec_interface import MediaCodec
 from .codecs import codec_from_config
 from .configuration_mm import CODEC_FIELDS, MMConfig
-from .joining import MOST_ROWS
+from .joining import mean_and_spread
 
 
 def build_codecs(model: nn.Module, config: MMConfig) -> None:
@@ -84,7 +84,6 @@ def add_codec(model: PreTrainedModel, codec: MediaCodec, tokenizer: Any, layout:
 
 def distinct_rows(known: torch.Tensor, count: int) -> torch.Tensor:
     """Return rows (count, D) beside the known ones (V, D), of their mean and spread, the same always."""
-    sample = known[:: max(1, known.shape[0] // MOST_ROWS)].float()
-    mean, spread = sample.mean(0), sample.std(0)  # (D,) each
+    mean, spread = mean_and_spread(known)
     noise = torch.randn(count, known.shape[1], generator=torch.Generator().manual_seed(0)).to(known.device)
     return mean + spread * noise

@@ -238,16 +238,20 @@ def with_rows(weight: torch.Tensor, num_rows: int) -> torch.Tensor:
         raise ValueError(f"The vocabulary has {weight.shape[0]} tokens already. It cannot shrink to {num_rows}.")
     if missing == 0:
         return weight
-    sample = weight[:: max(1, weight.shape[0] // MOST_ROWS)].float()  # of a large table some rows tell both well
-    mean, spread = sample.mean(0), sample.std(0)  # (D,) each
+    mean, spread = mean_and_spread(weight)
     noise = torch.randn(missing, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.device)
     return torch.cat([weight, (mean + 0.1 * spread * noise).to(weight.dtype)])
 
 
+def mean_and_spread(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and the standard deviation of the rows of a table (V, D), float32, (D,) each."""
+    sample = table[:: max(1, table.shape[0] // MOST_ROWS)].float()  # of a large table some rows tell both well
+    return sample.mean(0), sample.std(0)
+
+
 def location_rows(known: torch.Tensor) -> torch.Tensor:
     """Return rows (1000, D) for location tokens beside the known ones (V, D): waves over the bins, the same always."""
-    sample = known[:: max(1, known.shape[0] // MOST_ROWS)].float()
-    mean, spread = sample.mean(0), sample.std(0)  # (D,) each
+    mean, spread = mean_and_spread(known)
     generator = torch.Generator().manual_seed(0)
     # From half a wave over all bins, which tells left from right, to one of four bins, which tells neighbors apart.
     turns, phase = torch.rand(2, known.shape[1], generator=generator).to(known.device)

@@ -44,7 +44,7 @@ KINDS = {
 
 @pytest.fixture
 def taken(monkeypatch) -> list[bool]:
-    """Whether each step with a cache was quick."""
+    """List of the steps with a cache: True for each that was quick."""
     found = []
 
     def recorded(*arguments):

@@ -17,6 +17,7 @@ from modeling_mm.cli import main
 from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation import generate_answers
 from modeling_mm.recipes import read_recipe, rows_of, to_yaml
+from modeling_mm.training import ChatCollator
 from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,6 +167,26 @@ def test_other_media_get_other_answers(kind, rows, model, processor):
     answers = generate_answers(model, processor, [row.prompt for row in asked])
     others = generate_answers(model, processor, swapped)
     assert sum(a != b for a, b in zip(answers, others, strict=True)) > len(asked) / 2
+
+
+def test_images_are_silent_over_a_transcript_and_speak_elsewhere(rows, model, processor):
+    transcripts = [row for row in rows if (row.task or "").startswith("transcribe_beside_image")]
+    questions = [row for row in rows if [part["type"] for part in media_parts(row.prompt)] == ["image"]]
+    assert transcripts and len(questions) > 3
+    for block in model.model.language_model.vision_cross_blocks.values():
+        assert openness(model, processor, block.gate_token, transcripts).max() < 0.1
+        assert openness(model, processor, block.gate_token, questions).min() > 0.5
+
+
+def openness(model, processor, gate: torch.nn.Module, rows: list[ChatRow]) -> torch.Tensor:
+    """A gate over the tokens from which answers are predicted."""
+    batch = ChatCollator(processor)(rows)
+    found = []
+    hook = gate.register_forward_hook(lambda module, given, output: found.append(output.sigmoid()[..., 0]))
+    with torch.no_grad():
+        model(**batch)
+    hook.remove()
+    return found[0][batch["labels"].roll(-1, dims=1) != -100]
 
 
 def with_media(row: ChatRow, other: ChatRow) -> list[dict]:

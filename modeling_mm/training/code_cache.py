@@ -1,7 +1,7 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Assistants' images and audio as codes in training, each file encoded once and kept on disk."""
 
-import hashlib
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,8 @@ import numpy as np
 
 from ..chat import CODES
 from ..data.chat_row import ChatRow
-from .encoder_cache import fingerprint, source_path
+from ..utils.files import write_bytes
+from .encoder_cache import content_digest, fingerprint, source_path
 
 
 class CodeCache:
@@ -33,8 +34,6 @@ class CodeCache:
         self.folders = {
             name: Path(folder) / f"{name}-{fingerprint(each.codec)}" for name, each in processor.written.items()
         }
-        for path in self.folders.values():
-            path.mkdir(parents=True, exist_ok=True)
         self.digests: dict[str, str] = {}
 
     def codes(self, part: dict[str, Any]) -> list[list[int]]:
@@ -46,16 +45,15 @@ class CodeCache:
         """
         source = source_path(part)
         if source not in self.digests:
-            self.digests[source] = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:32]
+            self.digests[source] = content_digest(source)
         path = self.folders[part["type"]] / f"{self.digests[source]}.npy"
         if path.is_file():
             kept: list[list[int]] = np.load(path, allow_pickle=False).tolist()
             return kept
         codes: list[list[int]] = self.processor.encode_codes(part)
-        unfinished = path.with_name(f"{path.stem}.{os.getpid()}.part")
-        with open(unfinished, "wb") as file:
-            np.save(file, np.asarray(codes, dtype=np.int32))
-        os.replace(unfinished, path)
+        data = io.BytesIO()
+        np.save(data, np.asarray(codes, dtype=np.int32))
+        write_bytes(path, data.getvalue())
         return codes
 
 

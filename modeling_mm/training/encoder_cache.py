@@ -178,7 +178,7 @@ class EncoderCache:
     def digest(self, path: str) -> str:
         """Return the digest of a file's content, which is read once."""
         if path not in self.digests:
-            self.digests[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
+            self.digests[path] = content_digest(path)
         return self.digests[path]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,6 +238,11 @@ INCIDENTAL = {
 def settings_of(part: Any) -> dict[str, Any]:
     """Return the settings of a config, an image processor or a feature extractor that change its outputs."""
     return {name: value for name, value in part.to_dict().items() if name not in INCIDENTAL}
+
+
+def content_digest(path: str) -> str:
+    """Return a digest of a file's content."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
 
 
 def fingerprint(tower: nn.Module, *settings: Any) -> str:

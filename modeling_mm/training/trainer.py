@@ -186,6 +186,13 @@ class MMTrainer(Trainer):
             average_gradients([parameter for parameter in self.unwatched_parameters if parameter.requires_grad])
         return loss
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Run the stock epoch, unless all steps are done: of a run that is resumed then it would take one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     # ---- Divergence -------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:

@@ -99,7 +99,7 @@ def train_codec(arguments: Namespace) -> str:
     set_seed(arguments.seed)
     checkpoints = arguments.folder / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    is_finished = last is not None and int(last.rpartition("-")[2]) >= arguments.steps  # `train` would add a step
+    is_finished = last is not None and int(last.rpartition("-")[2]) >= arguments.steps  # else one more step
     model = MMCodec(codec_config(arguments.modality, arguments.bottleneck))
     if is_finished:
         model = MMCodec.from_pretrained(last)

@@ -139,7 +139,7 @@ def test_the_work_of_decoding_counts_each_weight_once_a_step():
     assert with_media.phases[0].bytes == weights_of(tower, connector).bytes
 
 
-@pytest.mark.skipif("sys.platform != 'linux'")
+@pytest.mark.skipif("sys.platform != 'linux'", reason="only Linux keeps a record of a process's peak that is set back")
 def test_the_peak_of_a_call_is_that_of_its_largest_tensors():
     def allocate() -> None:
         torch.ones(2**24).sum()  # 64 MiB

@@ -161,6 +161,18 @@ def test_a_run_resumes_from_the_last_whole_checkpoint_and_ends_as_the_unbroken_o
     assert last_whole_checkpoint(folder) == str(folder / "checkpoint-2"), "it was written again, with its checksums"
 
 
+def test_a_run_that_was_stopped_behind_its_last_checkpoint_takes_no_further_step(tmp_path):
+    """The stock trainer takes one, as the epoch is not over."""
+    options = {**SAVES, "per_device_train_batch_size": 2}
+    mm_trainer(chat_model(), tmp_path, **options).train()
+    trainer = mm_trainer(chat_model(), tmp_path, **options)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 2 and trainer.state.epoch < 1
+    state = trainer.model.state_dict()
+    expected = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in expected.items())
+
+
 def test_a_damaged_best_checkpoint_is_not_loaded_at_the_end(tmp_path, caplog):
     class Damages(type(mm_trainer(chat_model(), tmp_path))):
         def _load_best_model(self):

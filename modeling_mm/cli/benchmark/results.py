@@ -4,10 +4,11 @@
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...utils.files import write_text
 from .machine import Machine
 from .work import Work
 
@@ -25,7 +26,6 @@ class Result:
         ratios: of the pairs, as the peer's seconds by ours; or, if `is_at_most`, ours by the peer's
         target: least, or if `is_at_most` greatest, median of the ratios
         is_at_most: whether a smaller ratio is better
-        verb: before the number in the line: `ratio`, or such as `ours takes`
         work: that the task needs
         near: share of the limits of the machine that ours and the peer reach, of 1
     """
@@ -40,7 +40,6 @@ class Result:
     is_at_most: bool = False
     work: Work | None = None
     near: tuple[float, float] | None = None
-    notes: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -73,7 +72,7 @@ class Result:
                 f"   needs {self.work.bytes / 1e9:.2f} GB and {self.work.operations / 1e9:.1f} Gop; of the machine's "
                 f"limit ours {self.near[0]:.0%}, {self.peer} {self.near[1]:.0%}"
             )
-        return line + "".join(f"   {name} {number(value)}" for name, value in self.notes.items())
+        return line
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON has it."""
@@ -106,5 +105,4 @@ def write_json(path: Path, machine: Machine, settings: dict[str, Any], results: 
     }
     rows = {name: [result.as_json() for result in found] for name, found in results.items()}
     values = {**machine.facts(), **settings, "limits": rounded(limits), "rows": rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1) + "\n")

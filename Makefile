@@ -68,7 +68,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora whisper-tiny tasks compare few-labels findings test lint format types test-oldest test-versions test-app test-wheel test-slow test-whisper test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora whisper-tiny tasks compare few-labels findings test lint format types test-oldest test-versions test-app test-wheel test-diffusers test-slow test-whisper test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -136,6 +136,11 @@ test-app: $(PAGE)/.ready  ## the page of `modeling-mm app` in headless Chromium,
 
 test-wheel: $(DEV)  ## build the wheel, install it without the checkout, ask and train with it
 	$(PYTEST) tests/integration/test_wheel.py -m "slow or not slow" $(ARGS)
+
+# diffusers needs Python 3.11, so that the locks, which hold from 3.10 on, are without it.
+test-diffusers: $(DEV)  ## codecs against diffusers' own classes, which the fast suite skips
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock 'diffusers>=0.42'
+	$(PYTEST) tests/test_codecs.py tests/test_modeling_codec.py -k "diffusers or autoencoder_kl" $(ARGS)
 
 test-slow: $(DEV)  ## the tests marked slow
 	$(PY) $(COMMON)/fetch.py

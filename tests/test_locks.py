@@ -85,6 +85,6 @@ def test_the_makefile_installs_the_small_lock_for_running():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("demo", "demo-train", "corpora", "whisper-tiny", "compare", "benchmark"):
         assert re.search(rf"^{target}: \$\(READY\)", makefile, re.MULTILINE), target
-    for target in ("setup", "lint", "format", "test-slow", "test-gpu", "test-wheel"):
+    for target in ("setup", "lint", "format", "test-slow", "test-diffusers", "test-gpu", "test-wheel"):
         assert re.search(rf"^{target}: \$\(DEV\)", makefile, re.MULTILINE), target
     assert re.search(r"^test: lint", makefile, re.MULTILINE)

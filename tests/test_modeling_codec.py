@@ -109,7 +109,7 @@ class Halves(nn.Sequential):
 
 
 def test_the_loss_is_that_of_autoencoder_kl():
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="not in the locks: `make test-diffusers`")
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     sizes = {"block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 4}
     theirs = diffusers.AutoencoderKL(**sizes, **blocks).eval()

@@ -1,6 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Prompts of speech recognition and translation.
+Prompts of speech recognition, translation, drawing and speech.
 
 A checkpoint that was trained on particular wordings keeps them in its generation config: `transcription_prompts`
 (language code to prompt) and `translation_prompt`; and one that was trained on short audio, `max_windows`.
@@ -13,6 +13,8 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES  # codes 
 
 DEFAULT_TRANSCRIPTION_PROMPT = "Transcribe the speech."
 DEFAULT_TRANSLATION_PROMPT = "Translate into {language}: {text}"
+DEFAULT_DRAWING_PROMPT = "Draw {text}"  # for an answer that is an image
+DEFAULT_SPEECH_PROMPT = "Say: {text}"  # for an answer that is audio
 
 
 def set_prompts(

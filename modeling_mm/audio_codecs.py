@@ -8,6 +8,8 @@ from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 
 from .codec_interface import AudioCodec
+from .codec_layers import decoder_reach
+from .spectrograms import vocoder_reach
 
 # Shape legend as in codec_interface.py: N waves, K codebooks, T codes.
 
@@ -29,6 +31,15 @@ class EncodecCodec(AudioCodec):
         default = config.target_bandwidths[0]
         self.bandwidth, self.num_codebooks = choose_bandwidth(config, num_codebooks, default)
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Return all codes before; codes behind only where the first ones are mirrored to pad a convolution."""
+        config = self.config
+        widest = max(
+            config.kernel_size, config.last_kernel_size, config.dilation_growth_rate**config.num_residual_layers
+        )
+        return math.inf, (widest if config.pad_mode == "reflect" else 0) if config.use_causal_conv else math.inf
+
     def _encode(self, waves: torch.Tensor) -> torch.Tensor:
         return self.model.encode(waves[:, None], bandwidth=self.bandwidth).audio_codes[0]  # one chunk
 
@@ -48,6 +59,10 @@ class XcodecCodec(AudioCodec):
         default = config.target_bandwidths[-1]
         self.bandwidth, self.num_codebooks = choose_bandwidth(config, num_codebooks, default)
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        return dac_reach(self.config.acoustic_model_config)
+
     def _encode(self, waves: torch.Tensor) -> torch.Tensor:
         return self.model.encode(waves[:, None], bandwidth=self.bandwidth).audio_codes
 
@@ -65,6 +80,10 @@ class DacCodec(AudioCodec):
         self.codebook_size, self.sampling_rate, self.hop_length = read_rates(config, config.sampling_rate)
         self.rate = self.sampling_rate / self.hop_length
         self.num_codebooks = at_most(num_codebooks, config.n_codebooks)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        return dac_reach(self.config)
 
     def _encode(self, waves: torch.Tensor) -> torch.Tensor:
         return self.model.encode(waves[:, None], n_quantizers=self.num_codebooks).audio_codes
@@ -85,6 +104,11 @@ class MimiCodec(AudioCodec):
         self.hop_length = round(self.sampling_rate / self.rate)
         self.num_codebooks = at_most(num_codebooks, config.num_quantizers, at_least=config.num_semantic_quantizers)
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        is_causal = self.config.use_causal_conv and self.config.pad_mode == "constant"
+        return math.inf, 0 if is_causal else math.inf
+
     def _encode(self, waves: torch.Tensor) -> torch.Tensor:
         return self.model.encode(waves[:, None], num_quantizers=self.num_codebooks).audio_codes
 
@@ -103,6 +127,14 @@ class MMAudioCodec(AudioCodec):
         self.codebook_size, self.sampling_rate = config.codebook_size, config.sampling_rate
         self.hop_length = self.model.hop_length
         self.rate = self.sampling_rate / self.hop_length
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Return the codes on both sides, which a wave by Griffin-Lim depends on all of."""
+        if self.model.vocoder is None:
+            return math.inf, math.inf
+        codes = decoder_reach(self.config, vocoder_reach(self.config))
+        return codes, codes
 
     def _encode(self, waves: torch.Tensor) -> torch.Tensor:
         return self.model.encode_codes(waves)[:, None]
@@ -137,6 +169,15 @@ def choose_bandwidth(config: PreTrainedConfig, num_codebooks: int | None, defaul
         f"num_codebooks is {num_codebooks}; the bandwidths of this {config.model_type} have "
         f"{', '.join(map(str, sorted(set(numbers.values()))))}."
     )
+
+
+def dac_reach(config: PreTrainedConfig) -> tuple[float, float]:
+    """Return the reach of DAC's decoder, which X-Codec has too, in codes on both sides."""
+    reach = 3  # samples; every kernel is of 7, and of transposed convolutions of two strides
+    for stride in reversed(config.upsampling_ratios):
+        reach += 3 * (1 + 3 + 9)  # three residual units with dilations
+        reach = (reach + stride - 1 + math.ceil(stride / 2)) // stride
+    return reach + 3, reach + 3
 
 
 def at_most(number: int | None, available: int, at_least: int = 1) -> int:

@@ -110,7 +110,7 @@ class CodeProcessing:
         Raises:
             ValueError: without a codec, and for media that cannot be read.
         """
-        name, codec = part["type"], self._written(part["type"]).codec
+        name, codec = part["type"], self.written_modality(part["type"]).codec
         if (source := media_source(dict(part))) is None:
             raise ValueError(
                 f"The assistant's part {{'type': {name!r}}} holds no {name}. Give it one, as the {name} is learned."
@@ -136,7 +136,7 @@ class CodeProcessing:
             if not isinstance(part, dict) or part.get("type") not in names:
                 return part
             codes = part[CODES] if part.get(CODES) is not None else self.encode_codes(part)
-            ids = self._written(part["type"]).tokens.to_ids(torch.as_tensor(codes).tolist())
+            ids = self.written_modality(part["type"]).tokens.to_ids(torch.as_tensor(codes).tolist())
             return {"type": "text", "text": "", CODES: "".join(self.tokenizer.convert_ids_to_tokens(ids))}
 
         return [
@@ -149,7 +149,13 @@ class CodeProcessing:
             for chat in conversations
         ]
 
-    def _written(self, name: str) -> WrittenModality:
+    def written_modality(self, name: str) -> WrittenModality:
+        """
+        Return the codes of a modality and what encodes and decodes them.
+
+        Raises:
+            ValueError: without a codec.
+        """
         if name not in self.written:
             raise ValueError(
                 f"{name.capitalize()} of an assistant is written as codes, but this processor has no codec for it. "

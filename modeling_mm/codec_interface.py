@@ -6,6 +6,7 @@ Shape legend: N items (images or waves), K codebooks, T codes of an item in each
 its grid read row by row, so T = rows * columns; those of a wave are in the order of time, `rate` a second.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -208,6 +209,15 @@ class AudioCodec(MediaCodec):
     @abstractmethod
     def _encode(self, waves: torch.Tensor) -> torch.Tensor:
         """Return codes (N, K, T) of waves (N, T * hop_length)."""
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """
+        Return the numbers of codes before and behind a code that its samples depend on, at most.
+
+        Of a codec without bounds they are infinite, and its audio is decoded as a whole alone.
+        """
+        return math.inf, math.inf
 
     def num_codes(self, samples: int) -> int:
         """Return T for a number of samples."""

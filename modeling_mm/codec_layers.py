@@ -6,6 +6,7 @@ Every layer is local, and norms take each position by itself, so that what a pos
 length of the audio around it.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -103,6 +104,15 @@ class CodecDecoder(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.conv_out(nn.functional.silu(self.norm_out(self.stages(self.conv_in(latents)))))
+
+
+def decoder_reach(config: MMCodecConfig, reach: int) -> int:
+    """Return the number of latents on each side that `reach` positions on each side of the media depend on."""
+    convolutions = 2 * config.num_res_blocks * (config.kernel_size // 2)  # of the blocks of one resolution
+    reach += 1
+    for stride in config.strides:  # from the media back
+        reach = math.ceil((reach + convolutions) / stride) + 1
+    return reach + convolutions + 1
 
 
 def init_codec_weights(module: nn.Module) -> None:

@@ -117,6 +117,11 @@ class ISTFTVocoder(nn.Module):
         return to_waves(spectra, self.fft_size, self.hop_length)
 
 
+def vocoder_reach(config: MMCodecConfig) -> int:
+    """Return the number of frames on each side of a frame that its samples depend on, of [`ISTFTVocoder`]."""
+    return math.ceil(config.fft_size / 2 / config.hop_length) + 3 * (1 + config.vocoder_layers)
+
+
 def multi_resolution_stft_loss(waves: torch.Tensor, targets: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """
     Return the mean over window sizes of spectral convergence plus the distance of log-magnitudes.

@@ -10,7 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "modeling_mm"
 FLAT = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
 NESTED = sorted(path for path in PACKAGE.glob("*/**/*.py"))
-SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines")
+SHIPPED_FROM = (
+    *("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines"),
+    "audio_streamer",
+)
 
 BASE = {"code_tokens", "compat", "configuration_codec", "configuration_mm", "folders", "modalities", "sentence_files"}
 
@@ -62,7 +65,7 @@ TASKS = {
 }
 PIPELINES = {"pipelines", "pipeline_base", *TASKS, "prompts", "transcripts", "whisper_generation"}
 AUDIO_FILES = {"audio_files", "audio_av", "audio_containers", "audio_streams"}
-CHAT = {"chat", "code_parts", "control_tokens"}
+CHAT = {"audio_streamer", "chat", "code_parts", "control_tokens"}
 PLACES = {"boxes", "detections"}
 VIDEOS = {"videos", "video_files", "video_parts"}
 PROCESSING = {

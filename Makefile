@@ -68,7 +68,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora whisper-tiny tasks compare few-labels findings test lint format types test-oldest test-versions test-app test-wheel test-diffusers test-slow test-whisper test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora whisper-tiny studio tasks compare few-labels findings test lint format types test-oldest test-versions test-app test-wheel test-diffusers test-slow test-whisper test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -94,6 +94,13 @@ whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into 
 	$(PY) -m scripts.workshop.build_corpus chat
 	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny-names.yaml
 	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny.yaml $(ARGS)
+
+studio: $(READY)  ## build the data of mm-studio, train its codecs and it, into outputs/mm-studio (about four hours)
+	$(PY) -m scripts.workshop.build_corpus images spoken-captions sentences studio-speech studio
+	$(PY) -m scripts.workshop.train_codec image outputs/codecs/image
+	$(PY) -m scripts.workshop.train_codec audio outputs/codecs/speech --steps 2000
+	$(PY) -m scripts.workshop.build_studio
+	$(PY) -m modeling_mm.cli train configuration/recipes/mm-studio.yaml $(ARGS)
 
 tasks: $(READY)  ## the tasks of scripts/tasks: data from the corpora, training, figures (3 minutes each)
 	$(PY) -m scripts.tasks.run $(ARGS)

@@ -11,14 +11,22 @@ packages give the same files.
 
 import argparse
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from .builders import BUILDERS, CorpusBuilder, build
 from .chats import build_chats
+from .studio_chats import build_studio_chats
+
+CHATS: dict[str, Callable[[Path, CorpusBuilder], Counter]] = {
+    "chat": lambda folder, builder: build_chats(folder),
+    "studio": build_studio_chats,
+}
 
 
 def main() -> int:
-    names = [*BUILDERS, "chat"]
+    names = [*BUILDERS, *CHATS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", nargs="*", default=names, help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--folder", type=Path, default=Path("outputs/corpora"))
@@ -30,8 +38,8 @@ def main() -> int:
     builder = CorpusBuilder(arguments.packages)
     for name in names:
         if name in arguments.corpora:
-            if name == "chat":
-                counts = build_chats(arguments.folder)
+            if name in CHATS:
+                counts = CHATS[name](arguments.folder, builder)
             else:
                 counts = build(name, builder, arguments.folder, arguments.workers)
             print(f"{name}: " + ", ".join(f"{split} {number}" for split, number in counts.items()))

@@ -4,7 +4,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from .media_files import Synthesizer, audio_to_flac, image_to_png, photograph_to
 from .packages import fetch_package
 from .sources import (
     LANGUAGES,
+    SENTENCE,
     Clip,
     NamedImage,
     read_emoji,
@@ -211,14 +212,50 @@ def sentence_files(builder: CorpusBuilder, description: Description) -> Iterator
         yield PendingFile(split, f"{number:05d}.flac", partial(synthesizer.speak, text, voice), columns)
 
 
+def studio_speech_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
+    """Yield sentences of frequent words, and the names of known concepts, in one voice."""
+    synthesizer, settings = builder.synthesizer(description), description.settings
+    sentences = list(read_sentences(builder.fetch(description, "wordnet"), *settings["words"]))
+    splits = split_by_words(sentences_of_frequent(sentences, settings["frequent"]), settings["held_out"])
+    names = {image.names["en"] for image in builder.images if builder.split(image) == "train"}
+    splits["train"] += sorted(name for name in names - {*splits["train"]} if SENTENCE.fullmatch(name))
+    columns = {"language": "en", "voice": settings["voice"], "synthetic": True}
+    for split, texts in splits.items():
+        for number, text in enumerate(texts):
+            make = partial(synthesizer.speak, text, settings["voice"])
+            yield PendingFile(split, f"{number:05d}.flac", make, {"text": text, **columns})
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.casefold())
+
+
+def sentences_of_frequent(sentences: Sequence[str], number: int) -> list[str]:
+    """Return the sentences of which every word is one of the most frequent ones in all of them, sorted."""
+    counts = Counter(word for sentence in sentences for word in words_of(sentence))
+    frequent = {word for word, _ in counts.most_common(number)}
+    return sorted(sentence for sentence in sentences if frequent.issuperset(words_of(sentence)))
+
+
+def split_by_words(sentences: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
+    """Return the sentences by split; one with a word that training would lack is in training."""
+    drawn = {sentence: split_of(normalize_name(sentence), shares, "sentences") for sentence in sentences}
+    known = {word for sentence, split in drawn.items() if split == "train" for word in words_of(sentence)}
+    splits: dict[str, list[str]] = {"train": [], **{name: [] for name in shares}}
+    for sentence, split in drawn.items():
+        splits[split if known.issuperset(words_of(sentence)) else "train"].append(sentence)
+    return splits
+
+
 # Corpora that are split by the concepts of the images.
-SPLIT_BY_CONCEPT = ("spoken-captions", "prompts")
+SPLIT_BY_CONCEPT = ("spoken-captions", "prompts", "studio-speech")
 BUILDERS: dict[str, Callable[[CorpusBuilder, Description], Iterator[PendingFile]]] = {
     "images": image_files,
     "spoken-captions": spoken_caption_files,
     "prompts": prompt_files,
     "sentences": sentence_files,
     "photographs": photograph_files,
+    "studio-speech": studio_speech_files,
 }
 
 

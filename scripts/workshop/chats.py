@@ -9,7 +9,8 @@ that the same corpora give the same examples.
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from modeling_mm.utils import markdown_table, remove_half_files, write_lines
 
 from . import phrases
-from .corpus import BUILT_FILE, dataset_card, finish, read_built, read_description, read_lines, read_rows
+from .corpus import BUILT_FILE, Description, dataset_card, finish, read_built, read_description, read_lines, read_rows
 from .hear import HEARD_FILE
 
 Row = dict[str, Any]
@@ -256,14 +257,29 @@ def build_chats(folder: Path) -> Counter:
     corpora, target = CorpusReader(folder), folder / "chat"
     if missing := [name for name in SOURCES if not read_built(folder / name)]:
         raise FileNotFoundError(f"{folder} lacks the corpora {', '.join(missing)} of the chats. Build them first.")
+    return write_chats(target, description, {name: partial(make, corpora) for name, make in TASKS.items()})
+
+
+def write_chats(
+    target: Path, description: Description, makers: Mapping[str, Callable[[str], Iterable[Example]]]
+) -> Counter:
+    """
+    Write a corpus of chats, whose earlier files go.
+
+    Args:
+        makers: what makes the examples of a split, by task.
+
+    Returns:
+        the number of examples in each split.
+    """
     (target / BUILT_FILE).unlink(missing_ok=True)
     remove_half_files(target)
     stale = set(target.glob("*/*.jsonl"))  # of tasks and splits that no longer exist
     counts: Counter = Counter()
     by_task: dict[str, Counter] = {}
-    for split in tqdm(description.splits, "chat"):
-        for name, make in TASKS.items():
-            if examples := list(make(corpora, split)):
+    for split in tqdm(description.splits, description.name):
+        for name, make in makers.items():
+            if examples := list(make(split)):
                 random.Random(f"{split}/{name}").shuffle(examples)  # so that the first ones are a random draw
                 path = target / split / f"{name}.jsonl"
                 write_lines(path, examples)

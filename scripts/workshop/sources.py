@@ -102,6 +102,13 @@ def read_cldr_names(folder: Path) -> dict[str, dict[str, str]]:
     return names
 
 
+def read_cldr_keywords(folder: Path) -> dict[str, list[str]]:
+    """Return English keywords, character -> words, from the unpacked `cldr-annotations-full`."""
+    path = folder / "package/annotations/en/annotations.json"
+    entries = json.loads(path.read_text(encoding="utf-8"))["annotations"]["annotations"]
+    return {bare(character): entry.get("default", []) for character, entry in entries.items()}
+
+
 def read_emoji(datasource: Path, cldr: Path, hands: dict[str, tuple[Path, str]]) -> Iterator[NamedImage]:
     """
     Yield the emoji that CLDR names in every language, once for each hand that drew them.

@@ -46,6 +46,7 @@ SETTINGS = {
     },
     "prompts": {"held_out": {"test_prompts": 0.3, "validation": 0.2}},
     "sentences": {"count": 16, "held_out": {"validation": 0.3}},
+    "studio-speech": {"frequent": 12, "held_out": {"test_sentences": 0.3, "validation": 0.2}},
 }
 SPEAK = """#!/bin/sh
 # Write the voice and the text, again and again, as the samples of a wave.
@@ -128,7 +129,10 @@ def write_emoji(root: Path) -> None:
             drawing = f'<svg xmlns="http://www.w3.org/2000/svg" {drawing}</svg>'
             text(openmoji / f"package/color/svg/{code}.svg", drawing)
     for language, form in WORDS.items():
-        names = {chr(int(code, 16)): {"tts": [form.format(number)]} for number, code in enumerate(codes)}
+        names = {
+            chr(int(code, 16)): {"default": ["beast", "big", f"sort {number % 3}"], "tts": [form.format(number)]}
+            for number, code in enumerate(codes)
+        }
         path = folder_of(root, packages["names"]) / f"package/annotations/{language}/annotations.json"
         text(path, json.dumps({"annotations": {"annotations": names}}))
 

@@ -1,0 +1,226 @@
+"""The data of mm-studio, its folder to train from, and what is measured of it."""
+
+import json
+import shutil
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from modeling_mm import MMForConditionalGeneration, MMProcessor
+from modeling_mm.codecs import load_codec
+from modeling_mm.data import load_chats
+from modeling_mm.utils import write_lines
+from scripts.workshop import phrases, studio_folder, studio_measures
+from scripts.workshop.builders import sentences_of_frequent, split_by_words, words_of
+from scripts.workshop.corpus import read_lines, read_rows
+from scripts.workshop.sources import read_cldr_keywords
+from scripts.workshop.studio_chats import HAND, build_studio_chats, drawing_prompt, seeded
+from scripts.workshop.studio_folder import build_studio
+from scripts.workshop.studio_measures import Recognizer, measure, prompts
+from tests.fakes.own_codecs import own_codec
+from tests.workshop.tiny_packages import make_builder
+
+SENTENCES = ["a red fox", "a red hen", "a fox ran", "the hen ran", "a red fox ran", "the red hen", "odd zebus moo"]
+
+
+@pytest.fixture(scope="module")
+def chats(packages, built, tmp_path_factory):
+    """Return a folder with the corpora of the chats of the studio, and these."""
+    folder = tmp_path_factory.mktemp("corpora")
+    for name in ("images", "studio-speech"):
+        (folder / name).symlink_to(built / name)
+    build_studio_chats(folder, make_builder(packages))
+    return folder
+
+
+def examples(corpora, split, task):
+    path = corpora / f"studio/{split}/{task}.jsonl"
+    return read_lines(path) if path.is_file() else []
+
+
+def prompt_of(example):
+    return example["messages"][0]["content"][0]["text"] if len(example["messages"]) == 2 else None
+
+
+# ---- Sentences ------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_are_made_of_the_most_frequent_words():
+    assert sentences_of_frequent(SENTENCES, 6) == sorted(set(SENTENCES) - {"odd zebus moo"})
+    assert sentences_of_frequent([*SENTENCES, "Fox!", "FOX"], 3) == ["FOX", "Fox!", "a red fox"]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_every_word_of_a_held_out_sentence_is_in_training(share):
+    sentences = [f"{one} {two} {three}" for one in "abcdefg" for two in "hijk" for three in "lmnopqrstu"] + [
+        "rare one"
+    ]
+    splits = split_by_words(sentences, {"test_sentences": share, "validation": 0.1})
+    assert sorted(each for split in splits.values() for each in split) == sorted(sentences)
+    assert len(splits["test_sentences"]) > 0.7 * share * len(sentences)
+    known = {word for sentence in splits["train"] for word in words_of(sentence)}
+    assert all(known.issuperset(words_of(each)) for each in splits["test_sentences"] + splits["validation"])
+    for seed in "xyz":  # a word of one sentence: training gets it, whatever its draw
+        assert f"only{seed} b" in split_by_words([f"only{seed} b", *sentences], {"test_sentences": 0.9})["train"]
+
+
+def test_one_voice_speaks_the_names_of_known_concepts_and_no_others(built):
+    rows = {row["text"]: row for row in read_rows(built / "studio-speech", "train")}
+    assert {row["voice"] for row in rows.values()} == {"flite/slt"}
+    train, held_out = (
+        {row["name_en"] for split in splits for row in read_rows(built / "images", split)}
+        for splits in (("train",), ("validation", "test_concepts"))
+    )
+    plain = {name for name in train if name.replace(" ", "").isalpha()}
+    assert plain <= {*rows} and not held_out & {*rows}
+    assert any(text.endswith("is here") for text in rows)  # a sentence
+
+
+# ---- Chats ----------------------------------------------------------------------------------------------------------
+
+
+def test_images_by_one_hand_are_drawn_for_names_keywords_and_nothing(chats, packages):
+    rows = {row["file_name"]: row for row in read_rows(chats / "images", "train")}
+    found = examples(chats, "train", "draw")
+    answers = Counter(example["messages"][-1]["content"][0]["path"].removeprefix("../../images/") for example in found)
+    assert {*answers} == {name for name, row in rows.items() if row["hand"] == HAND}
+    assert set(answers.values()) == {4}
+    asked = [prompt_of(example) for example in found]
+    assert None in asked and asked.count(None) < len(asked) / 3
+    assert any("beast" in prompt for prompt in asked if prompt) and any(
+        "beast" not in prompt for prompt in asked if prompt
+    )
+    starts = {wording.partition("{")[0] for wording in phrases.DRAW}
+    assert {next(s for s in sorted(starts, key=len)[::-1] if each.startswith(s)) for each in asked if each} == starts
+
+
+def test_a_prompt_has_at_most_three_keywords_in_any_order():
+    row = {"name_en": "ape", "file_name": "train/ape.png"}
+    words = ["w1", "w2", "w3", "w4"]
+    made = {drawing_prompt(row, words, seeded("draw", row, number), phrases.DRAW[:1]) for number in range(40)}
+    assert "Draw ape" in made and all(prompt.count("w") in (1, 4) for prompt in made)  # "Draw" has one
+    assert len(made) > 4
+
+
+def test_the_wordings_of_tests_are_in_no_training_example(chats):
+    train = {prompt_of(example) for example in examples(chats, "train", "draw")}
+    for split in ("test_wordings", "test_concepts", "validation"):
+        found, starts = examples(chats, split, "draw"), tuple(w.partition("{")[0] for w in phrases.DRAW_UNSEEN)
+        assert found and not train & {prompt_of(example) for example in found}
+        assert all(prompt_of(each).startswith(starts) for each in found)
+
+
+def test_a_sentence_is_answered_by_its_recording(chats):
+    texts = {row["file_name"]: row["text"] for row in read_rows(chats / "studio-speech", "train")}
+    for example in examples(chats, "train", "say"):
+        (part,) = example["messages"][-1]["content"]
+        assert part["type"] == "audio"
+        assert prompt_of(example) == f"Say: {texts[part['path'].removeprefix('../../studio-speech/')]}"
+        assert (chats / "studio/train" / part["path"]).is_file()
+
+
+def test_chats_need_their_corpora(packages, tmp_path):
+    with pytest.raises(FileNotFoundError, match="lacks the corpora images, studio-speech of the chats"):
+        build_studio_chats(tmp_path, make_builder(packages))
+
+
+def test_keywords_are_those_of_the_character(packages):
+    folder = next(packages.glob("npm-cldr*"))
+    assert read_cldr_keywords(folder)["\U0001f400"] == ["beast", "big", "sort 0"]
+
+
+# ---- Folder and figures ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def studio(chats, tmp_path_factory):
+    """Return the folder of a tiny model that has learned nothing."""
+    root = tmp_path_factory.mktemp("studio")
+    for kind in ("image", "audio"):
+        own_codec(kind, **({"sampling_rate": 800} if kind == "audio" else {})).save_pretrained(root / kind)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"WIDTH": 16, "LAYERS": 1, "HEADS": 2, "VOCABULARY": 280, "POSITIONS": 96}.items():
+            patch.setattr(studio_folder, name, value)
+        build_studio(
+            Namespace(folder=root / "base", corpora=chats, image_codec=root / "image", audio_codec=root / "audio")
+        )
+    return root
+
+
+def test_the_folder_holds_a_decoder_that_writes_both_codecs(studio):
+    model = MMForConditionalGeneration.from_pretrained(studio / "base").eval()
+    processor = MMProcessor.from_pretrained(studio / "base")
+    processor.use_codecs(model)
+    assert {*processor.written} == {"image", "audio"}
+    media = torch.rand(1, 3, 16, 16)
+    assert torch.equal(model.model.image_codec.encode(media), load_codec(studio / "image").encode(media))
+    inputs = processor(text="Draw", return_tensors="pt")
+    ids = model.generate(**inputs, output_modalities=("image",), max_new_tokens=70)
+    (part,) = processor.decode_media(ids[0, inputs["input_ids"].shape[1] :])
+    assert part["type"] == "image" and part["image"].size == (16, 16) and "is_cut" not in part
+
+
+def test_its_tokenizer_knows_the_words_of_the_prompts(studio):
+    processor = MMProcessor.from_pretrained(studio / "base")
+    assert len(processor.tokenizer("Draw a thing")["input_ids"]) < len("Draw a thing") / 2
+
+
+def test_an_image_is_recognized_as_itself(packages, built):
+    recognizer = Recognizer(packages)
+    rows = read_rows(built / "images", "train")
+    recognizer.fill(built / "images", rows)
+    images = [studio_measures.small(built / "images" / row["file_name"]) for row in rows[:6]]
+    right = recognizer.figures(images, rows[:6], "x")
+    assert right["x_top1"] == right["x_top5"] == 1.0
+    others = [next(row for row in rows if row["concept"] != each["concept"]) for each in rows[:6]]
+    assert recognizer.figures(images, others, "x")["x_top1"] == 0.0
+    most = Counter(row["kind"] for row in rows[:6]).most_common(1)[0][1] / 6
+    assert right["x_majority"] == pytest.approx(most)
+
+
+@pytest.fixture
+def with_sentence(chats, tmp_path):
+    """Return the corpora with a sentence that is held out, as the tiny ones have none."""
+    folder = tmp_path / "corpora"
+    shutil.copytree(chats / "studio", folder / "studio")
+    (folder / "images").symlink_to((chats / "images").resolve())
+    (speech := folder / "studio-speech/test_sentences").mkdir(parents=True)
+    example = examples(chats, "train", "say")[0]
+    (part,) = example["messages"][-1]["content"]
+    shutil.copy(chats / "studio/train" / part["path"], speech / "0.flac")
+    part["path"] = "../../studio-speech/test_sentences/0.flac"
+    write_lines(speech / "metadata.jsonl", [{"file_name": "0.flac", "text": "hello"}])
+    write_lines(folder / "studio/test_sentences/say.jsonl", [example])
+    return folder
+
+
+def test_everything_is_measured_and_kept(studio, with_sentence, packages, tmp_path, monkeypatch):
+    heard = []
+
+    def word_error_rate(transcriber, paths, truths):
+        heard.append((transcriber, [Path(path).name for path in paths], truths))
+        assert all(np.isfinite(soundfile.read(path)[0]).all() for path in paths)
+        return float(len(heard))
+
+    monkeypatch.setattr(studio_measures, "word_error_rate", word_error_rate)
+    arguments = Namespace(model=studio / "base", out=tmp_path / "out", corpora=with_sentence, packages=packages)
+    vars(arguments).update(transcriber="ears", limit=2, gallery=8, guidance_scale=1.5)
+    figures = measure(arguments)
+    assert heard == [("ears", ["000.wav"], ["hello"]), ("ears", ["0.flac"], ["hello"])]
+    assert figures["wer"] == 1.0 and figures["wer_teacher"] == 2.0 and figures["real_time_factor"] > 0
+    assert {f"{kind}_{name}" for kind in ("known", "unseen", "unseen_hand") for name in ("top1", "top5")} <= {*figures}
+    assert json.loads((tmp_path / "out/figures.json").read_text()) == figures
+    with Image.open(tmp_path / "out/images.png") as sheet:
+        assert sheet.size == (6 * 64, 64)
+    assert [path.name for path in (tmp_path / "out/sounds").iterdir()] == ["000.wav"]
+
+
+def test_prompts_come_in_their_order(chats):
+    rows = load_chats(chats / "studio/test_concepts/draw.jsonl")
+    assert [row.id for row in prompts(chats, "test_concepts", "draw", 2)] == [rows[0].id, rows[1].id]

@@ -175,12 +175,16 @@ def logits_processors(
     model: Any, config: GenerationConfig, prompt_length: int, further: LogitsProcessorList
 ) -> LogitsProcessorList:
     """Return what `generate` applies to the scores of a prompt without padding; its own loop offers no single step."""
-    prepared, _ = model._prepare_generation_config(config)
+    prepared, model_kwargs = model._prepare_generation_config(config)
     model._prepare_special_tokens(prepared, device=model.device)
     if prepared.max_new_tokens is not None:
         prepared.max_length = prompt_length + prepared.max_new_tokens
     return model._get_logits_processor(
-        prepared, input_ids_seq_length=prompt_length, logits_processor=further, device=model.device, model_kwargs={}
+        prepared,
+        input_ids_seq_length=prompt_length,
+        logits_processor=further,
+        device=model.device,
+        model_kwargs=model_kwargs,
     )
 
 

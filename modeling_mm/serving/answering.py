@@ -7,7 +7,8 @@ Answers while they are generated: the engine generates, the event loop reads pie
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from .engine import Engine
 from .limits import BadRequest
 from .row import MediaItem, Row, items_of, single_options
 from .sampling import Sampling
-from .text_streamer import TextStreamer
+from .text_streamer import TextStreamer, TokenStreamer
 
 logger = logging.get_logger(__name__)
+
+MakeStreamer = Callable[[Callable[[Any], None]], TokenStreamer]
 
 
 class GenerationStream:
@@ -34,6 +37,7 @@ class GenerationStream:
         sampling: options of the answer
         seed: of its sampling; None draws by chance
         items: media of the inputs, from `items_of`, if several answers share them
+        streamer: makes what takes the tokens, given the function that takes its pieces; by default of text
     """
 
     def __init__(
@@ -45,20 +49,22 @@ class GenerationStream:
         sampling: Sampling,
         seed: int | None = None,
         items: list[MediaItem] | None = None,
+        streamer: MakeStreamer | None = None,
     ):
         self.config, self.prompt_tokens = config, inputs["input_ids"].shape[-1]
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
-        self.streamer = TextStreamer(processor.tokenizer, self._push, sampling.stop)
+        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        make = streamer or partial(TextStreamer, processor.tokenizer, stop_strings=sampling.stop)
+        self.streamer = make(self._push)
         items = items_of(inputs) if items is None else items
         self.row = Row(items, inputs, config, sampling, seed, self.streamer)
         self.generated = engine.submit(self.row)
         self.generated.add_done_callback(lambda _: self._push(None))
 
-    def _push(self, piece: str | None) -> None:
+    def _push(self, piece: Any) -> None:
         self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """Yield the text piece by piece, until it is complete or has failed."""
+    async def pieces(self) -> AsyncIterator[Any]:
+        """Yield the answer piece by piece, of text as a rule, until it is complete or has failed."""
         while (piece := await self._queue.get()) is not None:
             yield piece
 

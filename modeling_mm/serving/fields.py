@@ -152,3 +152,34 @@ TRANSCRIPTION_FIELDS = Fields(
         "languages": ("send one `language`", ("",)),
     },
 )
+ONE_FORMAT = "images are PNG files"
+NO_PREVIEWS = "an image comes when it is complete"
+NO_STYLE = "say it in the `prompt`"
+IMAGE_FIELDS = Fields(
+    served=("prompt", "model", "n", "response_format", "seed", "size", "temperature", "top_k", "top_p"),
+    ignored=ACCOUNTING,
+    refused={
+        "background": ("images have no transparency", ("auto", "opaque")),
+        "complexity": (NO_REASONING, ()),
+        "frame_count": (ONE_FORMAT, ()),
+        "frame_duration_ms": (ONE_FORMAT, ()),
+        "moderation": ("this server has no moderation", ("auto",)),
+        "output_compression": (ONE_FORMAT, ()),
+        "output_format": (ONE_FORMAT, ("png",)),
+        "partial_images": (NO_PREVIEWS, (0, "0")),
+        "quality": ("the model has one", ("auto", "standard")),
+        "stream": (NO_PREVIEWS, (False, "false")),
+        "style": (NO_STYLE, ()),
+        "svg": (ONE_FORMAT, ()),
+    },
+)
+EDIT_FIELDS = Fields(
+    served=("image", *IMAGE_FIELDS.served),
+    ignored=ACCOUNTING,
+    refused={
+        **IMAGE_FIELDS.refused,
+        "input_fidelity": (NO_STYLE, ()),
+        "markup": ("say in the `prompt` what to change, and where", ()),
+        "mask": ("say in the `prompt` what to change, and where", ()),
+    },
+)

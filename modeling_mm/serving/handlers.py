@@ -18,6 +18,7 @@ Loading is that of `transformers serve`. Ours differ in these points:
 """
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from fastapi import HTTPException
 from transformers.cli.serving.model_manager import ModelManager
 
 from ..sources import WEB, SourcePolicy
-from .answering import GenerationStream, make_config
+from .answering import GenerationStream, MakeStreamer, make_config
 from .engine import Engine
 from .limits import BadRequest, ServerLimits
 from .preparing import Media, Prepared, TextRoom, fetch, prepare
@@ -77,6 +78,9 @@ class RequestQueue:
     Args:
         policy: what media of a request may be
         limits: of the server
+
+    Attributes:
+        writer: the processor with the codecs of the model, which it shares
     """
 
     def __init__(self, manager: OneModel, policy: SourcePolicy, limits: ServerLimits):
@@ -87,6 +91,9 @@ class RequestQueue:
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
         self.reader = ThreadPoolExecutor(1, "read")  # tokenizers are not thread-safe
         self.room = TextRoom.of(model, processor)
+        # Another one than that of the workers, each of which would get a copy of the codecs.
+        self.writer = copy.copy(processor)
+        self.writer.use_codecs(model)
 
     async def prepare(self, messages: list[dict[str, Any]], media: Sequence[Media] = ()) -> Prepared:
         """
@@ -128,13 +135,16 @@ class RequestQueue:
         """Have the answers to a conversation generated, beside those of other requests."""
         return self.answer(await self.prepare(messages, media), sampling)
 
-    def answer(self, prepared: Prepared, sampling: Sampling) -> list[GenerationStream]:
+    def answer(
+        self, prepared: Prepared, sampling: Sampling, streamer: MakeStreamer | None = None
+    ) -> list[GenerationStream]:
+        """Have the answers to a prepared conversation generated; see `GenerationStream` for the streamer."""
         model, processor = self.manager.served()
         inputs = self.tensors(prepared)
         config = make_config(sampling, model, inputs["input_ids"].shape[-1], self.limits.tokens)
         items = items_of(inputs)
         return [
-            GenerationStream(self.engine, processor, inputs, config, sampling, seed, items)
+            GenerationStream(self.engine, processor, inputs, config, sampling, seed, items, streamer)
             for seed in sampling.seeds()
         ]
 

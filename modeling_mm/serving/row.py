@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from ..modalities import MODALITIES
 from ..outputs import MMMediaOutput
 from .sampling import Choice, RowSampler, Sampling
-from .text_streamer import TextStreamer
+from .text_streamer import TokenStreamer
 
 # Shape legend: N items (images or audio windows) of a row, M media tokens an item, S media tokens a row, D width.
 
@@ -120,7 +120,7 @@ class Row(MediaRow):
     config: GenerationConfig
     sampling: Sampling
     seed: int | None
-    streamer: TextStreamer
+    streamer: TokenStreamer
     choices: list[Choice] = field(default_factory=list)
     sampler: RowSampler | None = None
 
@@ -148,6 +148,10 @@ class Row(MediaRow):
     def needs_generate(self) -> bool:
         """Return True for a row that only `generate` can answer, alone."""
         return bool(single_options(self.config))
+
+    def code_range(self) -> tuple[int, int] | None:
+        """Return the first id that its next token can have and the one behind the last, inside a block of codes."""
+        return None if self.sampler is None else self.sampler.code_range()
 
     def is_over(self) -> bool:
         return self.streamer.is_over()

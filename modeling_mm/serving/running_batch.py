@@ -76,7 +76,12 @@ class RunningBatch:
 
     @torch.no_grad()
     def step(self) -> torch.Tensor:
-        """Run each row's last token; return the logits (B, V) of the next ones."""
+        """
+        Run each row's last token; return the logits (B, V) of the next ones.
+
+        If all rows are inside blocks of the same modality, only its codes have logits.
+        """
+        ranges = {row.code_range() for row in self.rows}
         tokens = torch.tensor([[row.streamer.tokens[-1]] for row in self.rows], device=self.mask.device)
         self.mask = pad(self.mask, (0, 1), value=1)
         return self.model(
@@ -85,6 +90,7 @@ class RunningBatch:
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            token_range=ranges.pop() if len(ranges) == 1 else None,
         ).logits[:, -1]
 
     def keep(self, rows: Sequence[Row]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from ..code_generation import TEXT, BlockLogitsProcessor
 from ..compat import logits_processors
 
 DEFAULT_TEMPERATURE = 1.0  # of OpenAI's protocol
@@ -39,6 +40,7 @@ class Sampling:
         max_tokens: requested length; None for as many as fit
         n: number of answers
         top_logprobs: likeliest tokens to report beside each token; None for no log-probabilities at all
+        outputs: what the answer may hold: text, and modalities that the model writes as codes
     """
 
     temperature: float | None = None
@@ -52,6 +54,7 @@ class Sampling:
     max_tokens: int | None = None
     n: int = 1
     top_logprobs: int | None = None
+    outputs: tuple[str, ...] = (TEXT,)
 
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> "Sampling":
@@ -83,6 +86,7 @@ class Sampling:
         """Return a model's generation config with these options for one row; without beams, which cannot stream."""
         config = copy.deepcopy(default)
         config.num_beams = config.num_return_sequences = 1
+        config.output_modalities = list(self.outputs)
         if self.temperature is not None:
             config.do_sample = self.temperature > 0
             config.temperature = self.temperature if config.do_sample else None
@@ -147,6 +151,7 @@ class RowSampler:
     def __init__(self, model: Any, sampling: Sampling, prompt: torch.Tensor, seed: int | None = None):
         self.config, self.top_logprobs = sampling.config(model.generation_config), sampling.top_logprobs
         self.processors = logits_processors(model, self.config, len(prompt), penalties_of(sampling, len(prompt)))
+        self.rules = next((each.rules for each in self.processors if isinstance(each, BlockLogitsProcessor)), None)
         self.generator = torch.Generator(prompt.device)
         if seed is None:
             self.generator.seed()
@@ -169,6 +174,10 @@ class RowSampler:
         values, tokens = logprobs.topk(min(self.top_logprobs, len(logprobs)))
         top = list(zip(tokens.tolist(), values.tolist(), strict=True))
         return Choice(int(token), float(logprobs[int(token)]), top)
+
+    def code_range(self) -> tuple[int, int] | None:
+        """Return the range of ids that the next token is in, if the last one is inside a block of codes."""
+        return None if self.rules is None else self.rules.common_range(self.ids[:, -1:])
 
 
 def penalties_of(sampling: Sampling, prompt_length: int) -> LogitsProcessorList:

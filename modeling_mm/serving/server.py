@@ -28,13 +28,14 @@ from .embeddings import EmbeddingsHandler
 from .events import FAILED
 from .fields import UnknownField
 from .handlers import OneModel, RequestQueue
+from .image_generation import ImageHandler
 from .limits import BadRequest, ServerLimits
 from .responses import ResponsesHandler
 from .transcriptions import TranscriptionHandler
 from .workers import worker_context
 
 KEPT_ROUTES = ("/v1/models", "/health")  # of transformers
-FORM_ROUTES = ("/v1/audio/transcriptions", "/v1/audio/translations")
+FORM_ROUTES = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits")
 SEND_FORM = "Send multipart/form-data with its boundary."
 SEND_JSON = "Send a JSON object in UTF-8, with `Content-Type: application/json`."
 LONGEST_MESSAGE = 1000  # a message may name every field of a request
@@ -82,6 +83,7 @@ def add_routes(app: FastAPI, queue: RequestQueue) -> None:
     """Add the routes of OpenAI's protocol that work with our models."""
     chat, responses = ChatHandler(queue), ResponsesHandler(queue)
     embeddings, transcriptions = EmbeddingsHandler(queue), TranscriptionHandler(queue)
+    images = ImageHandler(queue)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: dict[str, Any]) -> Response:
@@ -102,6 +104,14 @@ def add_routes(app: FastAPI, queue: RequestQueue) -> None:
     @app.post(FORM_ROUTES[1])
     async def audio_translations(request: Request) -> Response:
         return await transcriptions.respond(request, "translate")
+
+    @app.post(FORM_ROUTES[2])
+    async def image_edits(request: Request) -> Response:
+        return await images.edit(request)
+
+    @app.post("/v1/images/generations")
+    async def image_generations(request: Request, body: dict[str, Any]) -> Response:
+        return await images.generate(request, body)
 
     @app.get("/v1/models/{name:path}")  # a folder's name has slashes
     async def retrieve_model(name: str) -> dict[str, Any]:

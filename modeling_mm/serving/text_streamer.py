@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Text of an answer from its tokens: pushed as soon as it is final, and ended before a stop string."""
+"""Answer as it grows: its tokens, or its text, pushed as soon as it is final and ended before a stop string."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -30,29 +30,20 @@ def split_at_stop(text: str, stop_strings: Sequence[str]) -> tuple[str, str, boo
     return text, "", False
 
 
-# Not transformers' AsyncTextIteratorStreamer, which needs Python 3.11, holds words back until a space (Japanese until
-# the end) and decodes them again for each token. Not its `stop_strings`, which leave the stop string in the text,
-# match in the end of the prompt too, and take 1.5 s for each new set of strings with a vocabulary of 24,000 tokens.
-class TextStreamer(BaseStreamer):
+class TokenStreamer(BaseStreamer):
     """
-    Text of one answer, pushed as soon as it is final; also a streamer for `generate`.
+    Tokens of one answer as they are chosen; also a streamer for `generate`.
 
     Args:
-        tokenizer: a fast tokenizer
-        push: takes each piece of the text, in the thread that generates
-        stop_strings: texts that end the answer and are left out of it
+        push: takes each piece of the answer, in the thread that generates; of this class there are none
     """
 
-    def __init__(self, tokenizer: Any, push: Callable[[str], object], stop_strings: Sequence[str] = ()):
-        self.push, self.stop_strings = push, stop_strings
+    def __init__(self, push: Callable[[Any], object]):
+        self.push = push
+        self.tokens: list[int] = []
         self.is_stopped = False  # by a stop string
-        self._decoder = IncrementalDecoder(tokenizer)
         self._over = threading.Event()
-        self._is_prompt, self._held = True, ""
-
-    @property
-    def tokens(self) -> list[int]:
-        return self._decoder.tokens
+        self._is_prompt = True
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that let `generate` write here."""
@@ -75,13 +66,43 @@ class TextStreamer(BaseStreamer):
     def take(self, token: int) -> None:
         """Add a token, unless the answer is over: one more may be under way."""
         if not self.is_over():
-            self._add(self._decoder.add(token))
+            self._add_token(token)
+
+    def end(self) -> None:
+        """Complete the answer."""
+
+    def _add_token(self, token: int) -> None:
+        self.tokens.append(token)
+
+
+# Not transformers' AsyncTextIteratorStreamer, which needs Python 3.11, holds words back until a space (Japanese until
+# the end) and decodes them again for each token. Not its `stop_strings`, which leave the stop string in the text,
+# match in the end of the prompt too, and take 1.5 s for each new set of strings with a vocabulary of 24,000 tokens.
+class TextStreamer(TokenStreamer):
+    """
+    Text of one answer, pushed as soon as it is final.
+
+    Args:
+        tokenizer: a fast tokenizer
+        push: takes each piece of the text, in the thread that generates
+        stop_strings: texts that end the answer and are left out of it
+    """
+
+    def __init__(self, tokenizer: Any, push: Callable[[str], object], stop_strings: Sequence[str] = ()):
+        super().__init__(push)
+        self.stop_strings = stop_strings
+        self._decoder = IncrementalDecoder(tokenizer)
+        self.tokens = self._decoder.tokens
+        self._held = ""
 
     def end(self) -> None:
         if not self.is_over():
             self._add(self._decoder.finish())
         if not self.is_over() and self._held:
             self.push(self._held)
+
+    def _add_token(self, token: int) -> None:
+        self._add(self._decoder.add(token))
 
     def _add(self, piece: str) -> None:
         ready, self._held, is_stopped = split_at_stop(self._held + piece, self.stop_strings)
@@ -95,7 +116,7 @@ class TextStreamer(BaseStreamer):
 class StopRequestedCriteria(StoppingCriteria):
     """Stopping criterion that ends `generate` when its streamer is over."""
 
-    def __init__(self, streamer: TextStreamer):
+    def __init__(self, streamer: TokenStreamer):
         self.streamer = streamer
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.Tensor:

@@ -20,12 +20,13 @@ from .chat_request import LONGEST_TEXT
 from .completions import usage_of
 from .events import END_EVENT, FAILED, EventStream, error_event, event, whole_texts
 from .fields import TRANSCRIPTION_FIELDS
+from .forms import LIST, form_numbers, form_texts, is_form
 from .handlers import RequestQueue
 from .limits import BadRequest
 from .preparing import Media
 from .sampling import Sampling
 from .speech import TIMED_FORMATS, SpeechTranscriber, check_granularities, subtitles
-from .values import RANGES, check_number, check_text, shortened
+from .values import check_sampling, check_text, shortened
 
 FORMATS = ("json", "text", "verbose_json")
 NO_FILE = "`file`: expected an audio file as multipart/form-data."
@@ -50,7 +51,7 @@ class TranscriptionHandler:
             BadRequest: for a fault in the request.
             HTTPException: for another model, and for a form that cannot be read.
         """
-        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        if not is_form(request):
             raise BadRequest(NO_FILE)
         async with request.form(max_files=1) as form:
             fields = check_form(form, (*FORMATS, *TIMED_FORMATS) if self.transcriber else FORMATS)
@@ -95,13 +96,7 @@ def check_form(form: FormData, formats: Sequence[str] = FORMATS) -> dict[str, An
     Raises:
         BadRequest: for a field that is unknown, not served, or there twice, and for a wrong value.
     """
-    for name in form:
-        if len(form.getlist(name)) > 1 and not name.endswith("[]"):
-            raise BadRequest(f"`{name}`: expected it once, got it {len(form.getlist(name))} times.")
-    TRANSCRIPTION_FIELDS.check({name.removesuffix("[]"): form.getlist(name)[0] for name in form})
-    fields: dict[str, Any] = {
-        name: check_text(name, value, "a text") for name, value in form.items() if name != "file"
-    }
+    fields: dict[str, Any] = dict(form_texts(form, TRANSCRIPTION_FIELDS, ("file",)))
     answer_format, stream = fields.get("response_format", FORMATS[0]), fields.get("stream", "false").lower()
     if answer_format in (*TIMED_FORMATS, "diarized_json") and answer_format not in formats:
         raise BadRequest(
@@ -110,7 +105,7 @@ def check_form(form: FormData, formats: Sequence[str] = FORMATS) -> dict[str, An
         )
     if answer_format not in formats:
         raise BadRequest(f"`response_format`: expected {', '.join(formats)}, got {shortened(answer_format)}.")
-    wanted = [check_text(GRANULARITIES, value, "a text") for value in form.getlist(f"{GRANULARITIES}[]")]
+    wanted = [check_text(GRANULARITIES, value, "a text") for value in form.getlist(GRANULARITIES + LIST)]
     wanted += [fields[GRANULARITIES]] if fields.get(GRANULARITIES) else []
     if wanted and TIMED_FORMATS[0] not in formats:
         raise BadRequest(f"`{GRANULARITIES}`: this model gives no timestamps and no speakers; leave it out.")
@@ -143,15 +138,7 @@ async def whole_transcript_events(text: str) -> AsyncIterator[str]:
 
 def check_temperature(fields: dict[str, Any]) -> Sampling:
     """Return the generation options of a transcription request."""
-    temperature = fields.get("temperature")
-    if not temperature:
-        return Sampling()
-    try:
-        number = float(temperature)
-    except ValueError as error:
-        raise BadRequest(f"`temperature`: expected a number, got {shortened(temperature)}.") from error
-    check_number("temperature", number, RANGES["temperature"])
-    return Sampling(temperature=number)
+    return check_sampling(form_numbers(fields, ("temperature",)))
 
 
 def prompt_of(fields: dict[str, Any], model: Any) -> str:

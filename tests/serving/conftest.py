@@ -7,6 +7,7 @@ from tests.fakes import gallery as galleries
 from tests.fakes.processor_parts import picture
 from tests.fakes.serving_parts import ENDLESS, MISSING, SMALL_BODY, Server, model, needs_extra, png, run_here
 from tests.fakes.tiny_chats import chat_model, processor
+from tests.fakes.writers import writing
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +56,23 @@ def endless_server(tmp_path_factory):
     server = Server(folder, "--max-tokens", str(ENDLESS))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def writer_folder(tmp_path_factory):
+    """A model that draws and speaks."""
+    folder = tmp_path_factory.mktemp("writes") / "tiny"
+    for part in writing():
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def writer_server(writer_folder):
+    if MISSING:
+        pytest.skip(needs_extra.kwargs["reason"])
+    with run_here(writer_folder) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

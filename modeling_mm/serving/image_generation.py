@@ -3,7 +3,7 @@
 `/v1/images/generations` and `/v1/images/edits`: images that the model writes as codes.
 
 They are answers to a prompt, of an edit beside its images, that consist of one block of codes. Their rows share the
-running batch of all other answers.
+running batch of all other answers. A prompt without images says what to draw, one beside images what to do.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..code_generation import TEXT
 from ..evaluation.answering import free_positions
+from ..prompts import DEFAULT_DRAWING_PROMPT
 from .chat_request import LONGEST_TEXT, MOST_MEDIA
 from .completions import usage_of
 from .events import whole_texts
@@ -55,7 +56,7 @@ class ImageHandler:
         self.queue.manager.check_name(body.get("model"))
         IMAGE_FIELDS.check(body)
         prompt, sampling = self.check(body)
-        return await self.respond(request, prompt, sampling)
+        return await self.respond(request, DEFAULT_DRAWING_PROMPT.format(text=prompt), sampling)
 
     async def edit(self, request: Request) -> Response:
         """

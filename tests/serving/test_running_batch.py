@@ -26,6 +26,9 @@ def test_each_modality_keeps_to_its_columns(name):
         def media(self) -> MMMediaOutput | None:
             return model.encode_media(**self.given) if self.given else None
 
+        def code_range(self) -> None:
+            """It writes text."""
+
         def next_logits(self) -> torch.Tensor:
             """Without a cache and without other rows."""
             text = torch.cat([self.prompt, torch.tensor([self.tokens])], dim=1)

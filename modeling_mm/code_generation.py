@@ -14,11 +14,10 @@ import torch
 from transformers.generation import LogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor
 from transformers.utils import logging
 
-from .code_tokens import INTERLEAVED, CodeTokens, code_order, code_tokens_of
+from .code_tokens import INTERLEAVED, TEXT, CodeTokens, code_order, code_tokens_of
 
 logger = logging.get_logger(__name__)
 
-TEXT = "text"
 # States outside of blocks: in text; before the only block, without text; behind it.
 IN_TEXT, BEFORE, BEHIND = range(3)
 

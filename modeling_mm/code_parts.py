@@ -203,6 +203,27 @@ class CodeProcessing:
                 parts.append({"type": "text", "text": text})
         return parts
 
+    def decode_written(self, ids: Any, name: str) -> list[Any]:
+        """
+        Return the first image or audio of each row of generated tokens (B, L), without the prompt.
+
+        Returns:
+            PIL images, or samples (length,).
+
+        Raises:
+            ValueError: for a row without any that can be decoded.
+        """
+        written, media = self.written_modality(name), []
+        for row, parts in enumerate(self.decode_media(ids)):
+            found = next((part[name] for part in parts if part["type"] == name), None)
+            if found is None:
+                raise ValueError(
+                    f"Row {row} has no {name} that can be decoded. Raise max_new_tokens, or shorten the prompt: each "
+                    f"step of its codes takes {written.tokens.codebooks} tokens behind the start token."
+                )
+            media.append(found[0] if written.tokens.grid is None else found)
+        return media
+
     def _decode_block(self, block: Block) -> dict[str, Any]:
         """Return the part of a block of codes."""
         assert block.tokens is not None

@@ -23,6 +23,7 @@ from .modalities import MODALITIES
 
 INTERLEAVED, DELAYED = "interleaved", "delayed"
 CODE_LAYOUTS = (INTERLEAVED, DELAYED)
+TEXT = "text"  # the modality of all other tokens
 EDGES = 2  # the start and the end token, which stand before the codes in a range
 
 Codes = list[list[int]]  # K rows of T codes

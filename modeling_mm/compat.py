@@ -171,6 +171,11 @@ def merge_generate_kwargs(pipe: Any, given: dict, **overrides: Any) -> dict:
     return {"generation_config": pipe.generation_config, **given, **overrides}
 
 
+def chosen_generate_kwargs(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `generate` that a call gives, on top of the pipeline's, which 5.20 keeps apart."""
+    return {**getattr(pipe, "_generate_kwargs", {}), **given}
+
+
 def logits_processors(
     model: Any, config: GenerationConfig, prompt_length: int, further: LogitsProcessorList
 ) -> LogitsProcessorList:

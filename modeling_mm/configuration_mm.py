@@ -93,6 +93,7 @@ AUTO_MAP = {
     "AutoModelForPreTraining": PRETRAINING,
     "AutoModelForSequenceClassification": "modeling_mm.MMForSequenceClassification",
     "AutoModelForSpeechSeq2Seq": "modeling_mm.MMForConditionalGeneration",
+    "AutoModelForTextToWaveform": "modeling_mm.MMForConditionalGeneration",
     "AutoModelForZeroShotImageClassification": RETRIEVAL,
 }
 
@@ -111,6 +112,8 @@ PIPELINES = {
     "multimodal-translation": ("pipelines.MMTranslationPipeline", "AutoModelForImageTextToText"),
     "text-classification": ("pipelines.MMTextClassificationPipeline", "AutoModelForSequenceClassification"),
     "text-generation": ("pipelines.MMTextGenerationPipeline", "AutoModelForCausalLM"),
+    "text-to-audio": ("pipelines.MMTextToAudioPipeline", "AutoModelForTextToWaveform"),
+    "text-to-image": ("pipelines.MMTextToImagePipeline", "AutoModelForMultimodalLM"),
     "visual-question-answering": ("pipelines.MMVisualQuestionAnsweringPipeline", "AutoModelForImageTextToText"),
     "zero-shot-audio-classification": ("pipelines.MMZeroShotAudioClassificationPipeline", "AutoModel"),
     "zero-shot-image-classification": (

@@ -19,6 +19,7 @@ from transformers.generation import (
 from transformers.utils import logging
 
 from .code_generation import BlockGuidance, BlockLogitsProcessor, BlockRules, block_rules, report_cut_blocks
+from .code_tokens import TEXT, code_tokens_of
 from .configuration_mm import HIDDEN
 from .encoders import is_sharded
 from .layers import turn_weights
@@ -97,6 +98,11 @@ class PositionsUsedUp(StoppingCriteria):
 
 class MMGenerationMixin(GenerationMixin):
     """`GenerationMixin` for a model with `encode_media` and a `forward` that takes `media`."""
+
+    @property
+    def output_modalities(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Text, and the modalities whose codes the model writes; pipelines of transformers look here."""
+        return (TEXT, *code_tokens_of(self.config))
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:

@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 from transformers.generation import GenerationConfig
 
 from .modalities import MODALITIES
-from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, given_media, take
-from .prompts import language_name, translation_prompt
+from .pipeline_base import MMGenerationPipeline, Parameters, check_keys, rows_with_media, take
+from .prompts import fill_prompt, language_name, translation_prompt
 from .sources import describe
 
 # Beams for each of several answers: some of them have the same text in other tokens.
@@ -151,20 +151,7 @@ class MMTranslationPipeline(MMAnsweringPipeline):
             A list of `{"translation_text": ...}`, one unless `num_return_sequences` is larger; a list of such lists
             for a list, an iterator over them for a dataset or a generator.
         """
-        media = given_media(image=image, audio=audio)
-        if text is None or isinstance(text, str):
-            return super().__call__({"text": text, **media}, **kwargs)
-        if not media and not (isinstance(text, list) and text and isinstance(text[0], str)):
-            return super().__call__(text, **kwargs)
-        columns = {"text": text, **media}
-        if any(not isinstance(column, list) or len(column) != len(text) for column in columns.values()):
-            sizes = {name: len(c) if isinstance(c, list) else describe(c) for name, c in columns.items()}
-            raise ValueError(
-                "expected lists of one length for texts and media, got "
-                f"{', '.join(f'{size} ({name})' for name, size in sizes.items())}; pass a dict for each text instead"
-            )
-        rows = zip(*columns.values(), strict=True)
-        return super().__call__([dict(zip(columns, row, strict=True)) for row in rows], **kwargs)
+        return super().__call__(rows_with_media(text, image=image, audio=audio), **kwargs)
 
     def preprocess(self, inputs: Any, tgt_lang: str | None = None, prompt: str | None = None) -> dict[str, Any]:
         inputs = {"text": inputs} if isinstance(inputs, str) else inputs
@@ -178,12 +165,7 @@ class MMTranslationPipeline(MMAnsweringPipeline):
         check_keys(inputs, ("text", *MODALITIES, "tgt_lang"))
         language = language_name(inputs.get("tgt_lang", tgt_lang))
         prompt = translation_prompt(self.model) if prompt is None else prompt
-        try:
-            question = prompt.format(language=language, text=text or "").strip()
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"expected a prompt with {{language}} and {{text}} in it, got {prompt!r}; write other braces twice"
-            ) from error
+        question = fill_prompt(prompt, language=language, text=text or "")
         parts = [{"type": kind, kind: inputs[kind]} for kind in MODALITIES if inputs.get(kind) is not None]
         return self.ask([*parts, {"type": "text", "text": question}])
 

@@ -23,11 +23,13 @@ from transformers.pipelines.pt_utils import (
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import is_valid_message
 
+from .code_tokens import code_tokens_of
 from .compat import merge_generate_kwargs, template_variables
 from .configuration_mm import IS_REMOTE_CODE, MMConfig
 from .control_tokens import mark
 from .modalities import MODALITIES
 from .processing_mm import AUTO_CLASSES, MMProcessor
+from .sources import describe
 
 logger = logging.get_logger(__name__)
 
@@ -117,6 +119,32 @@ def given_media(**media: Any) -> dict[str, Any]:
     return {name: value for name, value in media.items() if value is not None}
 
 
+def rows_with_media(text: Any, **media: Any) -> Any:
+    """
+    Return a dict for each text with its media, or inputs that are rows already.
+
+    Args:
+        text: a text, a list of texts, or rows of any kind, which are returned as they are.
+        media: of the text by name; lists as long as the list of texts; None for none.
+
+    Raises:
+        ValueError: for lists of unequal lengths.
+    """
+    media = given_media(**media)
+    if text is None or isinstance(text, str):
+        return {"text": text, **media}
+    if not media and not (isinstance(text, list) and text and all(isinstance(each, str) for each in text)):
+        return text
+    columns = {"text": text, **media}
+    if any(not isinstance(column, list) or len(column) != len(text) for column in columns.values()):
+        sizes = {name: len(c) if isinstance(c, list) else describe(c) for name, c in columns.items()}
+        raise ValueError(
+            "expected lists of one length for texts and media, got "
+            f"{', '.join(f'{size} ({name})' for name, size in sizes.items())}; pass a dict for each text instead"
+        )
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 class MMPipeline(Pipeline):
     """
     A pipeline for the models of this package.
@@ -147,6 +175,8 @@ class MMPipeline(Pipeline):
         if processor is None:
             # Stock pipelines of some tasks use none, so `pipeline` does not load it.
             processor = load_processor(model, {name: kwargs.get(name) for name in AUTO_CLASSES})
+        if code_tokens_of(model.config):
+            processor.use_codecs(model)
         return {"model": model, "processor": processor, **kwargs}
 
     def check_model(self, model: Any) -> None:

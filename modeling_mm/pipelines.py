@@ -3,7 +3,7 @@
 Pipelines of transformers for the models of this package.
 
 For tasks of transformers, such as "automatic-speech-recognition", they serve these models and pass every other model
-to the stock pipeline. Two tasks that transformers 5 no longer has are for these models alone.
+to the stock pipeline. Two tasks that transformers 5 no longer has, and "text-to-image", are for these models alone.
 """
 
 import inspect
@@ -20,6 +20,7 @@ from transformers.pipelines.text_generation import TextGenerationPipeline
 from transformers.utils.chat_template_utils import Chat
 
 from .chat import parts_of
+from .code_tokens import TEXT
 from .modalities import MODALITIES, VIDEO
 from .pipeline_answers import MMTranslationPipeline, MMVisualQuestionAnsweringPipeline
 from .pipeline_base import (
@@ -38,6 +39,7 @@ from .pipeline_classification import (
     MMImageClassificationPipeline,
     MMTextClassificationPipeline,
 )
+from .pipeline_codes import MMTextToAudioPipeline, MMTextToImagePipeline, check_writes, writing_options
 from .pipeline_features import MMFeatureExtractionPipeline, MMImageFeatureExtractionPipeline
 from .pipeline_speech import MMSpeechRecognitionPipeline
 from .pipeline_zero_shot import MMZeroShotAudioClassificationPipeline, MMZeroShotImageClassificationPipeline
@@ -123,7 +125,18 @@ class MMImageTextToTextPipeline(MMChatPipeline, ImageTextToTextPipeline):
 
 
 class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
-    """`pipeline("any-to-any")` with text, images and audio to text; it needs neither torchvision nor librosa."""
+    """
+    `pipeline("any-to-any")` with text, images and audio to text, or to images or audio that the model writes.
+
+    ```python
+    pipe = pipeline("any-to-any", model)
+    pipe(chat, generation_mode="image")[0]["generated_image"]  # a PIL image
+    pipe(chat, generation_mode="audio")[0]["generated_audio"]  # (samples,), at the record's `sampling_rate`
+    pipe(chat, output_modalities=("text", "image"))[0]["generated_parts"]  # parts of a message
+    ```
+
+    It needs neither torchvision nor librosa.
+    """
 
     stock = AnyToAnyPipeline
     stock_chat = any_to_any.Chat
@@ -139,6 +152,39 @@ class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
         if not media and are_rows(text):
             return self.answer_rows(text, **kwargs)
         return AnyToAnyPipeline.__call__(self, text, **media, **kwargs)
+
+    def _sanitize_parameters(
+        self, output_modalities: Any = None, generation_mode: str | None = None, **options: Any
+    ) -> Parameters:
+        if output_modalities is not None and generation_mode is not None:
+            raise ValueError("pass generation_mode for one modality, or output_modalities for parts, not both")
+        is_text = generation_mode in (None, TEXT)
+        if not is_text and generation_mode in MODALITIES:
+            check_writes(self.model, str(generation_mode))
+        preprocess, forward, postprocess = super()._sanitize_parameters(generation_mode=generation_mode, **options)
+        given = forward["generate_kwargs"]
+        given.pop("generation_mode", None)  # of `generate` of other models
+        if not is_text:
+            forward["generate_kwargs"] = writing_options(self, str(generation_mode), given)
+        if output_modalities is not None:
+            given["output_modalities"] = output_modalities
+            postprocess["has_parts"] = True
+        return preprocess, forward, postprocess
+
+    def postprocess(self, model_outputs: dict[str, Any], has_parts: bool = False, **options: Any) -> list[Any]:
+        mode = options.get("generation_mode")
+        if not has_parts and mode in (None, TEXT):
+            return super().postprocess(model_outputs, **options)
+        sequences, prompt = model_outputs["generated_sequence"], model_outputs["prompt_text"]
+        written = sequences.flatten(0, -2)[:, model_outputs["input_ids"].shape[1] :]
+        prompt = prompt[0] if isinstance(prompt, list) else prompt
+        row = {"input_text": getattr(prompt, "messages", prompt)}
+        if has_parts:
+            return [{**row, "generated_parts": parts} for parts in self.processor.decode_media(written)]
+        if mode == "audio":
+            row["sampling_rate"] = self.processor.written_modality(mode).codec.sampling_rate
+        media = self.processor.post_process_multimodal_output(written, generation_mode=mode)
+        return [{**row, f"generated_{mode}": each} for each in media]
 
 
 # ---- Text alone -----------------------------------------------------------------------------------------------------
@@ -200,6 +246,8 @@ __all__ = [
     "MMSpeechRecognitionPipeline",
     "MMTextClassificationPipeline",
     "MMTextGenerationPipeline",
+    "MMTextToAudioPipeline",
+    "MMTextToImagePipeline",
     "MMTranslationPipeline",
     "MMVisualQuestionAnsweringPipeline",
     "MMZeroShotAudioClassificationPipeline",

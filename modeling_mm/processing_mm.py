@@ -480,6 +480,32 @@ class MMProcessor(ProcessorMixin, DetectionPostprocessing, CodeProcessing):
         )
         return BatchFeature({name: convert(tensor, return_tensors) for name, tensor in batch.items()})
 
+    def post_process_multimodal_output(
+        self,
+        generated_outputs: Any,
+        skip_special_tokens: bool = True,
+        generation_mode: str | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """
+        Return what a model has written in one modality, for each row; transformers' pipelines ask for it.
+
+        Args:
+            generated_outputs: tokens (B, L); for media without the prompt, which may hold some.
+            generation_mode (*optional*, defaults to `"text"`): `"text"`, or a modality that a codec decodes.
+
+        Returns:
+            texts, PIL images, or samples (length,), see [`decode_media`] for several parts in a row.
+
+        Raises:
+            ValueError: without a codec, and for a row without such media.
+        """
+        if generation_mode in (None, "text"):
+            return self.post_process_image_text_to_text(  # type: ignore[return-value]
+                generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs
+            )
+        return self.decode_written(generated_outputs, generation_mode)
+
     # ---- Chats ------------------------------------------------------------------------------------------------------
 
     def apply_chat_template(

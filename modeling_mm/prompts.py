@@ -3,7 +3,9 @@
 Prompts of speech recognition, translation, drawing and speech.
 
 A checkpoint that was trained on particular wordings keeps them in its generation config: `transcription_prompts`
-(language code to prompt) and `translation_prompt`; and one that was trained on short audio, `max_windows`.
+(language code to prompt), `translation_prompt`, `drawing_prompt` and `speech_prompt`; and one that was trained on
+short audio, `max_windows`. In a user's message media, such as an image to draw after or a voice to speak in, stand
+before the prompt.
 """
 
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ def set_prompts(
     transcription: Mapping[str, str] | None = None,
     translation: str | None = None,
     max_windows: int | None = None,
+    drawing: str | None = None,
+    speech: str | None = None,
 ) -> None:
     """
     Store a model's own prompts in its generation config, so that they are saved and loaded with it.
@@ -31,6 +35,8 @@ def set_prompts(
         translation: a prompt with `{language}` and `{text}` in it.
         max_windows: the most audio windows that the model transcribes at once. Longer audio is cut into chunks, whose
             texts are merged.
+        drawing: a prompt for an answer that is an image, with `{text}` in it.
+        speech: a prompt for an answer that is audio, with `{text}` in it.
 
     Raises:
         ValueError: for a number of windows below 1.
@@ -40,8 +46,9 @@ def set_prompts(
         config.max_windows = check_windows(max_windows)
     if transcription is not None:
         config.transcription_prompts = dict(transcription)
-    if translation is not None:
-        config.translation_prompt = translation
+    for name, prompt in {"translation": translation, "drawing": drawing, "speech": speech}.items():
+        if prompt is not None:
+            setattr(config, f"{name}_prompt", prompt)
     # transformers saves additional attributes of a config that was made from a model config, but does not load them.
     config._from_model_config = False
 
@@ -89,6 +96,30 @@ def check_windows(windows: Any) -> int:
 def translation_prompt(model: Any) -> str:
     """Return the prompt that asks a model for a translation, with `{language}` and `{text}` in it."""
     return getattr(model.generation_config, "translation_prompt", None) or DEFAULT_TRANSLATION_PROMPT
+
+
+def drawing_prompt(model: Any) -> str:
+    """Return the prompt that asks a model for an image, with `{text}` in it."""
+    return getattr(model.generation_config, "drawing_prompt", None) or DEFAULT_DRAWING_PROMPT
+
+
+def speech_prompt(model: Any) -> str:
+    """Return the prompt that asks a model to say a text, with `{text}` in it."""
+    return getattr(model.generation_config, "speech_prompt", None) or DEFAULT_SPEECH_PROMPT
+
+
+def fill_prompt(prompt: str, **values: str) -> str:
+    """
+    Return a prompt with the values of its fields.
+
+    Raises:
+        ValueError: if the prompt has other fields.
+    """
+    try:
+        return prompt.format(**values).strip()
+    except (KeyError, IndexError, ValueError) as error:
+        fields = " and ".join(f"{{{name}}}" for name in values)
+        raise ValueError(f"expected a prompt with {fields} in it, got {prompt!r}; write other braces twice") from error
 
 
 def language_name(language: str | None) -> str:

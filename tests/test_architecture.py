@@ -10,10 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "modeling_mm"
 FLAT = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
 NESTED = sorted(path for path in PACKAGE.glob("*/**/*.py"))
-SHIPPED_FROM = (
-    *("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines"),
-    "audio_streamer",
-)
+SHIPPED_FROM = ("configuration_mm", "processing_mm", "modeling_mm", "retrieval", "pretraining", "pipelines")
 
 BASE = {"code_tokens", "compat", "configuration_codec", "configuration_mm", "folders", "modalities", "sentence_files"}
 
@@ -58,6 +55,7 @@ FLOORS = (
 TASKS = {
     "pipeline_answers",
     "pipeline_classification",
+    "pipeline_codes",
     "pipeline_features",
     "pipeline_speech",
     "pipeline_whisper",

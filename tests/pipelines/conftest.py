@@ -7,11 +7,12 @@ from transformers import pipeline
 
 from modeling_mm import MMForConditionalGeneration, MMForRetrieval, MMForSequenceClassification
 from tests.fakes.pipeline_parts import build, folder_of
+from tests.fakes.writers import writing
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> Path:
-    """A folder with a folder each for the `model` that writes, for the `classifier` and for the `retriever`."""
+    """A folder with a folder each for the `model`, the `classifier`, the `retriever` and the `writer` of codes."""
     folders = tmp_path_factory.mktemp("pipelines")
     for name, cls, fields in (
         ("model", MMForConditionalGeneration, {}),
@@ -21,6 +22,9 @@ def folders(tmp_path_factory) -> Path:
         model, processor = build(cls, **fields)
         model.save_pretrained(folders / name)
         processor.save_pretrained(folders / name)
+    model, processor = writing()
+    model.save_pretrained(folders / "writer")
+    processor.save_pretrained(folders / "writer")
     return folders
 
 

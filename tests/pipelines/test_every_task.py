@@ -177,6 +177,14 @@ def answers(folders, **kwargs):
     embedded = make("feature-extraction", "retriever")("hello", images=picture, pool=True)
     said["embedding"] = np.round(np.array(embedded), 3).tolist()
     said["question"] = make("visual-question-answering")(picture, "a cat?", **greedy)
+    drawn = make("text-to-image", "writer")("a cat", image=picture, do_sample=False)
+    said["drawn"] = np.asarray(drawn).tolist()
+    any_to_any = make("any-to-any", "writer")(chat, generation_mode="image", do_sample=False)
+    said["drawn from a chat"] = np.asarray(any_to_any[0]["generated_image"]).tolist()
+    say = make("text-to-audio", "writer")
+    spoken = say("a cat", do_sample=False)["audio"]
+    streamed = np.concatenate(list(say.stream("a cat", do_sample=False, chunk_seconds=0.02)))
+    said["spoken"] = [np.round(each, 3).tolist() for each in (spoken, streamed)]
     said["translation"] = make("multimodal-translation")("a cat", image=picture, tgt_lang="fr", **greedy)
     return said
 """

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answering import GenerationStream
 
 FAILED = "The server failed at this request; its log says why. Other requests are not affected."
+BROKEN = "is_broken"  # of a request's state
 END_EVENT = "data: [DONE]\n\n"
 
 
@@ -28,19 +29,50 @@ def error_event(message: str) -> str:
     return event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
 
 
-class EventStream(StreamingResponse):
-    """Response with the events of answers, whose generation ends when the client leaves, even before an event."""
+class AnswerStream(StreamingResponse):
+    """Response with pieces of answers, whose generation ends when the client leaves, even before a piece."""
 
-    def __init__(self, events: AsyncIterator[str], streams: Sequence[GenerationStream]):
-        super().__init__(events, media_type="text/event-stream")
+    def __init__(
+        self, pieces: AsyncIterator[str] | AsyncIterator[bytes], streams: Sequence[GenerationStream], media_type: str
+    ):
+        super().__init__(pieces, media_type=media_type)
         self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except Exception:
+            scope.setdefault("state", {})[BROKEN] = True
+            raise
         finally:
             for stream in self.streams:
                 stream.streamer.stop()
+
+
+class EventStream(AnswerStream):
+    """Response with the events of answers."""
+
+    def __init__(self, events: AsyncIterator[str], streams: Sequence[GenerationStream]):
+        super().__init__(events, streams, "text/event-stream")
+
+
+class BreakOff:
+    """
+    Middleware that ends a response whose pieces have failed without its end, so that clients see it broken off.
+
+    Starlette's `BaseHTTPMiddleware`, which transformers' app has, ends it as if it were complete (1.10).
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_unless_broken(message: Message) -> None:
+            if message["type"] == "http.response.body" and scope.get("state", {}).get(BROKEN):
+                raise RuntimeError("A streamed answer failed; its client was disconnected.")
+            await send(message)
+
+        await self.app(scope, receive, send_unless_broken)
 
 
 async def whole_texts(streams: Sequence[GenerationStream], receive: Callable[[], Awaitable[Any]]) -> list[str]:

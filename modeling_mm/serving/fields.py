@@ -183,3 +183,12 @@ EDIT_FIELDS = Fields(
         "mask": ("say in the `prompt` what to change, and where", ()),
     },
 )
+SPEECH_FIELDS = Fields(
+    served=("input", "model", "voice", "response_format", "seed", "temperature", "top_k", "top_p"),
+    ignored=ACCOUNTING,
+    refused={
+        "instructions": ("the model has one way to speak", ("",)),
+        "speed": ("the model has one speed", (1,)),
+        "stream_format": ("audio comes as it is, in chunks of wav and pcm", ("audio",)),
+    },
+)

@@ -28,6 +28,7 @@ import torch
 from fastapi import HTTPException
 from transformers.cli.serving.model_manager import ModelManager
 
+from ..modalities import MODALITIES
 from ..sources import WEB, SourcePolicy
 from .answering import GenerationStream, MakeStreamer, make_config
 from .engine import Engine
@@ -124,6 +125,14 @@ class RequestQueue:
             return await asyncio.wait_for(fetched, self.policy.timeout + 1)
         except asyncio.TimeoutError as error:
             raise BadRequest(f"`messages`: its URLs took longer than {self.policy.timeout:g} s.") from error
+
+    def check_writes(self, modality: str) -> None:
+        """Raise a `BadRequest` if the model writes no such media."""
+        if modality not in self.writer.written:
+            raise BadRequest(
+                f"`model`: it writes no {MODALITIES[modality].plural}; use a model with a codec of {modality} "
+                "(`model.add_codec`)."
+            )
 
     async def use_model(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return the result of work with the model, which nothing else uses meanwhile."""

@@ -85,8 +85,7 @@ class ImageHandler:
         Raises:
             BadRequest: for a model that draws nothing, and for a value that is wrong or not served.
         """
-        if KIND not in self.queue.writer.written:
-            raise BadRequest("`model`: it writes no images; use a model with an image codec (`model.add_codec`).")
+        self.queue.check_writes(KIND)
         prompt = check_text("prompt", request.get("prompt"), "a text")
         if not 0 < len(prompt) <= LONGEST_TEXT:
             raise BadRequest(f"`prompt`: expected 1 to {LONGEST_TEXT} characters, got {len(prompt)}.")

@@ -25,12 +25,13 @@ from ..sources import SourcePolicy
 from .bodies import TOO_MANY, LimitBodies
 from .completions import ChatHandler
 from .embeddings import EmbeddingsHandler
-from .events import FAILED
+from .events import FAILED, BreakOff
 from .fields import UnknownField
 from .handlers import OneModel, RequestQueue
 from .image_generation import ImageHandler
 from .limits import BadRequest, ServerLimits
 from .responses import ResponsesHandler
+from .speech_generation import SpeechHandler
 from .transcriptions import TranscriptionHandler
 from .workers import worker_context
 
@@ -72,6 +73,7 @@ def build_app(
     app = build_server(**{name: given.get(name) for name in inspect.signature(build_server).parameters})
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in KEPT_ROUTES]
     add_routes(app, queue)
+    app.add_middleware(BreakOff)
     app.add_middleware(LimitBodies, limits=limits, refuse=error_response)
     app.router.lifespan_context = until_stopped(app.router.lifespan_context, queue)
     for kind, handler in ERROR_HANDLERS.items():
@@ -83,7 +85,7 @@ def add_routes(app: FastAPI, queue: RequestQueue) -> None:
     """Add the routes of OpenAI's protocol that work with our models."""
     chat, responses = ChatHandler(queue), ResponsesHandler(queue)
     embeddings, transcriptions = EmbeddingsHandler(queue), TranscriptionHandler(queue)
-    images = ImageHandler(queue)
+    images, speech = ImageHandler(queue), SpeechHandler(queue)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: dict[str, Any]) -> Response:
@@ -96,6 +98,10 @@ def add_routes(app: FastAPI, queue: RequestQueue) -> None:
     @app.post("/v1/embeddings")
     async def create_embeddings(body: dict[str, Any]) -> Response:
         return await embeddings.respond(body)
+
+    @app.post("/v1/audio/speech")
+    async def audio_speech(request: Request, body: dict[str, Any]) -> Response:
+        return await speech.respond(request, body)
 
     @app.post(FORM_ROUTES[0])
     async def audio_transcriptions(request: Request) -> Response:

@@ -3,9 +3,12 @@
 from functools import cache
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
+from modeling_mm.codecs import wrap
+from modeling_mm.training import ChatCollator
 from tests.fakes.codecs import tiny_codec
+from tests.fakes.own_codecs import own_codec, own_media
 from tests.fakes.processor_parts import make
-from tests.fakes.tiny import gpt2, open_gates, vit, whisper
+from tests.fakes.tiny import gpt2, open_gates, train, vit, whisper
 
 
 @cache
@@ -22,6 +25,29 @@ def seeing() -> tuple[MMForConditionalGeneration, MMProcessor]:
         cross_attention_layers=[1, 3], tokenizer=processor,
     )  # fmt: skip
     return open_gates(model), processor
+
+
+SAID = {"hello": 30, "a dog": 12}  # codes, 20 a second
+
+
+@cache
+def speaking() -> tuple[MMForConditionalGeneration, MMProcessor]:
+    """A model that has learned by heart to say two texts, each in other codes, and to answer a third in text."""
+    model, processor = seeing()
+    codec = wrap(own := own_codec("audio"), own.config)
+    processor.add_codec(codec)
+    model.add_codec(codec, processor)
+    processor.use_codecs(model)
+    waves = {text: own_media("audio", 1, length, seed=length)[0].numpy() for text, length in SAID.items()}
+    rate = {"type": "audio", "sampling_rate": own.config.sampling_rate}
+    answers = [(f"Say: {text}", {**rate, "audio": wave}) for text, wave in waves.items()]
+    answers.append(("hello", {"type": "text", "text": "hello there, you are brief"}))
+    chats = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": [answer]}]}
+        for question, answer in answers
+    ]
+    train(model, [ChatCollator(processor)(chats)], 150, lr=6e-3)
+    return model.eval(), processor
 
 
 def writing(layout: str = "delayed") -> tuple[MMForConditionalGeneration, MMProcessor]:

@@ -7,7 +7,7 @@ from tests.fakes import gallery as galleries
 from tests.fakes.processor_parts import picture
 from tests.fakes.serving_parts import ENDLESS, MISSING, SMALL_BODY, Server, model, needs_extra, png, run_here
 from tests.fakes.tiny_chats import chat_model, processor
-from tests.fakes.writers import writing
+from tests.fakes.writers import speaking, writing
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +72,23 @@ def writer_server(writer_folder):
     if MISSING:
         pytest.skip(needs_extra.kwargs["reason"])
     with run_here(writer_folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def speaker_folder(tmp_path_factory):
+    """A model that has learned to say two texts."""
+    folder = tmp_path_factory.mktemp("speaks") / "tiny"
+    for part in speaking():
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speaker_server(speaker_folder):
+    if MISSING:
+        pytest.skip(needs_extra.kwargs["reason"])
+    with run_here(speaker_folder) as server:
         yield server
 
 

@@ -197,7 +197,9 @@ def test_a_model_that_writes_no_images(server_here):
     import openai
 
     for call in (generate, lambda server: edit(server, RED)):
-        with pytest.raises(openai.BadRequestError, match="`model`: it writes no images; use a model with an image c"):
+        with pytest.raises(
+            openai.BadRequestError, match="`model`: it writes no images; use a model with a codec of i"
+        ):
             call(server_here)
 
 

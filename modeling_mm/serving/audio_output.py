@@ -1,0 +1,66 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""
+Samples as the bytes of an answer: whole files, and the pieces of a stream.
+
+WAV and FLAC files keep the codec's rate. PCM has no header, so that it has the rate that OpenAI's clients take it for;
+MP3 has few rates, of which it gets the same.
+"""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from ..audio import resample
+
+# Media type of each format; the streamed ones are sent while they are generated.
+FORMATS = {"mp3": "audio/mpeg", "flac": "audio/flac", "wav": "audio/wav", "pcm": "audio/pcm"}
+STREAMED = ("wav", "pcm")
+PROTOCOL_RATE = 24_000  # of PCM in OpenAI's protocol
+UNKNOWN_LENGTH = 0xFFFFFFFF
+SAMPLE_BYTES = 2
+
+
+def encode_file(samples: np.ndarray, rate: int, audio_format: str) -> bytes:
+    """Return samples (length,) as a FLAC or MP3 file, of 16 bits a sample."""
+    if audio_format == "mp3":
+        samples, rate = resample(samples, rate, PROTOCOL_RATE), PROTOCOL_RATE
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(samples, -1, 1), rate, format=audio_format.upper())
+    return file.getvalue()
+
+
+class StreamEncoder:
+    """
+    Encoder of one stream of samples, WAV or PCM of 16 bits.
+
+    Args:
+        rate: of the samples.
+    """
+
+    def __init__(self, rate: int, audio_format: str):
+        self.head = wav_head(rate) if audio_format == "wav" else b""
+        is_resampled = audio_format == "pcm" and rate != PROTOCOL_RATE
+        self._resampler: Any = soxr.ResampleStream(rate, PROTOCOL_RATE, 1, "float32") if is_resampled else None
+
+    def encode(self, samples: np.ndarray, is_last: bool = False) -> bytes:
+        """Return the next samples (length,) as bytes, and those that the resampler has held back."""
+        if self._resampler is not None:
+            samples = self._resampler.resample_chunk(samples.astype(np.float32), last=is_last)
+        return to_pcm(samples)
+
+
+def to_pcm(samples: np.ndarray) -> bytes:
+    """Return samples from -1 to 1 as 16-bit integers, the low byte first."""
+    return (np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes()
+
+
+def wav_head(rate: int, length: int | None = None) -> bytes:
+    """Return the header of a WAV file with one channel of `length` bytes; of a stream, whose length is not known."""
+    size = UNKNOWN_LENGTH if length is None else length
+    whole = min(size + 36, UNKNOWN_LENGTH)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate * SAMPLE_BYTES, SAMPLE_BYTES, SAMPLE_BYTES * 8)
+    return struct.pack("<4sI4s", b"RIFF", whole, b"WAVE") + form + struct.pack("<4sI", b"data", size)

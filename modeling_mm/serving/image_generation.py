@@ -3,7 +3,7 @@
 `/v1/images/generations` and `/v1/images/edits`: images that the model writes as codes.
 
 They are answers to a prompt, of an edit beside its images, that consist of one block of codes. Their rows share the
-running batch of all other answers. A prompt without images says what to draw, one beside images what to do.
+running batch of all other answers. The prompt says what to draw, and becomes the text of the model's drawing prompt.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..code_generation import TEXT
 from ..evaluation.answering import free_positions
-from ..prompts import DEFAULT_DRAWING_PROMPT
+from ..prompts import drawing_prompt, fill_prompt
 from .chat_request import LONGEST_TEXT, MOST_MEDIA
 from .completions import usage_of
 from .events import whole_texts
@@ -29,7 +29,7 @@ from .forms import form_files, form_numbers, form_texts, is_form
 from .handlers import RequestQueue
 from .limits import BadRequest
 from .preparing import Media
-from .sampling import Sampling
+from .sampling import DEFAULT_TEMPERATURE, Sampling
 from .text_streamer import TokenStreamer
 from .values import check_sampling, check_text, shortened
 
@@ -56,7 +56,7 @@ class ImageHandler:
         self.queue.manager.check_name(body.get("model"))
         IMAGE_FIELDS.check(body)
         prompt, sampling = self.check(body)
-        return await self.respond(request, DEFAULT_DRAWING_PROMPT.format(text=prompt), sampling)
+        return await self.respond(request, prompt, sampling)
 
     async def edit(self, request: Request) -> Response:
         """
@@ -96,6 +96,8 @@ class ImageHandler:
             got = shortened(request["response_format"])
             raise BadRequest(f"`response_format`: this server keeps no files; expected {FORMAT}, got {got}.")
         sampling = check_sampling({name: request[name] for name in NUMBERS if name in request})
+        if sampling.temperature is None and not self.queue.engine.model.generation_config.do_sample:
+            sampling = replace(sampling, temperature=DEFAULT_TEMPERATURE)  # the likeliest codes make dull images
         return prompt, replace(sampling, outputs=(KIND,), max_tokens=self.tokens)
 
     @property
@@ -107,7 +109,8 @@ class ImageHandler:
         self, request: Request, prompt: str, sampling: Sampling, shown: Sequence[Media] = ()
     ) -> Response:
         """Answer a checked request about images that it shows."""
-        messages = [{"role": "user", "content": [*(each.part for each in shown), {"type": TEXT, TEXT: prompt}]}]
+        question = {"type": TEXT, TEXT: fill_prompt(drawing_prompt(self.queue.engine.model), text=prompt)}
+        messages = [{"role": "user", "content": [*(each.part for each in shown), question]}]
         prepared = await self.queue.prepare(messages, shown)
         self.check_room(prepared.inputs["input_ids"].shape[1])
         streams = self.queue.answer(prepared, sampling, TokenStreamer)

@@ -17,7 +17,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from ..audio_streamer import AUDIO, AudioCodeStreamer
-from ..prompts import DEFAULT_SPEECH_PROMPT
+from ..prompts import fill_prompt, speech_prompt
 from .answering import GenerationStream
 from .audio_output import FORMATS, STREAMED, StreamEncoder, encode_file
 from .chat_request import LONGEST_TEXT
@@ -83,8 +83,8 @@ class SpeechHandler:
         SPEECH_FIELDS.check(body)
         self.queue.check_writes(AUDIO)
         text, audio_format, sampling = check_speech(body)
-        messages = [{"role": "user", "content": DEFAULT_SPEECH_PROMPT.format(text=text)}]
-        prepared = await self.queue.prepare(messages)
+        question = fill_prompt(speech_prompt(self.queue.engine.model), text=text)
+        prepared = await self.queue.prepare([{"role": "user", "content": question}])
         if audio_format not in STREAMED:
             (stream,) = self.queue.answer(prepared, sampling, TokenStreamer)
             return Response(await self.file(stream, request, audio_format), media_type=FORMATS[audio_format])

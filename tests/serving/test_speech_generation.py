@@ -169,7 +169,7 @@ def test_a_stream_that_has_begun_and_does_not_fit_breaks_off(speaker_folder):
     ("options", "word"),
     [
         ({"text": ""}, "`input`: expected 1 to 200000 characters, got 0"),
-        ({"text": "a dog " * 1000}, "The prompt has 6005 characters"),
+        ({"text": "a dog " * 1000}, r"The prompt has 600\d characters"),
         ({"text": "hello there " * 120}, r"The prompt takes \d+ tokens, and the model has 256 positions; shorten it"),
         ({"voice": "alloy"}, "`voice`: this model has one voice; expected default, got 'alloy'"),
         ({"voice": {"id": "voice_1"}}, "`voice`: this model has one voice"),

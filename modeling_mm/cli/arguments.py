@@ -44,7 +44,7 @@ DEVICE = arg("--device", help="such as cpu or cuda:0 (default: a GPU if there is
 EXPLAIN = ("attention", "gradient-attention", "integrated-gradients", "occlusion")
 DECODING = ("text", "image", "speech", "questions", "media")
 TRAINING = ("loss", "training", "cached", "mixed", "packed")
-BENCHMARKS = (*DECODING, *TRAINING, "processor", "pretraining", "import", "load", "convert")
+BENCHMARKS = (*DECODING, *TRAINING, "processor", "pretraining", "export", "import", "load", "convert")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="values in YAML that replace those of the recipe")
@@ -208,6 +208,21 @@ COMMANDS = {
         arg("source", metavar="SOURCE", help="folder or Hub id of an encoder-decoder of transformers"),
         arg("folder", metavar="FOLDER", help="new folder of the model and its processor"),
         arg("--overwrite", action="store_true", help="replace a folder that holds a joint model"),
+    ),
+    "export": Command(
+        "write ONNX graphs of a model, and a program that answers with them without torch",
+        "onnx",
+        (
+            'MODEL exported --image cat.png "What is this?"',
+            "MODEL exported --audio speech.wav --int8    # products of 8 bits",
+        ),
+        MODEL,
+        arg("folder", metavar="FOLDER", help="new folder of the graphs"),
+        arg("question", nargs="?", metavar="QUESTION", help="about the files, such as the program will get"),
+        *map(file_arg, MODALITIES),
+        arg("--int8", action="store_true", help="products of 8 bits: smaller and quicker, and not quite the same"),
+        arg("--overwrite", action="store_true", help="replace a folder that holds such graphs"),
+        arg("--max-new-tokens", type=int, default=48, metavar="N", help="that are compared (default: %(default)s)"),
     ),
     "serve": Command(
         "serve a model to OpenAI's clients: chat completions with images and audio, and transcriptions",

@@ -20,6 +20,7 @@ from .recipe import check_recipe
 
 CONFIG = "config.json"
 INDEX_FILE = "index.json"
+EXPORT_FILE = "export.json"
 OURS = "mm"  # the type of joint models
 CONVERTIBLE = ("vision-encoder-decoder", "speech-encoder-decoder", "whisper")
 COUNTS = ("max_new_tokens", "limit", "search", "max_tokens", "tokens", "repeats")
@@ -162,6 +163,24 @@ def check_convert(options: Namespace) -> None:
         check_model(options.folder)  # nothing else is deleted
 
 
+def check_export(options: Namespace) -> None:
+    check_model(options.model)
+    files = [(name, path) for name in MODALITIES for path in getattr(options, name)]
+    if not files:
+        expected = " or ".join(f"--{name}" for name in MODALITIES)
+        raise ValueError(f"The graphs are for media like some of yours. Give {expected} with a file.")
+    for name, path in files:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"--{name}: there is no file {path}.{beside(Path(path))}")
+    folder = Path(options.folder)
+    check_writable("FOLDER", folder / "any")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not options.overwrite:
+            raise ValueError(f"{folder} is not empty. Choose a new folder, or replace its graphs with --overwrite.")
+        if not (folder / EXPORT_FILE).is_file():  # nothing else is deleted
+            raise ValueError(f"{folder} holds no exported graphs. Choose a new folder.")
+
+
 def check_serve(options: Namespace) -> None:
     if options.allow_files is not None and not Path(options.allow_files).is_dir():
         raise ValueError(f"--allow-files: there is no folder {options.allow_files}.")
@@ -276,6 +295,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "faithfulness": check_faithfulness,
     "index": check_index,
     "convert": check_convert,
+    "export": check_export,
     "serve": check_serve,
     "app": check_app,
     "push": check_push,

@@ -1,12 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """`modeling-mm convert`: an encoder-decoder of transformers becomes a joint model, checked against the original."""
 
-import shutil
 import sys
-import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,7 @@ from .. import MMForConditionalGeneration, MMProcessor
 from ..conversion import check_convertible
 from ..converted_weights import load_original
 from ..encoder_shapes import dummy_item
-from ..utils import format_table
+from ..utils import folder_beside, format_table, replace_folder
 
 ROWS, TOKENS, NEW_TOKENS, BEAMS = 2, 16, 16, 5
 TOLERANCE = 1e-5  # of the largest logit, or of 1 if all are smaller
@@ -55,7 +51,7 @@ def run(options: Namespace) -> int:
     processor = MMProcessor.from_encoder_decoder(options.source)
     model = MMForConditionalGeneration.from_encoder_decoder(options.source, tokenizer=processor)
     target = Path(options.folder)
-    with beside(target) as folder:
+    with folder_beside(target) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         del model
@@ -69,7 +65,7 @@ def run(options: Namespace) -> int:
         if not all(check.holds for check in checks):
             print(f"{options.source} and its conversion differ; nothing was saved.", file=sys.stderr)
             return 1
-        replace(folder, target)
+        replace_folder(folder, target)
     size = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     print(f"Equal. Saved: {target} ({size / 1e6:.1f} MB of weights)")
     return 0
@@ -130,29 +126,3 @@ def limit(expected: torch.Tensor) -> float:
     """Return the greatest difference that rounding may make of these values."""
     finite = expected[expected.isfinite()]
     return TOLERANCE * max(1.0, finite.abs().max().item())
-
-
-@contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """Yield a new folder next to the target, which is removed at the end if it is still there."""
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace(folder: Path, target: Path) -> None:
-    """Put a folder in the place of the target, which is whole at any time but the moment between two renames."""
-    if not target.exists():
-        folder.rename(target)
-        return
-    with beside(target) as former:
-        target.rename(former / target.name)
-        try:
-            folder.rename(target)
-        except OSError:
-            (former / target.name).rename(target)  # what was there stays
-            raise

@@ -2,7 +2,15 @@
 """Decoding, files, tables, names, checked values and shipped resources."""
 
 from .decoding import IncrementalDecoder
-from .files import HALF_FILE, remove_half_files, write_bytes, write_lines, write_text
+from .files import (
+    HALF_FILE,
+    folder_beside,
+    remove_half_files,
+    replace_folder,
+    write_bytes,
+    write_lines,
+    write_text,
+)
 from .progress import show_progress
 from .quiet import quiet_libraries
 from .resources import find_resource, list_resources, resource_or_path
@@ -17,6 +25,7 @@ __all__ = [
     "apply_override",
     "build",
     "find_resource",
+    "folder_beside",
     "format_table",
     "list_resources",
     "mapping_of",
@@ -26,6 +35,7 @@ __all__ = [
     "quiet_libraries",
     "read_values",
     "remove_half_files",
+    "replace_folder",
     "replace_value",
     "resource_or_path",
     "show_progress",

@@ -1,10 +1,13 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import json
 import os
 import re
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +36,29 @@ def remove_half_files(folder: Path) -> None:
     for path in [*folder.glob(".*.*"), *folder.glob("*/.*.*")]:
         if HALF_FILE.fullmatch(path.name):
             path.unlink()
+
+
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """Yield a new folder next to the target, which is removed at the end if it is still there."""
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(folder: Path, target: Path) -> None:
+    """Put a folder in the place of the target, which is whole at any time but the moment between two renames."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    with folder_beside(target) as former:
+        target.rename(former / target.name)
+        try:
+            folder.rename(target)
+        except OSError:
+            (former / target.name).rename(target)  # what was there stays
+            raise

@@ -11,6 +11,7 @@ from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.cli import convert, main
 from modeling_mm.cli.checks import CONVERTIBLE
 from modeling_mm.conversion import SOURCES
+from modeling_mm.utils import replace_folder
 from tests.fakes.encoder_decoders import captioner, transcriber
 from tests.fakes.processor_parts import make_bpe, make_vit, picture
 from tests.fakes.tiny import vit_config
@@ -119,11 +120,11 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_former_one(tmp_path
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(OSError, match="disk"):
-        convert.replace(new, former)
+        replace_folder(new, former)
     assert (former / "file").read_text() == "old" and sorted(path.name for path in tmp_path.iterdir()) == [
         "new",
         "target",
     ]
     monkeypatch.undo()
-    convert.replace(new, former)
+    replace_folder(new, former)
     assert (former / "file").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["target"]

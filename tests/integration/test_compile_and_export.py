@@ -1,4 +1,4 @@
-"""`torch.compile` without a graph break, of forward and of decoding with a static cache; `torch.export`; ONNX."""
+"""`torch.compile` without a graph break, of forward and of decoding with a static cache; `torch.export`."""
 
 import copy
 
@@ -17,7 +17,7 @@ from transformers import (
     Wav2Vec2BertConfig,
 )
 
-from modeling_mm.deploy import DecoderStep, MediaEncoder
+from modeling_mm.deploy import DecoderStep, MediaEncoder, state_of
 from tests.fakes.tiny import (
     AUDIO,
     END,
@@ -287,7 +287,7 @@ def exported_step(model, rows, count=None):
     step = DecoderStep(model)
     token = choose(output.logits[:, -1])
     mask = torch.cat([batch["attention_mask"], torch.ones_like(token)], dim=1)
-    state = step.state_of(output.past_key_values)
+    state = state_of(output.past_key_values)
     return step, (token, mask, *state), batch
 
 
@@ -336,45 +336,4 @@ def test_what_cannot_be_exported_is_said():
     with torch.no_grad():
         cache = model(**inputs(ROWS["text"]), use_cache=True).past_key_values
     with pytest.raises(ValueError, match="This cache has seen no media"):
-        DecoderStep.state_of(cache)
-
-
-def onnx_session(path):
-    """What runs a graph: tensors -> tensors."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options)
-    names = [given.name for given in session.get_inputs()]
-
-    def run(*tensors):
-        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-        return [torch.from_numpy(found) for found in session.run(None, feed)]
-
-    return run
-
-
-def test_onnx_of_the_encoder(tmp_path):
-    """By torch's own exporter; it needs onnxscript, and onnxruntime to run."""
-    pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
-    media = media_inputs("images")
-    encoder = MediaEncoder(shallow(), "image")
-    with torch.no_grad():
-        torch.onnx.export(encoder, tuple(media.values()), tmp_path / "encoder.onnx", dynamo=True, verbose=False)
-    run = onnx_session(tmp_path / "encoder.onnx")
-    for batch in (media, {name: tensor.flip(0) for name, tensor in media.items()}):
-        with torch.no_grad():
-            expected = encoder(*batch.values())
-        for found, tensor in zip(run(*batch.values()), expected, strict=True):
-            assert difference(found, tensor) <= 1e-4
-
-
-def test_onnx_of_the_decoder_step(tmp_path):
-    """With open sizes: a graph of one length could not decode a second token."""
-    pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
-    model = shallow()
-    step, arguments, batch = exported_step(model, "mixed")
-    with torch.no_grad():
-        graph = torch.export.export(step, arguments, dynamic_shapes=step.SHAPES)
-        torch.onnx.export(graph, f=tmp_path / "step.onnx", dynamo=True, verbose=False)
-    check_steps(model, onnx_session(tmp_path / "step.onnx"), arguments, batch)
+        state_of(cache)

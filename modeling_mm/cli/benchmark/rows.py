@@ -12,6 +12,7 @@ from ..arguments import BENCHMARKS
 from .batches import cached_states, frozen_encoder, mixed_batch, packed_rows
 from .bench import Bench
 from .decoding import speech, text_alone, with_image
+from .graphs import exported
 from .loading import convert, imports, load
 from .machine import Machine
 from .processing import processors
@@ -32,6 +33,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "packed": packed_rows,
     "processor": processors,
     "pretraining": pretraining,
+    "export": exported,
     "import": imports,
     "load": load,
     "convert": convert,

@@ -17,11 +17,17 @@ from pathlib import Path
 
 from .builders import BUILDERS, CorpusBuilder, build
 from .chats import build_chats
-from .studio_chats import build_studio_chats
+
+
+def build_studio(folder: Path, builder: CorpusBuilder) -> Counter:
+    from .studio_chats import build_studio_chats  # after the arguments, as it imports transformers
+
+    return build_studio_chats(folder, builder)
+
 
 CHATS: dict[str, Callable[[Path, CorpusBuilder], Counter]] = {
     "chat": lambda folder, builder: build_chats(folder),
-    "studio": build_studio_chats,
+    "studio": build_studio,
 }
 
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Wordings of the corpora of chats: questions and fixed answers of each task."""
 
-from modeling_mm.prompts import DEFAULT_DRAWING_PROMPT
-
 # Several wordings of each question, so that the model does not memorize one. The last words of a question, next to the
 # answer, tell its task.
 CAPTION = (
@@ -29,6 +27,6 @@ MATCH_AUDIO_IMAGE = "Does the voice name the picture?"
 VERDICT = "{text} – {verdict}"
 YES_NO = ("yes", "no")
 FIRST_SECOND = ("the first", "the second")
-# Prompts for images; those of the tests are in no training example.
-DRAW = (DEFAULT_DRAWING_PROMPT, "Draw a picture of {text}", "Paint {text}", "Show me {text}")
+# Prompts for images, beside the one that pipelines use; those of the tests are in no training example.
+DRAW = ("Draw a picture of {text}", "Paint {text}", "Show me {text}")
 DRAW_UNSEEN = ("Make an image of {text}", "Please sketch {text}", "Can you draw {text}")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from modeling_mm.prompts import DEFAULT_SPEECH_PROMPT
+from modeling_mm.prompts import DEFAULT_DRAWING_PROMPT, DEFAULT_SPEECH_PROMPT
 
 from . import phrases
 from .builders import CorpusBuilder
@@ -25,6 +25,7 @@ SPEECH = "studio-speech"
 HAND = "noto"  # who draws
 WORDINGS = "test_wordings"  # the split of known concepts in wordings that are not in training
 KEYWORDS = 3  # of an image in a prompt, at most
+DRAW = (DEFAULT_DRAWING_PROMPT, *phrases.DRAW)
 WITHOUT_PROMPT = 0.1  # share of the training examples that have none, for guidance
 
 
@@ -54,7 +55,7 @@ def draw(corpora: CorpusReader, keywords: Mapping[str, Sequence[str]], split: st
         words = [word for word in keywords.get(row["name_en"], ()) if word != row["name_en"]]
         for number in draws_of(split):
             rng = seeded("draw", row, number)
-            prompt = drawing_prompt(row, words, rng, phrases.DRAW if split == TRAIN else phrases.DRAW_UNSEEN)
+            prompt = drawing_prompt(row, words, rng, DRAW if split == TRAIN else phrases.DRAW_UNSEEN)
             without = split == TRAIN and rng.random() < WITHOUT_PROMPT
             yield drawn(f"{row['file_name']}/{number}", None if without else prompt, row["path"])
 

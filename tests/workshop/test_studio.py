@@ -20,7 +20,7 @@ from scripts.workshop import phrases, studio_folder, studio_measures
 from scripts.workshop.builders import sentences_of_frequent, split_by_words, words_of
 from scripts.workshop.corpus import read_lines, read_rows
 from scripts.workshop.sources import read_cldr_keywords
-from scripts.workshop.studio_chats import HAND, build_studio_chats, drawing_prompt, seeded
+from scripts.workshop.studio_chats import DRAW, HAND, build_studio_chats, drawing_prompt, seeded
 from scripts.workshop.studio_folder import build_studio
 from scripts.workshop.studio_measures import Recognizer, measure, prompts
 from tests.fakes.own_codecs import own_codec
@@ -96,14 +96,14 @@ def test_images_by_one_hand_are_drawn_for_names_keywords_and_nothing(chats, pack
     assert any("beast" in prompt for prompt in asked if prompt) and any(
         "beast" not in prompt for prompt in asked if prompt
     )
-    starts = {wording.partition("{")[0] for wording in phrases.DRAW}
+    starts = {wording.partition("{")[0] for wording in DRAW}
     assert {next(s for s in sorted(starts, key=len)[::-1] if each.startswith(s)) for each in asked if each} == starts
 
 
 def test_a_prompt_has_at_most_three_keywords_in_any_order():
     row = {"name_en": "ape", "file_name": "train/ape.png"}
     words = ["w1", "w2", "w3", "w4"]
-    made = {drawing_prompt(row, words, seeded("draw", row, number), phrases.DRAW[:1]) for number in range(40)}
+    made = {drawing_prompt(row, words, seeded("draw", row, number), DRAW[:1]) for number in range(40)}
     assert "Draw ape" in made and all(prompt.count("w") in (1, 4) for prompt in made)  # "Draw" has one
     assert len(made) > 4
 

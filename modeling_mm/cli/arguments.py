@@ -45,8 +45,13 @@ EXPLAIN = ("attention", "gradient-attention", "integrated-gradients", "occlusion
 DECODING = ("text", "image", "speech", "questions", "media")
 TRAINING = ("loss", "training", "cached", "mixed", "packed")
 BENCHMARKS = (*DECODING, *TRAINING, "processor", "pretraining", "export", "import", "load", "convert")
+# Formats of what is drawn and said, by the suffixes of files.
+IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
+WRITER = arg("--model", default="model_cards/mm-studio", help="folder or Hub id of a model (default: %(default)s)")
+SEED = arg("--seed", type=int, metavar="N", help="of random numbers, to get the same again")
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="values in YAML that replace those of the recipe")
 RECIPE = arg("recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe; see `modeling-mm info`")
 INDEX = arg("index", metavar="INDEX", help="folder of an index")
@@ -152,6 +157,37 @@ COMMANDS = {
             help=f"of --attention: {', '.join(EXPLAIN)} (default: the first, of --match the last)",
         ),
         arg("--max-new-tokens", type=int, default=64, metavar="N", help="(default: %(default)s)"),
+        DEVICE,
+        DTYPE,
+    ),
+    "draw": Command(
+        "draw images of a text, or after an image, by a model with an image codec",
+        "train",
+        (
+            '"a red apple" --out apple.png',
+            '"a green apple" --like apple.png --guidance-scale 3 --out green.png --model MODEL',
+            '"a cat" --count 9 --seed 0 --out cats.png    # one sheet of nine',
+            '"a cat" --count 9 --out cats    # a folder with nine files',
+        ),
+        arg("text", metavar="TEXT", help="what to draw"),
+        arg("--out", required=True, metavar="FILE", help=f"{', '.join(IMAGE_FORMATS)}, or a folder without a suffix"),
+        WRITER,
+        arg("--like", metavar="FILE", help="image to draw after, for a model that sees images"),
+        arg("--guidance-scale", type=float, metavar="X", help="above 1: more as the text says (default: the model's)"),
+        arg("--count", type=int, default=1, metavar="N", help="number of images (default: %(default)s)"),
+        SEED,
+        DEVICE,
+        DTYPE,
+    ),
+    "say": Command(
+        "say a text, in a voice if one is given, by a model with an audio codec",
+        "train",
+        ('"Good morning." --out hello.wav', '"Good morning." --voice me.flac --out hello.mp3 --model MODEL'),
+        arg("text", metavar="TEXT", help="what to say"),
+        arg("--out", required=True, metavar="FILE", help=", ".join(AUDIO_SUFFIXES)),
+        WRITER,
+        arg("--voice", metavar="FILE", help="audio of a voice to speak in, for a model that hears audio"),
+        SEED,
         DEVICE,
         DTYPE,
     ),

@@ -8,14 +8,14 @@ They need neither torch nor transformers. What only these can tell is left to th
 import json
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import get_args
 
 from ..modalities import MODALITIES, VIDEO
 from ..utils.resources import Kind, find_resource, list_resources
 from ..utils.spelling import suggestion
-from .arguments import BENCHMARKS
+from .arguments import AUDIO_SUFFIXES, BENCHMARKS, IMAGE_FORMATS
 from .recipe import check_recipe
 
 CONFIG = "config.json"
@@ -48,6 +48,7 @@ def check_arguments(options: Namespace) -> None:
         "repeats": 1,
         "top": 1,
         "batch_size": 1,
+        "count": 1,
     }.items():
         value = getattr(options, name, None)
         if value is not None and value < low:
@@ -78,6 +79,39 @@ def check_ask(options: Namespace) -> None:
             raise ValueError("--attention: the question has no image and no audio to attend to. Add one.")
         check_writable("--attention", Path(options.attention))
     check_model(options.model)
+
+
+def check_draw(options: Namespace) -> None:
+    path = Path(options.out)
+    check_text(options.text, "draw")
+    if path.suffix:
+        check_suffix(path, IMAGE_FORMATS)
+    check_writable("--out", path if path.suffix else path / "any")
+    check_given("--like", options.like)
+    check_model(options.model)
+
+
+def check_say(options: Namespace) -> None:
+    check_text(options.text, "say")
+    check_suffix(Path(options.out), AUDIO_SUFFIXES)
+    check_writable("--out", Path(options.out))
+    check_given("--voice", options.voice)
+    check_model(options.model)
+
+
+def check_text(text: str, verb: str) -> None:
+    if not text.strip():
+        raise ValueError(f"The text is empty, so there is nothing to {verb}.")
+
+
+def check_suffix(path: Path, known: Collection[str]) -> None:
+    if path.suffix.lower() not in known:
+        raise ValueError(f"--out {path}: expected a file of type {', '.join(known)}.")
+
+
+def check_given(option: str, path: str | None) -> None:
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"{option}: there is no file {path}.{beside(Path(path))}")
 
 
 def check_questions(option: str, path: str) -> None:
@@ -290,6 +324,8 @@ def beside(path: Path) -> str:
 
 CHECKS: dict[str, Callable[[Namespace], None]] = {
     "ask": check_ask,
+    "draw": check_draw,
+    "say": check_say,
     "train": check_train,
     "evaluate": check_evaluate,
     "faithfulness": check_faithfulness,

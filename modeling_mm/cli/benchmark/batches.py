@@ -13,7 +13,18 @@ from ...batching import IGNORED, pad_batch
 from ...modalities import BUILT_IN, MODALITIES
 from ...training.packing import pack_rows
 from .bench import Bench
-from .models import PROMPT_TOKENS, captioner, open_gates, peer_captioner, text_config, vision_config, whisper_config
+from .models import (
+    PROMPT_TOKENS,
+    captioner,
+    open_gates,
+    peer_captioner,
+    peer_transcriber,
+    text_config,
+    transcriber,
+    vision_config,
+    whisper_base,
+    whisper_config,
+)
 from .results import Result
 from .training import ROWS_OF_STEP, step
 
@@ -32,24 +43,28 @@ def step_of(model: PreTrainedModel, batch: dict[str, Any]) -> Any:
 
 
 def frozen_encoder(bench: Bench) -> Iterator[Result]:
-    """Train on images behind a frozen encoder, against VisionEncoderDecoderModel: time, and memory at the peak."""
-    text, vision = text_config(), vision_config()
-    ours = captioner(text, vision, freeze_vision=True).to(bench.device).train()
-    peer = peer_captioner(text, vision).to(bench.device).train()
-    peer.get_encoder().requires_grad_(False)
-    pixels = torch.randn(ROWS_OF_STEP, 3, vision.image_size, vision.image_size, device=bench.device)
-    answers = torch.randint(0, text.vocab_size - 1, (ROWS_OF_STEP, bench.tokens), device=bench.device)
-    image = torch.full_like(answers[:, :1], ours.config.placeholder_ids[0])
-    batch = {
-        "input_ids": torch.cat([image, answers], dim=1),
-        "labels": torch.cat([torch.full_like(image, IGNORED), answers], dim=1),
-        "pixel_values": pixels,
-        "skip_logits": True,
+    """Train behind a frozen encoder of images, then of audio, against the peers: time, and memory at the peak."""
+    text, vision, audio = text_config(), vision_config(), whisper_base()
+    media = random_media(vision, audio, ROWS_OF_STEP, bench.device)
+    sides = {
+        "pixel_values": lambda: (captioner(text, vision, freeze_vision=True), peer_captioner(text, vision)),
+        "input_features": lambda: (transcriber(text, audio, freeze_audio=True), peer_transcriber(text, audio)),
     }
-    runs = step_of(ours, batch), step_of(peer, {"pixel_values": pixels, "labels": answers})
-    label, name = "training step, frozen vision encoder", type(peer).__name__
-    yield bench.compare(label, name, runs[0], runs[1], 1.5)
-    yield from filter(None, [bench.compare_memory(label, name, runs[0], runs[1], 0.6)])
+    answers = torch.randint(0, text.vocab_size - 8, (ROWS_OF_STEP, bench.tokens), device=bench.device)
+    for kind, (name, make) in zip(BUILT_IN, sides.items(), strict=True):
+        ours, peer = (side.to(bench.device).train() for side in make())
+        peer.get_encoder().requires_grad_(False)
+        item = torch.full_like(answers[:, :1], getattr(ours.config, MODALITIES[kind].token_id_field))
+        batch = {
+            "input_ids": torch.cat([item, answers], dim=1),
+            "labels": torch.cat([torch.full_like(item, IGNORED), answers], dim=1),
+            name: media[name],
+            "skip_logits": True,
+        }
+        runs = step_of(ours, batch), step_of(peer, {name: media[name][:, 0], "labels": answers})
+        label, peer_name = f"training step, frozen encoder of {kind}", type(peer).__name__
+        yield bench.compare(label, peer_name, runs[0], runs[1], 1.5)
+        yield from filter(None, [bench.compare_memory(label, peer_name, runs[0], runs[1], 0.6)])
 
 
 def cached_states(bench: Bench) -> Iterator[Result]:

@@ -1,8 +1,9 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Rows of greedy decoding: text alone, with an image, with audio."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -13,7 +14,18 @@ from ... import MMForConditionalGeneration
 from ...deploy import Int8Config, quantize
 from ...layers import has_half_kernels
 from .bench import Bench, kind_of
-from .models import PROMPT_TOKENS, captioner, greedy, peer_captioner, text_config, vision_config, whisper_config
+from .models import (
+    PROMPT_TOKENS,
+    captioner,
+    greedy,
+    peer_captioner,
+    peer_transcriber,
+    text_config,
+    transcriber,
+    vision_config,
+    whisper_base,
+    whisper_config,
+)
 from .results import Result
 from .work import decoding_work
 
@@ -70,16 +82,53 @@ def with_image(bench: Bench) -> Iterator[Result]:
     text, vision = text_config(), vision_config()
     targets = {(torch.float32, 1): 1.5, (torch.float32, 8): 1.5, (INT8, 1): 2.5, (INT8, 8): 5.0}
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
+    shape = (3, vision.image_size, vision.image_size)
+
+    def sides() -> tuple[MMForConditionalGeneration, PreTrainedModel]:
+        return captioner(text, vision), peer_captioner(text, vision)
+
+    yield from with_media(bench, sides, "an image", "pixel_values", shape, patches, targets)
+
+
+def with_audio(bench: Bench) -> Iterator[Result]:
+    """Decode with 30 s of audio a row, which is encoded, too, against SpeechEncoderDecoderModel."""
+    text, audio = text_config(), whisper_base()
+    targets = dict.fromkeys(product(kinds(bench.device), BATCHES), 2.0)
+    frames = 2 * audio.max_source_positions
+    shape = (audio.num_mel_bins, frames)
+
+    def sides() -> tuple[MMForConditionalGeneration, PreTrainedModel]:
+        return transcriber(text, audio), peer_transcriber(text, audio)
+
+    yield from with_media(bench, sides, "audio", "input_features", shape, audio.max_source_positions, targets)
+
+
+def with_media(
+    bench: Bench,
+    sides: Callable[[], tuple[MMForConditionalGeneration, PreTrainedModel]],
+    label: str,
+    name: str,
+    shape: tuple[int, ...],
+    media_tokens: int,
+    targets: dict[tuple[torch.dtype, int], float],
+) -> Iterator[Result]:
+    """
+    Decode with one item a row in each type of numbers.
+
+    Args:
+        sides: makes ours and the peer
+        label, name, shape: of an item, and of the input that holds it
+        media_tokens: of an item
+        targets: by type and batch; 4 for those that are not there
+    """
     for dtype in kinds(bench.device):
-        ours, peer = prepare(captioner(text, vision), peer_captioner(text, vision), dtype, bench.device)
+        ours, peer = prepare(*sides(), dtype, bench.device)
         for batch in BATCHES:
-            shape = (batch, 3, vision.image_size, vision.image_size)
-            inputs = {"pixel_values": torch.randn(shape, device=bench.device, dtype=peer.dtype)}
-            label = f"with an image, {kind_of(dtype)}, batch {batch}"
-            work = decoding_work(ours, batch, 1, bench.tokens, patches, patches)
+            inputs = {name: torch.randn((batch, *shape), device=bench.device, dtype=peer.dtype)}
+            work = decoding_work(ours, batch, 1, bench.tokens, media_tokens, media_tokens)
             runs = [partial(model.generate, **inputs, **greedy(bench.tokens)) for model in (ours, peer)]
             yield bench.compare(
-                label,
+                f"with {label}, {kind_of(dtype)}, batch {batch}",
                 type(peer).__name__,
                 runs[0],
                 runs[1],

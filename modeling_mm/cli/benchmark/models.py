@@ -4,7 +4,15 @@
 from typing import Any
 
 import torch
-from transformers import GPT2Config, PreTrainedModel, ViTConfig, WhisperConfig
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    SpeechEncoderDecoderModel,
+    ViTConfig,
+    WhisperConfig,
+    WhisperModel,
+)
 from transformers import VisionEncoderDecoderConfig as PeerConfig
 from transformers import VisionEncoderDecoderModel as Peer
 
@@ -27,9 +35,25 @@ def captioner(text: GPT2Config, vision: ViTConfig, **fields: Any) -> MMForCondit
     return open_gates(MMForConditionalGeneration(config))
 
 
+def transcriber(text: GPT2Config, audio: WhisperConfig, **fields: Any) -> MMForConditionalGeneration:
+    """Return ours of an audio encoder and a decoder."""
+    config = MMConfig.from_text_vision_audio_configs(text, None, audio, **fields)
+    return open_gates(MMForConditionalGeneration(config))
+
+
 def peer_captioner(text: GPT2Config, vision: ViTConfig) -> PreTrainedModel:
     """Return the peer of an image encoder and a decoder."""
-    peer = Peer(PeerConfig.from_encoder_decoder_configs(vision, text))
+    return started(Peer(PeerConfig.from_encoder_decoder_configs(vision, text)), text)
+
+
+def peer_transcriber(text: GPT2Config, audio: WhisperConfig) -> PreTrainedModel:
+    """Return the peer of an audio encoder and a decoder; a Whisper encoder alone has no class of `AutoModel`."""
+    decoder = GPT2LMHeadModel(GPT2Config(**{**text.to_diff_dict(), "add_cross_attention": True, "is_decoder": True}))
+    return started(SpeechEncoderDecoderModel(encoder=WhisperModel(audio).encoder, decoder=decoder), text)
+
+
+def started(peer: PreTrainedModel, text: GPT2Config) -> PreTrainedModel:
+    """Return a peer that knows the first token of an answer."""
     peer.generation_config.decoder_start_token_id = text.bos_token_id
     peer.config.decoder_start_token_id = text.bos_token_id
     peer.config.pad_token_id = text.eos_token_id
@@ -49,6 +73,12 @@ def vision_config(**fields: Any) -> ViTConfig:
 def whisper_config(**fields: Any) -> WhisperConfig:
     """Return a config of Whisper with the sizes that are given."""
     return WhisperConfig(**fields)
+
+
+def whisper_base() -> WhisperConfig:
+    """Return the config of Whisper base, whose encoder has 21M parameters."""
+    sizes = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048}
+    return whisper_config(**sizes, decoder_layers=6, decoder_attention_heads=8, decoder_ffn_dim=2048)
 
 
 def greedy(tokens: int) -> dict[str, Any]:

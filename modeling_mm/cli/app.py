@@ -49,6 +49,7 @@ def make_pages(options: Namespace) -> Iterator[tuple[str, gr.Blocks]]:
 
 def chat_page(options: Namespace) -> gr.Blocks:
     model, processor = load_model(options.model, options.device, attention="eager")  # eager keeps the weights to show
+    processor.use_codecs(model)
     questions = Path(options.examples) if options.examples else None
     shown = introduce(options.model, model, processor, questions)
     return build_page(model, processor, options.title or shown.name, options.max_new_tokens, shown)

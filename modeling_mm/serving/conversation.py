@@ -6,6 +6,7 @@ import mimetypes
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..code_generation import TEXT
 from ..explain import (
     METHODS,
     Contributions,
@@ -27,11 +29,13 @@ from ..explain import (
     places_of,
 )
 from ..images import decode_image
+from ..pipeline_codes import room_for
 from ..processing_mm import READERS
 from .answering import GenerationStream, make_config
 from .engine import Engine
 from .preparing import encode
 from .sampling import Sampling
+from .text_streamer import MixedStreamer
 
 Turns = list[dict[str, Any]]
 
@@ -90,20 +94,28 @@ async def stream_answer(
     """
     Yield the growing answer to a conversation: its text and its tokens. Closing the iterator ends the generation.
 
+    A model whose codecs the processor has may write images and audio in it, one of which has room at least.
+
     Raises:
         ValueError: for messages that the processor refuses, and for a conversation that is too long for the model.
     """
     model = engine.model
     encoded = await asyncio.to_thread(encode, processor, turns)
     inputs = {name: torch.from_numpy(array).to(model.device) for name, array in encoded.items()}
-    sampling = Sampling(temperature=0.0)
-    config = make_config(sampling, model, inputs["input_ids"].shape[1], max_new_tokens)
-    stream = GenerationStream(engine, processor, inputs, config, sampling)
+    written = processor.written
+    # The likeliest codes make dull images: whether to sample is up to the model's generation config.
+    sampling = Sampling(outputs=(TEXT, *written)) if written else Sampling(temperature=0.0)
+    rooms = [room_for(each.tokens, each.codec) for each in written.values()]
+    config = make_config(sampling, model, inputs["input_ids"].shape[1], max(max_new_tokens, *rooms, 0))
+    make = partial(MixedStreamer, processor.tokenizer, written=[each.tokens for each in written.values()])
+    stream = GenerationStream(engine, processor, inputs, config, sampling, streamer=make if written else None)
     text = ""
     try:
         async for piece in stream.pieces():
             text += piece
             yield text, stream.streamer.tokens
+        if not text:
+            yield text, stream.streamer.tokens  # media alone
     finally:
         stream.streamer.stop()  # the visitor may have left
     stream.generated.result()  # raises the error of the other thread

@@ -1,8 +1,10 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """A web page for one model: a chat with images and audio, streamed answers, and where their words come from."""
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,6 +13,7 @@ import gradio as gr
 from .conversation import VIEWS, Turns, View, check_turn, run_in_turns, stream_answer, user_turn, view_steps
 from .engine import Engine
 from .introduction import Introduction, modalities_of
+from .written_media import places_file, written_files
 
 NOT_ANSWERED = "Not answered"
 MOST_VIEWS = 4  # visitors whose answers are explained at once, in turns
@@ -26,11 +29,12 @@ def build_page(
 
     Args:
         model: loaded with `attn_implementation="eager"`, which gives the weights that are shown
-        processor: its processor; the page offers the modalities that it takes
+        processor: its processor; the page offers the modalities that it takes, and shows those that it has codecs of
         introduction: what the page says of the model, and its examples
     """
     shown = introduction or Introduction(title)
     engine = Engine(model)
+    folder = tempfile.TemporaryDirectory(prefix="modeling-mm-app-")  # of images and audio in answers
 
     def check(message: dict[str, Any]) -> dict[str, Any]:
         """Check a message before it leaves the text box, where it stays if it is refused."""
@@ -49,7 +53,10 @@ def build_page(
                 async for step in steps:
                     text, tokens = step
                     yield text, None
-            yield text, (turns, tokens)
+            files = await written_files(engine, processor, tokens, folder.name)
+            places = await asyncio.to_thread(places_file, turns, text, folder.name)
+            # A view is of words; the image with places is a message of its page, not a part of the conversation.
+            yield answer_messages(text, files, places), None if files else (turns, tokens)
         except ValueError as error:
             # An answer with a title does not belong to the conversation; its Undo button gives the question back.
             yield {"role": "assistant", "content": str(error), "metadata": {"title": NOT_ANSWERED}}, None
@@ -156,8 +163,16 @@ def turns_of(history: list[dict[str, Any]]) -> Turns:
         if is_answered and not (answer.get("metadata") or {}).get("title"):
             files = [part["file"]["path"] for part in question["content"] if part["type"] == "file"]
             turns.append(user_turn(text_of(question), files))
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": text_of(answer)}]})
+            written = [part["file"]["path"] for part in answer["content"] if part["type"] == "file"]
+            turns.append({**user_turn(text_of(answer), written), "role": "assistant"})
     return turns
+
+
+def answer_messages(text: str, files: Sequence[str], places: str | None) -> Any:
+    """Return an answer as the chat shows it: its text, its media, and behind it the image with its places."""
+    content = [*([text] if text else []), *({"path": file} for file in files)]
+    message = {"role": "assistant", "content": content} if files else text
+    return [message, {"role": "assistant", "content": [{"path": places}]}] if places else message
 
 
 def text_of(message: dict[str, Any]) -> str:

@@ -2,13 +2,14 @@
 """Answer as it grows: its tokens, or its text, pushed as soon as it is final and ended before a stop string."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from ..code_tokens import CodeTokens
 from ..utils.decoding import IncrementalDecoder
 
 
@@ -111,6 +112,32 @@ class TextStreamer(TokenStreamer):
         if is_stopped:
             self.is_stopped = True
             self.stop()
+
+
+class MixedStreamer(TextStreamer):
+    """
+    Text of an answer that may hold blocks of codes too, which have no text.
+
+    Args:
+        tokenizer, push, stop_strings: see `TextStreamer`
+        written: tokens of the codes
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        push: Callable[[str], object],
+        written: Iterable[CodeTokens],
+        stop_strings: Sequence[str] = (),
+    ):
+        super().__init__(tokenizer, push, stop_strings)
+        self.tokens = []  # of the whole answer; the decoder keeps those of its text
+        self._ranges = [range(tokens.first, tokens.stop) for tokens in written]
+
+    def _add_token(self, token: int) -> None:
+        self.tokens.append(token)
+        if not any(token in each for each in self._ranges):
+            super()._add_token(token)
 
 
 class StopRequestedCriteria(StoppingCriteria):

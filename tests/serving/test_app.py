@@ -12,13 +12,16 @@ import types
 import urllib.request
 
 import pytest
+import torch
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.cli import main
 from modeling_mm.serving.conversation import user_turn
+from tests.fakes.processor_parts import picture
 from tests.fakes.ranks import ROOT, free_port, quiet_environment
 from tests.fakes.serving_parts import counted, endless, generated, media_files, model, settled
 from tests.fakes.tiny_chats import processor
+from tests.fakes.writers import speaking
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
@@ -178,7 +181,7 @@ def test_the_page_offers_the_modalities_of_the_processor(parts, sources):
     from modeling_mm.serving import build_page
 
     taken = {"image_processor": None, "feature_extractor": None, **dict.fromkeys(parts, True)}
-    page = build_page(None, types.SimpleNamespace(**taken), "tiny", LENGTH)
+    page = build_page(torch.nn.Identity(), types.SimpleNamespace(**taken), "tiny", LENGTH)
     (textbox,) = (block for block in page.blocks.values() if block.elem_id == "question")
     kinds = [name for name, part in (("image", "image_processor"), ("audio", "feature_extractor")) if part in parts]
     assert (textbox.file_types, textbox.sources) == (kinds, sources)
@@ -328,6 +331,37 @@ def test_a_visitor_chooses_the_method_of_explaining(eager, visit, files, monkeyp
         page.locator("#method").get_by_label("attention", exact=True).check()
         page.wait_for_selector("#view img")
         assert not page.locator("#contributions").is_visible()
+
+
+@needs_extra
+def test_what_a_model_writes_is_heard_and_seen_and_what_it_finds_has_a_box(visit, tmp_path):
+    """An answer that is audio, one that is an image, and one with a place in the image of the question; then text."""
+    for part in speaking():
+        part.save_pretrained(tmp_path / "tiny")
+    picture("red", (60, 40)).save(tmp_path / "red.png")
+    with served(tmp_path / "tiny", tmp_path / "log.txt", LENGTH) as address:
+        page = visit(address)
+        ask(page, "Say: hello")
+        page.locator(f"{BOTS} audio, {BOTS} .play-btn").first.wait_for(state="attached")
+        page.wait_for_selector(f"{QUESTION}:enabled")
+        assert page.locator(f"{BOTS} img").count() == 0 and page.locator("#view img").count() == 0
+        page.click("#restart")
+        page.wait_for_function(f"document.querySelectorAll('{BOTS}').length == 0")
+        page.wait_for_selector(f"{QUESTION}:enabled")
+        ask(page, "Draw a dog")
+        page.wait_for_function(f"document.querySelector('{BOTS} img')?.naturalWidth == 16")
+        page.wait_for_selector(f"{QUESTION}:enabled")
+        ask(page, "hello")  # follows from the image
+        page.wait_for_function(f"document.querySelectorAll('{BOTS}').length == 2")
+        page.wait_for_selector(f"{QUESTION}:enabled")
+        page.click("#restart")
+        page.wait_for_function(f"document.querySelectorAll('{BOTS}').length == 0")
+        page.wait_for_selector(f"{QUESTION}:enabled")
+        ask(page, "Find the dog.", str(tmp_path / "red.png"))
+        page.locator(BOTS).first.get_by_text("dog", exact=True).wait_for()  # location tokens look like tags
+        page.wait_for_function(f"document.querySelector('{BOTS} img')?.naturalWidth == 320")
+        page.wait_for_selector("#view img")
+        assert "Traceback" not in (tmp_path / "log.txt").read_text()
 
 
 @needs_extra

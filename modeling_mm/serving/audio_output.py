@@ -1,20 +1,15 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """
-Samples as the bytes of an answer: whole files, and the pieces of a stream.
+Samples as the bytes of a stream.
 
-WAV and FLAC files keep the codec's rate. PCM has no header, so that it has the rate that OpenAI's clients take it for;
-MP3 has few rates, of which it gets the same.
+WAV keeps the codec's rate. PCM has no header, so that it has the rate that OpenAI's clients take it for.
 """
 
-import io
 import struct
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
-
-from ..audio import resample
 
 # Media type of each format; the streamed ones are sent while they are generated.
 FORMATS = {"mp3": "audio/mpeg", "flac": "audio/flac", "wav": "audio/wav", "pcm": "audio/pcm"}
@@ -22,15 +17,6 @@ STREAMED = ("wav", "pcm")
 PROTOCOL_RATE = 24_000  # of PCM in OpenAI's protocol
 UNKNOWN_LENGTH = 0xFFFFFFFF
 SAMPLE_BYTES = 2
-
-
-def encode_file(samples: np.ndarray, rate: int, audio_format: str) -> bytes:
-    """Return samples (length,) as a FLAC or MP3 file, of 16 bits a sample."""
-    if audio_format == "mp3":
-        samples, rate = resample(samples, rate, PROTOCOL_RATE), PROTOCOL_RATE
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(samples, -1, 1), rate, format=audio_format.upper())
-    return file.getvalue()
 
 
 class StreamEncoder:

@@ -18,8 +18,9 @@ from fastapi.responses import Response
 
 from ..audio_streamer import AUDIO, AudioCodeStreamer
 from ..prompts import fill_prompt, speech_prompt
+from ..utils.audio_writing import encode_audio
 from .answering import GenerationStream
-from .audio_output import FORMATS, STREAMED, StreamEncoder, encode_file
+from .audio_output import FORMATS, STREAMED, StreamEncoder
 from .chat_request import LONGEST_TEXT
 from .events import AnswerStream, whole_texts
 from .fields import SPEECH_FIELDS
@@ -99,7 +100,7 @@ class SpeechHandler:
         self.check_complete(stream)
         parts = await self.queue.use_model(self.queue.writer.decode_media, stream.streamer.tokens)
         samples, rate = next(part[AUDIO] for part in parts if part["type"] == AUDIO)
-        return await asyncio.to_thread(encode_file, samples, rate, audio_format)
+        return await asyncio.to_thread(encode_audio, samples, rate, audio_format)
 
     async def chunks(self, stream: GenerationStream, audio_format: str) -> AsyncIterator[bytes]:
         """

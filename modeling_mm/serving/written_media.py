@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from PIL import Image, ImageDraw
 
 from ..boxes import BOX, ImageObject, parse_objects
 from ..images import decode_image
+from ..utils.audio_writing import encode_audio
 from .engine import Engine
 
 # Colors that people with any color vision distinguish (Okabe and Ito).
@@ -37,7 +37,7 @@ def save_media(part: Mapping[str, Any], folder: str) -> str:
             part["image"].save(file, "PNG")
         else:
             samples, rate = part["audio"]
-            soundfile.write(file, samples, rate, "PCM_16", format="WAV")
+            file.write(encode_audio(samples, rate, "wav"))
     return file.name
 
 

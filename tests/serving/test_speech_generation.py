@@ -78,7 +78,7 @@ def test_files_hold_what_generate_says(speaker_server, text):
         assert np.abs(samples.astype(int) - expected).max() <= 1, audio_format
 
 
-def test_mp3_is_the_default_and_has_a_rate_that_players_know(speaker_server):
+def test_mp3_is_the_default_and_has_the_next_rate_of_its_kind(speaker_server):
     answer = speaker_server.client.audio.speech.create(model=speaker_server.folder, input="hello", voice="default")
     data = answer.read()
     assert (
@@ -86,8 +86,8 @@ def test_mp3_is_the_default_and_has_a_rate_that_players_know(speaker_server):
         and data == speak(speaker_server, response_format="mp3").read()
     )
     samples, rate = soundfile.read(io.BytesIO(data))
-    expected = soxr.resample(said("hello"), RATE, PCM_RATE)
-    assert rate == PCM_RATE and abs(len(samples) - len(expected)) <= 1152
+    expected = soxr.resample(said("hello"), RATE, rate)
+    assert rate == 8000 and abs(len(samples) - len(expected)) <= 1152
     length = min(len(samples), len(expected))
     assert np.corrcoef(samples[:length], expected[:length])[0, 1] > 0.9
 

@@ -172,8 +172,16 @@ def merge_generate_kwargs(pipe: Any, given: dict, **overrides: Any) -> dict:
 
 
 def chosen_generate_kwargs(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of `generate` that a call gives, on top of the pipeline's, which 5.20 keeps apart."""
-    return {**getattr(pipe, "_generate_kwargs", {}), **given}
+    """
+    Return options of `generate` that a call gives, on top of the pipeline's, which 5.20 keeps apart.
+
+    Of older ones it is `max_new_tokens` alone, unless it is the model's, or that of every pipeline of the task.
+    """
+    if TRANSFORMERS >= (5, 20):
+        return {**pipe._generate_kwargs, **given}
+    most = pipe.generation_config.max_new_tokens
+    others = (pipe.model.generation_config.max_new_tokens, pipe._default_generation_config.max_new_tokens)
+    return {**({} if most in others else {"max_new_tokens": most}), **given}
 
 
 def logits_processors(

@@ -124,7 +124,8 @@ class MMGenerationMixin(GenerationMixin):
         outputs = kwargs.pop("output_modalities", None)
         config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         outputs = getattr(config, "output_modalities", None) if outputs is None else outputs
-        if (rules := block_rules(self.config, outputs, config.eos_token_id)) is not None:
+        # Pipelines before 5.20 come here as well, and take whatever is added for an option of theirs.
+        if outputs is not None and (rules := block_rules(self.config, outputs, config.eos_token_id)) is not None:
             model_kwargs["block_rules"] = rules
         if config.do_sample and config.temperature == 0:  # the limit of ever smaller ones, as OpenAI's clients send it
             config.do_sample, config.temperature = False, None

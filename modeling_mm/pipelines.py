@@ -141,7 +141,15 @@ class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
     stock = AnyToAnyPipeline
     stock_chat = any_to_any.Chat
 
-    def __init__(self, model: Any, processor: Any = None, **kwargs: Any):
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        generation_mode: str | None = None,
+        output_modalities: Any = None,
+        **kwargs: Any,
+    ):
+        self.preset = {"generation_mode": generation_mode, "output_modalities": output_modalities}
         # Not the stock constructor, which asks for packages that this processor does not need.
         Pipeline.__init__(self, **self.complete(model, processor, **kwargs))
 
@@ -156,6 +164,8 @@ class MMAnyToAnyPipeline(MMChatPipeline, AnyToAnyPipeline):
     def _sanitize_parameters(
         self, output_modalities: Any = None, generation_mode: str | None = None, **options: Any
     ) -> Parameters:
+        if output_modalities is None and generation_mode is None:  # the stock pipeline forgets those it was made with
+            output_modalities, generation_mode = self.preset["output_modalities"], self.preset["generation_mode"]
         if output_modalities is not None and generation_mode is not None:
             raise ValueError("pass generation_mode for one modality, or output_modalities for parts, not both")
         is_text = generation_mode in (None, TEXT)

@@ -152,6 +152,12 @@ def test_the_default_is_of_the_generation_config(model):
     assert ids[0, 2] == START and ids[0, -1] == END
 
 
+def test_nothing_is_added_to_options_that_name_no_outputs(model):
+    """Pipelines before 5.20 prepare a generation config, and refuse what they do not know."""
+    assert model._prepare_generation_config(None)[1] == {}
+    assert model._prepare_generation_config(None, output_modalities=("image",))[1].keys() == {"block_rules"}
+
+
 def test_outputs_that_the_model_lacks(model):
     with pytest.raises(ValueError, match=r"output_modalities has 'video', but this model writes text, image, audio"):
         model.generate(**prompts([[5]]), output_modalities=("text", "video"))

@@ -310,6 +310,17 @@ def test_any_to_any_writes_parts(pipes):
         pipe(messages, output_modalities=("text",), generation_mode="text")
 
 
+def test_any_to_any_keeps_what_it_was_made_with(folder):
+    messages = chat(image(), "Draw a cat")
+    pipe = pipeline("any-to-any", model=str(folder), generation_mode="image")
+    assert pipe(messages, **GREEDY)[0].keys() == {"input_text", "generated_image"}
+    assert "generated_text" in pipe(messages, generation_mode="text", max_new_tokens=2)[0]
+    pipe = pipeline("any-to-any", model=str(folder), output_modalities=("image",))
+    assert pipe(messages, **GREEDY)[0].keys() == {"input_text", "generated_parts"}
+    with pytest.raises(ValueError, match="not both"):
+        pipeline("any-to-any", model=str(folder), output_modalities=("image",), generation_mode="image")
+
+
 def test_an_image_that_was_drawn_before_is_not_what_is_drawn_now(pipes):
     pipe = pipes["any-to-any"]
     first = pipe(chat("Draw a cat"), generation_mode="image", **GREEDY)[0]["generated_image"]
@@ -373,4 +384,5 @@ def test_other_models_get_the_stock_pipeline(tmp_path):
     model = VitsModel(VitsConfig(**{**sizes, **more}))
     pipe = pipeline("text-to-audio", model=model, tokenizer=tokenizer)
     assert type(pipe) is TextToAudioPipeline
-    assert pipe("a cat").keys() == {"audio", "sampling_rate"}
+    for part in ("processor", "tokenizer", "feature_extractor", "image_processor"):  # `pipeline` asks before it knows
+        assert getattr(ours.MMTextToAudioPipeline, f"_load_{part}") == getattr(TextToAudioPipeline, f"_load_{part}")

@@ -2,8 +2,10 @@
 """
 `/v1/images/generations` and `/v1/images/edits`: images that the model writes as codes.
 
-They are answers to a prompt, of an edit beside its images, that consist of one block of codes. Their rows share the
-running batch of all other answers. The prompt says what to draw, and becomes the text of the model's drawing prompt.
+They are answers to a prompt, of an edit beside its images, that consist of one block of codes. The prompt says what
+to draw, and becomes the text of the model's drawing prompt. Their rows share the running batch of all other answers,
+where a chat waited at most 0.13 s for its next token; beside a call of `generate` it waited for the whole 1.9 s (an
+image of 64 codes, 18M parameters, one busy CPU thread).
 """
 
 import asyncio

@@ -5,14 +5,13 @@ import io
 import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, wraps
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
-from modeling_mm.code_generation import BlockRules
 from tests.fakes.processor_parts import picture
 from tests.fakes.serving_parts import needs_extra, png, run_here, text_part, user
 
@@ -103,13 +102,14 @@ def test_several_images_and_seeds(writer_server):
 def test_rows_that_draw_share_the_batch_with_rows_that_talk(writer_server, writer_folder, monkeypatch):
     """Both are what they are alone, chats hold no codes, and codes alone get only their range of the head."""
     tokens = served(writer_folder)[1].written["image"].tokens
-    ranges, common_range = set(), BlockRules.common_range
+    ranges, forward = set(), MMForConditionalGeneration.forward
 
-    def spied(self, ids):
-        ranges.add(common_range(self, ids))
-        return common_range(self, ids)
+    @wraps(forward)
+    def spied(self, *args, **kwargs):
+        ranges.add(kwargs.get("token_range"))
+        return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(BlockRules, "common_range", spied)
+    monkeypatch.setattr(MMForConditionalGeneration, "forward", spied)
     chat = user(text_part("hello there"))
     alone = writer_server.says(chat, max_tokens=40)
     with ThreadPoolExecutor(4) as pool:
@@ -118,7 +118,10 @@ def test_rows_that_draw_share_the_batch_with_rows_that_talk(writer_server, write
         assert [each.result() for each in talks] == [alone] * 2
         expected = drawn(writer_folder, "What do you see?")
         assert all(same(images(each.result())[0], expected) for each in paintings)
-    assert (tokens.end_id, tokens.stop) in ranges and None in ranges
+    assert None in ranges
+    ranges.clear()
+    generate(writer_server)
+    assert ranges == {None, (tokens.end_id, tokens.stop)}, "of a row that draws alone only the codes' logits"
     assert "code" not in alone
 
 

@@ -1,9 +1,13 @@
 """Pipelines of models that write codes: drawings and speech as `generate` and `decode_media` give them."""
 
 import json
+import re
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from transformers import TextToAudioPipeline, VitsConfig, VitsModel, VitsTokenizer, pipeline
@@ -329,6 +333,26 @@ def test_an_image_that_was_drawn_before_is_not_what_is_drawn_now(pipes):
     assert pipe(messages, generation_mode="image", **GREEDY)[0]["generated_image"] == direct(
         pipe, messages, "image", **GREEDY
     )[0]  # fmt: skip
+
+
+# ---- The guide ------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_guide_run(folder, pipes, tmp_path, monkeypatch):
+    guide = (Path(__file__).resolve().parents[2] / "modeling_mm" / "README.md").read_text(encoding="utf-8")
+    codes = [code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "play(samples)" in code]
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("voice.wav", *VOICE)
+    played: list = []
+    pipe, messages = pipes["any-to-any"], chat("Say: hello")
+    names = {"folder": str(folder), "chat": messages, "play": played.append, "pipeline": pipeline, "torch": torch}
+    names |= {"processor": pipe.processor, "model": pipe.model, "inputs": inputs_of(pipe, messages), "Thread": Thread}
+    for code in codes:
+        played.clear()
+        exec(compile(code, "README.md", "exec"), names)
+        assert played and all(samples.dtype == np.float32 for samples in played)
+    assert len(codes) == 2 and Image.open("apple.png").size == (16, 16)
+    assert names["spoken"]["sampling_rate"] == pipes["text-to-audio"].sampling_rate
 
 
 # ---- What cannot be -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from ..code_tokens import code_tokens_of
 from ..data import ChatRow, load_chats, media_parts, media_source, turn_text
 from ..modalities import BUILT_IN, MODALITIES
 
@@ -48,11 +49,12 @@ def introduce(name: str, model: Any, processor: Any, questions: Path | None = No
     kinds = modalities_of(processor)
     languages, summary = read_card(Path(name) / CARD)
     what = listed(["text", *(MODALITIES[kind].plural for kind in kinds)])
-    spoken = f" in {listed(languages)}" if languages else " in text"
+    written = [MODALITIES[kind].plural for kind in code_tokens_of(model.config)]
+    answers = listed([*(languages or ["text"]), *written])
     size = model.num_parameters() / 1e6
     return Introduction(
         name=Path(name).resolve().name if Path(name).is_dir() else name,
-        sentence=f"A model of {size:.3g}M parameters that reads {what} and answers{spoken}. Answers can be wrong.",
+        sentence=f"A model of {size:.3g}M parameters that reads {what} and answers in {answers}. Answers can be wrong.",
         summary=summary,
         examples=list(read_examples(questions or SHIPPED, kinds)) if questions or SHIPPED.is_file() else [],
     )

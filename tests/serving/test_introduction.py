@@ -10,6 +10,7 @@ from tests.fakes.processor_parts import make
 from tests.fakes.ranks import ROOT
 from tests.fakes.serving_parts import model
 from tests.fakes.tiny_chats import processor
+from tests.fakes.writers import writing
 
 CARD = """---
 language: {language}
@@ -37,6 +38,11 @@ def test_a_model_is_introduced_by_what_it_is(tmp_path):
     shown = introduce(f"{folder}/", model(), make(audio=False))
     assert (shown.name, shown.summary) == ("colors", "It names colors, and sounds.")
     assert "that reads text and images and answers in English, French and Xx." in shown.sentence
+
+
+def test_what_a_model_draws_and_says_is_named():
+    shown = introduce("me/my-model", *writing())
+    assert "that reads text, images and audio and answers in text, images and audio." in shown.sentence
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def introduce(name: str, model: Any, processor: Any, questions: Path | None = No
     what = listed(["text", *(MODALITIES[kind].plural for kind in kinds)])
     written = [MODALITIES[kind].plural for kind in code_tokens_of(model.config)]
     answers = listed([*(languages or ["text"]), *written])
-    size = model.num_parameters() / 1e6
+    size = f"{model.num_parameters() / 1e6:.3g}M"
     return Introduction(
         name=Path(name).resolve().name if Path(name).is_dir() else name,
-        sentence=f"A model of {size:.3g}M parameters that reads {what} and answers in {answers}. Answers can be wrong.",
+        sentence=f"A model of {size} parameters that reads {what} and answers in {answers}. Answers can be wrong.",
         summary=summary,
         examples=list(read_examples(questions or SHIPPED, kinds)) if questions or SHIPPED.is_file() else [],
     )

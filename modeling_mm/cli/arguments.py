@@ -42,7 +42,7 @@ MODEL = arg("model", metavar="MODEL", help="folder or Hub id of a joint model")
 DEVICE = arg("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
 # The names in `modeling_mm.explain.METHODS`, which needs torch.
 EXPLAIN = ("attention", "gradient-attention", "integrated-gradients", "occlusion")
-DECODING = ("text", "image", "audio", "speech", "questions", "media")
+DECODING = ("text", "image", "hearing", "speech", "questions", "media")
 TRAINING = ("loss", "training", "cached", "mixed", "packed")
 BENCHMARKS = (*DECODING, *TRAINING, "processor", "pretraining", "export", "import", "load", "convert")
 # Formats of what is drawn and said, by the suffixes of files.

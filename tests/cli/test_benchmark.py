@@ -74,7 +74,7 @@ def test_the_benchmark_measures_media_and_batches(part, lines, capsys, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["image", "audio", "export", "import", "load", "convert"])
+@pytest.mark.parametrize("part", ["image", "hearing", "export", "import", "load", "convert"])
 def test_the_benchmark_measures_every_other_part(part, capsys):
     assert measure(part) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -44,27 +44,40 @@ def step_of(model: PreTrainedModel, batch: dict[str, Any]) -> Any:
 
 def frozen_encoder(bench: Bench) -> Iterator[Result]:
     """Train behind a frozen encoder of images, then of audio, against the peers: time, and memory at the peak."""
-    text, vision, audio = text_config(), vision_config(), whisper_base()
-    media = random_media(vision, audio, ROWS_OF_STEP, bench.device)
-    sides = {
-        "pixel_values": lambda: (captioner(text, vision, freeze_vision=True), peer_captioner(text, vision)),
-        "input_features": lambda: (transcriber(text, audio, freeze_audio=True), peer_transcriber(text, audio)),
+    text, vision, whisper = text_config(), vision_config(), whisper_base()
+    media = random_media(vision, whisper, ROWS_OF_STEP, bench.device)
+    ours = captioner(text, vision, freeze_vision=True)
+    yield from behind_encoder(bench, "pixel_values", media, ours, peer_captioner(text, vision))
+    ours = transcriber(text, whisper, freeze_audio=True)
+    yield from behind_encoder(bench, "input_features", media, ours, peer_transcriber(text, whisper))
+
+
+def behind_encoder(
+    bench: Bench, name: str, media: dict[str, torch.Tensor], ours: MMForConditionalGeneration, peer: PreTrainedModel
+) -> Iterator[Result]:
+    """
+    Train both sides on answers about media of one kind.
+
+    Args:
+        name: of their input
+        media: an item for each row, (B, 1, ...), by the names of their inputs
+    """
+    ours, peer = ours.to(bench.device).train(), peer.to(bench.device).train()
+    peer.get_encoder().requires_grad_(False)
+    modality = next(each for each in MODALITIES.values() if name in each.inputs)
+    vocab_size = ours.config.text_config.vocab_size
+    answers = torch.randint(0, vocab_size - 8, (ROWS_OF_STEP, bench.tokens), device=bench.device)
+    item = torch.full_like(answers[:, :1], getattr(ours.config, modality.token_id_field))
+    batch = {
+        "input_ids": torch.cat([item, answers], dim=1),
+        "labels": torch.cat([torch.full_like(item, IGNORED), answers], dim=1),
+        name: media[name],
+        "skip_logits": True,
     }
-    answers = torch.randint(0, text.vocab_size - 8, (ROWS_OF_STEP, bench.tokens), device=bench.device)
-    for kind, (name, make) in zip(BUILT_IN, sides.items(), strict=True):
-        ours, peer = (side.to(bench.device).train() for side in make())
-        peer.get_encoder().requires_grad_(False)
-        item = torch.full_like(answers[:, :1], getattr(ours.config, MODALITIES[kind].token_id_field))
-        batch = {
-            "input_ids": torch.cat([item, answers], dim=1),
-            "labels": torch.cat([torch.full_like(item, IGNORED), answers], dim=1),
-            name: media[name],
-            "skip_logits": True,
-        }
-        runs = step_of(ours, batch), step_of(peer, {name: media[name][:, 0], "labels": answers})
-        label, peer_name = f"training step, frozen encoder of {kind}", type(peer).__name__
-        yield bench.compare(label, peer_name, runs[0], runs[1], 1.5)
-        yield from filter(None, [bench.compare_memory(label, peer_name, runs[0], runs[1], 0.6)])
+    runs = step_of(ours, batch), step_of(peer, {name: media[name][:, 0], "labels": answers})
+    label, peer_name = f"training step, frozen encoder of {modality.name}", type(peer).__name__
+    yield bench.compare(label, peer_name, runs[0], runs[1], 1.5)
+    yield from filter(None, [bench.compare_memory(label, peer_name, runs[0], runs[1], 0.6)])
 
 
 def cached_states(bench: Bench) -> Iterator[Result]:

@@ -90,7 +90,7 @@ def with_image(bench: Bench) -> Iterator[Result]:
     yield from with_media(bench, sides, "an image", "pixel_values", shape, patches, targets)
 
 
-def with_audio(bench: Bench) -> Iterator[Result]:
+def hearing(bench: Bench) -> Iterator[Result]:
     """Decode with 30 s of audio a row, which is encoded, too, against SpeechEncoderDecoderModel."""
     text, audio = text_config(), whisper_base()
     targets = dict.fromkeys(product(kinds(bench.device), BATCHES), 2.0)

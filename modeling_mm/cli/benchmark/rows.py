@@ -11,7 +11,7 @@ import transformers
 from ..arguments import BENCHMARKS
 from .batches import cached_states, frozen_encoder, mixed_batch, packed_rows
 from .bench import Bench
-from .decoding import speech, text_alone, with_audio, with_image
+from .decoding import hearing, speech, text_alone, with_image
 from .graphs import exported
 from .loading import convert, imports, load
 from .machine import Machine
@@ -23,7 +23,7 @@ from .training import lm_loss, pretraining
 ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "text": text_alone,
     "image": with_image,
-    "audio": with_audio,
+    "hearing": hearing,
     "speech": speech,
     "questions": questions,
     "media": media_tokens,

@@ -133,6 +133,11 @@ class RequestQueue:
                 f"`model`: it writes no {MODALITIES[modality].plural}; use a model with a codec of {modality} "
                 "(`model.add_codec`)."
             )
+        if self.engine.model.generation_config.eos_token_id is None:
+            raise BadRequest(
+                f"`model`: an answer of {MODALITIES[modality].plural} alone ends by eos_token_id, which its "
+                "generation config lacks; set it."
+            )
 
     async def use_model(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return the result of work with the model, which nothing else uses meanwhile."""

@@ -6,6 +6,7 @@ import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from tests.fakes.processor_parts import picture
 from tests.fakes.serving_parts import needs_extra, png, run_here, text_part, user
 
 pytestmark = needs_extra
+RequestQueue = pytest.importorskip("modeling_mm.serving.handlers", exc_type=ImportError).RequestQueue
+BadRequest = pytest.importorskip("modeling_mm.serving.limits", exc_type=ImportError).BadRequest
 RED, BLUE = picture("red", (9, 8)), picture("blue", (8, 8))
 TOKENS = 16 + 2  # of an image
 
@@ -207,6 +210,18 @@ def test_a_model_that_writes_no_images(server_here):
             openai.BadRequestError, match="`model`: it writes no images; use a model with a codec of i"
         ):
             call(server_here)
+
+
+def test_a_model_without_an_end_token_draws_nothing():
+    config = SimpleNamespace(eos_token_id=None)
+    engine = SimpleNamespace(model=SimpleNamespace(generation_config=config))
+    queue = SimpleNamespace(writer=SimpleNamespace(written={"image": None}), engine=engine)
+    with pytest.raises(
+        BadRequest, match="an answer of images alone ends by eos_token_id, which its generation config"
+    ):
+        RequestQueue.check_writes(queue, "image")
+    config.eos_token_id = 0
+    RequestQueue.check_writes(queue, "image")
 
 
 def test_a_server_whose_answers_are_shorter_than_an_image(writer_folder):

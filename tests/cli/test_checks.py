@@ -131,7 +131,7 @@ SLIPS = {
     "app model_cards/mm-whisper-tiny --index nothing": "nothing holds no index. Build one: modeling-mm index build.",
     "app model_cards/mm-whisper-tiny --port 99999": "--port: expected 0 to 65535, got 99999.",
     "push nothing me/nothing": "There is no folder nothing.",
-    "benchmark txt": "There is no part txt. Expected text, image, speech, ",
+    "benchmark txt": "There is no part txt. Expected text, image, hearing, speech, ",
     "info tny": "No folder and no preset 'tny'. Did you mean 'tiny'?",
     "info --path acelerate/ddp": "--path acelerate/ddp: expected presets, ",
     "info --path accelerate/dpd": "Did you mean 'ddp'?",

@@ -148,3 +148,18 @@ def test_the_peak_of_a_call_is_that_of_its_largest_tensors():
     machine.peak(allocate)
     assert math.isclose(machine.peak(allocate), 2**26, rel_tol=0.1)
     assert machine.peak(lambda: None) < 2**22
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="only Linux keeps a record of a process's peak that is set back")
+def test_memory_that_an_earlier_call_has_freed_is_counted_again():
+    held = []
+
+    def allocate() -> None:
+        held.extend(torch.ones(2**12) for _ in range(2**12))  # 64 MiB in small pieces, which are not mapped alone
+        last = torch.ones(2**12)  # behind them, so that what they leave is no end that shrinks by itself
+        held.clear()
+        held.append(last)
+
+    machine = Machine("cpu")
+    allocate()
+    assert math.isclose(machine.peak(allocate), 2**26, rel_tol=0.2)

@@ -1,6 +1,8 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """The machine that a benchmark runs on: its versions, its measured bandwidth and matrix rates, memory at its peak."""
 
+import ctypes
+import gc
 import platform
 import re
 import sys
@@ -109,10 +111,18 @@ class Machine:
             return float(torch.cuda.max_memory_allocated() - before)
         if sys.platform != "linux":
             return None
+        give_back_memory()
         CLEAR.write_text("5")  # see proc(5): sets the peak to the memory that is in use
         before = resident_peak()
         call()
         return float(resident_peak() - before)
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system, as a call that uses it again would seem to need none."""
+    gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # of glibc
+        trim(0)
 
 
 def resident_peak() -> int:

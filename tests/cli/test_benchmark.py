@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+import transformers
 
 from modeling_mm.cli import main
 from modeling_mm.cli.arguments import BENCHMARKS
@@ -79,6 +80,13 @@ def test_the_benchmark_measures_every_other_part(part, capsys):
     assert measure(part) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1 and all(re.search(r"ratio \d+\.\d+ ", line) for line in lines[1:])
+
+
+def test_the_encoder_of_full_size_can_be_built(monkeypatch):
+    monkeypatch.setattr(models_of_benchmark, "WhisperConfig", transformers.WhisperConfig)
+    with torch.device("meta"):
+        encoder = transformers.WhisperModel(models_of_benchmark.whisper_base()).encoder
+    assert 19e6 < sum(parameter.numel() for parameter in encoder.parameters()) < 22e6
 
 
 def test_results_are_written_with_the_machine_and_the_versions(tmp_path):

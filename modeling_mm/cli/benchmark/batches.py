@@ -23,7 +23,6 @@ from .models import (
     transcriber,
     vision_config,
     whisper_base,
-    whisper_config,
 )
 from .results import Result
 from .training import ROWS_OF_STEP, step
@@ -94,7 +93,7 @@ def cached_states(bench: Bench) -> Iterator[Result]:
 
 def mixed_batch(bench: Bench) -> Iterator[Result]:
     """Train on rows with an image, with audio or with neither, against the same rows padded with blank media."""
-    towers = vision_config(), whisper_config(d_model=512, encoder_layers=6)
+    towers = vision_config(), whisper_base()
     frozen = {MODALITIES[name].freeze_field: True for name in BUILT_IN}
     config = MMConfig.from_text_vision_audio_configs(text_config(), *towers, **frozen)
     model = open_gates(MMForConditionalGeneration(config)).to(bench.device).train()

@@ -95,7 +95,7 @@ whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into 
 	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny-names.yaml
 	$(PY) -m scripts.workshop.train configuration/recipes/mm-whisper-tiny.yaml $(ARGS)
 
-studio: $(READY)  ## build the data of mm-studio, train its codecs and it, into outputs/mm-studio (about four hours)
+studio: $(READY)  ## build the data of mm-studio, train its codecs and it, into outputs/mm-studio (hours)
 	$(PY) -m scripts.workshop.build_corpus images spoken-captions sentences studio-speech studio
 	$(PY) -m scripts.workshop.train_codec image outputs/codecs/image
 	$(PY) -m scripts.workshop.train_codec audio outputs/codecs/speech --steps 2000

@@ -7,12 +7,13 @@ the whole decode cut into pieces.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Queue
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from .code_parts import decode_audio
@@ -156,3 +157,19 @@ class AudioCodeStreamer(BaseStreamer):
         hop = self.codec.hop_length
         self.on_finalized_audio(decoded[0][(self._emitted - start) * hop : (stop - start) * hop])
         self._emitted = stop
+
+
+class StopWhen(StoppingCriteria):
+    """
+    Stopping criterion that ends all answers when something outside of them says so, as nobody reads them any more.
+
+    Args:
+        is_over: read after each step
+    """
+
+    def __init__(self, is_over: Callable[[], bool]):
+        self.is_over = is_over
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Return which of the rows (B,) are over: all or none."""
+        return torch.full((len(input_ids),), self.is_over(), device=input_ids.device, dtype=torch.bool)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.generation import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import GenerationConfig, StoppingCriteriaList
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.text_to_audio import TextToAudioPipeline
 
-from .audio_streamer import AudioCodeStreamer
+from .audio_streamer import AudioCodeStreamer, StopWhen
 from .code_tokens import CodeTokens, code_tokens_of
 from .compat import chosen_generate_kwargs
 from .modalities import MODALITIES
@@ -200,16 +200,6 @@ class MMTextToImagePipeline(MMWritingPipeline):
         return images[0] if len(images) == 1 else images
 
 
-class StopWhenSet(StoppingCriteria):
-    """Stopping criterion that ends an answer nobody reads any more."""
-
-    def __init__(self, is_over: Event):
-        self.is_over = is_over
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.is_over.is_set(), device=input_ids.device, dtype=torch.bool)
-
-
 class MMTextToAudioPipeline(MMWritingPipeline, TextToAudioPipeline):
     """
     `pipeline("text-to-audio")`, also by the name `"text-to-speech"`: texts that are said, in a voice if one is given.
@@ -269,7 +259,7 @@ class MMTextToAudioPipeline(MMWritingPipeline, TextToAudioPipeline):
             kwargs: as of a call.
         """
         streamer, is_over = AudioCodeStreamer(self.processor, chunk_seconds, context), Event()
-        criteria = StoppingCriteriaList([*kwargs.pop("stopping_criteria", ()), StopWhenSet(is_over)])
+        criteria = StoppingCriteriaList([*kwargs.pop("stopping_criteria", ()), StopWhen(is_over.is_set)])
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(self, text_input, streamer=streamer, stopping_criteria=criteria, **kwargs)
             answer.add_done_callback(lambda _: streamer.end())  # the loop ends if generating fails, too

@@ -84,18 +84,17 @@ class Generator:
             raise ValueError(f"The prompt has {mask.sum()} tokens, the model {self.settings['positions']} positions.")
         media = self.media(*(inputs[name] for name in self.settings["media"]))
         logits, keys, values, *state = self.prompt(inputs["input_ids"].astype(np.int64), mask, *media)
-        banned = self.settings["never"] + self.settings["never_first"]
+        banned, token = self.settings["never"] + self.settings["never_first"], None
         for _ in range(room if max_new_tokens is None else min(room, max_new_tokens)):
+            if token is not None:
+                mask = np.concatenate([mask, np.ones((1, 1), np.int64)], axis=1)
+                logits, keys, values = self.step(np.array([[token]]), mask, keys, values, *state)
+                banned = self.settings["never"]
             logits[:, banned] = -np.inf
             token = int(logits[0].argmax())
             yield token
             if token in self.settings["ends"]:
                 return
-            mask = np.concatenate([mask, np.ones((1, 1), np.int64)], axis=1)
-            if int(mask.sum()) > self.settings["positions"]:
-                return
-            logits, keys, values = self.step(np.array([[token]]), mask, keys, values, *state)
-            banned = self.settings["never"]
 
     def check(self, inputs: dict[str, np.ndarray]) -> None:
         """Raise a `ValueError` for inputs that the graphs were not made for."""

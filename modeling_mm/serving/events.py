@@ -41,7 +41,7 @@ class AnswerStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except Exception:
+        except Exception:  # of any kind: it is raised again, and `BreakOff` leaves out the end
             scope.setdefault("state", {})[BROKEN] = True
             raise
         finally:

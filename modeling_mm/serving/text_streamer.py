@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from ..audio_streamer import StopWhen
 from ..code_tokens import CodeTokens
 from ..utils.decoding import IncrementalDecoder
 
@@ -48,7 +49,7 @@ class TokenStreamer(BaseStreamer):
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that let `generate` write here."""
-        return {"streamer": self, "stopping_criteria": StoppingCriteriaList([StopRequestedCriteria(self)])}
+        return {"streamer": self, "stopping_criteria": StoppingCriteriaList([StopWhen(self.is_over)])}
 
     def stop(self) -> None:
         """End the answer before its next token, or before its first; from any thread."""
@@ -138,13 +139,3 @@ class MixedStreamer(TextStreamer):
         self.tokens.append(token)
         if not any(token in each for each in self._ranges):
             super()._add_token(token)
-
-
-class StopRequestedCriteria(StoppingCriteria):
-    """Stopping criterion that ends `generate` when its streamer is over."""
-
-    def __init__(self, streamer: TokenStreamer):
-        self.streamer = streamer
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.streamer.is_over(), device=input_ids.device, dtype=torch.bool)

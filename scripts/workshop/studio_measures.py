@@ -7,7 +7,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
+from transformers import pipeline
 
-from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.data import ChatRow, load_chats
 from modeling_mm.recipes import rows_of
 from modeling_mm.utils import show_progress, write_text
@@ -25,7 +24,6 @@ from .codec_measures import word_error_rate
 from .codec_training import SIZE
 from .corpus import read_rows
 from .lite import PACKAGES, efficientnet_lite, lite_processor
-from .media_files import RATE
 from .packages import fetch_package
 from .studio_chats import NAME, SPEECH, WORDINGS
 
@@ -42,39 +40,9 @@ FIGURES = "figures.json"
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Return the figures of the model in `arguments.model` by name, and write them beside what it made."""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    writer = Writer.load(arguments.model)
-    figures = drawing_figures(writer, arguments) | speech_figures(writer, arguments)
+    figures = drawing_figures(arguments) | speech_figures(arguments)
     write_text(arguments.out / FIGURES, json.dumps(figures, indent=1))
     return figures
-
-
-@dataclass
-class Writer:
-    """A model with codecs and its processor."""
-
-    model: Any
-    processor: Any
-
-    @classmethod
-    def load(cls, folder: Path) -> "Writer":
-        model = MMForConditionalGeneration.from_pretrained(folder).eval()
-        processor = MMProcessor.from_pretrained(folder)
-        processor.use_codecs(model)
-        return cls(model, processor)
-
-    def write(self, rows: Sequence[ChatRow], kind: str, **options: Any) -> list[Any]:
-        """Return the image, or the samples and their rate, that answers each row; None where nothing was written."""
-        found: list[Any] = []
-        for start in show_progress(range(0, len(rows), BATCH), desc=f"writing {kind}"):
-            chats = [row.messages[:1] for row in rows[start : start + BATCH]]
-            inputs = self.processor.apply_chat_template(
-                chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
-            )
-            room = self.model.config.text_config.n_positions - inputs["input_ids"].shape[1]
-            ids = self.model.generate(**inputs, output_modalities=(kind,), max_new_tokens=room, **options)
-            for parts in self.processor.decode_media(ids[:, inputs["input_ids"].shape[1] :]):
-                found.append(next((part[kind] for part in parts if part["type"] == kind), None))
-        return found
 
 
 def prompts(corpora: Path, split: str, task: str, limit: int | None) -> list[ChatRow]:
@@ -85,8 +53,9 @@ def prompts(corpora: Path, split: str, task: str, limit: int | None) -> list[Cha
 # ---- Drawings -------------------------------------------------------------------------------------------------------
 
 
-def drawing_figures(writer: Writer, arguments: argparse.Namespace) -> dict[str, float]:
-    """Draw, and return how often drawings are recognized."""
+def drawing_figures(arguments: argparse.Namespace) -> dict[str, float]:
+    """Draw greedily, and return how often drawings are recognized."""
+    draw = pipeline("text-to-image", str(arguments.model))
     encoder = Recognizer(arguments.packages)
     known_rows = {row["file_name"]: row for row in read_rows(arguments.corpora / "images", "train")}
     chosen = random.Random(0).sample(sorted(known_rows), min(len(known_rows), arguments.gallery or len(known_rows)))
@@ -96,7 +65,8 @@ def drawing_figures(writer: Writer, arguments: argparse.Namespace) -> dict[str, 
     unseen_rows = {row["file_name"]: row for row in read_rows(arguments.corpora / "images", "test_concepts")}
     for name, split, rows in (("known", WORDINGS, known_rows), ("unseen", "test_concepts", unseen_rows)):
         asked = prompts(arguments.corpora, split, "draw", arguments.limit)
-        drawn = [image or blank() for image in writer.write(asked, "image", **options)]
+        chats = [row.messages[:1] for row in asked]
+        drawn = draw(chats, batch_size=BATCH, do_sample=False, **options)
         truths = [rows[image_name(row)] for row in asked]
         figures |= encoder.figures(drawn, truths, name)
         drawings += drawn[: SHEET // 2]
@@ -120,16 +90,12 @@ def small(path: Path) -> Image.Image:
         return image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def blank() -> Image.Image:
-    return Image.new("RGB", (SIZE, SIZE), "white")
-
-
 def sheet(images: Sequence[Image.Image]) -> Image.Image:
-    """Return images in rows."""
-    rows = -(-len(images) // COLUMNS)
-    canvas = Image.new("RGB", (COLUMNS * SIZE, rows * SIZE), "white")
+    """Return images of one size in rows."""
+    width, height = images[0].size
+    canvas = Image.new("RGB", (COLUMNS * width, -(-len(images) // COLUMNS) * height), "white")
     for number, image in enumerate(images):
-        canvas.paste(image, (number % COLUMNS * SIZE, number // COLUMNS * SIZE))
+        canvas.paste(image, (number % COLUMNS * width, number // COLUMNS * height))
     return canvas
 
 
@@ -185,26 +151,28 @@ class Recognizer:
 # ---- Speech ---------------------------------------------------------------------------------------------------------
 
 
-def speech_figures(writer: Writer, arguments: argparse.Namespace) -> dict[str, float]:
-    """Speak, and return the word error rates of what is heard, and seconds of work for a second of speech."""
+def speech_figures(arguments: argparse.Namespace) -> dict[str, float]:
+    """Speak greedily, and return the word error rates of what is heard, and seconds of work for a second of speech."""
+    say = pipeline("text-to-audio", str(arguments.model))
     asked = prompts(arguments.corpora, "test_sentences", "say", arguments.limit)
     texts = {row["file_name"]: row["text"] for row in read_rows(arguments.corpora / SPEECH, "test_sentences")}
     truths = [texts[image_name(row)] for row in asked]
-    spoken = [audio or (np.zeros(RATE, np.float32), RATE) for audio in writer.write(asked, "audio")]
+    chats = [row.messages[:1] for row in asked]
+    spoken = say(chats, batch_size=BATCH, do_sample=False)
     sounds, own = arguments.out / "sounds", []
     sounds.mkdir(exist_ok=True)
-    for number, (samples, rate) in enumerate(spoken):
+    for number, each in enumerate(spoken):
         own.append(str(sounds / f"{number:03d}.wav"))
-        soundfile.write(own[-1], samples.clip(-1, 1), rate)
+        soundfile.write(own[-1], each["audio"].clip(-1, 1), each["sampling_rate"])
     teacher = [str(row.messages[-1]["content"][0]["path"]) for row in asked]
     errors = [word_error_rate(arguments.transcriber, paths, truths) for paths in (own, teacher)]
     for path in own[SOUNDS:]:
         Path(path).unlink()
-    return {"wer": errors[0], "wer_teacher": errors[1], "real_time_factor": real_time_factor(writer, asked[:SOUNDS])}
+    return {"wer": errors[0], "wer_teacher": errors[1], "real_time_factor": real_time_factor(say, chats[:SOUNDS])}
 
 
-def real_time_factor(writer: Writer, rows: Sequence[ChatRow]) -> float:
+def real_time_factor(say: Any, chats: Sequence[Any]) -> float:
     """Return the seconds that a second of speech takes, one sentence after another."""
     began = time.perf_counter()
-    spoken = [audio for row in rows for audio in writer.write([row], "audio") if audio is not None]
-    return (time.perf_counter() - began) / sum(len(samples) / rate for samples, rate in spoken)
+    spoken = [say(chat, do_sample=False) for chat in chats]
+    return (time.perf_counter() - began) / sum(len(each["audio"]) / each["sampling_rate"] for each in spoken)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Processor:
-    """What an export needs of a processor."""
+    """A tokenizer is all that an export needs of a processor."""
 
     tokenizer = make_bpe()
 

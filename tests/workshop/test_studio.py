@@ -217,7 +217,7 @@ def test_everything_is_measured_and_kept(studio, with_sentence, packages, tmp_pa
     assert {f"{kind}_{name}" for kind in ("known", "unseen", "unseen_hand") for name in ("top1", "top5")} <= {*figures}
     assert json.loads((tmp_path / "out/figures.json").read_text()) == figures
     with Image.open(tmp_path / "out/images.png") as sheet:
-        assert sheet.size == (6 * 64, 64)
+        assert sheet.size == (6 * 16, 16)
     assert [path.name for path in (tmp_path / "out/sounds").iterdir()] == ["000.wav"]
 
 

@@ -52,7 +52,8 @@ class MMCodecConfig(PreTrainedConfig):
         vocoder_size (`int`, *optional*, defaults to 256): channels of that network.
         vocoder_layers (`int`, *optional*, defaults to 4): its blocks.
         stft_sizes (`list[int]`, *optional*): window sizes of the spectral loss of waves.
-        stft_weight (`float`, *optional*, defaults to 1.0): weight of this loss.
+        stft_weight (`float`, *optional*, defaults to 1.0):
+            Weight of this loss, which teaches the vocoder alone; with 0 the vocoder does not run in training.
 
     Example:
 

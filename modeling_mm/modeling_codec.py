@@ -125,8 +125,9 @@ class MMCodec(PreTrainedModel):
         reconstruction = self.decoder(between.latents)
         output = MMCodecOutput(reconstruction=reconstruction, latents=between.latents, codes=between.codes)
         output.loss = self.feature_loss(output, features, between)
-        if self.vocoder is not None:
-            waves = self.vocoder(reconstruction)
+        if self.vocoder is not None and self.config.stft_weight:
+            # Detached: the spectral loss, far larger, would keep the codes from being learned.
+            waves = self.vocoder(reconstruction.detach())
             spectral = multi_resolution_stft_loss(waves, media.float(), self.config.stft_sizes)
             output.loss = output.loss + self.config.stft_weight * spectral
         return output if return_dict in (None, True) else output.to_tuple()

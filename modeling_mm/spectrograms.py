@@ -59,7 +59,8 @@ def to_waves(spectra: torch.Tensor, fft_size: int, hop_length: int) -> torch.Ten
 def log_mel(waves: torch.Tensor, config: MMCodecConfig) -> torch.Tensor:
     """Return scaled log-mel spectrograms (N, M, F) of waves (N, F * hop_length)."""
     magnitudes = spectrum(waves, config.fft_size, config.hop_length).abs()
-    mel = filters_of(config, waves).T @ magnitudes
+    with torch.autocast(waves.device.type, enabled=False):  # half precision would round what is to be coded
+        mel = filters_of(config, waves).T @ magnitudes
     return (mel.clamp(min=FLOOR).log() - CENTER) / SPREAD
 
 

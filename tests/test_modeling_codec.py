@@ -47,6 +47,40 @@ def test_every_parameter_has_a_gradient(modality, bottleneck):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+def test_the_spectral_loss_teaches_the_vocoder_alone():
+    model, media = own_codec("audio", "fsq").train(), own_media("audio")
+    gradients = []
+    for weight in (0.0, 1.0):
+        model.config.stft_weight = weight
+        model.zero_grad()
+        model(media).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[1].items():
+        if name.startswith("vocoder."):
+            assert gradients[0][name] is None and gradient.abs().sum() > 0, name
+        else:
+            assert torch.equal(gradients[0][name], gradient), name
+
+
+def test_a_codebook_rests_while_the_encoder_is_frozen():
+    model, media = own_codec("audio", "vq").train(), own_media("audio")
+    model(media)
+    before = model.bottleneck.codebook.clone()
+    model.encoder.requires_grad_(False)
+    model(media)
+    assert torch.equal(model.bottleneck.codebook, before)
+    model.encoder.requires_grad_(True)
+    model(media)
+    assert not torch.equal(model.bottleneck.codebook, before)
+
+
+def test_spectrograms_are_not_rounded_by_autocast():
+    model, media = own_codec("audio", "vq"), own_media("audio")
+    plain = model.to_features(media)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.to_features(media), plain)
+
+
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_images_of_every_size(size):
     config = own_config(image_size=size, strides=[2, 2, 2], hidden_sizes=[4, 4, 4, 4])

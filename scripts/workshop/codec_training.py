@@ -19,23 +19,25 @@ from .corpus import read_rows
 
 SIZE = 64  # pixels a side
 IMAGES = "images"
-SPEECH = ("sentences", "spoken-captions")
+SPEECH = ("studio-speech",)
 RATE = 16000
 CODES = 40  # of a piece of speech in training: 0.8 s
-# 4,096 codes; a code of an image stands for 8 by 8 pixels, a code of speech for 20 ms.
-LEVELS = [8, 8, 8, 8]
-CODEBOOK = 4096
+CHECKPOINTS, VOCODER_CHECKPOINTS = "checkpoints", "checkpoints-vocoder"
 
 
 def codec_config(modality: str, bottleneck: str) -> MMCodecConfig:
-    """Return the config of the codec of images or of speech that the corpora train."""
+    """
+    Return the config of the codec of images or of speech that the corpora train.
+
+    A code of an image stands for 8 by 8 pixels and is one of 4,096; a code of speech for 20 ms, one of about 1,000.
+    """
     sizes: dict[str, Any] = {"hidden_sizes": [16, 96, 128], "strides": [4, 2], "image_size": SIZE, "num_res_blocks": 1}
+    sizes |= {"fsq_levels": [8, 8, 8, 8], "codebook_size": 4096}
     if modality == "audio":
-        sizes = {"hidden_sizes": [128, 192], "strides": [2], "sampling_rate": RATE}
+        sizes = {"hidden_sizes": [128, 192], "strides": [2], "kernel_size": 5, "sampling_rate": RATE}
+        sizes |= {"fsq_levels": [8, 5, 5, 5], "codebook_size": 1024, "latent_channels": 16}
     warmup = {"kl_warmup_steps": 500} if bottleneck == "kl" else {}
-    return MMCodecConfig(
-        modality=modality, bottleneck=bottleneck, fsq_levels=LEVELS, codebook_size=CODEBOOK, **sizes, **warmup
-    )
+    return MMCodecConfig(modality=modality, bottleneck=bottleneck, **sizes, **warmup)
 
 
 class ImageRows(Dataset):
@@ -93,28 +95,49 @@ def train_codec(arguments: Namespace) -> str:
     """
     Train a codec, or resume from the last checkpoint, and save it in `arguments.folder`.
 
+    The codes of speech are learned first, on spectrograms; then the vocoder alone, on what the codec makes of them.
+
     Returns:
-        a line with the loss on the validation split.
+        a line with the losses on the validation split.
     """
     set_seed(arguments.seed)
-    checkpoints = arguments.folder / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    is_finished = last is not None and int(last.rpartition("-")[2]) >= arguments.steps  # else one more step
     model = MMCodec(codec_config(arguments.modality, arguments.bottleneck))
+    stft_weight = model.config.stft_weight
+    model.config.stft_weight = 0.0
+    model, loss = train_stage(model, arguments, CHECKPOINTS, arguments.steps)
+    said = f"{arguments.folder}: validation loss {loss:.4f} after {arguments.steps} steps"
+    model.config.stft_weight = stft_weight
+    if model.vocoder is not None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("vocoder."))
+        set_seed(arguments.seed)
+        model, loss = train_stage(model, arguments, VOCODER_CHECKPOINTS, arguments.vocoder_steps)
+        said += f", {loss:.4f} with waves after {arguments.vocoder_steps} steps of the vocoder"
+    model.save_pretrained(arguments.folder)
+    return said
+
+
+def train_stage(model: MMCodec, arguments: Namespace, name: str, steps: int) -> tuple[MMCodec, float]:
+    """Train what learns for so many steps, or resume in the folder `name`; return the model and its validation loss."""
+    checkpoints = arguments.folder / name
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    is_finished = last is not None and int(last.rpartition("-")[2]) >= steps  # else one more step
     if is_finished:
         model = MMCodec.from_pretrained(last)
     settings = TrainingArguments(
         output_dir=str(checkpoints),
-        max_steps=arguments.steps,
+        max_steps=steps,
         per_device_train_batch_size=arguments.batch_size,
         per_device_eval_batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=min(100, arguments.steps // 10),
+        warmup_steps=min(100, steps // 10),
         weight_decay=0.0,
-        save_steps=max(1, arguments.steps // 10),
+        bf16=arguments.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # Trainer wants to be told so for bfloat16
+        save_steps=max(1, steps // 10),
         save_total_limit=1,
-        logging_steps=max(1, arguments.steps // 30),
+        logging_steps=max(1, steps // 30),
         label_names=["media"],
         prediction_loss_only=True,
         report_to=[],
@@ -126,6 +149,4 @@ def train_codec(arguments: Namespace) -> str:
     trainer = Trainer(model, settings, train_dataset=train, eval_dataset=held_out)
     if not is_finished:
         trainer.train(resume_from_checkpoint=last)
-    loss = trainer.evaluate()["eval_loss"]
-    model.save_pretrained(arguments.folder)
-    return f"{arguments.folder}: validation loss {loss:.4f} after {arguments.steps} steps"
+    return model, trainer.evaluate()["eval_loss"]

@@ -24,7 +24,7 @@ def corpora(tmp_path, monkeypatch):
     """Images of one color, and tones, with a codec of a few channels."""
     generator = np.random.default_rng(0)
     for split, number in (("train", 6), ("validation", 3)):
-        for corpus in ("images", "sentences", "spoken-captions"):
+        for corpus in ("images", "studio-speech"):
             folder = tmp_path / corpus / split
             folder.mkdir(parents=True)
             rows = []
@@ -53,7 +53,8 @@ def corpora(tmp_path, monkeypatch):
 
 def settings(corpora, modality, bottleneck, **more):
     fields = {"modality": modality, "bottleneck": bottleneck, "folder": corpora / modality, "corpora": corpora}
-    fields |= {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "limit": None, "seed": 0, "split": "validation"}
+    fields |= {"steps": 4, "vocoder_steps": 4, "batch_size": 2, "learning_rate": 1e-3, "bf16": False, "limit": None}
+    fields |= {"seed": 0, "split": "validation"}
     return Namespace(**{**fields, **more})
 
 
@@ -62,6 +63,7 @@ def test_the_codecs_have_the_tokens_that_are_wanted():
     assert image.grid == (8, 8) and image.image_size == 64 and image.codebook_size == 4096
     speech = codec_training.codec_config("audio", "vq")
     assert speech.sampling_rate / (speech.hop_length * speech.downsampling) == 50
+    assert speech.codebook_size == 1024
 
 
 @pytest.mark.parametrize("bottleneck", ["fsq", "kl"])
@@ -118,7 +120,51 @@ def test_a_codec_of_speech_is_trained_and_measured(corpora, monkeypatch):
     figures = measure(arguments)
     assert (figures["wer_original"], figures["wer_decoded"], figures["codes_a_second"]) == (0.25, 0.5, 50.0)
     assert 0 < figures["codes_used"] < 1
-    assert heard == [("whisper", [8000] * 6, ["a tone"] * 6)] * 2
+    assert heard == [("whisper", [8000] * 3, ["a tone"] * 3)] * 2
+
+
+def test_the_vocoder_is_trained_last_and_alone(corpora):
+    arguments = settings(corpora, "audio", "vq")
+    assert "with waves after 4 steps of the vocoder" in train_codec(arguments)
+    first = MMCodec.from_pretrained(get_last_checkpoint(str(arguments.folder / "checkpoints")))
+    last = MMCodec.from_pretrained(arguments.folder)
+    assert (first.config.stft_weight, last.config.stft_weight) == (0.0, 1.0)
+    torch.manual_seed(0)
+    before = MMCodec(codec_training.codec_config("audio", "vq")).state_dict()
+    unchanged = {name for name, tensor in last.state_dict().items() if torch.equal(tensor, first.state_dict()[name])}
+    assert unchanged == {name for name in before if not name.startswith("vocoder.")}
+    moved = {name for name, tensor in first.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"encoder", "bottleneck", "decoder"}
+
+
+def test_speech_resumes_in_either_stage(corpora, monkeypatch):
+    whole = settings(corpora, "audio", "vq", folder=corpora / "whole")
+    train_codec(whole)
+    broken = settings(corpora, "audio", "vq", folder=corpora / "broken")
+    for stage in ("checkpoints", "checkpoints-vocoder"):
+        with monkeypatch.context() as patch:
+            patch.setattr(codec_training, "Trainer", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train_codec(broken)
+        assert get_last_checkpoint(str(broken.folder / stage)).endswith("checkpoint-2")
+        with monkeypatch.context() as patch:
+            if stage == "checkpoints":  # to the end of the first stage alone
+                patch.setattr(codec_training, "VOCODER_CHECKPOINTS", "unused")
+            train_codec(broken)
+    resumed = MMCodec.from_pretrained(broken.folder).state_dict()
+    for name, tensor in MMCodec.from_pretrained(whole.folder).state_dict().items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_bfloat16_is_used_where_it_is_wanted(corpora):
+    losses = [
+        train_codec(settings(corpora, "image", "fsq", folder=corpora / str(bf16), bf16=bf16)) for bf16 in (False, True)
+    ]
+    weights = [
+        MMCodec.from_pretrained(corpora / str(bf16)).state_dict()["decoder.conv_out.weight"] for bf16 in (False, True)
+    ]
+    assert losses[0] != losses[1] and all(each.dtype == torch.float32 for each in weights)
+    assert torch.allclose(*weights, atol=0.01) and not torch.equal(*weights)
 
 
 def test_psnr_and_the_use_of_codes():

@@ -118,7 +118,7 @@ def train_codec(arguments: Namespace) -> str:
 
 
 def train_stage(model: MMCodec, arguments: Namespace, name: str, steps: int) -> tuple[MMCodec, float]:
-    """Train what learns for so many steps, or resume in the folder `name`; return the model and its validation loss."""
+    """Train what learns for so many steps, or resume in the folder `name`; return the model and its held-out loss."""
     checkpoints = arguments.folder / name
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     is_finished = last is not None and int(last.rpartition("-")[2]) >= steps  # else one more step

@@ -6,8 +6,8 @@ Train a codec of images or of speech on the built corpora.
     python -m scripts.workshop.train_codec audio outputs/codecs/speech --bottleneck vq
     python -m scripts.workshop.train_codec image outputs/codecs/vae --bottleneck kl
 
-Images are 64 pixels a side and have 64 codes; speech has 50 codes a second, and its vocoder is trained last. Run again,
-it resumes from its last checkpoint. `codec_figures` measures the result.
+Images are 64 pixels a side and have 64 codes; speech has 50 codes a second, and its vocoder is trained last. Run
+again, it resumes from its last checkpoint. `codec_figures` measures the result.
 """
 
 import argparse

@@ -55,6 +55,7 @@ class CardContent:
         base_models: sources of the pretrained weights; paths are left out of the metadata
         components, sources, notes: rows of the two tables, and paragraphs below the second
         modalities: names of the modalities that the model takes beside text
+        writes: names of the modalities that it writes beside text, by codecs
         labels: answers of a classifier
         is_retrieval: if the model embeds
         is_pretraining: if the run started from random weights
@@ -83,6 +84,7 @@ class CardContent:
     sources: Sequence[CardSource] = ()
     notes: Sequence[str] = ()
     modalities: Sequence[str] = ()
+    writes: Sequence[str] = ()
     labels: Sequence[str] = ()
     is_retrieval: bool = False
     is_pretraining: bool = False
@@ -99,6 +101,8 @@ class CardContent:
     def pipeline_tag(self) -> str:
         if self.is_retrieval:
             return "feature-extraction"
+        if self.writes:
+            return "any-to-any"
         return "text-classification" if self.labels else "image-text-to-text"
 
 

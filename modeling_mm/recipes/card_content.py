@@ -52,6 +52,7 @@ def card_content(recipe: Recipe, model: PreTrainedModel, result: Mapping[str, An
         sources=[CardSource(use, s.source, s.subset, s.split, s.weight, s.limit) for use, s in sources],
         notes=list(dict.fromkeys(s.note for _, s in sources if s.note)),
         modalities=[name for name, m in MODALITIES.items() if getattr(model.config, m.config_field) is not None],
+        writes=[name for name in MODALITIES if getattr(model.config, f"{name}_codec_config", None) is not None],
         labels=recipe.labels,
         is_retrieval=recipe.objective == "retrieval",
         is_pretraining=source.preset is not None,

@@ -3,7 +3,7 @@
 Measure a trained codec on held-out media of the corpora, and draw what it makes of them.
 
     python -m scripts.workshop.codec_figures outputs/codecs/image
-    python -m scripts.workshop.codec_figures outputs/codecs/speech --transcriber outputs/base
+    python -m scripts.workshop.codec_figures outputs/codecs/speech
 
 Images: PSNR, the share of the codes that are used, and for the bottleneck `kl` the ELBO beside the log-likelihood
 of probabilistic PCA with as many dimensions. `images.png` in the codec's folder has reconstructions under their
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--corpora", type=Path, default=Path("outputs/corpora"))
     parser.add_argument("--split", default="validation")
     parser.add_argument("--limit", type=int, help="number of files")
-    parser.add_argument("--transcriber", default="outputs/base", help="model that hears")
+    parser.add_argument("--transcriber", default="model_cards/mm-whisper-tiny", help="model that hears")
     arguments = parser.parse_args()
     from .codec_measures import measure  # after the arguments, as it imports torch
 

@@ -33,16 +33,25 @@ def release(arguments: argparse.Namespace) -> None:
     recipe = read_recipe(arguments.trained / RECIPE_FILE)
     model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
     if arguments.figures is None:
-        remove_local_paths(model)
-        for link in filter(Path.is_symlink, arguments.released.glob("*")):  # of an earlier release
-            link.unlink()
-        model.save_pretrained(arguments.released)
-        AutoProcessor.from_pretrained(arguments.trained).save_pretrained(arguments.released)
-        write_compactly(arguments.released / "tokenizer.json")
-        link_code(arguments.released)
+        write_weights(model, arguments.trained, arguments.released)
     write_text(arguments.released / "README.md", card(recipe, model, arguments))
-    size = sum(path.stat().st_size for path in arguments.released.iterdir())
-    print(f"{arguments.released}: {size / 1e6:.1f} MB")
+    print(f"{arguments.released}: {size_of(arguments.released) / 1e6:.1f} MB")
+
+
+def write_weights(model: PreTrainedModel, trained: Path, released: Path) -> None:
+    """Write a model, the processor of the folder `trained` and links to the code into the folder `released`."""
+    remove_local_paths(model)
+    for link in filter(Path.is_symlink, released.glob("*")):  # of an earlier release
+        link.unlink()
+    model.save_pretrained(released)
+    AutoProcessor.from_pretrained(trained).save_pretrained(released)
+    write_compactly(released / "tokenizer.json")
+    link_code(released)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of a folder's files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def write_compactly(path: Path) -> None:

@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/studio-figures"))
     parser.add_argument("--corpora", type=Path, default=Path("outputs/corpora"))
     parser.add_argument("--packages", type=Path, default=Path("outputs/packages"))
-    parser.add_argument("--transcriber", default="outputs/base", help="model that hears")
+    parser.add_argument("--transcriber", default="model_cards/mm-whisper-tiny", help="model that hears")
     parser.add_argument("--limit", type=int, default=150, help="number of prompts of each kind")
     parser.add_argument("--gallery", type=int, help="number of images to look drawings up in; all by default")
     parser.add_argument("--guidance-scale", type=float, help="of drawings; those of the model by default")

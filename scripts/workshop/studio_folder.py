@@ -16,7 +16,7 @@ from .from_scratch import train_tokenizer
 from .studio_chats import NAME
 
 VOCABULARY = 1500  # tokens of text; words are spelled in parts, of which speech follows
-WIDTH, LAYERS, HEADS = 192, 6, 4
+WIDTH, LAYERS, HEADS = 256, 6, 4
 POSITIONS = 320  # a prompt and 4.5 s of speech
 
 
@@ -29,7 +29,7 @@ def prompts_of(corpora: Path) -> Iterator[str]:
 
 
 def small_decoder(vocab_size: int) -> GPT2LMHeadModel:
-    """Return a decoder of 3 million weights and its embedding, without dropout, which learns its examples by heart."""
+    """Return a decoder of 5 million weights and its embedding, without dropout, which learns its examples by heart."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocab_size,

@@ -32,7 +32,9 @@ BATCH = 32
 NEAREST = 5
 SHEET, COLUMNS = 36, 6
 SOUNDS = 6
-FIGURES = "figures.json"
+SHEET_FILE = "images.png"
+SOUNDS_FOLDER = "sounds"
+FIGURES, PROMPTS = "figures.json", "prompts.json"
 
 # Shape legend: N images, W features.
 
@@ -40,8 +42,10 @@ FIGURES = "figures.json"
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Return the figures of the model in `arguments.model` by name, and write them beside what it made."""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    figures = drawing_figures(arguments) | speech_figures(arguments)
+    kept = dict[str, list[str]]()  # the prompts of what is kept, by kind
+    figures = drawing_figures(arguments, kept) | speech_figures(arguments, kept)
     write_text(arguments.out / FIGURES, json.dumps(figures, indent=1))
+    write_text(arguments.out / PROMPTS, json.dumps(kept, indent=1, ensure_ascii=False))
     return figures
 
 
@@ -53,8 +57,8 @@ def prompts(corpora: Path, split: str, task: str, limit: int | None) -> list[Cha
 # ---- Drawings -------------------------------------------------------------------------------------------------------
 
 
-def drawing_figures(arguments: argparse.Namespace) -> dict[str, float]:
-    """Draw greedily, and return how often drawings are recognized."""
+def drawing_figures(arguments: argparse.Namespace, kept: dict[str, list[str]]) -> dict[str, float]:
+    """Draw greedily, write the sheet, note its prompts in `kept`, and return how often drawings are recognized."""
     draw = pipeline("text-to-image", str(arguments.model))
     encoder = Recognizer(arguments.packages)
     known_rows = {row["file_name"]: row for row in read_rows(arguments.corpora / "images", "train")}
@@ -62,6 +66,7 @@ def drawing_figures(arguments: argparse.Namespace) -> dict[str, float]:
     encoder.fill(arguments.corpora / "images", [known_rows[name] for name in chosen])
     options = {} if arguments.guidance_scale is None else {"guidance_scale": arguments.guidance_scale}
     figures, drawings = dict[str, float](), []
+    kept["images"] = []
     unseen_rows = {row["file_name"]: row for row in read_rows(arguments.corpora / "images", "test_concepts")}
     for name, split, rows in (("known", WORDINGS, known_rows), ("unseen", "test_concepts", unseen_rows)):
         asked = prompts(arguments.corpora, split, "draw", arguments.limit)
@@ -70,12 +75,19 @@ def drawing_figures(arguments: argparse.Namespace) -> dict[str, float]:
         truths = [rows[image_name(row)] for row in asked]
         figures |= encoder.figures(drawn, truths, name)
         drawings += drawn[: SHEET // 2]
+        kept["images"] += [prompt_of(row) for row in asked[: SHEET // 2]]
     hand = read_rows(arguments.corpora / "images", "test_hand")
     some = random.Random(0).sample(hand, min(len(hand), arguments.limit))
     real = [small(arguments.corpora / "images" / row["file_name"]) for row in some]
     figures |= encoder.figures(real, some, "unseen_hand")
-    sheet(drawings).save(arguments.out / "images.png")
+    sheet(drawings).save(arguments.out / SHEET_FILE)
     return figures
+
+
+def prompt_of(row: ChatRow) -> str:
+    """Return the text of an example's prompt."""
+    (part,) = row.messages[0]["content"]
+    return part["text"]
 
 
 def image_name(row: ChatRow) -> str:
@@ -151,15 +163,21 @@ class Recognizer:
 # ---- Speech ---------------------------------------------------------------------------------------------------------
 
 
-def speech_figures(arguments: argparse.Namespace) -> dict[str, float]:
-    """Speak greedily, and return the word error rates of what is heard, and seconds of work for a second of speech."""
+def speech_figures(arguments: argparse.Namespace, kept: dict[str, list[str]]) -> dict[str, float]:
+    """
+    Speak greedily, keep some recordings, and note their texts in `kept`.
+
+    Returns:
+        the word error rates of what is heard, and the seconds of work for a second of speech.
+    """
     say = pipeline("text-to-audio", str(arguments.model))
     asked = prompts(arguments.corpora, "test_sentences", "say", arguments.limit)
     texts = {row["file_name"]: row["text"] for row in read_rows(arguments.corpora / SPEECH, "test_sentences")}
     truths = [texts[image_name(row)] for row in asked]
     chats = [row.messages[:1] for row in asked]
     spoken = say(chats, batch_size=BATCH, do_sample=False)
-    sounds, own = arguments.out / "sounds", []
+    kept["audio"] = truths[:SOUNDS]
+    sounds, own = arguments.out / SOUNDS_FOLDER, []
     sounds.mkdir(exist_ok=True)
     for number, each in enumerate(spoken):
         own.append(str(sounds / f"{number:03d}.wav"))

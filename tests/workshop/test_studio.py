@@ -219,6 +219,9 @@ def test_everything_is_measured_and_kept(studio, with_sentence, packages, tmp_pa
     with Image.open(tmp_path / "out/images.png") as sheet:
         assert sheet.size == (6 * 16, 16)
     assert [path.name for path in (tmp_path / "out/sounds").iterdir()] == ["000.wav"]
+    kept = json.loads((tmp_path / "out/prompts.json").read_text())
+    asked = [prompt_of(examples(with_sentence, split, "draw")[0]) for split in ("test_wordings", "test_concepts")]
+    assert kept["audio"] == ["hello"] and {*asked} <= {*kept["images"]}
 
 
 def test_prompts_come_in_their_order(chats):

@@ -1,0 +1,96 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""The work of `release_studio`: a folder that goes to the Hub as it is, with what the model drew and said."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from modeling_mm.hub import render_card
+from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, card_content, read_recipe
+from modeling_mm.utils import markdown_table, write_text
+
+from .released_folder import size_of, write_weights
+from .studio_measures import FIGURES, PROMPTS, SHEET_FILE, SOUNDS_FOLDER
+
+ABOUT_SHEET = """
+## Drawings
+
+![36 drawings]({sheet})
+
+The first drawings of a list in random order, none left out, six in a row: half of known concepts in wordings that
+training has not seen, half of concepts that it has not seen.
+
+{prompts}
+"""
+ABOUT_SOUNDS = """
+## Speech
+
+The first six sentences of a list in random order, none left out:
+
+{recordings}
+"""
+ABOUT_FIGURES = """
+## What is recognized
+
+A drawing is looked up among all images of training by the features of a frozen EfficientNet-Lite2. Speech is
+transcribed by Whisper tiny.en.
+
+{table}
+"""
+
+
+def release_studio(arguments: argparse.Namespace) -> None:
+    """Write weights, processor and links, unless figures are given; else what was drawn and said, and the card."""
+    recipe = read_recipe(arguments.trained / RECIPE_FILE)
+    model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
+    if arguments.figures is None:
+        write_weights(model, arguments.trained, arguments.released)
+    result = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8"))
+    text = render_card(card_content(recipe, model, result))
+    if arguments.figures is not None:
+        copy_samples(arguments.figures, arguments.released)
+        text += sections(
+            json.loads((arguments.figures / FIGURES).read_text(encoding="utf-8")),
+            json.loads((arguments.figures / PROMPTS).read_text(encoding="utf-8")),
+            sorted(f"{SOUNDS_FOLDER}/{path.name}" for path in (arguments.figures / SOUNDS_FOLDER).iterdir()),
+        )
+    write_text(arguments.released / "README.md", text)
+    print(f"{arguments.released}: {size_of(arguments.released) / 1e6:.1f} MB")
+
+
+def copy_samples(figures: Path, released: Path) -> None:
+    """Copy the sheet and the recordings."""
+    shutil.copy(figures / SHEET_FILE, released / SHEET_FILE)
+    shutil.rmtree(released / SOUNDS_FOLDER, ignore_errors=True)
+    shutil.copytree(figures / SOUNDS_FOLDER, released / SOUNDS_FOLDER)
+
+
+def sections(figures: Mapping[str, float], prompts: Mapping[str, Sequence[str]], recordings: Sequence[str]) -> str:
+    """Return the card's sections of figures, drawings and recordings."""
+    numbered = "\n".join(f"{number}. {prompt}" for number, prompt in enumerate(prompts["images"], 1))
+    spoken = "\n".join(f"- [{text}]({path})" for text, path in zip(prompts["audio"], recordings, strict=True))
+    return (
+        ABOUT_FIGURES.format(table=figure_table(figures))
+        + ABOUT_SHEET.format(sheet=SHEET_FILE, prompts=numbered)
+        + ABOUT_SOUNDS.format(recordings=spoken)
+    )
+
+
+def figure_table(figures: Mapping[str, float]) -> str:
+    """Return the figures, each beside what it is to be compared with."""
+    hand = {
+        key: f"{figures[f'unseen_hand_{key}']:.3f}, images by a hand that training lacks" for key in ("top5", "top1")
+    }
+    rows = [
+        ("known concepts, one of the five nearest", figures["known_top5"], hand["top5"]),
+        ("known concepts, the nearest", figures["known_top1"], hand["top1"]),
+        ("unseen concepts, category", figures["unseen_category"], f"{figures['unseen_majority']:.3f}, the majority"),
+        ("unseen sentences, word error rate", figures["wer"], f"{figures['wer_teacher']:.3f}, the synthesizer"),
+        ("seconds of work for a second of speech", figures["real_time_factor"], ""),
+    ]
+    return markdown_table(("", "model", "beside it"), [(name, f"{value:.3f}", other) for name, value, other in rows])

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from ..layers import turn_weights
-from .row import MediaItem, MediaRow, Row
+from .row import BatchRow, MediaItem, MediaRow, Row
 from .running_batch import RunningBatch
 from .sampling import RowSampler, penalties_of
 
@@ -44,7 +44,7 @@ class Engine:
 
     Args:
         model: an `MMForConditionalGeneration`
-        most_rows: rows that are generated at once
+        most_rows: rows that are generated at once; a guided answer takes two
     """
 
     def __init__(self, model: Any, most_rows: int = MOST_ROWS):
@@ -156,7 +156,7 @@ class Engine:
 
     def _prefill(self) -> None:
         """Let the rows join that are ready and have room, the first come first, up to `PREFILL_TOKENS`."""
-        joining: dict[int, list[Row]] = {}
+        joining: dict[int, list[BatchRow]] = {}
         tokens = 0
         for row in self._waiting:
             if row.done.done() or row.pending():
@@ -164,12 +164,13 @@ class Engine:
             if not isinstance(row, Row):
                 row.finish()
                 continue
-            size = media_size(row)
+            size, members = media_size(row), row.members
             others = [*self._rows_of(size), *joining.get(size, [])]
             total = len(self) + sum(map(len, joining.values()))
-            if total < self.most_rows and has_room(others, row) and (not tokens or tokens < PREFILL_TOKENS):
-                joining.setdefault(size, []).append(row)
-                tokens += row.prompt.shape[1]
+            has_place = not total or total + len(members) <= self.most_rows
+            if has_place and has_room(others, members) and (not tokens or tokens < PREFILL_TOKENS):
+                joining.setdefault(size, []).extend(members)
+                tokens += sum(each.prompt.shape[1] for each in members)
         for size, rows in joining.items():
             batch = self._batches.setdefault(size, RunningBatch(self.model))
             self._advance(batch, rows, partial(batch.prefill, rows))
@@ -178,15 +179,21 @@ class Engine:
         joined = {id(row) for rows in joining.values() for row in rows}
         self._waiting = [row for row in self._waiting if id(row) not in joined and not row.done.done()]
 
-    def _advance(self, batch: RunningBatch, rows: Sequence[Row], work: Callable[[], torch.Tensor]) -> None:
+    def _advance(self, batch: RunningBatch, rows: Sequence[BatchRow], work: Callable[[], torch.Tensor]) -> None:
         """Run a prefill or a step of a batch, choose each row's token, and let go of the rows that are complete."""
         logits = self._guarded(rows, work)
-        for row, scores in zip(rows, logits if logits is not None else [], strict=logits is not None):
-            self._guarded([row], partial(choose, self.model, row, scores))
+        scores = {} if logits is None else dict(zip(rows, logits, strict=True))
+        for row in scores:
+            if isinstance(row, Row):
+                beside = None if row.unconditional is None else scores[row.unconditional]
+                self._guarded([row], partial(choose, self.model, row, scores[row], beside))
         batch.keep([row for row in batch.rows if not row.done.done()])
 
     def _guarded(
-        self, rows: Sequence[MediaRow], work: Callable[[], Any], fallback: Callable[[Exception], None] | None = None
+        self,
+        rows: Sequence[MediaRow | BatchRow],
+        work: Callable[[], Any],
+        fallback: Callable[[Exception], None] | None = None,
     ) -> Any:
         """Run work for rows. Its error ends these rows, whose clients are told, and nothing else."""
         try:
@@ -198,18 +205,18 @@ class Engine:
                 fallback(error)
             return None
 
-    def _rows_of(self, size: int) -> list[Row]:
+    def _rows_of(self, size: int) -> list[BatchRow]:
         return self._batches[size].rows if size in self._batches else []
 
     def __len__(self) -> int:
         return sum(map(len, self._batches.values()))
 
 
-def choose(model: Any, row: Row, scores: torch.Tensor) -> None:
-    """Choose a row's next token, given its scores (V,), and end the row if it is the last."""
+def choose(model: Any, row: Row, scores: torch.Tensor, unconditional: torch.Tensor | None) -> None:
+    """Choose a row's next token, given its scores (V,) and those of its unconditional row; end it with its last."""
     if row.sampler is None:
         row.sampler = RowSampler(model, row.sampling, row.prompt[0], row.seed)
-    if row.take(row.sampler.choose(scores)):
+    if row.take(row.sampler.choose(scores, unconditional)):
         row.streamer.end()
         row.finish()
 
@@ -219,11 +226,11 @@ def media_size(row: Row) -> int:
     return max(0, (row.media_tokens - 1).bit_length() - SHARED_MEDIA_TOKENS.bit_length() + 1)
 
 
-def has_room(rows: Sequence[Row], row: Row) -> bool:
-    """Return True if a row and the rows of a batch stay within the limits when all have their longest answer."""
-    count = len(rows) + 1
-    tokens = count * max(each.length for each in (*rows, row))
-    media = count * max(each.media_tokens for each in (*rows, row))
+def has_room(rows: Sequence[BatchRow], joining: Sequence[BatchRow]) -> bool:
+    """Return True if rows of a batch and others stay within the limits when all have their longest answer."""
+    together = (*rows, *joining)
+    tokens = len(together) * max(each.length for each in together)
+    media = len(together) * max(each.media_tokens for each in together)
     return not rows or (tokens <= MOST_TOKENS and media <= MOST_MEDIA_TOKENS)
 
 

@@ -156,7 +156,18 @@ ONE_FORMAT = "images are PNG files"
 NO_PREVIEWS = "an image comes when it is complete"
 NO_STYLE = "say it in the `prompt`"
 IMAGE_FIELDS = Fields(
-    served=("prompt", "model", "n", "response_format", "seed", "size", "temperature", "top_k", "top_p"),
+    served=(
+        "prompt",
+        "guidance_scale",
+        "model",
+        "n",
+        "response_format",
+        "seed",
+        "size",
+        "temperature",
+        "top_k",
+        "top_p",
+    ),
     ignored=ACCOUNTING,
     refused={
         "background": ("images have no transparency", ("auto", "opaque")),
@@ -184,7 +195,7 @@ EDIT_FIELDS = Fields(
     },
 )
 SPEECH_FIELDS = Fields(
-    served=("input", "model", "voice", "response_format", "seed", "temperature", "top_k", "top_p"),
+    served=("input", "guidance_scale", "model", "voice", "response_format", "seed", "temperature", "top_k", "top_p"),
     ignored=ACCOUNTING,
     refused={
         "instructions": ("the model has one way to speak", ("",)),

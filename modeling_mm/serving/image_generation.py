@@ -37,7 +37,7 @@ from .values import check_sampling, check_text, shortened
 
 KIND = "image"
 FORMAT = "b64_json"
-NUMBERS = ("n", "seed", "temperature", "top_k", "top_p")
+NUMBERS = ("guidance_scale", "n", "seed", "temperature", "top_k", "top_p")
 EDGES = 2  # the start and the end token around the codes
 
 

@@ -22,7 +22,6 @@ SINGLE_OPTIONS: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None,),
     "cache_implementation": (None, "dynamic"),
     "dola_layers": (None,),
-    "guidance_scale": (None, 1.0),
     "max_time": (None,),
     "penalty_alpha": (None,),
     "prefill_chunk_size": (None,),
@@ -145,6 +144,16 @@ class Row(MediaRow):
         """Media tokens, once all items are encoded."""
         return sum(0 if item.mask is None else len(item.mask) for item in self.items)
 
+    @cached_property
+    def unconditional(self) -> "UnconditionalRow | None":
+        """The row beside this one that it is guided away from; None without guidance."""
+        return None if getattr(self.config, "guidance_scale", None) in (None, 1.0) else UnconditionalRow(self)
+
+    @property
+    def members(self) -> list["BatchRow"]:
+        """This row, and its unconditional one: they join a batch and leave it together."""
+        return [self] if self.unconditional is None else [self, self.unconditional]
+
     def needs_generate(self) -> bool:
         """Return True for a row that only `generate` can answer, alone."""
         return bool(single_options(self.config))
@@ -166,6 +175,47 @@ class Row(MediaRow):
             self.streamer.take(choice.token)
         is_long = len(self.streamer.tokens) >= self.config.max_new_tokens
         return choice.token in self.ends or is_long or self.is_over()
+
+
+class UnconditionalRow:
+    """
+    Row of a batch with the answer of a guided row behind the last token of its prompt alone, without media.
+
+    Its logits say what the answer would be without the prompt; it has no tokens or options but those of the other.
+
+    Args:
+        guided: the row beside it.
+    """
+
+    media_tokens = 0
+
+    def __init__(self, guided: Row):
+        self.guided = guided
+        self.streamer, self.done = guided.streamer, guided.done
+
+    @property
+    def prompt(self) -> torch.Tensor:
+        """Ids of the prompt, (1, 1): of a chat the token that begins the assistant's turn."""
+        return self.guided.prompt[:, -1:]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        return self.prompt.shape[1] + self.guided.config.max_new_tokens
+
+    def media(self) -> None:
+        """Return no media."""
+
+    def code_range(self) -> tuple[int, int] | None:
+        """Return that of the guided row."""
+        return self.guided.code_range()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End both rows."""
+        self.guided.finish(error)
+
+
+BatchRow = Row | UnconditionalRow
 
 
 def single_options(config: GenerationConfig) -> list[str]:

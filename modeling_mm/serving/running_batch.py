@@ -20,7 +20,7 @@ from ..media import join_modalities
 from ..media_cache import CrossAttentionCache, cached_media
 from ..modalities import MODALITIES
 from ..outputs import MMMediaOutput
-from .row import Row
+from .row import BatchRow
 
 # Shape legend: B rows, L tokens of a prompt, K columns of the text's cache, S media tokens, V words, H heads, d width.
 
@@ -35,7 +35,7 @@ class RunningBatch:
 
     def __init__(self, model: Any):
         self.model = model
-        self.rows: list[Row] = []
+        self.rows: list[BatchRow] = []
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)  # (B, K)
         self.cache: DynamicCache | None = None
 
@@ -43,7 +43,7 @@ class RunningBatch:
         return len(self.rows)
 
     @torch.no_grad()
-    def prefill(self, rows: Sequence[Row]) -> torch.Tensor:
+    def prefill(self, rows: Sequence[BatchRow]) -> torch.Tensor:
         """
         Let rows join: run their prompts, whose media are encoded.
 
@@ -93,7 +93,7 @@ class RunningBatch:
             token_range=ranges.pop() if len(ranges) == 1 else None,
         ).logits[:, -1]
 
-    def keep(self, rows: Sequence[Row]) -> None:
+    def keep(self, rows: Sequence[BatchRow]) -> None:
         """Let all rows but these leave, with the columns that only they needed."""
         if len(rows) == len(self.rows):
             return

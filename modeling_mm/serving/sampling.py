@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from ..code_generation import TEXT, BlockLogitsProcessor
 from ..compat import logits_processors
@@ -41,6 +42,7 @@ class Sampling:
         n: number of answers
         top_logprobs: likeliest tokens to report beside each token; None for no log-probabilities at all
         outputs: what the answer may hold: text, and modalities that the model writes as codes
+        guidance_scale: of classifier-free guidance; None leaves it to the model's generation config
     """
 
     temperature: float | None = None
@@ -55,6 +57,7 @@ class Sampling:
     n: int = 1
     top_logprobs: int | None = None
     outputs: tuple[str, ...] = (TEXT,)
+    guidance_scale: float | None = None
 
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> "Sampling":
@@ -80,6 +83,7 @@ class Sampling:
             max_tokens=next((given[name] for name in LENGTHS if name in given), None),
             n=given.get("n", 1),
             top_logprobs=given.get("top_logprobs", 0) if given.get("logprobs") else None,
+            guidance_scale=float(given["guidance_scale"]) if "guidance_scale" in given else None,
         )
 
     def config(self, default: GenerationConfig) -> GenerationConfig:
@@ -94,6 +98,8 @@ class Sampling:
             config.top_p = config.top_p if self.top_p is None else self.top_p
             config.top_k = config.top_k if self.top_k is None else self.top_k
             config.top_k = 0 if config.top_k is None else config.top_k  # all; transformers would leave the 50 best
+        if self.guidance_scale is not None:
+            config.guidance_scale = self.guidance_scale
         if self.logit_bias:
             config.sequence_bias = {(token,): bias for token, bias in self.logit_bias.items()}
         return config
@@ -124,6 +130,23 @@ class AnswerPenalties(LogitsProcessor):
         return scores - self.frequency * counts - self.presence * (counts > 0)
 
 
+class PairedGuidance(UnbatchedClassifierFreeGuidanceLogitsProcessor):
+    """
+    Classifier-free guidance by the logits of an unconditional row that is in the same batch.
+
+    That of `generate` runs the model for each row itself.
+    """
+
+    def __init__(self, guidance_scale: float):
+        self.guidance_scale = guidance_scale
+        self.unconditional: torch.Tensor | None = None  # (V,) of the next token, set at each step
+
+    def get_unconditional_logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits (1, 1, V) of the unconditional row."""
+        assert self.unconditional is not None, "a guided row has an unconditional one beside it"
+        return self.unconditional[None, None]
+
+
 @dataclass(frozen=True)
 class Choice:
     """
@@ -152,6 +175,10 @@ class RowSampler:
         self.config, self.top_logprobs = sampling.config(model.generation_config), sampling.top_logprobs
         self.processors = logits_processors(model, self.config, len(prompt), penalties_of(sampling, len(prompt)))
         self.rules = next((each.rules for each in self.processors if isinstance(each, BlockLogitsProcessor)), None)
+        self.guidance: PairedGuidance | None = None
+        for place, each in enumerate(self.processors):
+            if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor):
+                self.processors[place] = self.guidance = PairedGuidance(each.guidance_scale)
         self.generator = torch.Generator(prompt.device)
         if seed is None:
             self.generator.seed()
@@ -159,8 +186,16 @@ class RowSampler:
             self.generator.manual_seed(seed)
         self.ids = prompt[None]  # (1, L), of the prompt and the answer
 
-    def choose(self, logits: torch.Tensor) -> Choice:
-        """Return the next token of the row, given the logits (V,) of its last position."""
+    def choose(self, logits: torch.Tensor, unconditional: torch.Tensor | None = None) -> Choice:
+        """
+        Return the next token of the row.
+
+        Args:
+            logits: (V,) of its last position.
+            unconditional: likewise, (V,), of the unconditional row beside a guided one.
+        """
+        if self.guidance is not None:
+            self.guidance.unconditional = unconditional
         logits = logits.float()[None]  # half precision has no room for small temperatures
         scores = self.processors(self.ids, logits)
         if self.config.do_sample:

@@ -31,7 +31,7 @@ from .text_streamer import TokenStreamer
 from .values import check_sampling, check_text, shortened
 
 VOICES = ("default",)
-OPTIONS = ("seed", "temperature", "top_k", "top_p")
+OPTIONS = ("guidance_scale", "seed", "temperature", "top_k", "top_p")
 
 
 class ChunkPusher(AudioCodeStreamer):

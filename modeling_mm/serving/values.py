@@ -23,6 +23,7 @@ RANGES: dict[str, Range] = {
     "seed": (int, -(2**63), 2**63 - 1, True),
     "n": (int, 1, 16, True),
     "top_logprobs": (int, 0, 20, True),
+    "guidance_scale": (Real, 0.0, 100.0, True),
 }
 LONGEST_STOP, MOST_STOPS = 64, 4
 LONGEST_METADATA, MOST_METADATA = 512, 16

@@ -68,11 +68,11 @@ class GenerationStream:
         while (piece := await self._queue.get()) is not None:
             yield piece
 
-    async def text(self) -> str:
-        """Return the whole text."""
-        text = "".join([piece async for piece in self.pieces()])
+    async def whole(self) -> list[Any]:
+        """Return all pieces."""
+        pieces = [piece async for piece in self.pieces()]
         self.generated.result()  # raises the error of the other thread
-        return text
+        return pieces
 
     def has_failed(self) -> bool:
         """Return if the generation failed, and log its error. For streams, whose status has been sent."""

@@ -7,14 +7,18 @@ is refused, with the reason.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..chat import OTHER_ROLES, TEXT_PARTS, VIDEO_OPTIONS, media_source, normalize_part
+from ..audio_streamer import AUDIO
+from ..chat import CODES, OTHER_ROLES, TEXT_PARTS, VIDEO_OPTIONS, media_source, normalize_part
+from ..code_tokens import TEXT
 from ..modalities import MODALITIES, VIDEO
+from .audio_output import check_voice
 from .fields import CHAT_FIELDS
+from .kept_audio import KeptAudio
 from .limits import BadRequest
-from .preparing import Media
+from .preparing import Media, content_parts, count_characters
 from .sampling import Sampling
 from .values import check_sampling, check_stream_options, check_text, check_type, shortened
 
@@ -24,6 +28,9 @@ MEDIA_KINDS = (*MODALITIES, VIDEO)
 MEDIA_PARTS = {f"{name}_url": name for name in MEDIA_KINDS} | {f"input_{name}": name for name in MEDIA_KINDS}
 MEDIA_PARTS |= {name: name for name in MEDIA_KINDS}
 PARTS = ("text", *TEXT_PARTS, *MEDIA_PARTS)
+OUTPUTS = (TEXT, *MODALITIES)
+# Formats of audio in OpenAI's protocol, by the names of `audio_output.FORMATS`.
+AUDIO_FORMATS = {"wav": "wav", "flac": "flac", "mp3": "mp3", "pcm16": "pcm"}
 LONGEST_TEXT = 200_000  # characters of a request; no model of this kind has positions for as many
 MOST_PARTS, MOST_MEDIA = 1024, 16
 
@@ -39,6 +46,7 @@ class ChatRequest:
         sampling: the options of its answers.
         stream: whether the answer comes in pieces.
         include_usage: whether a stream ends with an event of its usage; None leaves it to the last piece.
+        audio_format: of audio in an answer, one of `audio_output.FORMATS`; None for an answer without audio.
     """
 
     messages: list[dict[str, Any]]
@@ -46,11 +54,15 @@ class ChatRequest:
     sampling: Sampling
     stream: bool = False
     include_usage: bool | None = None
+    audio_format: str | None = None
 
 
-def check_chat(body: Mapping[str, Any]) -> ChatRequest:
+def check_chat(body: Mapping[str, Any], kept: KeptAudio | None = None) -> ChatRequest:
     """
     Check a request; nothing that it names is opened.
+
+    Args:
+        kept: audio of earlier answers, which its messages may name.
 
     Raises:
         BadRequest: for the first fault: where it is, the expected value and the value.
@@ -59,13 +71,45 @@ def check_chat(body: Mapping[str, Any]) -> ChatRequest:
     sampling, stream_options = check_sampling(body), check_stream_options(body)
     check_type(body, "stream", bool, "true or false")
     check_type(body, "model", str, "a name")
+    outputs = check_modalities(body.get("modalities"))
+    audio_format = check_audio(body.get("audio"), AUDIO in outputs)
+    if outputs != (TEXT,) and sampling.top_logprobs is not None:
+        raise BadRequest("`logprobs`: only of answers in text alone; leave it out, or set `modalities` to text.")
+    sampling = replace(sampling, outputs=outputs)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest(f"`messages`: expected a list of at least one message, got {shortened(messages)}.")
     media: list[Media] = []
-    checked = [check_message(i, message, media) for i, message in enumerate(messages[: MOST_PARTS + 1])]
+    checked = [check_message(i, message, media, kept) for i, message in enumerate(messages[: MOST_PARTS + 1])]
     check_size("messages", checked, media)
-    return ChatRequest(checked, media, sampling, bool(body.get("stream")), stream_options.get("include_usage"))
+    include_usage = stream_options.get("include_usage")
+    return ChatRequest(checked, media, sampling, bool(body.get("stream")), include_usage, audio_format)
+
+
+def check_modalities(modalities: Any) -> tuple[str, ...]:
+    """Return the kinds of content that an answer may have, by default text."""
+    given = [TEXT] if modalities is None else modalities
+    if not (isinstance(given, list) and given and all(name in OUTPUTS for name in given)):
+        raise BadRequest(f"`modalities`: expected a list of {', '.join(OUTPUTS)}, got {shortened(modalities)}.")
+    return tuple(dict.fromkeys(given))
+
+
+def check_audio(audio: Any, is_requested: bool) -> str | None:
+    """Return the format of the audio of an answer, one of `audio_output.FORMATS`; None without audio."""
+    if not is_requested:
+        if audio is not None:
+            raise BadRequest(f"`{AUDIO}`: it needs `modalities` with {AUDIO!r}; add that, or leave it out.")
+        return None
+    if not isinstance(audio, dict):
+        example = '{"voice": "default", "format": "wav"}'
+        raise BadRequest(f"`{AUDIO}`: expected an object such as {example}, got {shortened(audio)}.")
+    if unknown := set(audio) - {"voice", "format"}:
+        raise BadRequest(f"`{AUDIO}`: expected `voice` and `format`, got {shortened(min(unknown))}; leave it out.")
+    check_voice(f"{AUDIO}.voice", audio.get("voice"))
+    given = audio.get("format")
+    if not isinstance(given, str) or given not in AUDIO_FORMATS:
+        raise BadRequest(f"`{AUDIO}.format`: expected {', '.join(AUDIO_FORMATS)}, got {shortened(given)}.")
+    return AUDIO_FORMATS[given]
 
 
 def check_size(field: str, messages: list[dict[str, Any]], media: list[Media]) -> None:
@@ -75,9 +119,8 @@ def check_size(field: str, messages: list[dict[str, Any]], media: list[Media]) -
     Raises:
         BadRequest: for more parts, media or characters than a request may have; it names the field.
     """
-    contents = [message["content"] for message in messages]
-    parts = [part for content in contents for part in ([content] if isinstance(content, str) else content)]
-    characters = sum(len(part if isinstance(part, str) else part.get("text", "")) for part in parts)
+    parts = content_parts(messages)
+    characters = sum(map(count_characters, parts))
     for count, most, name in (
         (len(parts) + len(messages), MOST_PARTS, "messages and parts"),
         (len(media), MOST_MEDIA, "images, audio files and videos"),
@@ -87,22 +130,43 @@ def check_size(field: str, messages: list[dict[str, Any]], media: list[Media]) -
             raise BadRequest(f"`{field}`: expected {most} {name} at most, got {count}; send less.")
 
 
-def check_message(index: int, message: Any, media: list[Media]) -> dict[str, Any]:
-    """Return one message in our chat form; `media` gets its images and audio."""
+def check_message(index: int, message: Any, media: list[Media], kept: KeptAudio | None = None) -> dict[str, Any]:
+    """Return one message in our chat form; `media` gets its images and audio, `kept` has those of earlier answers."""
     where = f"messages[{index}]"
     role = message.get("role") if isinstance(message, dict) else message
     if not (isinstance(message, dict) and isinstance(role, str) and role in ROLES):
         raise BadRequest(f"`{where}`: expected a role of {', '.join(ROLES)}, got {shortened(role)}.")
     if message.get("tool_calls"):
         raise BadRequest(f"`{where}.tool_calls`: tools are not served here; leave them out.")
-    content = message.get("content")
+    if message.get("images"):
+        raise BadRequest(f"`{where}.images`: they are not read; send them as `image_url` parts of a user's message.")
+    content, audio = message.get("content"), message.get(AUDIO)
+    if audio is not None and role != "assistant":
+        raise BadRequest(f"`{where}.{AUDIO}`: it is for an assistant's message; send it as an `input_audio` part.")
+    if content is None and audio is not None:
+        content = []
     if isinstance(content, list):
         content = [
             check_part(f"{where}.content[{i}]", part, media) for i, part in enumerate(content[: MOST_PARTS + 1])
         ]
     else:
         content = check_text(f"{where}.content", content, "a text or a list of parts")
+    if audio is not None:
+        spoken = kept_part(f"{where}.{AUDIO}", audio, kept)
+        content = [*([{"type": TEXT, TEXT: content}] if isinstance(content, str) else content), spoken]
     return {"role": ROLES[role], "content": content}
+
+
+def kept_part(where: str, audio: Any, kept: KeptAudio | None) -> dict[str, Any]:
+    """Return the part of an assistant's message that has the codes of the audio of an earlier answer."""
+    audio_id = audio.get("id") if isinstance(audio, dict) else audio
+    codes = kept.get(audio_id) if kept is not None and isinstance(audio_id, str) else None
+    if codes is None:
+        raise BadRequest(
+            f"`{where}.id`: this server has no audio {shortened(audio_id)}, or not any more; leave it out, and send "
+            "the text as `content`."
+        )
+    return {"type": TEXT, TEXT: "", CODES: codes}
 
 
 def check_part(where: str, part: Any, media: list[Media]) -> dict[str, Any]:

@@ -76,7 +76,12 @@ class BreakOff:
 
 
 async def whole_texts(streams: Sequence[GenerationStream], receive: Callable[[], Awaitable[Any]]) -> list[str]:
-    """Return the whole texts of answers. Their generation ends early if the client goes away."""
+    """Return the whole texts of answers; see `whole_pieces`."""
+    return ["".join(pieces) for pieces in await whole_pieces(streams, receive)]
+
+
+async def whole_pieces(streams: Sequence[GenerationStream], receive: Callable[[], Awaitable[Any]]) -> list[list[Any]]:
+    """Return all pieces of answers. Their generation ends early if the client goes away."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -89,15 +94,15 @@ async def whole_texts(streams: Sequence[GenerationStream], receive: Callable[[],
 
     watcher = asyncio.create_task(watch())
     try:
-        return list(await asyncio.gather(*(stream.text() for stream in streams)))
+        return list(await asyncio.gather(*(stream.whole() for stream in streams)))
     finally:
         watcher.cancel()
         stop()
 
 
-async def merged_pieces(streams: Sequence[GenerationStream]) -> AsyncIterator[tuple[int, str | None]]:
+async def merged_pieces(streams: Sequence[GenerationStream]) -> AsyncIterator[tuple[int, Any]]:
     """Yield the pieces of answers as they come, each with the index of its answer; None ends an answer."""
-    queue = asyncio.Queue[tuple[int, str | None]]()
+    queue = asyncio.Queue[tuple[int, Any]]()
 
     async def read(index: int, stream: GenerationStream) -> None:
         async for piece in stream.pieces():

@@ -81,6 +81,8 @@ COMMON_REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
 CHAT_FIELDS = Fields(
     served=(
         "messages",
+        "modalities",
+        "audio",
         "model",
         "stream",
         "stream_options",
@@ -94,8 +96,6 @@ CHAT_FIELDS = Fields(
         **COMMON_REFUSED,
         "functions": (NO_TOOLS, ([],)),
         "function_call": (NO_TOOLS, ("none", "auto")),
-        "audio": ("this route answers in text; use /v1/audio/speech", ()),
-        "modalities": ("this route answers in text; use /v1/audio/speech", (["text"],)),
         "prediction": ("no prediction is used", ()),
         "reasoning_effort": (NO_REASONING, ("none",)),
         "response_format": ("answers are free text", ({"type": "text"},)),

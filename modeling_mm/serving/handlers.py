@@ -126,14 +126,22 @@ class RequestQueue:
         except asyncio.TimeoutError as error:
             raise BadRequest(f"`messages`: its URLs took longer than {self.policy.timeout:g} s.") from error
 
-    def check_writes(self, modality: str) -> None:
-        """Raise a `BadRequest` if the model writes no such media."""
+    def check_writes(self, modality: str, is_alone: bool = True) -> None:
+        """
+        Check that the model writes media of a kind.
+
+        Args:
+            is_alone: whether an answer has no text beside them
+
+        Raises:
+            BadRequest: for a model without a codec for them, and for one whose answers of media alone have no end.
+        """
         if modality not in self.writer.written:
             raise BadRequest(
                 f"`model`: it writes no {MODALITIES[modality].plural}; use a model with a codec of {modality} "
                 "(`model.add_codec`)."
             )
-        if self.engine.model.generation_config.eos_token_id is None:
+        if is_alone and self.engine.model.generation_config.eos_token_id is None:
             raise BadRequest(
                 f"`model`: an answer of {MODALITIES[modality].plural} alone ends by eos_token_id, which its "
                 "generation config lacks; set it."

@@ -10,7 +10,6 @@ image of 64 codes, 18M parameters, one busy CPU thread).
 
 import asyncio
 import base64
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
-from PIL import Image
 
 from ..code_generation import TEXT
 from ..evaluation.answering import free_positions
@@ -29,6 +27,7 @@ from .events import whole_texts
 from .fields import EDIT_FIELDS, IMAGE_FIELDS
 from .forms import form_files, form_numbers, form_texts, is_form
 from .handlers import RequestQueue
+from .image_output import to_png
 from .limits import BadRequest
 from .preparing import Media
 from .sampling import DEFAULT_TEMPERATURE, Sampling
@@ -142,12 +141,6 @@ class ImageHandler:
                 f"`prompt`: it takes {prompt} tokens and an image {self.tokens}, but the model has "
                 f"{model.config.text_config.n_positions} positions; shorten it."
             )
-
-
-def to_png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def image_usage(usage: Mapping[str, int], shown: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..audio import load_audio
 from ..audio_files import measure_audio
-from ..chat import VIDEO_OPTIONS
+from ..chat import CODES, VIDEO_OPTIONS
 from ..evaluation.answering import free_positions, prompt_inputs
 from ..images import DAMAGED_FILE_ERRORS, check_resize, decode_image, resized_pixels
 from ..modalities import VIDEO
@@ -83,14 +83,23 @@ class TextRoom:
 
     def check(self, messages: Iterable[dict[str, Any]]) -> None:
         """Raise a `BadRequest` for a conversation with more characters than can become tokens of the model."""
-        contents = [message["content"] for message in messages]
-        parts = [part for content in contents for part in ([content] if isinstance(content, str) else content)]
-        count = sum(len(part if isinstance(part, str) else part.get("text") or "") for part in parts)
+        count = sum(map(count_characters, content_parts(messages)))
         if count > self.characters:
             raise BadRequest(
                 f"The prompt has {count} characters, of which {self.characters:.0f} at most can fit, and the model "
                 f"has {self.positions:.0f} positions; shorten it, or start over."
             )
+
+
+def content_parts(messages: Iterable[dict[str, Any]]) -> list[Any]:
+    """Return the contents that are texts, and the parts of others."""
+    contents = [message["content"] for message in messages]
+    return [part for content in contents for part in ([content] if isinstance(content, str) else content)]
+
+
+def count_characters(part: Any) -> int:
+    """Return the characters of a text or of a part, with those of codes, which are tokens too."""
+    return len(part) if isinstance(part, str) else len(part.get("text") or "") + len(part.get(CODES) or "")
 
 
 def prepare(

@@ -7,7 +7,7 @@ of FLAC or MP3 is decoded once, when all codes are there.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,55 +16,22 @@ import numpy as np
 from fastapi import Request
 from fastapi.responses import Response
 
-from ..audio_streamer import AUDIO, AudioCodeStreamer
+from ..audio_streamer import AUDIO
 from ..prompts import fill_prompt, speech_prompt
 from ..utils.audio_writing import encode_audio
 from .answering import GenerationStream
-from .audio_output import FORMATS, STREAMED, StreamEncoder
+from .audio_output import FORMATS, STREAMED, StreamEncoder, check_voice
 from .chat_request import LONGEST_TEXT
 from .events import AnswerStream, whole_texts
 from .fields import SPEECH_FIELDS
 from .handlers import RequestQueue
 from .limits import BadRequest
+from .media_streamer import AudioStreamer
 from .sampling import Sampling
 from .text_streamer import TokenStreamer
 from .values import check_sampling, check_text, shortened
 
-VOICES = ("default",)
 OPTIONS = ("guidance_scale", "seed", "temperature", "top_k", "top_p")
-
-
-class ChunkPusher(AudioCodeStreamer):
-    """Streamer that pushes chunks of samples."""
-
-    def __init__(self, processor: Any, push: Callable[[np.ndarray], object]):
-        super().__init__(processor)
-        self.push = push
-
-    def on_finalized_audio(self, samples: np.ndarray, stream_end: bool = False) -> None:
-        if samples.size:
-            self.push(samples)
-
-
-# Chunks are decoded in the thread of the engine, between two steps, as it is what may use the model: 0.05 s for half a
-# second of audio with its context (an `MMCodec` of 3.4M parameters, one busy CPU thread), as long as two steps.
-class AudioStreamer(TokenStreamer):
-    """
-    Samples of the audio that one answer says, pushed in chunks as soon as they are final.
-
-    The last samples follow the end token: of audio that is cut they are left out.
-
-    Args:
-        processor: with the model's codecs
-    """
-
-    def __init__(self, processor: Any, push: Callable[[np.ndarray], object]):
-        super().__init__(push)
-        self._codes = ChunkPusher(processor, push)
-
-    def _add_token(self, token: int) -> None:
-        super()._add_token(token)
-        self._codes.take(token)
 
 
 class SpeechHandler:
@@ -111,10 +78,8 @@ class SpeechHandler:
             BadRequest: at its end, if it was cut. A client then finds its stream broken off, never short.
         """
         encoder = StreamEncoder(self.queue.writer.written[AUDIO].codec.sampling_rate, audio_format)
-        head = encoder.head
         async for samples in stream.pieces():
-            yield head + encoder.encode(samples)
-            head = b""
+            yield encoder.encode(samples)
         self.check_complete(stream)
         yield encoder.encode(np.zeros(0, np.float32), is_last=True)
 
@@ -141,9 +106,7 @@ def check_speech(body: Mapping[str, Any]) -> tuple[str, str, Sampling]:
     text = check_text("input", body.get("input"), "a text")
     if not 0 < len(text) <= LONGEST_TEXT:
         raise BadRequest(f"`input`: expected 1 to {LONGEST_TEXT} characters, got {len(text)}.")
-    voice = body.get("voice")
-    if voice is not None and voice not in VOICES:
-        raise BadRequest(f"`voice`: this model has one voice; expected {', '.join(VOICES)}, got {shortened(voice)}.")
+    check_voice("voice", body.get("voice"))
     given = body.get("response_format")
     audio_format = next(iter(FORMATS)) if given is None else given
     if not isinstance(audio_format, str) or audio_format not in FORMATS:

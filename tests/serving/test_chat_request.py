@@ -10,6 +10,7 @@ from modeling_mm.chat import media_source, normalize_conversations, normalize_pa
 from modeling_mm.serving import SourcePolicy
 from modeling_mm.serving.chat_request import check_chat
 from modeling_mm.serving.fields import CHAT_FIELDS, EMBEDDING_FIELDS, RESPONSE_FIELDS, TRANSCRIPTION_FIELDS
+from modeling_mm.serving.kept_audio import KeptAudio
 from modeling_mm.serving.limits import BadRequest
 from modeling_mm.serving.preparing import read
 from modeling_mm.serving.sampling import Sampling
@@ -189,6 +190,20 @@ def test_every_field_of_the_official_client_is_decided():
 @pytest.mark.parametrize("value", [0, 1e-300, 1e-8, 0.009, 0.01, 1, 2, None])
 def test_temperatures_that_are_served(value):
     assert check_chat(chat(temperature=value)).sampling.temperature == value
+
+
+def test_audio_of_earlier_answers_counts_as_the_text_of_its_codes():
+    kept = KeptAudio()
+    kept.keep("a", "<audio_code_1>" * 5000)
+    spoken = {"role": "assistant", "audio": {"id": "a"}}
+    (message, _) = check_chat({"messages": [{**spoken, "content": "hi"}, *chat()["messages"]]}, kept).messages
+    assert message == {"role": "assistant", "content": [text("hi"), {**text(""), "codes": "<audio_code_1>" * 5000}]}
+    with pytest.raises(BadRequest, match="200000 characters of text at most, got 210000"):
+        check_chat({"messages": [spoken] * 3}, kept)
+    with pytest.raises(BadRequest, match=r"messages\[0\].audio.id`: this server has no audio 'a', or not any more"):
+        check_chat({"messages": [spoken]})
+    (silent,) = check_chat(chat({**text("x"), "codes": "<audio_code_1>"})).messages
+    assert silent["content"] == [text("x")], "no client writes codes"
 
 
 def test_at_the_limits_requests_pass_and_beyond_them_they_do_not():

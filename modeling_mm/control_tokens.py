@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from transformers.tokenization_utils_base import BatchEncoding
 from transformers.utils import logging
@@ -42,9 +43,28 @@ TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 
 Offsets = list[tuple[int, int]]
 
+NOTED: WeakKeyDictionary[Any, tuple[tuple[Any, ...], dict[str, tuple[str, ...]]]] = WeakKeyDictionary()
+
 
 def control_tokens(tokenizer: Any, template: str = "") -> tuple[str, ...]:
-    """Return the special tokens of a tokenizer, timestamps, and its other added tokens that a chat template writes."""
+    """
+    Return the special tokens of a tokenizer, timestamps, and its other added tokens that a chat template writes.
+
+    They are noted until the tokenizer has more tokens or other special ones, as a codec adds thousands of tokens and
+    each chat would wait for all of them.
+    """
+    state = (len(tokenizer), tuple(tokenizer.all_special_tokens))
+    known, by_template = NOTED.get(tokenizer, (None, {}))
+    if known != state:
+        by_template = {}
+        NOTED[tokenizer] = (state, by_template)
+    if template not in by_template:
+        by_template[template] = find_control_tokens(tokenizer, template)
+    return by_template[template]
+
+
+def find_control_tokens(tokenizer: Any, template: str) -> tuple[str, ...]:
+    """Return what `control_tokens` notes."""
     added = tokenizer.added_tokens_decoder.values()
     tokens = [
         token.content

@@ -6,6 +6,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
+import modeling_mm.control_tokens as noting
 from modeling_mm.chat import keys_without_text
 from modeling_mm.configuration_mm import SPECIAL_TOKENS
 from modeling_mm.control_tokens import MARK, control_tokens, mark, unmark, warn_of_other_placeholders
@@ -249,3 +250,20 @@ def test_our_placeholder_in_a_message_causes_a_warning(processor, warnings):
     assert len(warnings) == 1 and '{"type": "image", ...}' in warnings[0]
     warn_of_other_placeholders(["a < b, <b>bold</b>, image, [img](x)", "<|image|>"])
     assert len(warnings) == 1
+
+
+def test_tokens_are_noted_until_the_tokenizer_has_others(monkeypatch):
+    tokenizer = make_bpe()
+    tokenizer.add_tokens(["<|drawn|>", "<|made|>"])
+    found = control_tokens(tokenizer, "a <|made|> b")
+    assert "<|made|>" in found and "<|drawn|>" not in found
+    searches = []
+    monkeypatch.setattr(noting, "find_control_tokens", lambda *each: searches.append(each) or ("new",))
+    assert control_tokens(tokenizer, "a <|made|> b") is found and not searches
+    assert control_tokens(tokenizer, "another template") == ("new",)
+    tokenizer.add_tokens(["<|more|>"])
+    assert control_tokens(tokenizer, "a <|made|> b") == ("new",)
+    tokenizer.add_special_tokens({"sep_token": "<|drawn|>"})  # one that it has
+    control_tokens(tokenizer, "a <|made|> b")
+    assert control_tokens(make_bpe()) == ("new",)
+    assert [template for _, template in searches] == ["another template", *["a <|made|> b"] * 2, ""]

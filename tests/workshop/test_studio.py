@@ -1,6 +1,7 @@
 """The data of mm-studio, its folder to train from, and what is measured of it."""
 
 import json
+import re
 import shutil
 from argparse import Namespace
 from collections import Counter
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 
+import modeling_mm
 from modeling_mm import MMForConditionalGeneration, MMProcessor
+from modeling_mm.cli import main as train_main
 from modeling_mm.codecs import load_codec
 from modeling_mm.data import load_chats
 from modeling_mm.utils import write_lines
@@ -23,9 +28,11 @@ from scripts.workshop.sources import read_cldr_keywords
 from scripts.workshop.studio_chats import DRAW, HAND, build_studio_chats, drawing_prompt, seeded
 from scripts.workshop.studio_folder import build_studio
 from scripts.workshop.studio_measures import Recognizer, measure, prompts
+from scripts.workshop.studio_release import release_studio
 from tests.fakes.own_codecs import own_codec
 from tests.workshop.tiny_packages import make_builder
 
+ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = ["a red fox", "a red hen", "a fox ran", "the hen ran", "a red fox ran", "the red hen", "odd zebus moo"]
 
 
@@ -222,6 +229,53 @@ def test_everything_is_measured_and_kept(studio, with_sentence, packages, tmp_pa
     kept = json.loads((tmp_path / "out/prompts.json").read_text())
     asked = [prompt_of(examples(with_sentence, split, "draw")[0]) for split in ("test_wordings", "test_concepts")]
     assert kept["audio"] == ["hello"] and {*asked} <= {*kept["images"]}
+
+
+def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_sentence, packages, tmp_path, monkeypatch):
+    trained, released, figures = tmp_path / "trained", tmp_path / "released", tmp_path / "figures"
+    monkeypatch.chdir(ROOT)
+    data = [{"source": str(chats / f"studio/train/{task}.jsonl"), "limit": 8} for task in ("draw", "say")]
+    values = {"model.pretrained": studio / "base", "data.train": json.dumps(data), "data.pack_length": 96}
+    values |= {"data.encoder_cache": tmp_path / "cache", "training.output_dir": trained, "training.max_steps": 2}
+    values |= {"training.lr_scheduler_kwargs": '{"num_decay_steps": 1}', "training.warmup_steps": 0}
+    assert train_main(["train", "configuration/recipes/mm-studio.yaml", *(f"{k}={v}" for k, v in values.items())]) == 0
+    assert not torch.equal(head_of(studio / "base"), head_of(trained))
+
+    release_studio(Namespace(trained=trained, released=released, figures=None))
+    half = load_file(released / "model.safetensors")
+    assert {tensor.dtype for tensor in half.values() if tensor.is_floating_point()} == {torch.float16}
+    assert torch.equal(head_of(released), head_of(trained).half().float())
+    package = Path(modeling_mm.__file__).parent
+    assert (released / "modeling_mm.py").resolve() == package / "modeling_mm.py"
+
+    monkeypatch.setattr(studio_measures, "word_error_rate", lambda *_: 0.25)
+    arguments = {"model": released, "out": figures, "corpora": with_sentence, "packages": packages, "limit": 2}
+    measured = measure(Namespace(**arguments, transcriber="ears", gallery=8, guidance_scale=None))
+    before = (released / "model.safetensors").stat()
+    release_studio(Namespace(trained=trained, released=released, figures=figures))
+    assert (released / "model.safetensors").stat() == before  # the figures are those of these weights
+    card = (released / "README.md").read_text(encoding="utf-8")
+    assert f"| {measured['known_top5']:.3f} |" in card.replace("  ", " ") and "0.250" in card
+    assert "- [hello](sounds/000.wav)" in card and (released / "sounds/000.wav").is_file()
+    assert "![36 drawings](images.png)" in card and (released / "images.png").is_file()
+    assert ModelCard(card).data.pipeline_tag == "any-to-any"
+
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        local = code.replace('"modeling-mm/mm-studio"', repr(str(released))).replace(
+            "max_new_tokens=250", "max_new_tokens=80"
+        )
+        exec(compile(local, "README.md", "exec"), {})
+    for name in ("image.png", "apple.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (16, 16)
+
+
+def head_of(folder):
+    """Return the table of a folder's head."""
+    return (
+        MMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).get_output_embeddings().weight.detach()
+    )
 
 
 def test_prompts_come_in_their_order(chats):

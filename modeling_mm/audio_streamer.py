@@ -51,22 +51,34 @@ class AudioCodeStreamer(BaseStreamer):
             The most codes before and behind a chunk that are decoded with it. Fewer than the codec's `reach`, the
             default, give chunks earlier, whose samples near their edges are not exactly those of the whole.
         timeout (`float`, *optional*): seconds that an iteration waits for a chunk, before `queue.Empty` is raised.
+        first_chunk_seconds (`float`, *optional*, defaults to `chunk_seconds`):
+            Length of the first chunk, for audio that begins earlier. The next ones are twice as long each, up to
+            `chunk_seconds`.
 
     Raises:
         ValueError: if the processor has no codec of audio, and for a length or a context of no meaning.
     """
 
     def __init__(
-        self, processor: Any, chunk_seconds: float = 0.5, context: int | None = None, timeout: float | None = None
+        self,
+        processor: Any,
+        chunk_seconds: float = 0.5,
+        context: int | None = None,
+        timeout: float | None = None,
+        first_chunk_seconds: float | None = None,
     ):
-        if not chunk_seconds > 0:
-            raise ValueError(f"chunk_seconds must be above 0, got {chunk_seconds}.")
+        first = chunk_seconds if first_chunk_seconds is None else first_chunk_seconds
+        for name, seconds in {"chunk_seconds": chunk_seconds, "first_chunk_seconds": first}.items():
+            if not seconds > 0:
+                raise ValueError(f"{name} must be above 0, got {seconds}.")
         if context is not None and context < 0:
             raise ValueError(f"context must be a number of codes from 0 on, or None, got {context}.")
         written = processor.written_modality(AUDIO)
         self.tokens, self.codec = written.tokens, written.codec
         self.sampling_rate: int = self.codec.sampling_rate
         self.chunk_steps = max(1, round(chunk_seconds * self.codec.rate))
+        self.first_chunk_steps = max(1, round(min(first, chunk_seconds) * self.codec.rate))
+        self._next_steps = self.first_chunk_steps  # of the next chunk
         most = math.inf if context is None else context
         self.before, self.behind = (min(each, most) for each in self.codec.reach)
         self.timeout = timeout
@@ -115,7 +127,7 @@ class AudioCodeStreamer(BaseStreamer):
         """Emit the rest, of a block that was cut as well."""
         self._finish()
         self.on_finalized_audio(np.zeros(0, np.float32), stream_end=True)
-        self._is_prompt = True
+        self._is_prompt, self._next_steps = True, self.first_chunk_steps
 
     def on_finalized_audio(self, samples: np.ndarray, stream_end: bool = False) -> None:
         """
@@ -144,7 +156,7 @@ class AudioCodeStreamer(BaseStreamer):
     def _emit(self, is_whole: bool) -> None:
         """Emit the steps that can no longer change, if they are a chunk; the rest of a block that is whole."""
         assert self._ids is not None
-        behind, least = (0, 1) if is_whole else (self.behind, self.chunk_steps)
+        behind, least = (0, 1) if is_whole else (self.behind, self._next_steps)
         if len(self._ids) // self.tokens.codebooks - behind - self._emitted < least:  # delayed codes are fewer steps
             return
         codes = torch.tensor(self.tokens.to_codes(self._ids)[0])  # (K, T)
@@ -156,7 +168,7 @@ class AudioCodeStreamer(BaseStreamer):
         assert decoded is not None
         hop = self.codec.hop_length
         self.on_finalized_audio(decoded[0][(self._emitted - start) * hop : (stop - start) * hop])
-        self._emitted = stop
+        self._emitted, self._next_steps = stop, min(2 * self._next_steps, self.chunk_steps)
 
 
 class StopWhen(StoppingCriteria):

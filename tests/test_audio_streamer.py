@@ -112,6 +112,28 @@ def test_a_chunk_comes_as_soon_as_it_is_final():
     assert len(streamer.queue.get_nowait()) == 4 * codec.hop_length
 
 
+def test_the_first_chunk_is_short_and_the_next_ones_grow():
+    codec = codec_of("dac")
+    behind, processor = codec.reach[1], processor_with(codec)
+    codes = codes_for(codec)
+    ids = processor.written["audio"].tokens.to_ids(codes.tolist())
+    streamer = AudioCodeStreamer(processor, 10 / codec.rate, first_chunk_seconds=2 / codec.rate)
+    for _ in range(2):  # a streamer can be used again
+        chunks = chunks_of(streamer, ids)
+        steps = [len(chunk) // codec.hop_length for chunk in chunks]
+        assert steps[:3] == [2, 4, 8] and set(steps[3:-1]) == {10} and sum(steps) == STEPS
+        assert close(chunks, codec.decode(codes[None])[0])
+    streamer.put(torch.tensor([[1]]))
+    needed = 1 + (2 + behind) * codec.num_codebooks
+    for token in ids[: needed - 1]:
+        streamer.put(torch.tensor([token]))
+    assert streamer.queue.empty()
+    streamer.put(torch.tensor(ids[needed - 1 : needed]))
+    assert len(streamer.queue.get_nowait()) == 2 * codec.hop_length
+    longer = AudioCodeStreamer(processor, 4 / codec.rate, first_chunk_seconds=8 / codec.rate)
+    assert longer.first_chunk_steps == 4, "no longer than the others"
+
+
 def test_less_context_comes_earlier_and_is_not_exact():
     codec = codec_of("own")
     codes = codes_for(codec)
@@ -185,6 +207,8 @@ def test_what_a_streamer_cannot_do():
         AudioCodeStreamer(make())
     with pytest.raises(ValueError, match="chunk_seconds must be above 0, got 0"):
         AudioCodeStreamer(processor, chunk_seconds=0)
+    with pytest.raises(ValueError, match="first_chunk_seconds must be above 0, got -1"):
+        AudioCodeStreamer(processor, first_chunk_seconds=-1)
     with pytest.raises(ValueError, match="context must be a number of codes from 0 on, or None, got -1"):
         AudioCodeStreamer(processor, context=-1)
     streamer = AudioCodeStreamer(processor, timeout=0.01)

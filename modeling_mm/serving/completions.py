@@ -26,7 +26,7 @@ from .handlers import RequestQueue
 from .kept_audio import KeptAudio
 from .limits import BadRequest
 from .logprobs import AnswerLogprobs
-from .media_streamer import CHUNK_SECONDS, WHOLE_SECONDS, MediaStreamer
+from .media_streamer import CHUNKS, WHOLE, MediaStreamer
 
 
 class ChatHandler:
@@ -92,8 +92,8 @@ class ChatHandler:
         if chat.sampling.outputs == (TEXT,):
             return None
         is_read = chat.stream and chat.audio_format in STREAMED
-        seconds = CHUNK_SECONDS if is_read else WHOLE_SECONDS
-        return partial(MediaStreamer, self.queue.writer, stop_strings=chat.sampling.stop, chunk_seconds=seconds)
+        chunks = CHUNKS if is_read else WHOLE
+        return partial(MediaStreamer, self.queue.writer, stop_strings=chat.sampling.stop, **chunks)
 
     def head(self, request: Request) -> dict[str, Any]:
         """Return the fields that an answer and all pieces of it share."""

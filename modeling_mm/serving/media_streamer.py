@@ -15,15 +15,16 @@ from ..audio_streamer import AUDIO, AudioCodeStreamer
 from ..code_tokens import CodeTokens
 from .text_streamer import MixedStreamer, TokenStreamer
 
-CHUNK_SECONDS = 0.5
-WHOLE_SECONDS = 1e9  # longer than any audio: nobody reads it before its end, and some codecs repeat work for a chunk
+# Options of `AudioCodeStreamer`. Audio that nobody reads before its end is one chunk, since some codecs repeat work.
+CHUNKS: dict[str, Any] = {"chunk_seconds": 0.5, "first_chunk_seconds": 0.1}
+WHOLE: dict[str, Any] = {"chunk_seconds": 1e9}
 
 
 class ChunkPusher(AudioCodeStreamer):
-    """Streamer that pushes chunks of samples."""
+    """Streamer that pushes chunks of samples; `chunks` are options of [`AudioCodeStreamer`]."""
 
-    def __init__(self, processor: Any, push: Callable[[np.ndarray], object], chunk_seconds: float = CHUNK_SECONDS):
-        super().__init__(processor, chunk_seconds)
+    def __init__(self, processor: Any, push: Callable[[np.ndarray], object], **chunks: Any):
+        super().__init__(processor, **chunks)
         self.push = push
 
     def on_finalized_audio(self, samples: np.ndarray, stream_end: bool = False) -> None:
@@ -43,7 +44,7 @@ class AudioStreamer(TokenStreamer):
 
     def __init__(self, processor: Any, push: Callable[[np.ndarray], object]):
         super().__init__(push)
-        self._codes = ChunkPusher(processor, push)
+        self._codes = ChunkPusher(processor, push, **CHUNKS)
 
     def _add_token(self, token: int) -> None:
         super()._add_token(token)
@@ -60,7 +61,7 @@ class MediaStreamer(MixedStreamer):
         processor: with the model's codecs
         push: takes each piece, in the thread that generates
         stop_strings: texts that end the answer and are left out of it
-        chunk_seconds: of audio
+        chunks: of audio; options of [`AudioCodeStreamer`]
     """
 
     def __init__(
@@ -68,13 +69,13 @@ class MediaStreamer(MixedStreamer):
         processor: Any,
         push: Callable[[Any], object],
         stop_strings: Sequence[str] = (),
-        chunk_seconds: float = CHUNK_SECONDS,
+        **chunks: Any,
     ):
         written = [each.tokens for each in processor.written.values()]
         super().__init__(processor.tokenizer, push, written, stop_strings)
         self._processor = processor
         self._images = [tokens for tokens in written if tokens.grid is not None]
-        self._audio = ChunkPusher(processor, push, chunk_seconds) if AUDIO in processor.written else None
+        self._audio = ChunkPusher(processor, push, **chunks) if AUDIO in processor.written else None
 
     def end(self) -> None:
         super().end()

@@ -9,7 +9,7 @@ from PIL import Image
 from modeling_mm.serving.answer_message import AnswerMessage
 from modeling_mm.serving.chat_request import check_chat
 from modeling_mm.serving.kept_audio import KeptAudio
-from modeling_mm.serving.media_streamer import WHOLE_SECONDS, MediaStreamer
+from modeling_mm.serving.media_streamer import CHUNKS, WHOLE, MediaStreamer
 from tests.fakes.writers import speaking
 
 RNG = np.random.default_rng(0)
@@ -56,13 +56,13 @@ def check(pieces: list, tokens: list[int]) -> None:
     assert len(samples) == 0 == len(heard) or np.allclose(np.concatenate(heard), np.concatenate(samples), atol=1e-5)
 
 
-@pytest.mark.parametrize("seconds", [0.25, WHOLE_SECONDS])
-def test_pieces_are_the_parts_in_their_order(seconds):
-    pieces = pieces_of(ANSWER, chunk_seconds=seconds)
+@pytest.mark.parametrize("options", [CHUNKS, WHOLE])
+def test_pieces_are_the_parts_in_their_order(options):
+    pieces = pieces_of(ANSWER, **options)
     check(pieces, ANSWER)
     assert kinds(pieces) == "tatia"
     chunks = sum(isinstance(each, np.ndarray) for each in pieces)
-    assert chunks == 2 if seconds == WHOLE_SECONDS else chunks > 4
+    assert chunks == 2 if options is WHOLE else chunks > 4
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10, 33, 36, 37, 40, 46, 47, 53, 60])

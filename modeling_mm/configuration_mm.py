@@ -66,7 +66,10 @@ BEFORE_ALONE = (
     "cross_attention_stand_in",
     "cross_attention_sink",
 )
-MEDIA_POSITION_ENCODINGS = ("sinusoidal", "learned", "none")
+SINUSOIDAL_2D = "sinusoidal_2d"
+MEDIA_POSITION_ENCODINGS = ("sinusoidal", SINUSOIDAL_2D, "learned", "none")
+# Connectors that add positions to as many tokens as the encoder gives, so that a grid stays a grid.
+CONNECTORS_OF_GRIDS = ("linear", "mlp", "gru")
 TEXT_POSITION_ENCODINGS = ("learned", "sinusoidal")
 INFO_NCE, SIGMOID = "infonce", "sigmoid"
 # Temperatures that training starts from, by the loss of retrieval: CLIP's and SigLIP's.
@@ -205,12 +208,20 @@ class MMConfig(PreTrainedConfig):
         vision_pooling, audio_pooling (`int`, *optional*, defaults to 1):
             Encoder tokens that are averaged before the connector: squares of so many tokens a side of an image, so
             that 2 leaves a fourth of them, and runs of so many tokens of audio. Not for `"direct"`.
+        vision_feature_layers (`list[int]`, *optional*):
+            Hidden states of the image encoder, by index, whose features stand side by side in each token; by default
+            its last state alone. The tokens are those of the first one named, to whose grid maps of another resolution
+            are resized. Early layers of a convolutional encoder know where things are, late ones what they are. For
+            frozen encoders, as layers behind all that are named never learn.
         connector_dropout (`float`, *optional*, defaults to 0.0):
             Share of an encoder's features that is dropped before the connector in training, drawn for each image and
             audio window, the same for all its tokens. With few media it keeps the model from recognizing them by
             single features.
         media_position_encoding (`str`, *optional*, defaults to `"sinusoidal"`):
-            Position of a media token within its item: `"sinusoidal"`, `"learned"` or `"none"`.
+            Position of a media token within its item: `"sinusoidal"`, `"learned"`, `"none"`, or `"sinusoidal_2d"`: of
+            the tokens of square images the row and the column, half of the width each, so that a decoder can tell
+            where a thing is; of other media as `"sinusoidal"`. It needs an encoder without a class token and, of
+            images, a connector that is `"linear"`, `"mlp"` or `"gru"`.
         max_media_positions (`int`, *optional*, defaults to 2048): rows of the learned table of media positions.
         max_media_items (`int`, *optional*):
             Rows of a learned table of the number of an item among its modality's in a row, whose vector is added to
@@ -305,6 +316,7 @@ class MMConfig(PreTrainedConfig):
     vision_connector_layers: int = 1
     vision_latents: int = 64
     vision_pooling: int = 1
+    vision_feature_layers: list[int] | None = None
     audio_connector: str = "mlp"
     audio_connector_size: int | None = None
     audio_connector_layers: int = 1
@@ -482,6 +494,12 @@ class MMConfig(PreTrainedConfig):
                 field = f"{tower}_{name}"
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
+            layers = getattr(self, field := f"{tower}_feature_layers", None)
+            if layers is not None and (not layers or len(set(layers)) < len(layers)):
+                raise ValueError(
+                    f"{field} must name distinct hidden states of the encoder, at least one, got {layers}."
+                )
+        self._check_grids()
         if self.cross_attention_feed_forward_size is not None:
             check_positive("cross_attention_feed_forward_size", self.cross_attention_feed_forward_size)
         self._check_retrieval()
@@ -492,6 +510,17 @@ class MMConfig(PreTrainedConfig):
             raise ValueError(f"suppressed_token_ids must not be negative, got {self.suppressed_token_ids}.")
         self._check_cross_attention()
         self._check_token_ids()
+
+    def _check_grids(self) -> None:
+        """Check that tokens whose rows and columns positions encode are still a grid behind the connector."""
+        for modality in self.modalities if self.media_position_encoding == SINUSOIDAL_2D else ():
+            field = f"{modality.tower}_connector"
+            if not modality.has_frames and (kind := getattr(self, field)) not in CONNECTORS_OF_GRIDS:
+                raise ValueError(
+                    f"media_position_encoding is {SINUSOIDAL_2D!r}, but {field} is {kind!r}, which has no rows and "
+                    f"columns of tokens to add it to. Use {', '.join(map(repr, CONNECTORS_OF_GRIDS))}, or another "
+                    "position encoding."
+                )
 
     def _check_retrieval(self) -> None:
         check_choice("retrieval_loss", self.retrieval_loss, tuple(INITIAL_TEMPERATURES))

@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
 from .attention import Attention
-from .configuration_mm import DIRECT, MMConfig
+from .configuration_mm import DIRECT, SINUSOIDAL_2D, MMConfig
 from .encoder_shapes import encoder_width
 from .layers import MLP, activation, sinusoidal_positions
 from .masks import cross_attention_mask
@@ -26,7 +26,7 @@ def build_connector(modality: Modality, config: MMConfig) -> "Connector | Direct
     encoder_config = getattr(config, modality.config_field)
     if encoder_config is None:
         return None
-    width = encoder_width(encoder_config)
+    width = encoder_width(encoder_config, getattr(config, f"{modality.tower}_feature_layers", None))
     if getattr(config, f"{modality.tower}_connector") == DIRECT:
         return DirectConnector(width, config.text_config.n_embd)
     return Connector(config, modality.tower, width)
@@ -104,7 +104,9 @@ class Connector(nn.Module):
         states = states.masked_fill(~mask[..., None], 0.0)
         states, mask = self.projector(states, mask)
         positions = torch.arange(states.shape[1], device=states.device)  # (M,), of the media tokens within their item
-        if self.position_encoding == "sinusoidal":
+        if self.position_encoding == SINUSOIDAL_2D and self.is_grid:
+            states = states + grid_positions(positions, states.shape[2]).to(states.dtype)
+        elif self.position_encoding in ("sinusoidal", SINUSOIDAL_2D):
             states = states + sinusoidal_positions(positions, states.shape[2]).to(states.dtype)
         elif self.positions is not None:
             if len(positions) > self.positions.num_embeddings:
@@ -144,6 +146,27 @@ class Connector(nn.Module):
             return states
         vectors = self.items(numbers.clamp(min=0)).to(states)  # (B, S, D)
         return states + vectors.masked_fill((numbers < 0)[..., None], 0.0)
+
+
+def grid_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """
+    Return the sinusoidal encoding of the row and of the column of each token of a square image, (M, width).
+
+    Args:
+        positions: (M,), 0 to M - 1, row by row
+        width: D; the first half encodes the row, the second the column
+
+    Raises:
+        ValueError: if the tokens are not a square, such as those of an encoder with a class token.
+    """
+    edge = math.isqrt(len(positions))
+    if edge * edge != len(positions):
+        raise ValueError(
+            f"media_position_encoding is {SINUSOIDAL_2D!r}, but an image has {len(positions)} media tokens, which are "
+            "not a square. Use an encoder of square images without a class token, or another position encoding."
+        )
+    rows = sinusoidal_positions(positions.div(edge, rounding_mode="floor"), width // 2)
+    return torch.cat([rows, sinusoidal_positions(positions % edge, width - width // 2)], dim=-1)
 
 
 def pool_squares(states: torch.Tensor, mask: torch.Tensor, side: int) -> StatesAndMask:

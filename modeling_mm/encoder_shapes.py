@@ -2,16 +2,18 @@
 """Encoders of transformers: the class of a config, the width of its tokens, and the shape of one item."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import cache
 
 import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .compat import auto_model_class
+from .feature_layers import merge_layers
 from .modalities import BUILT_IN, MODALITIES, Modality
 
 # Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
@@ -55,16 +57,23 @@ def check_arguments(encoder_class: type[PreTrainedModel], config_field: str) -> 
         )
 
 
-def encoder_width(config: PreTrainedConfig) -> int:
+def encoder_width(config: PreTrainedConfig, layers: Sequence[int] | None = None) -> int:
     """
     Return the size of an encoder's token, W.
+
+    Args:
+        config: of the encoder.
+        layers: hidden states whose features make a token, see [`merge_layers`]; by default the last state alone.
 
     A config that describes stages (lists of sizes), or none of the usual fields, does not tell which of its numbers is
     the last one: its encoder is then run once on the meta device, which computes shapes alone.
 
     Raises:
-        ValueError: if neither its fields nor a run show the width.
+        ValueError: if neither its fields nor a run show the width, and for layers that the encoder does not have.
     """
+    if layers is not None:
+        states = run_without_weights(config, output_hidden_states=True).hidden_states
+        return merge_layers(states, layers, encoder_class_of(config).__name__).shape[-1]
     width = width_field(config)
     if width is not None and not has_stages(config):
         return width
@@ -106,23 +115,27 @@ def last_width(config: PreTrainedConfig) -> int:
     """Return the width that an encoder has in a run on the meta device; equal configs run once in a process."""
     key = f"{type(config).__name__} {config.to_json_string()}"
     if key not in _WIDTHS:
-        config = deepcopy(config)
-        config._attn_implementation = "eager"
-        meta = torch.device("meta")
-        with meta, torch.no_grad():
-            encoder = encoder_class_of(config)(config).eval()
-            inputs = {encoder.main_input_name: dummy_item(encoder, meta)}
-            shape = encoder(**inputs, return_dict=True).last_hidden_state.shape
+        shape = run_without_weights(config).last_hidden_state.shape
         if len(shape) == 4 and shape[1] == shape[2] != shape[3]:
             raise ValueError(
-                f"{type(encoder).__name__} returns feature maps of shape {tuple(shape)}, with the channels last; "
-                "expected (N, W, h, w)"
+                f"{encoder_class_of(config).__name__} returns feature maps of shape {tuple(shape)}, with the channels "
+                "last; expected (N, W, h, w)"
             )
         _WIDTHS[key] = shape[1] if len(shape) == 4 else shape[-1]
     return _WIDTHS[key]
 
 
 _WIDTHS: dict[str, int] = {}
+
+
+def run_without_weights(config: PreTrainedConfig, **options: bool) -> BaseModelOutput:
+    """Return an encoder's output for an item of zeros on the meta device, which computes shapes alone."""
+    config = deepcopy(config)
+    config._attn_implementation = "eager"
+    meta = torch.device("meta")
+    with meta, torch.no_grad():
+        encoder = encoder_class_of(config)(config).eval()
+        return encoder(**{encoder.main_input_name: dummy_item(encoder, meta)}, return_dict=True, **options)
 
 
 def item_dimensions(encoder: PreTrainedModel) -> int:

@@ -2,7 +2,7 @@
 """Encoders of transformers: how to build one, call it, and read its output as tokens with a mask."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from .encoder_padding import (
     token_mask,
 )
 from .encoder_shapes import check_arguments, encoder_class_of, item_dimensions, minimum_samples, parameters_of
+from .feature_layers import merge_layers
 from .modalities import MODALITIES, Modality
 
 # Shape legend: N items (images or windows), T frames or samples, L encoder tokens, W the encoder's width.
@@ -48,12 +49,15 @@ RANDOM_IN_TRAINING = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def build_encoder(modality: Modality, config: PreTrainedConfig | None) -> PreTrainedModel | None:
+def build_encoder(
+    modality: Modality, config: PreTrainedConfig | None, layers: Sequence[int] | None = None
+) -> PreTrainedModel | None:
     """
     Build an encoder with random weights, without modules that only pooling uses and without random masking.
 
     Args:
         config: of the encoder, which shares it; `None` for no encoder
+        layers: hidden states that tokens are made of, see [`merge_layers`]; by default the last state alone
 
     Raises:
         ValueError: if transformers has no model for the config, or one with another kind of input.
@@ -75,6 +79,7 @@ def build_encoder(modality: Modality, config: PreTrainedConfig | None) -> PreTra
         drop_unused(encoder, path)
     hold_constants(encoder)
     encoder.padding_rule = find_padding_rule(encoder)
+    encoder.feature_layers = layers
     encoder.register_load_state_dict_pre_hook(take_published_names)
     return encoder
 
@@ -159,7 +164,7 @@ def encode(
     """
     call, arguments, needs_grad = prepare_call(encoder, items, frame_mask)
     with torch.set_grad_enabled(needs_grad):
-        output = call(**arguments, **kwargs)
+        output = call(**{**kwargs, **arguments})
     output.last_hidden_state, mask = read_tokens(encoder, output, frame_mask)
     return output, output.last_hidden_state, mask
 
@@ -191,6 +196,8 @@ def prepare_call(
     if rule != "window" and item_dimensions(encoder) == 1:
         items, frame_mask = lengthen(items, frame_mask, minimum_samples(encoder))
     arguments = {**encoder_arguments(encoder, items), "return_dict": True}
+    if layers_of(encoder) is not None:
+        arguments["output_hidden_states"] = True
     if rule == "window" or frame_mask is None:
         return encoder, arguments, needs_grad
     if rule == "mask":
@@ -216,6 +223,11 @@ def lengthen(waves: torch.Tensor, mask: torch.Tensor | None, samples: int) -> tu
     return waves, mask | (mask.any(-1, keepdim=True) & (index < samples))
 
 
+def layers_of(encoder: nn.Module) -> Sequence[int] | None:
+    """Return the hidden states that an encoder's tokens are made of, `None` for its last state alone."""
+    return getattr(encoder, "feature_layers", None)
+
+
 @torch.compiler.disable(reason="batch norm in training: freeze the encoder, or compile the decoder alone")
 def refuse_statistics(name: str) -> None:
     """
@@ -237,13 +249,15 @@ def read_tokens(
     """
     Return an encoder's output as tokens (N, L, W), and which of them belong to real frames, (N, L) bool.
 
-    Feature maps (N, W, h, w) are read row by row.
+    Feature maps (N, W, h, w) are read row by row. Of an encoder with `feature_layers` these make the tokens.
 
     Raises:
         ValueError: if there is no `last_hidden_state`, or one of another shape.
     """
+    name, layers = type(encoder).__name__, layers_of(encoder)
     states = getattr(output, "last_hidden_state", None)
-    name = type(encoder).__name__
+    if layers is not None:
+        states = merge_layers(getattr(output, "hidden_states", None), layers, name)
     if states is None:
         raise ValueError(
             f"{name} returned no last_hidden_state (it returned {', '.join(output)}). An encoder must return token "

@@ -117,7 +117,8 @@ class Modality:
     @property
     def config_defaults(self) -> dict[str, Any]:
         """Every config field of this modality with its default; `MMConfig` declares those of images and audio."""
-        padding = {self.padding_field: False} if self.has_frames else {}
+        # Frames are masked by their number, which another layer may not have.
+        padding = {self.padding_field: False} if self.has_frames else {f"{self.tower}_feature_layers": None}
         return {
             self.config_field: None,
             self.layers_field: None,

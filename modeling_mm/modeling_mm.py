@@ -263,7 +263,8 @@ class MMModel(MediaEncodingMixin, MMPreTrainedModel):
         super().__init__(config)
         check_vocabulary(config)
         for modality in MODALITIES.values():
-            encoder = build_encoder(modality, getattr(config, modality.config_field))
+            layers = getattr(config, f"{modality.tower}_feature_layers", None)
+            encoder = build_encoder(modality, getattr(config, modality.config_field), layers)
             setattr(self, modality.tower_attribute, encoder)
         for modality in MODALITIES.values():
             setattr(self, modality.connector_attribute, build_connector(modality, config))

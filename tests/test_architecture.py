@@ -29,6 +29,7 @@ FLOORS = (
         "encoder_padding",
         "encoder_shapes",
         "encoders",
+        "feature_layers",
         "connectors",
         "losses",
         "head_loss",

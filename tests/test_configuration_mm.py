@@ -65,6 +65,7 @@ DEFAULTS = {
     "vision_connector_layers": 1,
     "vision_latents": 64,
     "vision_pooling": 1,
+    "vision_feature_layers": None,
     "audio_connector": "mlp",
     "audio_connector_size": None,
     "audio_connector_layers": 1,
@@ -142,7 +143,7 @@ def test_every_field_has_a_default_an_effect_and_is_documented():
 WRONG = [
     ("vision_connector", "resampler", "'linear', 'mlp', 'conv', 'gru', 'perceiver'"),
     ("audio_connector", "MLP", "'linear', 'mlp', 'conv', 'gru', 'perceiver'"),
-    ("media_position_encoding", "rotary", "'sinusoidal', 'learned', 'none'"),
+    ("media_position_encoding", "rotary", "'sinusoidal', 'sinusoidal_2d', 'learned', 'none'"),
     ("text_position_encoding", "none", "'learned', 'sinusoidal'"),
     ("cross_attention_interval", 0, "at least 1"),
     ("cross_attention_interval", -3, "at least 1"),
@@ -154,6 +155,8 @@ WRONG = [
     ("vision_latents", 0, "at least 1"),
     ("audio_latents", -1, "at least 1"),
     ("vision_pooling", 0, "at least 1"),
+    ("vision_feature_layers", [], "at least one"),
+    ("vision_feature_layers", [1, 1], "distinct"),
     ("audio_pooling", -1, "at least 1"),
     ("vision_connector_size", 0, "at least 1"),
     ("cross_attention_feed_forward_size", 0, "at least 1"),
@@ -240,6 +243,22 @@ def test_wrong_types_are_refused_at_construction_by_name(field, value):
     with pytest.raises(Exception, match=field) as raised:
         MMConfig(text_config=gpt2_config(), **{field: value})
     assert isinstance(raised.value, (ValueError, TypeError)) or "Validation" in type(raised.value).__name__
+
+
+@pytest.mark.parametrize("kind", ["conv", "perceiver", "direct"])
+def test_rows_and_columns_need_a_connector_that_keeps_them(kind):
+    with pytest.raises(ValueError, match=f"vision_connector is '{kind}', which has no rows and columns"):
+        MMConfig.from_text_vision_audio_configs(
+            gpt2_config(),
+            vit_config(),
+            whisper_config(),
+            vision_connector=kind,
+            media_position_encoding="sinusoidal_2d",
+        )
+    joint = MMConfig.from_text_vision_audio_configs(
+        gpt2_config(), vit_config(), whisper_config(), audio_connector=kind, media_position_encoding="sinusoidal_2d"
+    )
+    assert joint.media_position_encoding == "sinusoidal_2d"  # moments have no rows
 
 
 def test_a_value_set_wrong_later_is_refused_when_saved(tmp_path):
@@ -362,6 +381,7 @@ EFFECTS = {
     ),
     "vision_connector": ({"vision_connector": "gru"}, {}, "shapes"),
     "vision_connector_size": ({"vision_connector_size": 9}, {}, "shapes"),
+    "vision_feature_layers": ({"vision_feature_layers": [1, 2]}, {}, "shapes"),
     "vision_connector_layers": ({"vision_connector_layers": 2}, {}, "shapes"),
     "vision_latents": ({"vision_latents": 5}, {"vision_connector": "perceiver"}, "shapes"),
     "audio_connector": ({"audio_connector": "conv"}, {}, "shapes"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_mm.configuration_mm import MMConfig
-from modeling_mm.connectors import PROJECTORS, Connector, DirectConnector, pool_runs, pool_squares
+from modeling_mm.connectors import PROJECTORS, Connector, DirectConnector, grid_positions, pool_runs, pool_squares
 from modeling_mm.layers import sinusoidal_positions
 from tests.fakes.tiny import CONNECTORS, WIDTH, difference, gpt2_config, seeded, vit_config, whisper_config
 
@@ -180,6 +180,35 @@ def without_projection(**fields) -> torch.Tensor:
 def test_sinusoidal_positions_are_added():
     _, added = without_projection(modality_embedding=False)
     assert difference(added, sinusoidal_positions(torch.arange(5), WIDTH)) < 1e-6
+
+
+def test_rows_and_columns_of_a_grid_are_added_to_images_and_moments_to_audio():
+    states = torch.randn(2, 6 * 6, W)
+    mask = torch.ones(2, 36, dtype=torch.bool)
+    for modality in ("vision", "audio"):
+        module = connector(modality=modality, media_position_encoding="sinusoidal_2d")
+        bare = connector(modality=modality, media_position_encoding="none")
+        added = module(states, mask)[0] - bare(states, mask)[0]
+        if modality == "audio":
+            expected = sinusoidal_positions(torch.arange(36), WIDTH)
+        else:
+            halves = sinusoidal_positions(torch.arange(6), WIDTH // 2)
+            expected = torch.stack(
+                [torch.cat([halves[row], halves[column]]) for row in range(6) for column in range(6)]
+            )
+        assert difference(added, expected.expand(2, -1, -1)) < 1e-5
+
+
+def test_the_places_of_a_grid_differ_by_row_and_by_column_alone():
+    grid = grid_positions(torch.arange(25), 9).view(5, 5, 9)
+    assert grid.flatten(0, 1).unique(dim=0).shape[0] == 25
+    assert difference(grid[:, 0, :4], grid[:, 3, :4]) == 0 and difference(grid[0, :, 4:], grid[3, :, 4:]) == 0
+
+
+def test_tokens_that_are_not_a_square_have_no_rows_and_columns():
+    module = connector(media_position_encoding="sinusoidal_2d")
+    with pytest.raises(ValueError, match="7 media tokens, which are not a square"):
+        module(*ragged())
 
 
 def test_learned_positions_are_added():

@@ -11,11 +11,14 @@ import argparse
 import sys
 from pathlib import Path
 
+CORPORA = ("images", "photographs")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--corpora", type=Path, default=Path("outputs/corpora"))
+    parser.add_argument("--corpus", nargs="+", default=CORPORA, help="names of corpora with images")
     arguments = parser.parse_args()
     from .quick_encoding import encode  # after the arguments, as it imports torch
 

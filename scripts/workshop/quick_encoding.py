@@ -15,12 +15,12 @@ from torch import nn
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.data import ChatRow
+from modeling_mm.encoders import encode as encode_items
 from modeling_mm.recipes import read_recipe
 from modeling_mm.training import EncoderCache
 
 from .corpus import read_description, read_rows
 
-CORPORA = ("images", "photographs")
 TOLERANCE = 1e-3  # of the states of the first batch, which the encoder itself computes too
 
 
@@ -56,8 +56,8 @@ class QuickEncoderCache(EncoderCache):
         key, (path, view) = item
         image = self.load("image", path, view, key)
         pixels = self.processor.image_processor(images=[image], return_tensors="np")["pixel_values"]  # (1, 3, H, W)
-        (features,) = self.session.run(None, {"pixel_values": pixels})  # (1, W, height, width)
-        return torch.from_numpy(features[0]).flatten(1).T
+        (tokens,) = self.session.run(None, {"pixel_values": pixels})  # (1, L, W)
+        return torch.from_numpy(tokens[0])
 
     def check(self, found: list[tuple[str, list[torch.Tensor]]], wanted: list[tuple[str, list[torch.Tensor]]]) -> None:
         for (key, (ours,)), (_, (theirs,)) in zip(found, wanted, strict=True):
@@ -67,15 +67,15 @@ class QuickEncoderCache(EncoderCache):
         self.is_checked = True
 
 
-class LastStates(nn.Module):
-    """Pixels -> an encoder's last states alone, for export."""
+class Tokens(nn.Module):
+    """Pixels -> an encoder's tokens (N, L, W) alone, for export."""
 
     def __init__(self, tower: nn.Module):
         super().__init__()
         self.tower = tower
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.tower(pixel_values=pixel_values).last_hidden_state
+        return encode_items(self.tower, pixel_values)[1]
 
 
 def session_of(tower: nn.Module, size: Any) -> onnxruntime.InferenceSession:
@@ -84,7 +84,7 @@ def session_of(tower: nn.Module, size: Any) -> onnxruntime.InferenceSession:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
         torch.onnx.export(
-            LastStates(tower).eval(),
+            Tokens(tower).eval(),
             (example,),
             str(path),
             input_names=["pixel_values"],
@@ -109,7 +109,7 @@ def encode(arguments: argparse.Namespace) -> None:
     cache = QuickEncoderCache(
         section.encoder_cache, model, processor, section.augmentation, section.views, batch_size=32, dtype=dtype
     )
-    for corpus in CORPORA:
+    for corpus in arguments.corpus:
         for split in read_description(corpus).splits:
             paths = [
                 str(arguments.corpora / corpus / row["file_name"])

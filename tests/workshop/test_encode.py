@@ -10,7 +10,7 @@ from PIL import Image
 from modeling_mm import MMProcessor
 from modeling_mm.data import ChatRow
 from modeling_mm.training import EncoderCache
-from scripts.workshop import quick_encoding
+from scripts.workshop import encode
 from scripts.workshop.lite import efficientnet_lite, lite_processor
 from scripts.workshop.quick_encoding import QuickEncoderCache, question_about
 from tests.fakes.processor_parts import make_bpe
@@ -20,14 +20,15 @@ from tests.workshop.test_lite import random_state
 VIEWS = {"image": 2}
 
 
-@pytest.fixture(scope="module")
-def seeing(tmp_path_factory):
+@pytest.fixture(scope="module", params=[None, [15, 11]], ids=["last state", "two layers"])
+def seeing(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("package") / "weights.pth"
     torch.save(random_state("lite0"), path)
     encoder = efficientnet_lite(path, "lite0")
     for norm in (module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)):
         torch.nn.init.ones_(norm.weight)  # fresh ones let no image through
-    return joined(vision=encoder, audio=None, vision_connector="mlp", freeze_vision=True)
+    layers = {"vision_feature_layers": request.param}
+    return joined(vision=encoder, audio=None, vision_connector="mlp", freeze_vision=True, **layers)
 
 
 @pytest.fixture
@@ -70,4 +71,4 @@ def test_a_graph_that_gives_other_states_is_refused(seeing, rows, tmp_path, monk
 
 
 def test_the_images_of_all_splits_are_encoded():
-    assert quick_encoding.CORPORA == ("images", "photographs")
+    assert encode.CORPORA == ("images", "photographs")

@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 
 from .audio_codecs import DacCodec, EncodecCodec, MimiCodec, MMAudioCodec, XcodecCodec
 from .codec_interface import MediaCodec
+from .compat import nearest_attention
 from .configuration_codec import MMCodecConfig
 from .image_codecs import ChameleonCodec, DiffusersCodec, Emu3Codec, JanusCodec, MMImageCodec
 from .modeling_codec import MMCodec
@@ -61,7 +62,10 @@ def codec_from_config(config: PreTrainedConfig | dict[str, Any], **options: int 
     config = read_config(config)
     if isinstance(config, dict):
         return wrap_diffusers(vq_model().from_config(config), config, **options)
-    return wrap(class_of(config)(config), config, **options)
+    codec_class = class_of(config)
+    # A joint model hands its own implementation down, which a convolutional codec does not have.
+    config._attn_implementation = nearest_attention(codec_class, config._attn_implementation)
+    return wrap(codec_class(config), config, **options)
 
 
 def load_codec(source: str | Path | PreTrainedConfig | dict[str, Any], **options: int | None) -> MediaCodec:

@@ -7,10 +7,12 @@ import torch
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.code_tokens import CodeTokens, code_tokens_of
+from modeling_mm.codecs import load_codec
 from modeling_mm.training import parts_of
 from tests.fakes.codecs import tiny_codec
+from tests.fakes.own_codecs import own_codec
 from tests.fakes.processor_parts import make, picture
-from tests.fakes.tiny import difference, train
+from tests.fakes.tiny import difference, gpt2, train, vit
 from tests.fakes.writers import codecs, seeing, writing
 
 
@@ -40,6 +42,22 @@ def test_logits_over_the_old_vocabulary_are_unchanged_with_and_without_media(bef
     assert difference(found[..., :vocabulary], expected) < 1e-5
     ids = old.generate(**inputs, max_new_tokens=8, do_sample=False)
     assert new.generate(**inputs, max_new_tokens=8, do_sample=False).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_codec_without_attention_is_no_obstacle_to_an_implementation(implementation, tmp_path):
+    processor = make(vision=False, audio=False)
+    model = MMForConditionalGeneration.from_text_vision_audio_pretrained(gpt2(vocab_size=300), tokenizer=processor)
+    own_codec("image").save_pretrained(tmp_path / "codec")
+    codec = load_codec(tmp_path / "codec")
+    processor.add_codec(codec)
+    model.add_codec(codec, processor)
+    model.save_pretrained(tmp_path / "model")
+    loaded = MMForConditionalGeneration.from_pretrained(tmp_path / "model", attn_implementation=implementation)
+    seeing = loaded.add_vision(vit(), cross_attention_layers=[0])
+    assert seeing.config._attn_implementation == implementation
+    media = torch.rand(1, 3, 16, 16)
+    assert torch.equal(seeing.model.image_codec.encode(media), codec.encode(media))
 
 
 def test_the_config_declares_codes_and_codecs(after):

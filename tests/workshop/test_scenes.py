@@ -22,16 +22,22 @@ COLORS = {"apple": (255, 0, 0), "pear": (0, 255, 0), "fig": (0, 0, 255), "plum":
 SETTINGS = {**read_description("scenes").settings, "sides": [90, 120], "clutter": [0, 0], "things": [3, 5]}
 
 
-@pytest.fixture
-def images(tmp_path) -> list[NamedImage]:
-    """Discs of one color, a picture that is not cut out, and one with a long name."""
+def write_discs(folder) -> list[NamedImage]:
+    """Write discs of one color, of which the last is by an unseen hand."""
     found = []
     for name, color in COLORS.items():
         image = Image.new("RGBA", (50, 40))
         ImageDraw.Draw(image).ellipse((5, 5, 44, 34), fill=color)
-        image.save(tmp_path / f"{name}.png")
+        image.save(folder / f"{name}.png")
         hand = "unseen" if name == "plum" else "seen"
-        found.append(NamedImage(tmp_path / f"{name}.png", hand, "food", {"en": f"A {name}."}, name))
+        found.append(NamedImage(folder / f"{name}.png", hand, "food", {"en": f"A {name}."}, name))
+    return found
+
+
+@pytest.fixture
+def images(tmp_path) -> list[NamedImage]:
+    """Discs of one color, a picture that is not cut out, and one with a long name."""
+    found = write_discs(tmp_path)
     Image.new("RGB", (50, 40), "white").save(tmp_path / "whole.png")
     found.append(NamedImage(tmp_path / "whole.png", "seen", "food", {"en": "whole"}, "whole"))
     found.append(NamedImage(tmp_path / "fig.png", "seen", "food", {"en": "a fig that has a long name"}, "long"))

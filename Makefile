@@ -98,7 +98,7 @@ whisper-tiny: $(READY)  ## build the data of mm-whisper-tiny and train it, into 
 studio: $(READY)  ## build the data of mm-studio, train its codecs and it, into outputs/mm-studio (hours)
 	$(PY) -m scripts.workshop.build_corpus images spoken-captions sentences studio-speech studio
 	$(PY) -m scripts.workshop.train_codec image outputs/codecs/image
-	$(PY) -m scripts.workshop.train_codec audio outputs/codecs/speech --steps 2000
+	$(PY) -m scripts.workshop.train_codec audio outputs/codecs/speech --bottleneck vq --steps 4000 --vocoder-steps 1500
 	$(PY) -m scripts.workshop.build_studio
 	$(PY) -m modeling_mm.cli train configuration/recipes/mm-studio.yaml $(ARGS)
 

@@ -2,28 +2,23 @@
 
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-import modeling_mm
 from modeling_mm.cli import main
 from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation import generate_answers
-from modeling_mm.recipes import read_recipe, rows_of, to_yaml
+from modeling_mm.recipes import rows_of
 from modeling_mm.training import ChatCollator
-from tests.fakes.without_package import run_without_package
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "model_cards" / "mm-whisper-tiny"
 QUESTIONS = ROOT / "processing" / "corpora" / "unseen" / "questions.jsonl"
-LARGEST = 95_000_000  # bytes of the weights
 RIGHT = 10  # of the shipped questions; one less than where it was released, as sums differ between machines
 
 
@@ -45,35 +40,9 @@ def rows() -> list[ChatRow]:
 # ---- The folder -----------------------------------------------------------------------------------------------------
 
 
-def test_it_is_small_enough_for_the_repository():
-    sizes = {path.name: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
-    assert sizes.pop("model.safetensors") <= LARGEST
-    assert sum(sizes.values()) < LARGEST / 20
-
-
-def test_it_holds_no_pickle_and_its_code_is_that_of_the_package():
-    package = Path(modeling_mm.__file__).parent
+def test_its_chat_template_is_whispers():
     whisper = (FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
     assert not (FOLDER / "chat_template.jinja").is_symlink() and "<|startoftranscript|>" in whisper
-    for path in FOLDER.iterdir():
-        assert path.suffix in {".safetensors", ".json", ".md", ".py", ".jinja"}, path.name
-        if path.suffix == ".py":
-            assert path.is_symlink() and path.resolve() == (package / path.name).resolve()
-            assert not path.readlink().is_absolute()
-    assert {path.name for path in FOLDER.glob("*.safetensors")} == {"model.safetensors"}
-
-
-def test_its_weights_are_in_half_precision_and_finite():
-    with safe_open(FOLDER / "model.safetensors", "pt") as weights:
-        for name in weights.keys():  # noqa: SIM118  (it has no __iter__)
-            tensor = weights.get_tensor(name)
-            assert tensor.dtype == torch.float16 or not tensor.is_floating_point(), name
-            assert torch.isfinite(tensor.float()).all(), name
-
-
-def test_its_config_names_no_folder_of_the_machine_it_was_made_on():
-    for path in FOLDER.glob("*config.json"):  # the vocabulary has slashes of its own
-        assert not re.search(r'"(/|outputs/)', path.read_text(encoding="utf-8")), path.name
 
 
 def test_its_generation_config_is_that_of_whisper_tiny_en(model):
@@ -126,24 +95,7 @@ def test_the_card_has_each_figure_beside_the_majority_and_the_answers_without_me
         assert len(row) == 6 and all(row), row
 
 
-def test_the_card_shows_the_recipe_as_the_repository_has_it():
-    recipe = to_yaml(read_recipe(ROOT / "configuration" / "recipes" / "mm-whisper-tiny.yaml"))
-    assert recipe.strip() in (FOLDER / "README.md").read_text(encoding="utf-8")
-
-
 # ---- The model ------------------------------------------------------------------------------------------------------
-
-
-def test_it_loads_from_a_copy_where_the_package_is_not_installed(tmp_path):
-    """A copy has files where the repository has links, as the Hub's client uploads them."""
-    shutil.copytree(FOLDER, tmp_path / "copy")
-    script = (
-        "from transformers import AutoModelForImageTextToText, AutoProcessor\n"
-        "model = AutoModelForImageTextToText.from_pretrained('copy', trust_remote_code=True)\n"
-        "processor = AutoProcessor.from_pretrained('copy', trust_remote_code=True)\n"
-        "print(type(model).__module__, type(processor).__module__)"
-    )
-    assert run_without_package(script, tmp_path).count("transformers_modules") == 2
 
 
 def test_the_demo_answers_a_dozen_questions_within_a_minute(tmp_path, capsys):

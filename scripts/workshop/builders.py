@@ -4,7 +4,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -219,6 +219,8 @@ def studio_speech_files(builder: CorpusBuilder, description: Description) -> Ite
     splits = split_by_words(sentences_of_frequent(sentences, settings["frequent"]), settings["held_out"])
     names = {image.names["en"] for image in builder.images if builder.split(image) == "train"}
     splits["train"] += sorted(name for name in names - {*splits["train"]} if SENTENCE.fullmatch(name))
+    held_out = {text for split, texts in splits.items() if split != "train" for text in texts}
+    splits["train"] += mixed_sentences(splits["train"], settings["mixed"], settings["words"], held_out)
     columns = {"language": "en", "voice": settings["voice"], "synthetic": True}
     for split, texts in splits.items():
         for number, text in enumerate(texts):
@@ -235,6 +237,32 @@ def sentences_of_frequent(sentences: Sequence[str], number: int) -> list[str]:
     counts = Counter(word for sentence in sentences for word in words_of(sentence))
     frequent = {word for word, _ in counts.most_common(number)}
     return sorted(sentence for sentence in sentences if frequent.issuperset(words_of(sentence)))
+
+
+def mixed_sentences(
+    sentences: Sequence[str], number: int, words: tuple[int, int], held_out: Collection[str]
+) -> list[str]:
+    """
+    Return beginnings of some sentences with ends of others, so that a voice says each word beside many.
+
+    Args:
+        sentences: of training.
+        number: of new ones; fewer if they are hard to find.
+        words: the fewest and the most of a new one.
+        held_out: sentences that may not come out.
+    """
+    rng, (fewest, most) = random.Random("mixed"), words
+    taken, made = {normalize_name(text) for text in (*sentences, *held_out)}, []
+    for _ in range(20 * number):
+        first, second = (rng.choice(sentences).split() for _ in range(2))
+        mixed = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
+        text = " ".join(mixed)
+        if fewest <= len(mixed) <= most and SENTENCE.fullmatch(text) and normalize_name(text) not in taken:
+            taken.add(normalize_name(text))
+            made.append(text)
+        if len(made) == number:
+            break
+    return made
 
 
 def split_by_words(sentences: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:

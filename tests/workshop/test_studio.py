@@ -22,7 +22,7 @@ from modeling_mm.codecs import load_codec
 from modeling_mm.data import load_chats
 from modeling_mm.utils import write_lines
 from scripts.workshop import phrases, studio_folder, studio_measures
-from scripts.workshop.builders import sentences_of_frequent, split_by_words, words_of
+from scripts.workshop.builders import mixed_sentences, sentences_of_frequent, split_by_words, words_of
 from scripts.workshop.corpus import read_lines, read_rows
 from scripts.workshop.sources import read_cldr_keywords
 from scripts.workshop.studio_chats import DRAW, HAND, build_studio_chats, drawing_prompt, seeded
@@ -75,6 +75,19 @@ def test_every_word_of_a_held_out_sentence_is_in_training(share):
     assert all(known.issuperset(words_of(each)) for each in splits["test_sentences"] + splits["validation"])
     for seed in "xyz":  # a word of one sentence: training gets it, whatever its draw
         assert f"only{seed} b" in split_by_words([f"only{seed} b", *sentences], {"test_sentences": 0.9})["train"]
+
+
+def test_sentences_are_mixed_of_beginnings_and_ends():
+    held_out = {"a red ran", "the hen"}
+    made = mixed_sentences(SENTENCES, 20, (2, 3), held_out)
+    assert made == mixed_sentences(SENTENCES, 20, (2, 3), held_out) and len(made) == len({*made}) == 20
+    assert not {*made} & ({*SENTENCES} | held_out) and all(len(text.split()) in (2, 3) for text in made)
+    pairs = [(one.split(), two.split()) for one in SENTENCES for two in SENTENCES]
+    mixtures = {
+        " ".join(one[:i] + two[j:]) for one, two in pairs for i in range(1, len(one) + 1) for j in range(len(two))
+    }
+    assert {*made} <= mixtures
+    assert sorted(mixed_sentences(["a b"], 20, (2, 3), ())) == ["a a b", "a b b"]
 
 
 def test_one_voice_speaks_the_names_of_known_concepts_and_no_others(built):

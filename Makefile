@@ -68,7 +68,7 @@ $(OLDEST)/.ready: requirements-oldest.lock pyproject.toml
 $(PAGE)/.ready: requirements-app.lock pyproject.toml
 	$(call install,$(PAGE),$<)
 
-.PHONY: help setup demo demo-train corpora whisper-tiny studio tasks compare few-labels findings test lint format types test-oldest test-versions test-app test-wheel test-diffusers test-slow test-whisper test-gpu benchmark lock clean
+.PHONY: help setup demo demo-train corpora whisper-tiny studio point point-baseline tasks compare few-labels findings test lint format types test-oldest test-versions test-app test-wheel test-diffusers test-slow test-whisper test-gpu benchmark lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 18
@@ -101,6 +101,16 @@ studio: $(READY)  ## build the data of mm-studio, train its codecs and it, into 
 	$(PY) -m scripts.workshop.train_codec audio outputs/codecs/speech --bottleneck vq --steps 4000 --vocoder-steps 1500
 	$(PY) -m scripts.workshop.build_studio
 	$(PY) -m modeling_mm.cli train configuration/recipes/mm-studio.yaml $(ARGS)
+
+point: $(READY)  ## let mm-studio find things in scenes: their corpus, its eye, the training, into outputs/mm-studio-find (hours)
+	$(PY) -m scripts.workshop.build_scenes
+	$(PY) -m scripts.workshop.build_find
+	$(PY) -m scripts.workshop.encode configuration/recipes/mm-studio-find.yaml --corpus scenes
+	$(PY) -m modeling_mm.cli train configuration/recipes/mm-studio-find.yaml $(ARGS)
+
+point-baseline: $(READY)  ## train a DETR on the same scenes and encoder states as `make point`, and measure both (hours)
+	$(PY) -m scripts.workshop.train_detr configuration/recipes/mm-studio-find.yaml outputs/studio-detr
+	$(PY) -m scripts.workshop.find_figures outputs/mm-studio-find --detr outputs/studio-detr $(ARGS)
 
 tasks: $(READY)  ## the tasks of scripts/tasks: data from the corpora, training, figures (3 minutes each)
 	$(PY) -m scripts.tasks.run $(ARGS)

@@ -4,8 +4,8 @@ Train a DETR on the scenes and the frozen encoder of a recipe, to compare the mo
 
     python -m scripts.workshop.train_detr configuration/recipes/mm-studio-find.yaml outputs/studio-detr
 
-It takes as many steps as the recipe. `run.json` of both folders has the seconds of training; `--steps` makes them equal.
-An interrupted run resumes from its last checkpoint.
+It takes as many steps as the recipe. `run.json` of both folders has the seconds of training; `--steps` makes them
+equal. An interrupted run resumes from its last checkpoint.
 """
 
 import argparse

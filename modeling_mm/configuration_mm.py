@@ -19,6 +19,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
 from .code_tokens import INTERLEAVED, check_code_ranges
 from .compat import enter_adapter_defaults, enter_names
+from .configuration_codec import MMCodecConfig
 from .modalities import BUILT_IN, MODALITIES, Modality, config_defaults
 from .sentence_files import write_sentence_files
 
@@ -714,7 +715,9 @@ def codec_sub_config(field: str, config: dict | PreTrainedConfig | None) -> PreT
     if isinstance(config, dict):
         if "model_type" not in config:
             raise ValueError(f"{field} is a dict without a model_type; name one that AutoConfig knows, such as 'vit'.")
-        config = AutoConfig.for_model(**config)
+        fields = {name: value for name, value in config.items() if name != "model_type"}
+        is_own = config["model_type"] == MMCodecConfig.model_type  # known to AutoConfig in an installed package alone
+        config = MMCodecConfig(**fields) if is_own else AutoConfig.for_model(config["model_type"], **fields)
     return config
 
 

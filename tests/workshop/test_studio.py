@@ -178,6 +178,7 @@ def test_the_folder_holds_a_decoder_that_writes_both_codecs(studio):
     processor = MMProcessor.from_pretrained(studio / "base")
     processor.use_codecs(model)
     assert {*processor.written} == {"image", "audio"}
+    assert model.generation_config.do_sample and model.generation_config.temperature == 0.5
     media = torch.rand(1, 3, 16, 16)
     assert torch.equal(model.model.image_codec.encode(media), load_codec(studio / "image").encode(media))
     inputs = processor(text="Draw", return_tensors="pt")

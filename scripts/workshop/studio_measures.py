@@ -186,7 +186,8 @@ def speech_figures(arguments: argparse.Namespace, kept: dict[str, list[str]]) ->
     errors = [word_error_rate(arguments.transcriber, paths, truths) for paths in (own, teacher)]
     for path in own[SOUNDS:]:
         Path(path).unlink()
-    return {"wer": errors[0], "wer_teacher": errors[1], "real_time_factor": real_time_factor(say, chats[:SOUNDS])}
+    figures = {"wer": errors[0], "wer_teacher": errors[1], "samples": float(len(asked))}
+    return figures | {"real_time_factor": real_time_factor(say, chats[:SOUNDS])}
 
 
 def real_time_factor(say: Any, chats: Sequence[Any]) -> float:

@@ -5,18 +5,22 @@ import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from modeling_mm.hub import render_card
+from modeling_mm.hub import CardComponent, render_card
+from modeling_mm.modalities import MODALITIES
 from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, card_content, read_recipe
 from modeling_mm.utils import markdown_table, write_text
 
 from .released_folder import size_of, write_weights
 from .studio_measures import FIGURES, PROMPTS, SHEET_FILE, SOUNDS_FOLDER
 
+TEST = "prompts and sentences that training lacks"
+IN_SHORT = ("known_top5", "unseen_category", "wer", "real_time_factor")
 ABOUT_SHEET = """
 ## Drawings
 
@@ -50,17 +54,30 @@ def release_studio(arguments: argparse.Namespace) -> None:
     model = AutoModelForImageTextToText.from_pretrained(arguments.trained, dtype=torch.float16)
     if arguments.figures is None:
         write_weights(model, arguments.trained, arguments.released)
-    result = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8"))
-    text = render_card(card_content(recipe, model, result))
+    result, more = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8")), ""
     if arguments.figures is not None:
         copy_samples(arguments.figures, arguments.released)
-        text += sections(
-            json.loads((arguments.figures / FIGURES).read_text(encoding="utf-8")),
+        figures = json.loads((arguments.figures / FIGURES).read_text(encoding="utf-8"))
+        result["figures"] = {TEST: {"samples": int(figures["samples"]), **{name: figures[name] for name in IN_SHORT}}}
+        more = sections(
+            figures,
             json.loads((arguments.figures / PROMPTS).read_text(encoding="utf-8")),
             sorted(f"{SOUNDS_FOLDER}/{path.name}" for path in (arguments.figures / SOUNDS_FOLDER).iterdir()),
         )
-    write_text(arguments.released / "README.md", text)
+    content = card_content(recipe, model, result)
+    components = [*(replace(each, weights="new") for each in content.components), *codecs(model)]
+    content = replace(content, components=components, has_test_sets=True)
+    write_text(arguments.released / "README.md", render_card(content) + more)
     print(f"{arguments.released}: {size_of(arguments.released) / 1e6:.1f} MB")
+
+
+def codecs(model: PreTrainedModel) -> list[CardComponent]:
+    """Return the card's rows of a model's codecs."""
+    inside = {name: getattr(model.model, f"{name}_codec", None) for name in MODALITIES}
+    sizes = {
+        name: sum(each.numel() for each in codec.parameters()) for name, codec in inside.items() if codec is not None
+    }
+    return [CardComponent(f"{name} codec", "new", size, "before, alone") for name, size in sizes.items()]
 
 
 def copy_samples(figures: Path, released: Path) -> None:

@@ -1,0 +1,1 @@
+../../modeling_mm/audio_codecs.py

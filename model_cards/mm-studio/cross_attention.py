@@ -1,0 +1,1 @@
+../../modeling_mm/cross_attention.py

@@ -1,0 +1,1 @@
+../../modeling_mm/pretraining_batch.py

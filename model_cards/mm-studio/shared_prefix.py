@@ -1,0 +1,1 @@
+../../modeling_mm/shared_prefix.py

@@ -1,0 +1,1 @@
+../../modeling_mm/video_parts.py

@@ -60,6 +60,6 @@ def build_studio(arguments: argparse.Namespace) -> None:
         processor.add_codec(codec)
         model.add_codec(codec, processor)
     model.generation_config.update(do_sample=True, temperature=TEMPERATURE)
-    model.generation_config._from_model_config = False  # else it is made anew, without them
+    model.generation_config._from_model_config = False  # else it is made again, without them
     model.save_pretrained(arguments.folder)
     processor.save_pretrained(arguments.folder)

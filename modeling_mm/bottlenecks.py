@@ -106,7 +106,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, states: torch.Tensor) -> Bottleneck:
         vectors = states.movedim(1, -1)  # (N, G, C)
-        is_learning = self.training and states.requires_grad
+        is_learning = self.training and torch.is_grad_enabled() and states.requires_grad
         if is_learning and not bool(self.is_started):
             self.start(vectors.detach().flatten(0, -2))
         codes = self.to_codes(states)

@@ -196,7 +196,7 @@ def prepare_call(
     if rule != "window" and item_dimensions(encoder) == 1:
         items, frame_mask = lengthen(items, frame_mask, minimum_samples(encoder))
     arguments = {**encoder_arguments(encoder, items), "return_dict": True}
-    if layers_of(encoder) is not None:
+    if getattr(encoder, "feature_layers", None) is not None:
         arguments["output_hidden_states"] = True
     if rule == "window" or frame_mask is None:
         return encoder, arguments, needs_grad
@@ -221,11 +221,6 @@ def lengthen(waves: torch.Tensor, mask: torch.Tensor | None, samples: int) -> tu
         return waves, None
     index = torch.arange(mask.shape[1], device=mask.device)
     return waves, mask | (mask.any(-1, keepdim=True) & (index < samples))
-
-
-def layers_of(encoder: nn.Module) -> Sequence[int] | None:
-    """Return the hidden states that an encoder's tokens are made of, `None` for its last state alone."""
-    return getattr(encoder, "feature_layers", None)
 
 
 @torch.compiler.disable(reason="batch norm in training: freeze the encoder, or compile the decoder alone")
@@ -254,7 +249,7 @@ def read_tokens(
     Raises:
         ValueError: if there is no `last_hidden_state`, or one of another shape.
     """
-    name, layers = type(encoder).__name__, layers_of(encoder)
+    name, layers = type(encoder).__name__, getattr(encoder, "feature_layers", None)
     states = getattr(output, "last_hidden_state", None)
     if layers is not None:
         states = merge_layers(getattr(output, "hidden_states", None), layers, name)

@@ -10,7 +10,8 @@ from tests.fakes.own_codecs import own_config
 
 
 def latents(rows: int = 4, channels: int = 4, size: int = 8, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, channels, size, size, generator=torch.Generator().manual_seed(seed))
+    """Return what an encoder that learns gives."""
+    return torch.randn(rows, channels, size, size, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
 def quantizer(**fields) -> VectorQuantizer:
@@ -103,7 +104,7 @@ def test_the_codebook_is_the_moving_average_of_its_latents():
     vq.sums.copy_(vq.codebook)
     states = torch.zeros(1, 4, 3)
     states[0, 0] = torch.tensor([2.0, 3.0, -2.0])
-    vq(states)
+    vq(states.requires_grad_())
     # uses: 0.9 + 0.1 * (2, 1); sums: 0.9 * (1, -1) + 0.1 * (5, -2)
     assert torch.allclose(vq.uses, torch.tensor([1.1, 1.0]))
     assert torch.allclose(vq.codebook[:, 0], torch.tensor([1.4 / 1.1, -1.1]))

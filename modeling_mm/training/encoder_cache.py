@@ -15,7 +15,7 @@ from torch import nn
 
 from ..boxes import LOCATION
 from ..data.chat_row import ChatRow, Message, media_parts, media_source
-from ..encoders import encode, layers_of
+from ..encoders import encode
 from ..modalities import MODALITIES, VIDEO
 from ..sources import local_path
 from ..utils.progress import show_progress
@@ -75,7 +75,7 @@ class EncoderCache:
                     f"The {kind} encoder is not frozen, so that its outputs change in training and cannot be cached. "
                     f"Freeze it ({modality.freeze_field}=True), or train without an encoder cache."
                 )
-            changes, layers = getattr(self.augmentation, kind, None), layers_of(tower)
+            changes, layers = getattr(self.augmentation, kind, None), getattr(tower, "feature_layers", None)
             name = fingerprint(
                 tower,
                 settings_of(tower.config),

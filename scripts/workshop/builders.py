@@ -213,7 +213,7 @@ def sentence_files(builder: CorpusBuilder, description: Description) -> Iterator
 
 
 def studio_speech_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
-    """Yield sentences of frequent words, and the names of known concepts, in one voice."""
+    """Yield sentences of frequent words, names of known concepts, and in training other sentences, in one voice."""
     synthesizer, settings = builder.synthesizer(description), description.settings
     sentences = list(read_sentences(builder.fetch(description, "wordnet"), *settings["words"]))
     splits = split_by_words(sentences_of_frequent(sentences, settings["frequent"]), settings["held_out"])
@@ -221,6 +221,7 @@ def studio_speech_files(builder: CorpusBuilder, description: Description) -> Ite
     splits["train"] += sorted(name for name in names - {*splits["train"]} if SENTENCE.fullmatch(name))
     held_out = {text for split, texts in splits.items() if split != "train" for text in texts}
     splits["train"] += mixed_sentences(splits["train"], settings["mixed"], settings["words"], held_out)
+    splits["train"] += other_sentences(sentences, settings["others"], {*splits["train"], *held_out})
     columns = {"language": "en", "voice": settings["voice"], "synthetic": True}
     for split, texts in splits.items():
         for number, text in enumerate(texts):
@@ -263,6 +264,14 @@ def mixed_sentences(
         if len(made) == number:
             break
     return made
+
+
+def other_sentences(sentences: Sequence[str], number: int, taken: Collection[str]) -> list[str]:
+    """Return at most `number` of the sentences, none of which is in `taken`, drawn at random and sorted."""
+    known = {normalize_name(text) for text in taken}
+    others = {normalize_name(text): text for text in sentences}
+    left = sorted(text for name, text in others.items() if name not in known)
+    return sorted(random.Random("others").sample(left, min(number, len(left))))
 
 
 def split_by_words(sentences: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:

@@ -27,6 +27,19 @@ MATCH_AUDIO_IMAGE = "Does the voice name the picture?"
 VERDICT = "{text} – {verdict}"
 YES_NO = ("yes", "no")
 FIRST_SECOND = ("the first", "the second")
-# Prompts for images, beside the one that pipelines use; those of the tests are in no training example.
-DRAW = ("Draw a picture of {text}", "Paint {text}", "Show me {text}")
+# Prompts for images, beside the one that pipelines use; those of the tests are in no training example. They are many,
+# so that the words around a name come to mean nothing.
+DRAW = (
+    *("Draw a picture of {text}", "Paint {text}", "Show me {text}", "Draw me {text}", "Draw this: {text}"),
+    *("Paint a picture of {text}", "Create a drawing of {text}", "I want to see {text}", "A picture of {text}"),
+    *("An emoji of {text}", "Give me an image of {text}", "Could you paint {text}?", "Please draw {text}."),
+    *("Generate an image: {text}", "An illustration of {text}", "Picture {text}", "I need an icon of {text}"),
+    *("What does {text} look like?", "Design {text}", "Render {text}", "Please make a drawing of {text}", "{text}"),
+    *(
+        "Would you show me {text}?",
+        "Let me see {text}",
+        "Produce a small image of {text}",
+        "How would you draw {text}?",
+    ),
+)
 DRAW_UNSEEN = ("Make an image of {text}", "Please sketch {text}", "Can you draw {text}")

@@ -3,7 +3,7 @@
 Chats whose answers are drawn or spoken: images by one hand, and sentences in one voice.
 
 A prompt names what an image shows, at times with CLDR's keywords of it, from which a model can tell what a thing is
-that it has never drawn.
+that it has never drawn; in training also the keywords alone, so that they come to mean something.
 """
 
 import random
@@ -16,7 +16,7 @@ from modeling_mm.prompts import DEFAULT_DRAWING_PROMPT, DEFAULT_SPEECH_PROMPT
 
 from . import phrases
 from .builders import CorpusBuilder
-from .chats import TRAIN, CorpusReader, Example, Row, draws_of, seeded, write_chats
+from .chats import TRAIN, CorpusReader, Example, Row, seeded, write_chats
 from .corpus import read_built, read_description
 from .sources import read_cldr_keywords, read_cldr_names
 
@@ -25,8 +25,12 @@ SPEECH = "studio-speech"
 HAND = "noto"  # who draws
 WORDINGS = "test_wordings"  # the split of known concepts in wordings that are not in training
 KEYWORDS = 3  # of an image in a prompt, at most
+DRAWS = 24  # prompts for each image in training
 DRAW = (DEFAULT_DRAWING_PROMPT, *phrases.DRAW)
 WITHOUT_PROMPT = 0.1  # share of the training examples that have none, for guidance
+WITHOUT_NAME = 0.15  # share of those with at least two keywords that have these alone
+WITH_ARTICLE = 0.3
+LOWER_CASE = 0.2
 
 
 def drawn(key: str, prompt: str | None, path: str) -> Example:
@@ -47,17 +51,34 @@ def drawing_prompt(row: Row, keywords: Sequence[str], rng: random.Random, wordin
     return rng.choice(wordings).format(text=name)
 
 
+def training_prompt(row: Row, keywords: Sequence[str], rng: random.Random) -> str | None:
+    """Return a prompt for an image in one of many forms, or None."""
+    if rng.random() < WITHOUT_PROMPT:
+        return None
+    name = row["name_en"]
+    if len(keywords) > 1 and rng.random() < WITHOUT_NAME:
+        some = rng.sample(list(keywords), rng.randint(2, min(KEYWORDS, len(keywords))))
+        prompt = rng.choice(DRAW).format(text=", ".join(some))
+    else:
+        article = rng.choice(("the", "an" if name[0].casefold() in "aeiou" else "a"))
+        named = {**row, "name_en": f"{article} {name}"} if rng.random() < WITH_ARTICLE else row
+        prompt = drawing_prompt(named, keywords, rng, DRAW)
+    return prompt.lower() if rng.random() < LOWER_CASE else prompt
+
+
 def draw(corpora: CorpusReader, keywords: Mapping[str, Sequence[str]], split: str) -> Iterator[Example]:
-    """Ask for images: in training in several wordings and at times without one, else once in an unseen one."""
+    """Ask for images: in training in many wordings and at times without one, else once in an unseen one."""
     for row in corpora.rows("images", TRAIN if split == WORDINGS else split):
         if row["hand"] != HAND:
             continue
         words = [word for word in keywords.get(row["name_en"], ()) if word != row["name_en"]]
-        for number in draws_of(split):
+        for number in range(DRAWS if split == TRAIN else 1):
             rng = seeded("draw", row, number)
-            prompt = drawing_prompt(row, words, rng, DRAW if split == TRAIN else phrases.DRAW_UNSEEN)
-            without = split == TRAIN and rng.random() < WITHOUT_PROMPT
-            yield drawn(f"{row['file_name']}/{number}", None if without else prompt, row["path"])
+            if split == TRAIN:
+                prompt = training_prompt(row, words, rng)
+            else:
+                prompt = drawing_prompt(row, words, rng, phrases.DRAW_UNSEEN)
+            yield drawn(f"{row['file_name']}/{number}", prompt, row["path"])
 
 
 def say(corpora: CorpusReader, split: str) -> Iterator[Example]:

@@ -101,7 +101,9 @@ SLIPS = {
     "evaluate tiny-sample nothing/at/all": "There is no folder nothing/at/all.",
     "evaluate tiny-sample model_cards/mm-whisper-tiny data.tests={}": "Did you mean 'test'?",
     "ask model_cards/mm-whisper-tny What?": "Did you mean 'model_cards/mm-whisper-tiny'?",
-    "ask model_cards What?": "it has no config.json. These folders in it do: model_cards/mm-studio, model_cards/mm-whisper-tiny.",
+    "ask model_cards What?": (
+        "it has no config.json. These folders in it do: model_cards/mm-studio, model_cards/mm-whisper-tiny."
+    ),
     "ask README.md What?": "README.md is a file. Expected a folder or Hub id",
     "ask configuration/presets/tiny-processor What?": "it has no config.json.",
     "ask model_cards/mm-whisper-tiny": "Give either a question",

@@ -5,6 +5,7 @@ import re
 import shutil
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,25 @@ from modeling_mm.cli import main as train_main
 from modeling_mm.codecs import load_codec
 from modeling_mm.data import load_chats
 from modeling_mm.utils import write_lines
-from scripts.workshop import phrases, studio_folder, studio_measures
-from scripts.workshop.builders import mixed_sentences, sentences_of_frequent, split_by_words, words_of
-from scripts.workshop.corpus import read_lines, read_rows
+from scripts.workshop import builders, phrases, studio_folder, studio_measures
+from scripts.workshop.builders import (
+    mixed_sentences,
+    other_sentences,
+    sentences_of_frequent,
+    split_by_words,
+    words_of,
+)
+from scripts.workshop.corpus import read_description, read_lines, read_rows
 from scripts.workshop.sources import read_cldr_keywords
-from scripts.workshop.studio_chats import DRAW, HAND, build_studio_chats, drawing_prompt, seeded
+from scripts.workshop.studio_chats import (
+    DRAW,
+    DRAWS,
+    HAND,
+    build_studio_chats,
+    drawing_prompt,
+    seeded,
+    training_prompt,
+)
 from scripts.workshop.studio_folder import build_studio
 from scripts.workshop.studio_measures import Recognizer, measure, prompts
 from scripts.workshop.studio_release import release_studio
@@ -90,6 +105,13 @@ def test_sentences_are_mixed_of_beginnings_and_ends():
     assert sorted(mixed_sentences(["a b"], 20, (2, 3), ())) == ["a a b", "a b b"]
 
 
+def test_other_sentences_are_none_that_are_taken():
+    taken = {"The red HEN!", "a fox ran"}
+    assert other_sentences(SENTENCES, 100, taken) == ["a red fox", "a red fox ran", "odd zebus moo", "the hen ran"]
+    some = other_sentences(SENTENCES, 3, taken)
+    assert len(some) == 3 and some == sorted(some) == other_sentences(SENTENCES, 3, taken)
+
+
 def test_one_voice_speaks_the_names_of_known_concepts_and_no_others(built):
     rows = {row["text"]: row for row in read_rows(built / "studio-speech", "train")}
     assert {row["voice"] for row in rows.values()} == {"flite/slt"}
@@ -100,6 +122,20 @@ def test_one_voice_speaks_the_names_of_known_concepts_and_no_others(built):
     plain = {name for name in train if name.replace(" ", "").isalpha()}
     assert plain <= {*rows} and not held_out & {*rows}
     assert any(text.endswith("is here") for text in rows)  # a sentence
+    given = [f"the {word} is here" for start in range(4) for word in "abcdefghijklmnopqrst"[start::4]]
+    rarer = {*given} - {*sentences_of_frequent(given, 12)}
+    assert len(rarer & {*rows}) == 3 < len(rarer)
+
+
+def test_held_out_sentences_are_not_among_the_others(packages, monkeypatch):
+    splits = {"train": ["the a is here"], "test_sentences": ["the b is here"], "validation": ["the c is here"]}
+    monkeypatch.setattr(builders, "split_by_words", lambda *_: {name: [*texts] for name, texts in splits.items()})
+    description = read_description("studio-speech")
+    description = replace(description, settings={**description.settings, "mixed": 0})
+    files = [*builders.studio_speech_files(make_builder(packages), description)]
+    train = [each.columns["text"] for each in files if each.split == "train"]
+    assert {*train} >= {f"the {word} is here" for word in "adefghijklmnopqrst"} and len(train) == len({*train})
+    assert not {*train} & {"the b is here", "the c is here"}
 
 
 # ---- Chats ----------------------------------------------------------------------------------------------------------
@@ -110,14 +146,32 @@ def test_images_by_one_hand_are_drawn_for_names_keywords_and_nothing(chats, pack
     found = examples(chats, "train", "draw")
     answers = Counter(example["messages"][-1]["content"][0]["path"].removeprefix("../../images/") for example in found)
     assert {*answers} == {name for name, row in rows.items() if row["hand"] == HAND}
-    assert set(answers.values()) == {4}
+    assert set(answers.values()) == {DRAWS}
     asked = [prompt_of(example) for example in found]
-    assert None in asked and asked.count(None) < len(asked) / 3
-    assert any("beast" in prompt for prompt in asked if prompt) and any(
-        "beast" not in prompt for prompt in asked if prompt
-    )
-    starts = {wording.partition("{")[0] for wording in DRAW}
-    assert {next(s for s in sorted(starts, key=len)[::-1] if each.startswith(s)) for each in asked if each} == starts
+    assert None in asked and asked.count(None) < len(asked) / 5
+    named = [prompt for prompt in asked if prompt]
+    assert any("beast" in prompt for prompt in named) and any("beast" not in prompt for prompt in named)
+    for wording in DRAW:
+        start, _, end = wording.casefold().partition("{text}")
+        assert any(each.casefold().startswith(start) and each.casefold().endswith(end) for each in named), wording
+
+
+def test_a_training_prompt_has_one_of_many_forms():
+    row, words = {"name_en": "Ape", "file_name": "train/ape.png"}, ["beast", "hairy", "jungle", "tail"]
+    made = [training_prompt(row, words, seeded("draw", row, number)) for number in range(400)]
+    assert 20 < made.count(None) < 70
+    prompts = [each for each in made if each is not None]
+    assert len({*prompts}) > 250, "hardly one twice"
+    nameless = [each for each in prompts if "ape" not in each.casefold()]
+    assert 30 < len(nameless) < 80 and all(sum(word in each for word in words) in (2, 3) for each in nameless)
+    for article in ("an", "the"):
+        assert 20 < sum(f"{article} ape" in each.casefold() for each in prompts) < 90
+    assert not any("a ape" in each.casefold() for each in prompts)
+    assert 40 < sum(each == each.lower() for each in prompts) < 140
+    few = [training_prompt(row, words[:1], seeded("draw", row, number)) for number in range(100)]
+    assert all(each is None or "ape" in each.casefold() for each in few), "one keyword alone names too little"
+    fox = {**row, "name_en": "fox"}
+    assert any("a fox" in each for number in range(50) if (each := training_prompt(fox, [], seeded("", row, number))))
 
 
 def test_a_prompt_has_at_most_three_keywords_in_any_order():
@@ -165,7 +219,7 @@ def studio(chats, tmp_path_factory):
     for kind in ("image", "audio"):
         own_codec(kind, **({"sampling_rate": 800} if kind == "audio" else {})).save_pretrained(root / kind)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"WIDTH": 16, "LAYERS": 1, "HEADS": 2, "VOCABULARY": 280, "POSITIONS": 96}.items():
+        for name, value in {"WIDTH": 16, "LAYERS": 1, "HEADS": 2, "VOCABULARY": 280, "POSITIONS": 128}.items():
             patch.setattr(studio_folder, name, value)
         build_studio(
             Namespace(folder=root / "base", corpora=chats, image_codec=root / "image", audio_codec=root / "audio")
@@ -249,7 +303,7 @@ def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_senten
     trained, released, figures = tmp_path / "trained", tmp_path / "released", tmp_path / "figures"
     monkeypatch.chdir(ROOT)
     data = [{"source": str(chats / f"studio/train/{task}.jsonl"), "limit": 8} for task in ("draw", "say")]
-    values = {"model.pretrained": studio / "base", "data.train": json.dumps(data), "data.pack_length": 96}
+    values = {"model.pretrained": studio / "base", "data.train": json.dumps(data), "data.pack_length": 128}
     values |= {"data.encoder_cache": tmp_path / "cache", "training.output_dir": trained, "training.max_steps": 2}
     values |= {"training.lr_scheduler_kwargs": '{"num_decay_steps": 1}', "training.warmup_steps": 0}
     assert train_main(["train", "configuration/recipes/mm-studio.yaml", *(f"{k}={v}" for k, v in values.items())]) == 0

@@ -46,7 +46,7 @@ SETTINGS = {
     },
     "prompts": {"held_out": {"test_prompts": 0.3, "validation": 0.2}},
     "sentences": {"count": 16, "held_out": {"validation": 0.3}},
-    "studio-speech": {"frequent": 12, "mixed": 6, "held_out": {"test_sentences": 0.3, "validation": 0.2}},
+    "studio-speech": {"frequent": 12, "mixed": 6, "others": 3, "held_out": {"test_sentences": 0.3, "validation": 0.2}},
 }
 SPEAK = """#!/bin/sh
 # Write the voice and the text, again and again, as the samples of a wave.

@@ -181,19 +181,22 @@ def to_coco(items: Iterable[tuple[str, Size, Sequence[ImageObject]]]) -> dict[st
     for number, (name, size, objects) in enumerate(checked, 1):
         images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
         for each in objects:
-            left, top, right, bottom = each.place
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": labels.index(each.label) + 1,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": each.box_area if each.area is None else each.area,
-                    "iscrowd": int(each.is_crowd),
-                }
-            )
+            annotation = coco_annotation(each, number, labels.index(each.label) + 1)
+            annotations.append({"id": len(annotations) + 1, **annotation})
     categories = [{"id": number, "name": label} for number, label in enumerate(labels, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def coco_annotation(item: ImageObject, image_id: int, category_id: int) -> dict[str, Any]:
+    """Return a box in COCO's form, without an id of it."""
+    left, top, right, bottom = item.place
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [left, top, right - left, bottom - top],
+        "area": item.box_area if item.area is None else item.area,
+        "iscrowd": int(item.is_crowd),
+    }
 
 
 def write_coco(path: str | os.PathLike, items: Iterable[tuple[str, Size, Sequence[ImageObject]]]) -> None:

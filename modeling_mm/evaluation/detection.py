@@ -8,6 +8,7 @@ from io import StringIO
 from typing import Any
 
 from ..boxes import BOX, ImageObject
+from ..data.coco import coco_annotation
 from .libraries import library
 
 ANY_LABEL = "object"
@@ -95,9 +96,7 @@ def truth_dataset(truths: Sequence[Sequence[ImageObject]], ids: dict[str, int]) 
     annotations: list[dict[str, Any]] = []
     for image, objects in enumerate(truths, 1):
         for each in objects:
-            area = each.box_area if each.area is None else each.area
-            annotation = {"id": len(annotations) + 1, "image_id": image, "category_id": ids[each.label]}
-            annotations.append(annotation | {"bbox": bbox(each), "area": area, "iscrowd": int(each.is_crowd)})
+            annotations.append({"id": len(annotations) + 1, **coco_annotation(each, image, ids[each.label])})
     images = [{"id": number} for number in range(1, len(truths) + 1)]
     categories = [{"id": number, "name": label} for label, number in ids.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
@@ -105,13 +104,7 @@ def truth_dataset(truths: Sequence[Sequence[ImageObject]], ids: dict[str, int]) 
 
 def prediction_list(predictions: Sequence[Sequence[ImageObject]], ids: dict[str, int]) -> list[dict[str, Any]]:
     return [
-        {
-            "image_id": image,
-            "category_id": ids[each.label],
-            "bbox": bbox(each),
-            "score": 1.0 if each.score is None else each.score,
-            "area": each.box_area,
-        }
+        {**coco_annotation(each, image, ids[each.label]), "score": 1.0 if each.score is None else each.score}
         for image, objects in enumerate(predictions, 1)
         for each in objects
         if each.label in ids
@@ -121,11 +114,6 @@ def prediction_list(predictions: Sequence[Sequence[ImageObject]], ids: dict[str,
 def empty(evaluator: Any, truths: Sequence[Sequence[ImageObject]], ids: dict[str, int]) -> Any:
     """Return a set without boxes, which `loadRes` does not take."""
     return evaluator.COCO({**truth_dataset(truths, ids), "annotations": []})
-
-
-def bbox(item: ImageObject) -> list[float]:
-    left, top, right, bottom = item.place
-    return [left, top, right - left, bottom - top]
 
 
 def iou(one: ImageObject, other: ImageObject) -> float:

@@ -31,6 +31,7 @@ WITHOUT_PROMPT = 0.1  # share of the training examples that have none, for guida
 WITHOUT_NAME = 0.15  # share of those with at least two keywords that have these alone
 WITH_ARTICLE = 0.3
 LOWER_CASE = 0.2
+CHARACTERS = 60  # of a sentence, at most: what fits the decoder's positions
 
 
 def drawn(key: str, prompt: str | None, path: str) -> Example:
@@ -82,8 +83,10 @@ def draw(corpora: CorpusReader, keywords: Mapping[str, Sequence[str]], split: st
 
 
 def say(corpora: CorpusReader, split: str) -> Iterator[Example]:
-    """Ask for sentences to be spoken."""
+    """Ask for sentences to be spoken, but for long ones."""
     for row in corpora.rows(SPEECH, split):
+        if len(row["text"]) > CHARACTERS:
+            continue
         prompt = DEFAULT_SPEECH_PROMPT.format(text=row["text"])
         yield written("say/en", row["file_name"], prompt, {"type": "audio", "path": row["path"]})
 

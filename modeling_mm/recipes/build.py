@@ -252,6 +252,8 @@ def make_collator(
     """Make the collator for training. An encoder cache needs the model, with frozen encoders."""
     section = recipe.data
     common: dict[str, Any] = {"modality_dropout": section.modality_dropout}
+    if model is not None and model.config.text_position_encoding == "learned":
+        common["most_tokens"] = model.config.text_config.n_positions
     if section.encoder_cache is None or model is None:
         options = {"augmentation": section.augmentation, **common}
         if recipe.objective == "classification":

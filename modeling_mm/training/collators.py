@@ -81,6 +81,8 @@ class ChatCollator:
             by default.
         code_cache: keeps the codes of assistants' images and audio, which are files; by default they are encoded in
             each epoch.
+        most_tokens: of a sample, such as the decoder's positions, so that a longer one is refused by its name; no
+            limit by default.
     """
 
     training_only: ClassVar[dict[str, Any]] = {"augmentation": None, "modality_dropout": None, "pack_length": None}
@@ -93,9 +95,11 @@ class ChatCollator:
         padding_side: str = "right",
         pack_length: int | None = None,
         code_cache: CodeCache | None = None,
+        most_tokens: int | None = None,
     ):
         self.processor, self.augmentation, self.modality_dropout = processor, augmentation, modality_dropout
         self.padding_side, self.pack_length, self.code_cache = padding_side, pack_length, code_cache
+        self.most_tokens = most_tokens
 
     def for_evaluation(self) -> "ChatCollator":
         """Return this collator without the changes of training; the stock `Trainer` has one collator for both uses."""
@@ -155,9 +159,19 @@ class ChatCollator:
             )
         name = sample.get("id") if isinstance(sample, Mapping) else getattr(sample, "id", None)
         try:
-            return self.encode(to_row(sample))
+            row = self.encode(to_row(sample))
+            self.check_length(len(row["input_ids"]))
+            return row
         except ValueError as error:
             raise ValueError(f"Row {number}{'' if name is None else f', sample {name!r}'}: {error}") from error
+
+    def check_length(self, length: int) -> None:
+        """Raise a ValueError if a sample has more tokens than there may be."""
+        if self.most_tokens is not None and length > self.most_tokens:
+            raise ValueError(
+                f"{length} text tokens, but the decoder has {self.most_tokens} positions. Shorten the sample or leave "
+                "it out, or use a decoder with more positions (text_position_encoding='sinusoidal' has no limit)."
+            )
 
 
 class ClassificationCollator(ChatCollator):
@@ -208,7 +222,7 @@ class CachedCollator(ChatCollator):
         modality_dropout: as in `ChatCollator`.
         shows_views: show files in their other views too.
         pack_length: as in `ChatCollator`.
-        code_cache: as in `ChatCollator`.
+        code_cache, most_tokens: as in `ChatCollator`.
     """
 
     training_only: ClassVar[dict[str, Any]] = {**ChatCollator.training_only, "shows_views": False}
@@ -222,8 +236,9 @@ class CachedCollator(ChatCollator):
         shows_views: bool = True,
         pack_length: int | None = None,
         code_cache: CodeCache | None = None,
+        most_tokens: int | None = None,
     ):
-        super().__init__(processor, None, modality_dropout, padding_side, pack_length, code_cache)
+        super().__init__(processor, None, modality_dropout, padding_side, pack_length, code_cache, most_tokens)
         self.cache, self.shows_views = cache, shows_views
         self.encoded: dict[str, Row] = {}  # texts are few, epochs many
 

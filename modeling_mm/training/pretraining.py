@@ -66,9 +66,9 @@ class PretrainingCollator(ChatCollator):
     """
 
     def __init__(self, processor: Any, masking: Masking | None = None, chats: ChatCollator | None = None):
-        super().__init__(processor)
-        self.masking = Masking() if masking is None else masking
         self.chats = ChatCollator(processor) if chats is None else chats
+        super().__init__(processor, most_tokens=self.chats.most_tokens)
+        self.masking = Masking() if masking is None else masking
         tokens = processor.tokenizer.added_tokens_decoder
         self.special_ids = torch.tensor([token_id for token_id, token in tokens.items() if token.special])
 

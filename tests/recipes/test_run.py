@@ -382,6 +382,22 @@ def test_augmentation_and_dropout_reach_training_and_no_measurement(tmp_path):
     assert collate.modality_dropout == ModalityDropout(image=1.0, unchanged_tasks=())
 
 
+@pytest.mark.parametrize("objective", ["causal_lm", "pretraining", "retrieval", "classification"])
+def test_the_decoders_positions_limit_a_sample(tmp_path, objective):
+    answers = sorted({row.answer for row in load_chats(SAMPLE, "train", limit=12)})
+    values = {"objective": objective, **({"labels": answers} if objective == "classification" else {})}
+    config = {"text_config": {"n_positions": 1}, "text_position_encoding": "learned"}
+    for cached in (None, str(tmp_path / "cache")):
+        frozen = {"frozen": {"vision": "always", "audio": "always"}, "data.encoder_cache": cached}
+        found = recipe(tmp_path, {**values, **frozen, "model.config": config})
+        data, processor = load_data(found), make_processor(found.model)
+        collate = make_collator(found, processor, data, make_model(found, processor, 0))
+        with pytest.raises(ValueError, match=r"^Row 0, sample .*: \d+ text tokens, but the decoder has 1 positions"):
+            collate([data.train[0][0]])
+    free = recipe(tmp_path, {**values, "model.config": {**config, "text_position_encoding": "sinusoidal"}})
+    make_collator(free, processor, data, make_model(free, processor, 0))([data.train[0][0]])
+
+
 def test_the_encoder_cache_gives_the_same_figures(tmp_path):
     no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     frozen = {"frozen": {"vision": "always", "audio": "always"}, "model.config": {"text_config": no_dropout}}

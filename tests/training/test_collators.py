@@ -20,6 +20,7 @@ from modeling_mm.training import (
     ChatCollator,
     ImageAugmentation,
     ModalityDropout,
+    PretrainingCollator,
     encode_conversation,
 )
 from scripts.workshop.from_scratch import small_model, small_processor
@@ -97,6 +98,23 @@ def test_chats_become_a_batch_with_every_modality_padded(processor) -> None:
     rows = [encode_conversation(processor, row.messages) for row in ChatDataset(chats(4))]
     expected = processor.pad(rows, padding_side="right")
     assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_a_sample_that_is_too_long_is_refused_by_its_name(processor) -> None:
+    samples = chats(3)
+    lengths = [len(encode_conversation(processor, row.messages)["input_ids"]) for row in ChatDataset(samples)]
+    longest = max(lengths)
+    assert lengths.index(longest) == 2 and lengths[0] < longest, "the one with an image and audio"
+    ChatCollator(processor, most_tokens=longest)(samples)
+    message = rf"^Row 2, sample '2': {longest} text tokens, but the decoder has {longest - 1} positions\. Shorten"
+    for collate in (
+        ChatCollator(processor, most_tokens=longest - 1),
+        PretrainingCollator(processor, chats=ChatCollator(processor, most_tokens=longest - 1)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            collate(samples)
+        with pytest.raises(ValueError, match=message):
+            collate.for_evaluation()(samples)
 
 
 @pytest.mark.parametrize("start", ["a sample", "a chat"])

@@ -1,9 +1,10 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """A folder with the graphs of a whole greedy generation, and the program that runs them without torch."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from ..utils.files import write_text
 from .exporting import DecoderStep, MediaEncoder, PromptReader, Tensors
 from .runtime import MEDIA, PROMPT, SETTINGS_FILE, STEP
 
+WEIGHTS = "weights.bin"  # of all graphs
+LEAST_SHARED = 1024  # bytes of a weight that is kept outside its graph
+PAGE = 4096  # bytes: where a weight starts, so that it can be mapped into memory
 RUNTIME = Path(__file__).with_name("runtime.py")
 # Names of what goes in and out of the graphs, before the media of a step, whose number depends on the model.
 TEXT = ("input_ids", "attention_mask")
@@ -65,6 +69,7 @@ def export_onnx(
     if int8:
         for name in (MEDIA, PROMPT, STEP):
             quantize_graph(folder / name)
+    share_weights([folder / name for name in (MEDIA, PROMPT, STEP)], folder / WEIGHTS)
     shapes = {name: list(inputs[name].shape) for name in encoder.names}
     settings = {"media": shapes, "positions": positions_of(model), **greedy_rules(model)}
     write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=1))
@@ -130,7 +135,7 @@ def step_arguments(mask: torch.Tensor, read: Tensors) -> Tensors:
 def write_graph(
     module: torch.nn.Module, arguments: Tensors, shapes: Any, path: Path, inputs: list[str], outputs: Any
 ) -> None:
-    """Write the ONNX graph of a module; weights are in a file beside it."""
+    """Write the ONNX graph of a module; weights are in a file beside it, named as the graph with `.data` behind."""
     graph = torch.export.export(module, arguments, dynamic_shapes=shapes)
     torch.onnx.export(
         graph,
@@ -186,3 +191,27 @@ def give_constants(graph: Any) -> None:
             order = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
             graph.initializer.append(numpy_helper.from_array(values.transpose(order), node.output[0]))
             graph.node.remove(node)
+
+
+def share_weights(paths: Sequence[Path], weights: Path) -> None:
+    """Move the weights of graphs into one file beside them, in which equal ones, such as the decoder's, stand once."""
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    places: dict[bytes, tuple[int, int]] = {}
+    with weights.open("wb") as file:
+        for path in paths:
+            model = onnx.load(path)
+            for tensor in model.graph.initializer:
+                values = tensor.raw_data
+                if len(values) < LEAST_SHARED:
+                    continue
+                digest = hashlib.sha256(values).digest()
+                if digest not in places:
+                    file.write(bytes(-file.tell() % PAGE))
+                    places[digest] = (file.tell(), len(values))
+                    file.write(values)
+                set_external_data(tensor, weights.name, *places[digest])
+                tensor.ClearField("raw_data")
+            onnx.save(model, path)
+            path.with_name(f"{path.name}.data").unlink(missing_ok=True)

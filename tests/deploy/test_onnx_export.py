@@ -29,6 +29,9 @@ class Processor:
     tokenizer = make_bpe()
 
 
+GRAPHS = ("media.onnx", "prompt.onnx", "step.onnx")
+
+
 def tiny(**fields):
     """A model whose modalities have their own cross-attention layers, as the released one has."""
     parts = {"text": gpt2(n_layer=2), "vision": vit(num_hidden_layers=1), "audio": whisper(encoder_layers=1)}
@@ -145,13 +148,31 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_the_graphs_share_their_weights(model, exported):
+    import onnx
+
+    assert {path.name for path in exported.iterdir() if path.suffix in (".bin", ".data")} == {"weights.bin"}
+    graphs = {name: onnx.load(exported / name, load_external_data=False).graph for name in GRAPHS}
+    places = {
+        name: {
+            tuple(sorted((entry.key, entry.value) for entry in tensor.external_data))
+            for tensor in graph.initializer
+            if tensor.external_data
+        }
+        for name, graph in graphs.items()
+    }
+    assert len(places["prompt.onnx"] & places["step.onnx"]) > 10 and not places["media.onnx"] & places["step.onnx"]
+    assert all(not tensor.raw_data or len(tensor.raw_data) < 1024 for g in graphs.values() for tensor in g.initializer)
+    embedding = model.get_input_embeddings().weight.detach().numpy().tobytes()
+    assert (exported / "weights.bin").read_bytes().count(embedding) == 1
+
+
 def test_products_of_8_bits_are_near_and_the_head_has_its_own_weight(model, exported, tmp_path):
 
     import onnx
 
-    for name in ("prompt.onnx", "prompt.onnx.data"):
-        if (exported / name).is_file():
-            shutil.copy(exported / name, tmp_path)
+    for name in ("prompt.onnx", "weights.bin"):
+        shutil.copy(exported / name, tmp_path)
     onnx_export.quantize_graph(tmp_path / "prompt.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "prompt.onnx").graph.node]
     assert kinds.count("MatMulInteger") >= 2 * 4 + 1  # each linear layer of both blocks, and the head

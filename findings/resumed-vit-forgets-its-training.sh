@@ -56,7 +56,7 @@ def trained(make, rows, folder, steps, checkpoint=None):
     return first.weights, weights_of(trainer.model)
 
 
-print("guess: a run that is resumed from its checkpoint goes on with the weights that it had there")
+print("guess: a run that is resumed from its checkpoint has the weights that were saved there")
 noise = torch.Generator().manual_seed(0)
 images = [{"pixel_values": torch.rand(3, 8, 8, generator=noise), "labels": number % 2} for number in range(32)]
 texts = [{"input_ids": torch.arange(number % 5, number % 5 + 4), "labels": number % 2} for number in range(32)]

@@ -69,7 +69,7 @@ def drawing_figures(arguments: argparse.Namespace, kept: dict[str, list[str]]) -
     kept["images"] = []
     unseen_rows = {row["file_name"]: row for row in read_rows(arguments.corpora / "images", "test_concepts")}
     for name, split, rows in (("known", WORDINGS, known_rows), ("unseen", "test_concepts", unseen_rows)):
-        asked = prompts(arguments.corpora, split, "draw", arguments.limit)
+        asked = prompts(arguments.corpora, split, "draw", arguments.drawings)
         chats = [row.messages[:1] for row in asked]
         drawn = draw(chats, batch_size=BATCH, do_sample=False, **options)
         truths = [rows[image_name(row)] for row in asked]
@@ -77,7 +77,7 @@ def drawing_figures(arguments: argparse.Namespace, kept: dict[str, list[str]]) -
         drawings += drawn[: SHEET // 2]
         kept["images"] += [prompt_of(row) for row in asked[: SHEET // 2]]
     hand = read_rows(arguments.corpora / "images", "test_hand")
-    some = random.Random(0).sample(hand, min(len(hand), arguments.limit))
+    some = random.Random(0).sample(hand, min(len(hand), arguments.drawings))
     real = [small(arguments.corpora / "images" / row["file_name"]) for row in some]
     figures |= encoder.figures(real, some, "unseen_hand")
     sheet(drawings).save(arguments.out / SHEET_FILE)
@@ -157,6 +157,7 @@ class Recognizer:
             kinds.append(votes.most_common(1)[0][0] == truth["kind"])
         most = Counter(truth["kind"] for truth in truths).most_common(1)[0][1] / len(truths)
         values = {"top1": np.mean(first), f"top{NEAREST}": np.mean(near), "category": np.mean(kinds), "majority": most}
+        values["samples"] = len(truths)
         return {f"{name}_{key}": float(value) for key, value in values.items()}
 
 
@@ -171,7 +172,7 @@ def speech_figures(arguments: argparse.Namespace, kept: dict[str, list[str]]) ->
         the word error rates of what is heard, and the seconds of work for a second of speech.
     """
     say = pipeline("text-to-audio", str(arguments.model))
-    asked = prompts(arguments.corpora, "test_sentences", "say", arguments.limit)
+    asked = prompts(arguments.corpora, "test_sentences", "say", arguments.sentences)
     texts = {row["file_name"]: row["text"] for row in read_rows(arguments.corpora / SPEECH, "test_sentences")}
     truths = [texts[image_name(row)] for row in asked]
     chats = [row.messages[:1] for row in asked]
@@ -186,7 +187,7 @@ def speech_figures(arguments: argparse.Namespace, kept: dict[str, list[str]]) ->
     errors = [word_error_rate(arguments.transcriber, paths, truths) for paths in (own, teacher)]
     for path in own[SOUNDS:]:
         Path(path).unlink()
-    figures = {"wer": errors[0], "wer_teacher": errors[1], "samples": float(len(asked))}
+    figures = {"wer": errors[0], "wer_teacher": errors[1], "speech_samples": float(len(asked))}
     return figures | {"real_time_factor": real_time_factor(say, chats[:SOUNDS])}
 
 

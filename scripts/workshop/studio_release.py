@@ -19,8 +19,12 @@ from modeling_mm.utils import markdown_table, write_text
 from .released_folder import size_of, write_weights
 from .studio_measures import FIGURES, PROMPTS, SHEET_FILE, SOUNDS_FOLDER
 
-TEST = "prompts and sentences that training lacks"
-IN_SHORT = ("known_top5", "unseen_category", "wer", "real_time_factor")
+# What a set has in figures and in short in the card.
+SETS = {
+    "known things in wordings that training lacks": ("known", ("known_top5",)),
+    "things that training lacks": ("unseen", ("unseen_category",)),
+    "sentences that training lacks": ("speech", ("wer", "real_time_factor")),
+}
 ABOUT_SHEET = """
 ## Drawings
 
@@ -58,7 +62,10 @@ def release_studio(arguments: argparse.Namespace) -> None:
     if arguments.figures is not None:
         copy_samples(arguments.figures, arguments.released)
         figures = json.loads((arguments.figures / FIGURES).read_text(encoding="utf-8"))
-        result["figures"] = {TEST: {"samples": int(figures["samples"]), **{name: figures[name] for name in IN_SHORT}}}
+        result["figures"] = {
+            each: {"samples": int(figures[f"{kind}_samples"]), **{name: figures[name] for name in names}}
+            for each, (kind, names) in SETS.items()
+        }
         more = sections(
             figures,
             json.loads((arguments.figures / PROMPTS).read_text(encoding="utf-8")),

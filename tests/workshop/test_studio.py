@@ -285,10 +285,11 @@ def test_everything_is_measured_and_kept(studio, with_sentence, packages, tmp_pa
 
     monkeypatch.setattr(studio_measures, "word_error_rate", word_error_rate)
     arguments = Namespace(model=studio / "base", out=tmp_path / "out", corpora=with_sentence, packages=packages)
-    vars(arguments).update(transcriber="ears", limit=2, gallery=8, guidance_scale=1.5)
+    vars(arguments).update(transcriber="ears", drawings=2, sentences=1, gallery=8, guidance_scale=1.5)
     figures = measure(arguments)
     assert heard == [("ears", ["000.wav"], ["hello"]), ("ears", ["0.flac"], ["hello"])]
     assert figures["wer"] == 1.0 and figures["wer_teacher"] == 2.0 and figures["real_time_factor"] > 0
+    assert (figures["known_samples"], figures["unseen_samples"], figures["speech_samples"]) == (2, 2, 1)
     assert {f"{kind}_{name}" for kind in ("known", "unseen", "unseen_hand") for name in ("top1", "top5")} <= {*figures}
     assert json.loads((tmp_path / "out/figures.json").read_text()) == figures
     with Image.open(tmp_path / "out/images.png") as sheet:
@@ -317,13 +318,16 @@ def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_senten
     assert (released / "modeling_mm.py").resolve() == package / "modeling_mm.py"
 
     monkeypatch.setattr(studio_measures, "word_error_rate", lambda *_: 0.25)
-    arguments = {"model": released, "out": figures, "corpora": with_sentence, "packages": packages, "limit": 2}
-    measured = measure(Namespace(**arguments, transcriber="ears", gallery=8, guidance_scale=None))
+    arguments = {"model": released, "out": figures, "corpora": with_sentence, "packages": packages}
+    options = {"transcriber": "ears", "drawings": 2, "sentences": 1, "gallery": 8, "guidance_scale": None}
+    measured = measure(Namespace(**arguments, **options))
     before = (released / "model.safetensors").stat()
     release_studio(Namespace(trained=trained, released=released, figures=figures))
     assert (released / "model.safetensors").stat() == before  # the figures are those of these weights
     card = (released / "README.md").read_text(encoding="utf-8")
     assert f"| {measured['known_top5']:.3f} |" in card.replace("  ", " ") and "0.250" in card
+    assert re.search(r"known things in wordings that training lacks \| all \| 2 \|", card)
+    assert re.search(r"sentences that training lacks \| all \| 1 \|", card)
     assert "- [hello](sounds/000.wav)" in card and (released / "sounds/000.wav").is_file()
     assert "![36 drawings](images.png)" in card and (released / "images.png").is_file()
     assert ModelCard(card).data.pipeline_tag == "any-to-any"

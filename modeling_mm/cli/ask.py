@@ -88,7 +88,8 @@ def explained(
 
 def user_turn(options: Namespace) -> Message:
     """Return the files and the text of the question as a turn of a chat."""
-    content = [{"type": name, "path": path} for name in (*MODALITIES, VIDEO) for path in getattr(options, name)]
+    kinds = (*MODALITIES, VIDEO)  # `export` takes no videos
+    content = [{"type": name, "path": path} for name in kinds for path in getattr(options, name, ())]
     if options.question:
         content.append({"type": "text", "text": options.question})
     return {"role": "user", "content": content}

@@ -13,6 +13,7 @@ import torch
 from modeling_mm.cli import main
 from modeling_mm.deploy import export_onnx, onnx_export
 from modeling_mm.deploy.runtime import Generator, Graph
+from scripts.workshop.from_scratch import small_model, small_processor
 from tests.fakes.processor_parts import make_bpe
 from tests.fakes.tiny import AUDIO, IMAGE, gpt2, inputs, joined, open_gates, vit, whisper
 
@@ -182,6 +183,19 @@ def test_products_of_8_bits_are_near_and_the_head_has_its_own_weight(model, expo
     read = (batch["input_ids"].numpy(), batch["attention_mask"].numpy(), *media)
     exact, rounded = generator.prompt(*read)[0], Graph(tmp_path / "prompt.onnx", 1)(*read)[0]
     assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_the_command_writes_graphs_that_answer_as_the_model_does(tmp_path, capsys):
+    processor = small_processor(["What is this?", "a cat"])
+    model = small_model(processor)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    given = ["--image", "processing/corpora/sample/images/cat.png", "What is this?", "--max-new-tokens", "4"]
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "graphs"), *given]) == 0
+    assert "The same tokens. Saved: " in capsys.readouterr().out
+    assert {*GRAPHS, "weights.bin", "runtime.py", "tokenizer.json"} <= {
+        each.name for each in (tmp_path / "graphs").iterdir()
+    }
 
 
 def test_the_command_says_what_it_needs(tmp_path, capsys):

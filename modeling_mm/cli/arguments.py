@@ -191,6 +191,23 @@ COMMANDS = {
         DEVICE,
         DTYPE,
     ),
+    "find": Command(
+        "find things in an image, by a model that answers with boxes",
+        "train",
+        (
+            'scene.jpg "red apple" --out found.png',
+            "scene.jpg    # all that is there",
+            "scene.jpg --threshold 0.5 --model MODEL",
+        ),
+        arg("image", metavar="FILE", help="the image"),
+        arg("text", nargs="?", metavar="TEXT", help="what to find (default: all that is there)"),
+        WRITER,
+        arg("--out", metavar="FILE", help=f"the image with the boxes: {', '.join(IMAGE_FORMATS)}"),
+        arg("--threshold", type=float, default=0.0, metavar="X", help="lowest score shown (default: %(default)s)"),
+        arg("--max-new-tokens", type=int, default=256, metavar="N", help="(default: %(default)s)"),
+        DEVICE,
+        DTYPE,
+    ),
     "train": Command(
         "train a model by a recipe, or search its hyperparameters; the same command resumes an interrupted run",
         "train",

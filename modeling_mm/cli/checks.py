@@ -99,6 +99,19 @@ def check_say(options: Namespace) -> None:
     check_model(options.model)
 
 
+def check_find(options: Namespace) -> None:
+    if not Path(options.image).is_file():
+        raise FileNotFoundError(f"There is no file {options.image}.{beside(Path(options.image))}")
+    if options.text is not None:
+        check_text(options.text, "find")
+    if options.out is not None:
+        check_suffix(Path(options.out), IMAGE_FORMATS)
+        check_writable("--out", Path(options.out))
+    if not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold {options.threshold}: scores are from 0 to 1.")
+    check_model(options.model)
+
+
 def check_text(text: str, verb: str) -> None:
     if not text.strip():
         raise ValueError(f"The text is empty, so there is nothing to {verb}.")
@@ -326,6 +339,7 @@ CHECKS: dict[str, Callable[[Namespace], None]] = {
     "ask": check_ask,
     "draw": check_draw,
     "say": check_say,
+    "find": check_find,
     "train": check_train,
     "evaluate": check_evaluate,
     "faithfulness": check_faithfulness,

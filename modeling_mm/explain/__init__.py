@@ -1,5 +1,5 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Origins of answers, classes and matches: places in images and audio, words of the prompt, and modalities."""
+"""Origins of answers, classes and matches: places in images and audio, words of the prompt, and modalities; boxes."""
 
 from .contributions import Contributions, modality_contributions
 from .explanation import (
@@ -14,6 +14,7 @@ from .explanation import (
 from .faithfulness import Curves, compare_methods, faithfulness, methods_markdown, weights_of
 from .figure import Band, draw, read_band, save
 from .match import Match, MatchSide, explain_match, make_match
+from .objects import draw_objects
 from .page import NOTES, overlay, write_page
 from .perturbation import occlusion_runs
 from .places import Places, blank_media, places_of
@@ -35,6 +36,7 @@ __all__ = [
     "check_method",
     "compare_methods",
     "draw",
+    "draw_objects",
     "explain",
     "explain_match",
     "explain_target",

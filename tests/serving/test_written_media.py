@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from PIL import Image, ImageColor
 
-from modeling_mm.boxes import ImageObject
+from modeling_mm.explain.objects import COLORS
 from modeling_mm.serving.conversation import stream_answer, user_turn
 from modeling_mm.serving.engine import Engine
 from modeling_mm.serving.text_streamer import MixedStreamer
-from modeling_mm.serving.written_media import COLORS, draw_objects, places_file, save_media, written_files
+from modeling_mm.serving.written_media import places_file, save_media, written_files
 from tests.fakes.processor_parts import picture
 from tests.fakes.writers import PLACES, SAID, speaking
 
@@ -89,14 +89,6 @@ def test_a_model_finds_what_it_has_learned_to_find(tmp_path):
     picture("red", (60, 40)).save(tmp_path / "red.png")
     text, _, files = answer([user_turn("Find the dog.", [str(tmp_path / "red.png")])], tmp_path)
     assert text == PLACES and files == []
-
-
-def test_points_and_objects_without_names():
-    objects = [ImageObject("", (100.0, 100.0)), ImageObject("a", (10.0, 10.0, 390.0, 390.0))]
-    image = draw_objects(Image.new("L", (400, 400)), objects)
-    assert image.size == (400, 400)
-    assert image.getpixel((100, 100)) == ImageColor.getrgb(COLORS[0])
-    assert image.getpixel((390, 200)) == ImageColor.getrgb(COLORS[1]) and image.getpixel((200, 200)) == (0, 0, 0)
 
 
 def test_saved_files_have_names_of_their_own(tmp_path):

@@ -1,0 +1,67 @@
+# Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
+"""`modeling-mm find`: boxes of things in an image, by a model that answers with them."""
+
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image
+
+from .. import MMForConditionalGeneration, MMProcessor
+from ..boxes import BOX, DETECT_PROMPT, FIND_PROMPT, ImageObject
+from ..explain import draw_objects
+from ..images import load_image
+from ..utils import write_bytes
+from .arguments import IMAGE_FORMATS
+from .loading import load_model
+
+
+def run(options: Namespace) -> None:
+    """Print a line for each box, the likeliest first, and draw them if there is a file to draw into."""
+    model, processor = load_model(options.model, options.device, options.dtype, heads=(MMForConditionalGeneration,))
+    if model.config.location_token_id is None or model.config.vision_config is None:
+        raise ValueError(f"{options.model} does not find things: it has no location tokens or no image encoder.")
+    image = cast(Image.Image, load_image(options.image))
+    prompt = DETECT_PROMPT if options.text is None else FIND_PROMPT.format(label=options.text)
+    found = [
+        each
+        for each in find(model, processor, image, prompt, options.max_new_tokens)
+        if each.score is None or each.score >= options.threshold
+    ]
+    for each in found:
+        print(line_of(each))
+    if not found:
+        print("Nothing found.")
+    if options.out is not None:
+        file, path = io.BytesIO(), Path(options.out)
+        draw_objects(image, found).save(file, IMAGE_FORMATS[path.suffix.lower()])
+        write_bytes(path, file.getvalue())
+        print(f"Drawn: {path}")
+
+
+@torch.no_grad()
+def find(
+    model: MMForConditionalGeneration, processor: MMProcessor, image: Image.Image, prompt: str, most_tokens: int
+) -> list[ImageObject]:
+    """Return the boxes of an answer, the likeliest first."""
+    content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    ).to(model.device)
+    outputs = model.generate(
+        **inputs, max_new_tokens=most_tokens, do_sample=False, output_scores=True, return_dict_in_generate=True
+    )
+    (answer,) = processor.parse_answers(outputs, [(image.height, image.width)], (BOX,))
+    return sorted(answer.objects, key=lambda each: -(each.score or 0.0))
+
+
+def line_of(item: ImageObject) -> str:
+    """Return an object as a line: name, score, and left, top, right and bottom in pixels."""
+    left, top, right, bottom = (round(edge) for edge in item.place)
+    return f"{item.label}  {item.score:.2f}  {left} {top} {right} {bottom}"

@@ -16,6 +16,7 @@ VARIANT = "lite2"
 # of which the first says where things are and the second, with half as many a side, what they are.
 SIDE, FEATURE_LAYERS = 256, [15, 21]
 CONNECTOR = 384  # hidden width
+FEED_FORWARD = 512  # hidden width of that of cross-attention, so that the release stays below 45 MB
 DROPOUT = 0.1  # of features, as things of training are drawn by few hands
 
 
@@ -37,6 +38,7 @@ def build_find(arguments: argparse.Namespace) -> None:
         connector_dropout=DROPOUT,
         cross_attention_layers=list(range(model.config.text_config.n_layer)),
         cross_attention_feed_forward=True,
+        cross_attention_feed_forward_size=FEED_FORWARD,
     )
     remove_local_paths(model)
     model.save_pretrained(arguments.folder)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.boxes import BOX, DETECT_PROMPT, ImageObject
 from modeling_mm.data import ChatRow
 from modeling_mm.evaluation import detection_figures, referring_accuracy
+from modeling_mm.explain import draw_objects
 from modeling_mm.training import CachedCollator, EncoderCache
 from modeling_mm.utils import markdown_table, show_progress, write_text
 
@@ -21,7 +23,8 @@ from .find_scenes import Detector, Found, Scene, prompts_of, question, scenes_of
 
 BATCH = 32
 MOST_TOKENS = 160  # of an answer: six things with long names
-FIGURES = "figures.json"
+FIGURES, SHEET_FILE = "figures.json", "found.png"
+SHEET, COLUMNS, CELL = 6, 3, 384  # scenes of the sheet, and pixels a side of each
 OURS, DETR = "ours", "DETR"
 
 
@@ -73,7 +76,7 @@ class Pointer:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float | None]]:
-    """Return the figures of each detector by split and name, and write them."""
+    """Return the figures of each detector by split and name, and write them beside a sheet of what the model finds."""
     detectors: dict[str, Detector] = {OURS: Pointer(arguments.model, arguments.encoder_cache)}
     if arguments.detr is not None:
         detectors[DETR] = DetrDetector(arguments.detr, open_cache(arguments.model, arguments.encoder_cache))
@@ -84,6 +87,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float | None]]
         for name, detector in detectors.items():
             figures[f"{split}, {name}"] = figures_of(detector, scenes, prompts)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    scenes = scenes_of(arguments.scenes, arguments.splits[0], SHEET)
+    sheet(scenes, detectors[OURS].detect(scenes)).save(arguments.out / SHEET_FILE)
     write_text(arguments.out / FIGURES, json.dumps(figures, indent=1))
     return figures
 
@@ -101,6 +106,16 @@ def figures_of(
     figures |= {"any_ap": places.ap, "any_ap50": places.ap50}
     figures["referring"] = referring_accuracy(given, [truth for _, _, truth in prompts]) if prompts else None
     return figures | {"scenes": named.images, "objects": named.objects, "prompts": len(prompts)}
+
+
+def sheet(scenes: Sequence[Scene], found: Sequence[Found]) -> Image.Image:
+    """Return scenes in rows, with the boxes and names that were found in each."""
+    canvas = Image.new("RGB", (COLUMNS * CELL, -(-len(scenes) // COLUMNS) * CELL), "white")
+    for number, (scene, each) in enumerate(zip(scenes, found, strict=True)):
+        with Image.open(scene.path) as image:
+            drawn = ImageOps.contain(draw_objects(image, each.named), (CELL, CELL))
+        canvas.paste(drawn, (number % COLUMNS * CELL, number // COLUMNS * CELL))
+    return canvas
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

@@ -2,12 +2,13 @@
 """
 Make the release of mm-studio from a trained folder: weights in half precision, links to the code, a card with figures.
 
-    python -m scripts.workshop.release_studio outputs/mm-studio model_cards/mm-studio
+    python -m scripts.workshop.release_studio outputs/mm-studio-find model_cards/mm-studio
     python -m scripts.workshop.studio_figures model_cards/mm-studio
-    python -m scripts.workshop.release_studio outputs/mm-studio model_cards/mm-studio --figures outputs/studio-figures
+    python -m scripts.workshop.find_figures model_cards/mm-studio --detr outputs/studio-detr
+    python -m scripts.workshop.release_studio outputs/mm-studio-find model_cards/mm-studio \\
+        --figures outputs/studio-figures --found outputs/find-figures
 
-The figures, the sheet of drawings and the recordings are those of the released weights, so they are made between two
-calls.
+The figures, the sheets and the recordings are those of the released weights, so they are made between two calls.
 """
 
 import argparse
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("trained", type=Path, help="output folder of training")
     parser.add_argument("released", type=Path)
     parser.add_argument("--figures", type=Path, help="output folder of studio_figures")
+    parser.add_argument("--found", type=Path, help="that of find_figures, of a model that points")
     arguments = parser.parse_args()
     from .studio_release import release_studio  # after the arguments, as it imports torch
 

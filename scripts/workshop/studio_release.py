@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -16,6 +17,9 @@ from modeling_mm.modalities import MODALITIES
 from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, card_content, read_recipe
 from modeling_mm.utils import markdown_table, write_text
 
+from .find_measures import DETR, OURS, SHEET
+from .find_measures import FIGURES as FOUND_FIGURES
+from .find_measures import SHEET_FILE as FOUND_FILE
 from .released_folder import size_of, write_weights
 from .studio_measures import FIGURES, PROMPTS, SHEET_FILE, SOUNDS_FOLDER
 
@@ -25,6 +29,23 @@ SETS = {
     "things that training lacks": ("unseen", ("unseen_category",)),
     "sentences that training lacks": ("speech", ("wer", "real_time_factor")),
 }
+# Splits of scenes, in the card's words, and their figures in short.
+SCENES = {
+    "test_hand": "scenes of known things by a hand that training lacks",
+    "test_concepts": "scenes of things that training lacks",
+}
+FOUND = {"ap50": "found_ap50", "any_ap50": "found_places_ap50", "referring": "found_referring"}
+ABOUT_FOUND = """
+## What is found
+
+![{number} scenes]({sheet})
+
+The first scenes of a list in random order, none left out, of known things by a hand that training lacks, with boxes
+that answer "What is where?". AP50 is COCO's average precision at an IoU of 0.5, with names and of the places
+alone; the last column, how often "Find the apple." gives the only apple, at the same IoU.
+
+{table}
+"""
 ABOUT_SHEET = """
 ## Drawings
 
@@ -71,6 +92,10 @@ def release_studio(arguments: argparse.Namespace) -> None:
             json.loads((arguments.figures / PROMPTS).read_text(encoding="utf-8")),
             sorted(f"{SOUNDS_FOLDER}/{path.name}" for path in (arguments.figures / SOUNDS_FOLDER).iterdir()),
         )
+    if arguments.found is not None:
+        shutil.copy(arguments.found / FOUND_FILE, arguments.released / FOUND_FILE)
+        result["figures"] |= found_figures(arguments.found)
+        more += found_section(arguments.found)
     content = card_content(recipe, model, result)
     components = [*(replace(each, weights="new") for each in content.components), *codecs(model)]
     content = replace(content, components=components, has_test_sets=True)
@@ -92,6 +117,35 @@ def copy_samples(figures: Path, released: Path) -> None:
     shutil.copy(figures / SHEET_FILE, released / SHEET_FILE)
     shutil.rmtree(released / SOUNDS_FOLDER, ignore_errors=True)
     shutil.copytree(figures / SOUNDS_FOLDER, released / SOUNDS_FOLDER)
+
+
+def read_found(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the figures of `find_figures` by split and detector."""
+    return json.loads((folder / FOUND_FIGURES).read_text(encoding="utf-8"))
+
+
+def found_figures(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the model's figures for the card's index, by set."""
+    found = read_found(folder)
+    return {
+        name: {
+            "samples": found[f"{split}, {OURS}"]["scenes"],
+            **{short: found[f"{split}, {OURS}"][figure] for figure, short in FOUND.items()},
+        }
+        for split, name in SCENES.items()
+    }
+
+
+def found_section(folder: Path) -> str:
+    """Return the card's section of what is found, beside a DETR if one was measured."""
+    found, names = read_found(folder), ("AP50", "AP50 of places", "found when named")
+    rows = [
+        [f"{SCENES[split]} ({values['scenes']}), {who}", *(f"{values[figure]:.3f}" for figure in FOUND)]
+        for split in SCENES
+        for key, who in ((OURS, "this model"), (DETR, "a Conditional DETR on the same encoder states"))
+        if (values := found.get(f"{split}, {key}"))
+    ]
+    return ABOUT_FOUND.format(number=SHEET, sheet=FOUND_FILE, table=markdown_table(("", *names), rows))
 
 
 def sections(figures: Mapping[str, float], prompts: Mapping[str, Sequence[str]], recordings: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 from transformers import TrainerCallback
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
@@ -19,7 +20,7 @@ from scripts.workshop.corpus import read_description
 from scripts.workshop.detr import from_center, load_detr, map_of, open_cache, to_center
 from scripts.workshop.detr_training import train_detr
 from scripts.workshop.find_folder import build_find
-from scripts.workshop.find_measures import Pointer, figures_of, measure, table
+from scripts.workshop.find_measures import CELL, Pointer, figures_of, measure, sheet, table
 from scripts.workshop.find_scenes import Found, prompts_of, question, scenes_of
 from scripts.workshop.scenes import build_scenes
 from tests.fakes.own_codecs import own_codec
@@ -78,13 +79,30 @@ def base(drawing, packages, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recipe(base, scenes) -> list[str]:
+def drawn(scenes) -> Path:
+    """Return chats whose answers are images."""
+    rows = [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": f"Draw {name}"}]}, drawing_of(path)]}
+        for name, path in zip(("a", "b", "c"), sorted((scenes / "train").glob("*.jpg")), strict=False)
+    ]
+    path = scenes / "draw.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def drawing_of(path: Path) -> dict:
+    return {"role": "assistant", "content": [{"type": "image", "path": str(path)}]}
+
+
+@pytest.fixture(scope="module")
+def recipe(base, scenes, drawn) -> list[str]:
     """Return the overrides that make a run of seconds of the recipe."""
     chats = scenes / "chats" / "train"
+    sources = (chats / "detect.jsonl", chats / "find.jsonl", drawn, drawn)
     return [
         f"model.pretrained={base}",
         f"data.encoder_cache={base.parent / 'cache'}",
-        *(f"data.train.{number}.source={chats / name}.jsonl" for number, name in enumerate(("detect", "find"))),
+        *(f"data.train.{number}.source={path}" for number, path in enumerate(sources)),
         "training.per_device_train_batch_size=4",
         "training.save_steps=2",
         "training.lr_scheduler_type=constant",
@@ -143,16 +161,23 @@ def test_the_eye_alone_learns_and_knows_rows_and_columns(base):
 # ---- The recipe -----------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_of_the_recipe_resumes_and_changes_the_eye_alone(trained, base):
+def test_an_interrupted_run_of_the_recipe_resumes_and_changes_what_is_not_frozen(trained, base):
     before, after = (MMForConditionalGeneration.from_pretrained(folder) for folder in (base, trained))
     changed = {
-        name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])
+        name.removeprefix("model.").split(".")[0]
+        for name, tensor in after.state_dict().items()
+        if not torch.equal(tensor, before.state_dict()[name])
     }
-    assert changed and all(".vision_cross_blocks." in f".{name}" or "vision_connector." in name for name in changed)
+    assert changed == {"language_model", "vision_connector", "lm_head"}, "neither encoder nor codec"
+
+
+def test_a_batch_of_the_recipe_has_scenes_or_prompts_to_draw(recipe):
+    settings = read_recipe(RECIPE, recipe)
+    assert settings.training_arguments().group_by_media
+    assert [source.weight for source in settings.data.train] == [16, 8, 2, 6]
 
 
 def test_two_scenes_are_learned_by_heart(recipe, base, scenes):
-    """The frozen decoder points through its eye alone."""
     folder = base.parent / "by-heart"
     few = [f"training.output_dir={folder}", "training.max_steps=300", "training.learning_rate=4e-3"]
     few += ["data.train.0.limit=2", "data.train.1.limit=4", "training.warmup_steps=0", "training.save_strategy=no"]
@@ -269,6 +294,20 @@ def test_who_knows_the_truth_has_all_figures_at_one(scenes):
     assert [blind[name] for name in ("ap", "ap50", "any_ap50", "referring")] == [0.0] * 4
 
 
+def test_the_sheet_has_each_scene_with_what_was_found_in_it(scenes):
+    known = scenes_of(scenes, "train", 4)
+    found = Oracle(True).detect(known)
+    image, empty = sheet(known, found), sheet(known, Oracle(False).detect(known))
+    assert image.size == (3 * CELL, 2 * CELL)
+    changed = [ImageChops.difference(image, empty).crop(cell_of(number)).getbbox() for number in range(6)]
+    assert all(changed[:4]) and changed[4:] == [None, None]
+
+
+def cell_of(number: int) -> tuple[int, int, int, int]:
+    column, row = number % 3, number // 3
+    return column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL
+
+
 def test_both_are_measured_on_the_same_scenes(trained, scenes, recipe_file, tmp_path, small, base):
     train_detr(detr_arguments(tmp_path / "detr", scenes, recipe_file))
     arguments = Namespace(model=trained, detr=tmp_path / "detr", out=tmp_path / "out", scenes=scenes)
@@ -277,5 +316,7 @@ def test_both_are_measured_on_the_same_scenes(trained, scenes, recipe_file, tmp_
     assert list(figures) == [f"{s}, {who}" for s in ("test_hand", "test_concepts") for who in ("ours", "DETR")]
     assert all(values["scenes"] == 2 and values["objects"] > 1 for values in figures.values())
     assert json.loads((tmp_path / "out/figures.json").read_text()) == figures
+    with Image.open(tmp_path / "out/found.png") as image:
+        assert image.size == (3 * CELL, CELL) and len(image.getcolors(1 << 20)) > 100
     assert table(figures).count("\n") == 5 and "| test_hand, DETR | " in table(figures)
-    assert len(list((base.parent / "cache").glob("image-*"))) == 1, "one cache for both"
+    assert len(list((base.parent / "cache").glob("image-*"))) == 2, "one of states for both, and one of codes"

@@ -310,7 +310,7 @@ def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_senten
     assert train_main(["train", "configuration/recipes/mm-studio.yaml", *(f"{k}={v}" for k, v in values.items())]) == 0
     assert not torch.equal(head_of(studio / "base"), head_of(trained))
 
-    release_studio(Namespace(trained=trained, released=released, figures=None))
+    release_studio(Namespace(trained=trained, released=released, figures=None, found=None))
     half = load_file(released / "model.safetensors")
     assert {tensor.dtype for tensor in half.values() if tensor.is_floating_point()} == {torch.float16}
     assert torch.equal(head_of(released), head_of(trained).half().float())
@@ -322,7 +322,7 @@ def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_senten
     options = {"transcriber": "ears", "drawings": 2, "sentences": 1, "gallery": 8, "guidance_scale": None}
     measured = measure(Namespace(**arguments, **options))
     before = (released / "model.safetensors").stat()
-    release_studio(Namespace(trained=trained, released=released, figures=figures))
+    release_studio(Namespace(trained=trained, released=released, figures=figures, found=None))
     assert (released / "model.safetensors").stat() == before  # the figures are those of these weights
     card = (released / "README.md").read_text(encoding="utf-8")
     assert f"| {measured['known_top5']:.3f} |" in card.replace("  ", " ") and "0.250" in card
@@ -330,7 +330,16 @@ def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_senten
     assert re.search(r"sentences that training lacks \| all \| 1 \|", card)
     assert "- [hello](sounds/000.wav)" in card and (released / "sounds/000.wav").is_file()
     assert "![36 drawings](images.png)" in card and (released / "images.png").is_file()
-    assert ModelCard(card).data.pipeline_tag == "any-to-any"
+    assert ModelCard(card).data.pipeline_tag == "any-to-any" and "## What is found" not in card
+
+    found = write_found(tmp_path / "found")
+    release_studio(Namespace(trained=trained, released=released, figures=figures, found=found))
+    text = (released / "README.md").read_text(encoding="utf-8")
+    assert "| scenes of known things by a hand that training lacks (9), this model | 0.250 | 0.500 | 0.750 |" in text
+    assert text.count("this model |") == 2 and text.count("a Conditional DETR on the same encoder states |") == 1
+    assert "![6 scenes](found.png)" in text and (released / "found.png").read_bytes() == b"sheet"
+    names = {metric.metric_name for metric in ModelCard(text).data.eval_results}
+    assert {"found_ap50", "found_places_ap50", "found_referring", "known_top5"} <= names
 
     monkeypatch.chdir(tmp_path)
     for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
@@ -341,6 +350,16 @@ def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_senten
     for name in ("image.png", "apple.png"):
         with Image.open(tmp_path / name) as image:
             assert image.size == (16, 16)
+
+
+def write_found(folder: Path) -> Path:
+    """Write figures as `find_figures` does, and return their folder."""
+    folder.mkdir()
+    values = {"ap": 0.1, "ap50": 0.25, "any_ap50": 0.5, "referring": 0.75, "scenes": 9}
+    splits = ("test_hand, ours", "test_hand, DETR", "test_concepts, ours")
+    (folder / "figures.json").write_text(json.dumps(dict.fromkeys(splits, values)), encoding="utf-8")
+    (folder / "found.png").write_bytes(b"sheet")
+    return folder
 
 
 def head_of(folder):

@@ -2,7 +2,7 @@
 """
 Greedy generation from the graphs of `modeling-mm export`, without torch and without this package.
 
-It needs numpy and onnxruntime; `export` copies it beside the graphs:
+It needs numpy, and onnxruntime or openvino; `export` copies it beside the graphs:
 
 ```python
 from runtime import Generator
@@ -26,7 +26,7 @@ MEDIA, PROMPT, STEP = "media.onnx", "prompt.onnx", "step.onnx"
 
 class Graph:
     """
-    A graph that takes arrays in their order.
+    A graph that takes arrays in their order, run by ONNX Runtime.
 
     Args:
         path: of the ONNX file
@@ -46,6 +46,25 @@ class Graph:
         return found
 
 
+class OpenVINOGraph:
+    """The same, run by OpenVINO."""
+
+    def __init__(self, path: Path, threads: int = 0):
+        import openvino  # an extra of the package
+
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}  # it would take what is fastest
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        self.graph = openvino.Core().compile_model(path, "CPU", settings)
+
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        found = self.graph(list(arrays))
+        return [found[output] for output in self.graph.outputs]
+
+
+ENGINES: dict[str, type[Graph] | type[OpenVINOGraph]] = {"onnxruntime": Graph, "openvino": OpenVINOGraph}
+
+
 class Generator:
     """
     The answers of an exported model, the same tokens as its `generate` gives greedily.
@@ -53,12 +72,18 @@ class Generator:
     Args:
         folder: that `export` has written
         threads: that one product uses; 0 for all cores
+        engine: `"onnxruntime"` or `"openvino"`
+
+    Raises:
+        ValueError: for another engine.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0):
-        folder = Path(folder)
+    def __init__(self, folder: str | Path, threads: int = 0, engine: str = "onnxruntime"):
+        if engine not in ENGINES:
+            raise ValueError(f"There is no engine {engine!r}. Expected one of {', '.join(ENGINES)}.")
+        folder, graph = Path(folder), ENGINES[engine]
         self.settings: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        self.media, self.prompt, self.step = (Graph(folder / name, threads) for name in (MEDIA, PROMPT, STEP))
+        self.media, self.prompt, self.step = (graph(folder / name, threads) for name in (MEDIA, PROMPT, STEP))
 
     def generate(self, max_new_tokens: int | None = None, **inputs: np.ndarray) -> list[int]:
         """

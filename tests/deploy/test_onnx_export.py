@@ -12,7 +12,7 @@ import torch
 
 from modeling_mm.cli import main
 from modeling_mm.deploy import export_onnx, onnx_export
-from modeling_mm.deploy.runtime import Generator, Graph
+from modeling_mm.deploy.runtime import ENGINES, Generator, Graph
 from scripts.workshop.from_scratch import small_model, small_processor
 from tests.fakes.processor_parts import make_bpe
 from tests.fakes.tiny import AUDIO, IMAGE, gpt2, inputs, joined, open_gates, vit, whisper
@@ -21,6 +21,16 @@ NEW = 6
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "onnxscript")),
     reason="needs the extra onnx",
+)
+
+
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+engines = pytest.mark.parametrize(
+    "engine",
+    [
+        "onnxruntime",
+        pytest.param("openvino", marks=pytest.mark.skipif(not HAS_OPENVINO, reason="needs the extra openvino")),
+    ],
 )
 
 
@@ -67,9 +77,10 @@ def exported(model, tmp_path_factory):
     return folder
 
 
+@engines
 @pytest.mark.parametrize("text", [[5, IMAGE, 6, AUDIO, 7], [IMAGE, AUDIO, 8], [AUDIO, 9, 10, 11, 12, IMAGE, 4, 3]])
-def test_other_prompts_and_media_get_the_model_s_tokens(model, exported, text):
-    generator = Generator(exported, threads=1)
+def test_other_prompts_and_media_get_the_model_s_tokens(model, exported, text, engine):
+    generator = Generator(exported, 1, engine)
     batch = inputs([text], seed=len(text))
     expected = greedy(model, batch)
     assert generator.generate(NEW, **arrays(batch)) == expected
@@ -103,20 +114,27 @@ def test_an_answer_ends_with_its_end_or_with_the_positions(model, exported):
     assert generator.generate(**arrays(batch)) == whole[: end + 1]
 
 
-def test_the_program_runs_without_torch_and_without_the_package(model, exported, tmp_path):
+@engines
+def test_the_program_runs_without_torch_and_without_the_package(model, exported, tmp_path, engine):
     batch = inputs([[5, IMAGE, 6, AUDIO, 7]])
     np.savez(tmp_path / "inputs.npz", **arrays(batch))
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import numpy, runtime\n"
-        f"ids = runtime.Generator(sys.argv[1], 1).generate({NEW}, **numpy.load(sys.argv[2]))\n"
-        "assert not {'torch', 'transformers', 'modeling_mm'} & {*sys.modules}\n"
+        f"ids = runtime.Generator(sys.argv[1], 1, {engine!r}).generate({NEW}, **numpy.load(sys.argv[2]))\n"
+        f"others = {{'onnxruntime', 'openvino'}} - {{ {engine!r} }}\n"
+        "assert not {'torch', 'transformers', 'modeling_mm', *others} & {*sys.modules}\n"
         "print(ids)"
     )
     command = [sys.executable, "-c", code, str(exported), str(tmp_path / "inputs.npz")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert json.loads(done.stdout) == greedy(model, batch)
-    assert len((exported / "runtime.py").read_text().splitlines()) < 130
+    assert len((exported / "runtime.py").read_text().splitlines()) < 145
+
+
+def test_another_engine_is_refused(exported):
+    with pytest.raises(ValueError, match=r"There is no engine 'tensorrt'\. Expected one of onnxruntime, openvino\."):
+        Generator(exported, engine="tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -168,8 +186,8 @@ def test_the_graphs_share_their_weights(model, exported):
     assert (exported / "weights.bin").read_bytes().count(embedding) == 1
 
 
-def test_products_of_8_bits_are_near_and_the_head_has_its_own_weight(model, exported, tmp_path):
-
+@engines
+def test_products_of_8_bits_are_near_and_the_head_has_its_own_weight(model, exported, tmp_path, engine):
     import onnx
 
     for name in ("prompt.onnx", "weights.bin"):
@@ -181,7 +199,7 @@ def test_products_of_8_bits_are_near_and_the_head_has_its_own_weight(model, expo
     generator = Generator(exported, 1)
     media = generator.media(*(batch[name].numpy() for name in generator.settings["media"]))
     read = (batch["input_ids"].numpy(), batch["attention_mask"].numpy(), *media)
-    exact, rounded = generator.prompt(*read)[0], Graph(tmp_path / "prompt.onnx", 1)(*read)[0]
+    exact, rounded = generator.prompt(*read)[0], ENGINES[engine](tmp_path / "prompt.onnx", 1)(*read)[0]
     assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
 
 
@@ -196,6 +214,24 @@ def test_the_command_writes_graphs_that_answer_as_the_model_does(tmp_path, capsy
     assert {*GRAPHS, "weights.bin", "runtime.py", "tokenizer.json"} <= {
         each.name for each in (tmp_path / "graphs").iterdir()
     }
+
+
+def test_the_command_answers_by_another_engine(tmp_path, monkeypatch, capsys):
+    """The engine that is named answers; the folder is the same."""
+    processor = small_processor(["What is this?", "a cat"])
+    small_model(processor).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    asked = []
+
+    class Spy(Graph):
+        def __call__(self, *arrays):
+            asked.append(len(arrays))
+            return super().__call__(*arrays)
+
+    monkeypatch.setitem(ENGINES, "openvino", Spy)
+    given = ["--image", "processing/corpora/sample/images/cat.png", "What is this?", "--max-new-tokens", "2"]
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "graphs"), *given, "--engine", "openvino"]) == 0
+    assert asked and "The same tokens. Saved: " in capsys.readouterr().out
 
 
 def test_the_command_says_what_it_needs(tmp_path, capsys):

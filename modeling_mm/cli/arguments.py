@@ -45,7 +45,6 @@ EXPLAIN = ("attention", "gradient-attention", "integrated-gradients", "occlusion
 DECODING = ("text", "image", "hearing", "speech", "questions", "media")
 TRAINING = ("loss", "training", "cached", "mixed", "packed")
 BENCHMARKS = (*DECODING, *TRAINING, "processor", "pretraining", "export", "import", "load", "convert")
-ENGINES = ("onnxruntime", "openvino")  # of exported graphs
 # Formats of what is drawn and said, by the suffixes of files.
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3")
@@ -269,14 +268,12 @@ COMMANDS = {
         (
             'MODEL exported --image cat.png "What is this?"',
             "MODEL exported --audio speech.wav --int8    # products of 8 bits",
-            "MODEL exported --image cat.png --engine openvino    # its extra",
         ),
         MODEL,
         arg("folder", metavar="FOLDER", help="new folder of the graphs"),
         arg("question", nargs="?", metavar="QUESTION", help="about the files, such as the program will get"),
         *map(file_arg, MODALITIES),
         arg("--int8", action="store_true", help="products of 8 bits: smaller and quicker, and not quite the same"),
-        arg("--engine", choices=ENGINES, default=ENGINES[0], help="that answers here (default: %(default)s)"),
         arg("--overwrite", action="store_true", help="replace a folder that holds such graphs"),
         arg("--max-new-tokens", type=int, default=48, metavar="N", help="that are compared (default: %(default)s)"),
     ),

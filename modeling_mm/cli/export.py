@@ -27,7 +27,7 @@ def run(options: Namespace) -> int:
     print("Writing the graphs ...", flush=True)
     with folder_beside(target) as folder:
         export_onnx(model, processor, folder, inputs, options.int8)
-        generator = Generator(folder, torch.get_num_threads(), options.engine)
+        generator = Generator(folder, torch.get_num_threads())
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
         length = options.max_new_tokens
 

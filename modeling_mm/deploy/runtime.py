@@ -47,7 +47,11 @@ class Graph:
 
 
 class OpenVINOGraph:
-    """The same, run by OpenVINO."""
+    """
+    The same, run by OpenVINO, in a process without torch.
+
+    NumPy has two types of 64-bit integers with one name, and OpenVINO takes one of them: ONNX Runtime gives the other.
+    """
 
     def __init__(self, path: Path, threads: int = 0):
         import openvino  # an extra of the package
@@ -58,7 +62,7 @@ class OpenVINOGraph:
         self.graph = openvino.Core().compile_model(path, "CPU", settings)
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        found = self.graph(list(arrays))
+        found = self.graph([each.view(each.dtype.name) for each in arrays])
         return [found[output] for output in self.graph.outputs]
 
 

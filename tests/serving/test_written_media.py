@@ -9,13 +9,14 @@ import pytest
 import soundfile
 from PIL import Image, ImageColor
 
-from modeling_mm.explain.objects import COLORS
 from modeling_mm.serving.conversation import stream_answer, user_turn
 from modeling_mm.serving.engine import Engine
 from modeling_mm.serving.text_streamer import MixedStreamer
 from modeling_mm.serving.written_media import places_file, save_media, written_files
 from tests.fakes.processor_parts import picture
 from tests.fakes.writers import PLACES, SAID, speaking
+
+FIRST_COLOR = "#D55E00"  # of the first thing that an answer names
 
 
 def answer(turns, folder) -> tuple[str, list[int], list[str]]:
@@ -75,7 +76,7 @@ def test_places_in_an_answer_are_drawn_on_the_last_image(tmp_path):
     image = Image.open(places_file(turns, PLACES, str(tmp_path)))
     assert image.size == (320, 213)
     scale = 320 / 60
-    edge = ImageColor.getrgb(COLORS[0])
+    edge = ImageColor.getrgb(FIRST_COLOR)
     left, top, right, bottom = (0.2005 * 60, 0.1005 * 40, 0.6005 * 60, 0.5005 * 40)
     for x, y, inside in ((right, 30 * 0.4, (-1, 0)), (30 * 0.6, bottom, (0, -1)), (left, bottom * 0.9, (1, 0))):
         assert image.getpixel((int(x * scale) + inside[0], int(y * scale) + inside[1])) == edge

@@ -1,7 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """A row of exported graphs: a whole greedy generation without torch."""
 
-import importlib.util
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...deploy import export_onnx
-from ...deploy.runtime import ENGINES, Generator
+from ...deploy.runtime import Generator
 from .bench import Bench
 from .models import PROMPT_TOKENS, captioner, greedy, text_config, vision_config
 from .results import Result
@@ -18,11 +17,7 @@ from .work import decoding_work
 
 
 def exported(bench: Bench) -> Iterator[Result]:
-    """
-    Answer a question on an image by ONNX graphs, in float32 and in 8 bits, against ours in torch in float32.
-
-    Each engine of the extras that is installed runs them.
-    """
+    """Answer a question on an image by ONNX graphs, in float32 and in 8 bits, against ours in torch in float32."""
     text, vision = text_config(), vision_config()
     model = captioner(text, vision).eval()
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
@@ -40,10 +35,9 @@ def exported(bench: Bench) -> Iterator[Result]:
     for kind, target in (("float32", 1.5), ("int8", 2.5)):
         with tempfile.TemporaryDirectory() as folder:
             export_onnx(model, None, Path(folder), inputs, int8=kind == "int8")
-            for engine in filter(importlib.util.find_spec, ENGINES):
-                generator = Generator(folder, torch.get_num_threads(), engine)
-                generator.settings["ends"] = []  # both sides write all tokens
-                ours = partial(generator.generate, bench.tokens, **arrays)
-                theirs = partial(model.generate, **inputs, **greedy(bench.tokens))
-                label = f"exported graphs by {engine}, {kind}, batch 1"
-                yield bench.compare(label, "ours in torch", ours, theirs, target, bench.tokens, "tokens/s", work=work)
+            generator = Generator(folder, torch.get_num_threads())
+            generator.settings["ends"] = []  # both sides write all tokens
+            ours = partial(generator.generate, bench.tokens, **arrays)
+            theirs = partial(model.generate, **inputs, **greedy(bench.tokens))
+            label = f"exported graphs, {kind}, batch 1"
+            yield bench.compare(label, "ours in torch", ours, theirs, target, bench.tokens, "tokens/s", work=work)

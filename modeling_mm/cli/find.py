@@ -6,11 +6,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import cast
 
-import torch
 from PIL import Image
 
 from .. import MMForConditionalGeneration, MMProcessor
 from ..boxes import BOX, DETECT_PROMPT, FIND_PROMPT, ImageObject
+from ..detections import score_of
+from ..evaluation import prompt_inputs
 from ..explain import draw_objects
 from ..images import load_image
 from ..utils import write_bytes
@@ -22,14 +23,14 @@ def run(options: Namespace) -> None:
     """Print a line for each box, the likeliest first, and draw them if there is a file to draw into."""
     model, processor = load_model(options.model, options.device, options.dtype, heads=(MMForConditionalGeneration,))
     if model.config.location_token_id is None or model.config.vision_config is None:
-        raise ValueError(f"{options.model} does not find things: it has no location tokens or no image encoder.")
+        raise ValueError(
+            f"{options.model} does not find things: it has no location tokens or no image encoder. Give a model that "
+            "was trained to, by a recipe with `model.locations: true`."
+        )
     image = cast(Image.Image, load_image(options.image))
     prompt = DETECT_PROMPT if options.text is None else FIND_PROMPT.format(label=options.text)
-    found = [
-        each
-        for each in find(model, processor, image, prompt, options.max_new_tokens)
-        if each.score is None or each.score >= options.threshold
-    ]
+    answer = find(model, processor, image, prompt, options.max_new_tokens)
+    found = sorted((e for e in answer if score_of(e) >= options.threshold), key=score_of, reverse=True)
     for each in found:
         print(line_of(each))
     if not found:
@@ -41,27 +42,20 @@ def run(options: Namespace) -> None:
         print(f"Drawn: {path}")
 
 
-@torch.no_grad()
 def find(
     model: MMForConditionalGeneration, processor: MMProcessor, image: Image.Image, prompt: str, most_tokens: int
 ) -> list[ImageObject]:
-    """Return the boxes of an answer, the likeliest first."""
+    """Return the boxes of an answer with their scores."""
     content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    ).to(model.device)
+    inputs = prompt_inputs(processor, [[{"role": "user", "content": content}]]).to(model.device)
     outputs = model.generate(
         **inputs, max_new_tokens=most_tokens, do_sample=False, output_scores=True, return_dict_in_generate=True
     )
     (answer,) = processor.parse_answers(outputs, [(image.height, image.width)], (BOX,))
-    return sorted(answer.objects, key=lambda each: -(each.score or 0.0))
+    return answer.objects
 
 
 def line_of(item: ImageObject) -> str:
     """Return an object as a line: name, score, and left, top, right and bottom in pixels."""
     left, top, right, bottom = (round(edge) for edge in item.place)
-    return f"{item.label}  {item.score:.2f}  {left} {top} {right} {bottom}"
+    return f"{item.label}  {score_of(item):.2f}  {left} {top} {right} {bottom}"

@@ -32,6 +32,7 @@ def train_detr(arguments: argparse.Namespace) -> str:
     if recipe.model.pretrained is None or recipe.data.encoder_cache is None:
         raise ValueError(f"{arguments.recipe}: expected model.pretrained and data.encoder_cache, got none.")
     cache = open_cache(Path(recipe.model.pretrained), Path(recipe.data.encoder_cache))
+    steps = recipe.training_arguments().max_steps if arguments.steps is None else arguments.steps
     scenes = scenes_of(arguments.scenes, "train", arguments.limit)
     cache.fill([question(scene.path, "") for scene in scenes])
     names = sorted({each.label for scene in scenes for each in scene.objects})
@@ -40,18 +41,18 @@ def train_detr(arguments: argparse.Namespace) -> str:
     checkpoints = arguments.folder / "checkpoints"
     settings = TrainingArguments(
         output_dir=str(checkpoints),
-        max_steps=arguments.steps,
+        max_steps=steps,
         per_device_train_batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": arguments.steps * 3 // 8},
-        warmup_steps=min(200, arguments.steps // 10),
+        lr_scheduler_kwargs={"num_decay_steps": steps * 3 // 8},
+        warmup_steps=min(200, steps // 10),
         weight_decay=1e-4,
         max_grad_norm=0.1,
         use_cpu=True,
-        save_steps=max(1, arguments.steps // 16),
+        save_steps=max(1, steps // 16),
         save_total_limit=2,
-        logging_steps=max(1, arguments.steps // 160),
+        logging_steps=max(1, steps // 160),
         remove_unused_columns=False,
         restore_callback_states_from_checkpoint=True,
         report_to=[],

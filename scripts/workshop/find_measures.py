@@ -20,6 +20,7 @@ from modeling_mm.utils import markdown_table, show_progress, write_text
 
 from .detr import DetrDetector, open_cache
 from .find_scenes import Detector, Found, Scene, prompts_of, question, scenes_of
+from .studio_measures import sheet
 
 BATCH = 32
 MOST_TOKENS = 160  # of an answer: six things with long names
@@ -88,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float | None]]
             figures[f"{split}, {name}"] = figures_of(detector, scenes, prompts)
     arguments.out.mkdir(parents=True, exist_ok=True)
     scenes = scenes_of(arguments.scenes, arguments.splits[0], SHEET)
-    sheet(scenes, detectors[OURS].detect(scenes)).save(arguments.out / SHEET_FILE)
+    scene_sheet(scenes, detectors[OURS].detect(scenes)).save(arguments.out / SHEET_FILE)
     write_text(arguments.out / FIGURES, json.dumps(figures, indent=1))
     return figures
 
@@ -108,14 +109,13 @@ def figures_of(
     return figures | {"scenes": named.images, "objects": named.objects, "prompts": len(prompts)}
 
 
-def sheet(scenes: Sequence[Scene], found: Sequence[Found]) -> Image.Image:
+def scene_sheet(scenes: Sequence[Scene], found: Sequence[Found]) -> Image.Image:
     """Return scenes in rows, with the boxes and names that were found in each."""
-    canvas = Image.new("RGB", (COLUMNS * CELL, -(-len(scenes) // COLUMNS) * CELL), "white")
-    for number, (scene, each) in enumerate(zip(scenes, found, strict=True)):
+    drawn = []
+    for scene, each in zip(scenes, found, strict=True):
         with Image.open(scene.path) as image:
-            drawn = ImageOps.contain(draw_objects(image, each.named), (CELL, CELL))
-        canvas.paste(drawn, (number % COLUMNS * CELL, number // COLUMNS * CELL))
-    return canvas
+            drawn.append(ImageOps.pad(draw_objects(image, each.named), (CELL, CELL), color="white"))
+    return sheet(drawn, COLUMNS)
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

@@ -102,12 +102,12 @@ def small(path: Path) -> Image.Image:
         return image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def sheet(images: Sequence[Image.Image]) -> Image.Image:
+def sheet(images: Sequence[Image.Image], columns: int = COLUMNS) -> Image.Image:
     """Return images of one size in rows."""
     width, height = images[0].size
-    canvas = Image.new("RGB", (COLUMNS * width, -(-len(images) // COLUMNS) * height), "white")
+    canvas = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
     for number, image in enumerate(images):
-        canvas.paste(image, (number % COLUMNS * width, number // COLUMNS * height))
+        canvas.paste(image, (number % columns * width, number // columns * height))
     return canvas
 
 

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("folder", type=Path, help="where checkpoints and the model go")
     parser.add_argument("--scenes", type=Path, default=Path("outputs/corpora/scenes"))
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, help="by default those of the recipe")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--limit", type=int, help="number of scenes to train on")

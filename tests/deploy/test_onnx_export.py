@@ -25,11 +25,12 @@ pytestmark = pytest.mark.skipif(
 
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+NO_OPENVINO = "openvino is an extra beside onnx, which people may have without it; the locks have both"
 engines = pytest.mark.parametrize(
     "engine",
     [
         "onnxruntime",
-        pytest.param("openvino", marks=pytest.mark.skipif(not HAS_OPENVINO, reason="needs the extra openvino")),
+        pytest.param("openvino", marks=pytest.mark.skipif(not HAS_OPENVINO, reason=NO_OPENVINO)),
     ],
 )
 
@@ -131,7 +132,7 @@ def test_the_program_runs_without_torch_and_without_the_package(model, exported,
     assert len((exported / "runtime.py").read_text().splitlines()) < 145
 
 
-@pytest.mark.skipif(not HAS_OPENVINO, reason="needs the extra openvino")
+@pytest.mark.skipif(not HAS_OPENVINO, reason=NO_OPENVINO)
 def test_openvino_answers_prompts_in_8_bits_from_integers_of_onnx_runtime(model, exported, tmp_path):
     """In another process: a test process that ran OpenVINO beside torch ended once without a word."""
     for name in ("prompt.onnx", "weights.bin"):

@@ -1,4 +1,4 @@
-"""What an answer names is drawn where it is."""
+"""Boxes, points and names of an answer, drawn where they are."""
 
 from PIL import Image, ImageColor
 

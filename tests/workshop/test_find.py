@@ -20,7 +20,7 @@ from scripts.workshop.corpus import read_description
 from scripts.workshop.detr import from_center, load_detr, map_of, open_cache, to_center
 from scripts.workshop.detr_training import train_detr
 from scripts.workshop.find_folder import build_find
-from scripts.workshop.find_measures import CELL, Pointer, figures_of, measure, sheet, table
+from scripts.workshop.find_measures import CELL, Pointer, figures_of, measure, scene_sheet, table
 from scripts.workshop.find_scenes import Found, prompts_of, question, scenes_of
 from scripts.workshop.scenes import build_scenes
 from tests.fakes.own_codecs import own_codec
@@ -171,10 +171,25 @@ def test_an_interrupted_run_of_the_recipe_resumes_and_changes_what_is_not_frozen
     assert changed == {"language_model", "vision_connector", "lm_head"}, "neither encoder nor codec"
 
 
-def test_a_batch_of_the_recipe_has_scenes_or_prompts_to_draw(recipe):
-    settings = read_recipe(RECIPE, recipe)
-    assert settings.training_arguments().group_by_media
-    assert [source.weight for source in settings.data.train] == [16, 8, 2, 6]
+def test_batches_of_the_recipe_have_scenes_or_prompts_to_draw(recipe, base):
+    short = read_recipe(RECIPE, [*recipe, f"training.output_dir={base.parent / 'batches'}", "training.max_steps=1"])
+    counts = []
+
+    def look(trainer, data):
+        counts.extend(
+            batch["image_mask"].any(1).float().mean().item() for batch in full(trainer.get_train_dataloader())
+        )
+
+    run(short, look)
+    assert len(counts) > 4 and sum(0 < each < 1 for each in counts) <= 1, counts
+    assert min(counts) == 0 and max(counts) == 1
+
+
+def full(batches):
+    """Yield batches of four, with a mask of no image where none has one."""
+    for batch in batches:
+        if len(batch["input_ids"]) == 4:
+            yield {"image_mask": torch.zeros(4, 1, dtype=torch.bool), **batch}
 
 
 def test_two_scenes_are_learned_by_heart(recipe, base, scenes):
@@ -238,6 +253,13 @@ def test_a_detr_learns_the_scenes_and_resumes(scenes, recipe_file, tmp_path, sma
     assert train_detr(detr_arguments(whole, scenes, recipe_file)) == first.replace(": {", ": finished before, {")
 
 
+def test_a_detr_takes_as_many_steps_as_the_recipe(scenes, recipe, base, tmp_path, small):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(read_recipe(RECIPE, [*recipe, "training.max_steps=3"])), encoding="utf-8")
+    train_detr(detr_arguments(tmp_path / "detr", scenes, path, steps=None))
+    assert json.loads((tmp_path / "detr/run.json").read_text())["steps"] == 3
+
+
 def test_a_detr_finds_what_it_has_learned_by_heart(scenes, base, recipe_file, tmp_path, small):
     train_detr(detr_arguments(tmp_path, scenes, recipe_file, steps=150, limit=2, batch_size=2, learning_rate=5e-3))
     known = scenes_of(scenes, "train", 2)
@@ -297,7 +319,7 @@ def test_who_knows_the_truth_has_all_figures_at_one(scenes):
 def test_the_sheet_has_each_scene_with_what_was_found_in_it(scenes):
     known = scenes_of(scenes, "train", 4)
     found = Oracle(True).detect(known)
-    image, empty = sheet(known, found), sheet(known, Oracle(False).detect(known))
+    image, empty = scene_sheet(known, found), scene_sheet(known, Oracle(False).detect(known))
     assert image.size == (3 * CELL, 2 * CELL)
     changed = [ImageChops.difference(image, empty).crop(cell_of(number)).getbbox() for number in range(6)]
     assert all(changed[:4]) and changed[4:] == [None, None]

@@ -47,7 +47,8 @@ def find(
 ) -> list[ImageObject]:
     """Return the boxes of an answer with their scores."""
     content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
-    inputs = prompt_inputs(processor, [[{"role": "user", "content": content}]]).to(model.device)
+    given = prompt_inputs(processor, [[{"role": "user", "content": content}]])
+    inputs = {name: tensor.to(model.device) for name, tensor in given.items()}
     outputs = model.generate(
         **inputs, max_new_tokens=most_tokens, do_sample=False, output_scores=True, return_dict_in_generate=True
     )

@@ -4,14 +4,14 @@
 import io
 from argparse import Namespace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from PIL import Image
 
-from .. import MMForConditionalGeneration, MMProcessor
+from .. import MMForConditionalGeneration
 from ..boxes import BOX, DETECT_PROMPT, FIND_PROMPT, ImageObject
 from ..detections import score_of
-from ..evaluation import prompt_inputs
+from ..evaluation import free_positions, prompt_inputs
 from ..explain import draw_objects
 from ..images import load_image
 from ..utils import write_bytes
@@ -42,18 +42,22 @@ def run(options: Namespace) -> None:
         print(f"Drawn: {path}")
 
 
-def find(
-    model: MMForConditionalGeneration, processor: MMProcessor, image: Image.Image, prompt: str, most_tokens: int
-) -> list[ImageObject]:
-    """Return the boxes of an answer with their scores."""
+def find(model: Any, processor: Any, image: Image.Image, prompt: str, most_tokens: int) -> list[ImageObject]:
+    """Return the boxes of an answer, of as many tokens as the model has positions for, with their scores."""
     content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
     given = prompt_inputs(processor, [[{"role": "user", "content": content}]])
     inputs = {name: tensor.to(model.device) for name, tensor in given.items()}
     outputs = model.generate(
-        **inputs, max_new_tokens=most_tokens, do_sample=False, output_scores=True, return_dict_in_generate=True
+        **inputs,
+        max_new_tokens=int(min(most_tokens, max(1, free_positions(model.config, inputs["input_ids"].shape[1])))),
+        do_sample=False,
+        num_beams=1,
+        output_scores=True,
+        return_dict_in_generate=True,
     )
     (answer,) = processor.parse_answers(outputs, [(image.height, image.width)], (BOX,))
-    return answer.objects
+    found: list[ImageObject] = answer.objects
+    return found
 
 
 def line_of(item: ImageObject) -> str:

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image, ImageChops
 
+from modeling_mm import MMForConditionalGeneration
 from modeling_mm.cli import main
 from tests.fakes.processor_parts import picture
 from tests.fakes.writers import seeing, speaking
@@ -55,6 +56,19 @@ def test_the_prompt_is_for_the_thing_or_for_all_that_is_there(folder, monkeypatc
     )
     assert run(folder, "red apple") == run(folder, "--max-new-tokens", "9") == 0
     assert prompts == [("Find the red apple.", 256), ("What is where?", 9)]
+
+
+def test_an_answer_stays_within_the_positions_of_the_model(folder, monkeypatch):
+    given, generate = [], MMForConditionalGeneration.generate
+
+    def spy(model, **kwargs):
+        given.append((kwargs["max_new_tokens"], kwargs["input_ids"].shape[1], model.config.text_config.n_positions))
+        return generate(model, **kwargs)
+
+    monkeypatch.setattr(MMForConditionalGeneration, "generate", spy)
+    assert run(folder, "dog", "--max-new-tokens", "10000") == run(folder, "dog", "--max-new-tokens", "9") == 0
+    (most, length, positions), (few, _, _) = given
+    assert positions - length <= most <= positions - length + 1 and few == 9
 
 
 @pytest.mark.parametrize(

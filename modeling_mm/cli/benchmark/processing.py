@@ -1,18 +1,21 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
-"""Rows of the processor: images and audio to tensors, against CLIP's and Whisper's."""
+"""Rows of the processor: images and audio to tensors, against CLIP's and Whisper's, and with workers."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from ... import MMProcessor
 from .bench import Bench
+from .machine import Call
 from .results import Result
 
-ITEMS = 64  # a call
+ITEMS = 256  # a call
+BATCH, WORKERS = 16, 2  # of a loader
 IMAGE_SHAPE = (480, 640, 3)
 SECONDS = 10
 
@@ -51,3 +54,20 @@ def processors(bench: Bench) -> Iterator[Result]:
     yield bench.compare(label, name, read_images, peer_images, 1.0, ITEMS, "images/s")
     label, name = f"{ITEMS} clips of {SECONDS} s", f"{type(extractor).__name__} of WhisperProcessor"
     yield bench.compare(label, name, read_audio, peer_audio, 1.0, ITEMS, "clips/s")
+    yield from with_workers(bench, ours, images)
+
+
+def with_workers(bench: Bench, processor: Any, images: Sequence[np.ndarray]) -> Iterator[Result]:
+    """Make tensors of images by the workers of a loader, against the same loader without."""
+
+    def to_batch(batch: list[np.ndarray]) -> Any:
+        texts, media = ["<|image|> word"] * len(batch), [[image] for image in batch]
+        return dict(processor(text=texts, images=media, return_tensors="pt"))
+
+    def run(workers: int) -> Call:
+        options: dict[str, Any] = {"persistent_workers": True} if workers else {}
+        loader: Any = DataLoader(cast(Any, images), BATCH, collate_fn=to_batch, num_workers=workers, **options)
+        return lambda: [None for _ in loader]
+
+    label, name = f"{ITEMS} images, {WORKERS} workers", "ours without workers"
+    yield bench.compare(label, name, run(WORKERS), run(0), 1.8, ITEMS, "images/s")

@@ -102,15 +102,16 @@ studio: $(READY)  ## build the data of mm-studio, train its codecs and it, into 
 	$(PY) -m scripts.workshop.build_studio
 	$(PY) -m modeling_mm.cli train configuration/recipes/mm-studio.yaml $(ARGS)
 
-point: $(READY)  ## let mm-studio find things in scenes: their corpus, its eye, the training, into outputs/mm-studio-find (hours)
+point: $(READY)  ## let mm-studio find things in scenes: their corpus, its eye, the training, into outputs/mm-studio-together (hours)
 	$(PY) -m scripts.workshop.build_scenes
 	$(PY) -m scripts.workshop.build_find
 	$(PY) -m scripts.workshop.encode configuration/recipes/mm-studio-find.yaml --corpus scenes
 	$(PY) -m modeling_mm.cli train configuration/recipes/mm-studio-find.yaml $(ARGS)
+	$(PY) -m modeling_mm.cli train configuration/recipes/mm-studio-together.yaml $(ARGS)
 
 point-baseline: $(READY)  ## train a DETR on the same scenes and encoder states as `make point`, and measure both (hours)
 	$(PY) -m scripts.workshop.train_detr configuration/recipes/mm-studio-find.yaml outputs/studio-detr
-	$(PY) -m scripts.workshop.find_figures outputs/mm-studio-find --detr outputs/studio-detr $(ARGS)
+	$(PY) -m scripts.workshop.find_figures outputs/mm-studio-together --detr outputs/studio-detr $(ARGS)
 
 tasks: $(READY)  ## the tasks of scripts/tasks: data from the corpora, training, figures (3 minutes each)
 	$(PY) -m scripts.tasks.run $(ARGS)

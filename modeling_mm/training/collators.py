@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from .augmentation import Augmentation, ModalityDropout
 from .code_cache import CodeCache, write_codes
 from .encoder_cache import EncoderCache, has_videos, refuse_videos, shown_parts
 from .packing import pack_rows
+from .sampling import media_size
 
 Row = dict[str, torch.Tensor]
 
@@ -140,6 +142,10 @@ class ChatCollator:
         if has_videos(row):
             row = replace(row, messages=expand_chats([row.messages], VideoReader.of(self.processor))[0])
         return write_codes(self.processor, row, self.code_cache)
+
+    def media_size(self, sample: ChatRow | Mapping[str, Any]) -> tuple[int, ...]:
+        """Return how many media of each modality encoders read, and the characters of text, to group alike rows."""
+        return media_size(sample, partial(shown_parts, self.processor))
 
     def features(self, row: ChatRow) -> Row:
         return encode_conversation(self.processor, row)

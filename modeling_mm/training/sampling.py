@@ -1,13 +1,13 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Batches of examples with similar media, so that padding is small."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 
-from ..data.chat_row import media_parts, to_row, turn_text
+from ..data.chat_row import Message, media_parts, to_row, turn_text
 from ..modalities import MODALITIES
 
 # Batches that are sorted together: enough to find similar examples, few enough to keep batches random.
@@ -53,8 +53,16 @@ class MediaLengthGroupedSampler(Sampler[int]):
                 yield from pool[number * self.batch_size : (number + 1) * self.batch_size]
 
 
-def media_size(example: Any) -> tuple[int, ...]:
-    """Return the number of media of each modality, and the characters of text."""
+def media_size(
+    example: Any, parts_of: Callable[[Sequence[Message]], list[dict[str, Any]]] = media_parts
+) -> tuple[int, ...]:
+    """
+    Return the number of media of each modality, and the characters of text.
+
+    Args:
+        example: a row, or its dict.
+        parts_of: the media parts of messages that count.
+    """
     row = to_row(example)
-    kinds = [part["type"] for part in media_parts(row.messages)]
+    kinds = [part["type"] for part in parts_of(row.messages)]
     return *map(kinds.count, MODALITIES), sum(len(turn_text(turn)) for turn in row.messages)

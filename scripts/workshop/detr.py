@@ -104,7 +104,7 @@ def load_detr(folder: Path) -> StatesDetr:
 
 def open_cache(pointer: Path, encoder_cache: Path) -> EncoderCache:
     """Return the encoder cache of a model that points, whose encoder is frozen."""
-    model = MMForConditionalGeneration.from_pretrained(pointer)
+    model = MMForConditionalGeneration.from_pretrained(pointer, dtype=torch.float32)
     return EncoderCache(encoder_cache, model, MMProcessor.from_pretrained(pointer))
 
 

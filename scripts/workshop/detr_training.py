@@ -50,6 +50,7 @@ def train_detr(arguments: argparse.Namespace) -> str:
         weight_decay=1e-4,
         max_grad_norm=0.1,
         use_cpu=True,
+        bf16=arguments.bf16,
         save_steps=max(1, steps // 16),
         save_total_limit=2,
         logging_steps=max(1, steps // 160),

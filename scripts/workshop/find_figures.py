@@ -2,7 +2,7 @@
 """
 Measure a model that points, and a DETR beside it, on scenes that training has not seen.
 
-    python -m scripts.workshop.find_figures outputs/mm-studio-find --detr outputs/studio-detr --limit 100
+    python -m scripts.workshop.find_figures outputs/mm-studio-together --detr outputs/studio-detr --limit 100
 
 Average precision of the boxes that answer "What is where?" (COCO's, by size too), with the names and of the places
 alone, and how often "Find the apple." finds the only one, at an IoU of 0.5. `test_hand` has known things drawn by an

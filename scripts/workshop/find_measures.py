@@ -40,7 +40,7 @@ class Pointer:
 
     def __init__(self, folder: Path, encoder_cache: Path):
         self.processor = MMProcessor.from_pretrained(folder)
-        self.model = MMForConditionalGeneration.from_pretrained(folder).eval()
+        self.model = MMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
         self.processor.use_codecs(self.model)
         self.cache = EncoderCache(encoder_cache, self.model, self.processor)
         self.collator = CachedCollator(self.processor, self.cache)

@@ -2,10 +2,10 @@
 """
 Make the release of mm-studio from a trained folder: weights in half precision, links to the code, a card with figures.
 
-    python -m scripts.workshop.release_studio outputs/mm-studio-find model_cards/mm-studio
+    python -m scripts.workshop.release_studio outputs/mm-studio-together model_cards/mm-studio
     python -m scripts.workshop.studio_figures model_cards/mm-studio
     python -m scripts.workshop.find_figures model_cards/mm-studio --detr outputs/studio-detr
-    python -m scripts.workshop.release_studio outputs/mm-studio-find model_cards/mm-studio \\
+    python -m scripts.workshop.release_studio outputs/mm-studio-together model_cards/mm-studio \\
         --figures outputs/studio-figures --found outputs/find-figures
 
 The figures, the sheets and the recordings are those of the released weights, so they are made between two calls.

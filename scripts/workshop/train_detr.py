@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="by default those of the recipe")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16, for CPUs that have them")
     parser.add_argument("--limit", type=int, help="number of scenes to train on")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

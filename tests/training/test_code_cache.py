@@ -80,6 +80,7 @@ def test_an_encoder_cache_holds_what_is_shown_alone(writer, files):
     assert not torch.equal(batch["input_ids"][0], batch["input_ids"][1])
     assert batch["vision_states"].shape[:2] == (2, 1)
     assert collator.media_size(rows[0])[0] == cache.count_tokens(sample(files)["messages"][0]["content"][0])
+    assert ChatCollator(processor).media_size(rows[0])[:2] == (1, 0), "what is drawn is read by no encoder"
 
 
 def test_media_in_memory_are_refused_by_the_cache(writer, files):

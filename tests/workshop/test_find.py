@@ -28,7 +28,8 @@ from tests.fakes.processor_parts import make
 from tests.fakes.tiny import difference, gpt2
 from tests.workshop.test_scenes import SETTINGS, builder_of, write_discs
 
-RECIPE = Path(__file__).resolve().parents[2] / "configuration/recipes/mm-studio-find.yaml"
+RECIPES = Path(__file__).resolve().parents[2] / "configuration/recipes"
+RECIPE, TOGETHER = RECIPES / "mm-studio-find.yaml", RECIPES / "mm-studio-together.yaml"
 SIDE = 64  # pixels: a grid of 4 by 4 tokens
 COUNTS = {"train": 8, "validation": 0, "test_concepts": 2, "test_hand": 3}
 SMALL = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
@@ -171,6 +172,23 @@ def test_an_interrupted_run_of_the_recipe_resumes_and_changes_what_is_not_frozen
     assert changed == {"language_model", "vision_connector", "lm_head"}, "neither encoder nor codec"
 
 
+def test_what_the_recipe_has_taught_learns_all_together(trained, recipe, base):
+    first, second = read_recipe(RECIPE), read_recipe(TOGETHER)
+    assert second.model.pretrained == first.training_arguments().output_dir
+    of_scenes = {file: number < 2 for number, file in enumerate(source.source for source in first.data.train)}
+    assert [source.source for source in second.data.train] == list(of_scenes)
+    parts = [
+        sum(each.weight for each in one.data.train if of_scenes[each.source])
+        / sum(each.weight for each in one.data.train)
+        for one in (first, second)
+    ]
+    assert parts[0] == 0.75 and parts[1] < 0.4
+    folder = base.parent / "together"
+    few = [f"model.pretrained={trained}", f"training.output_dir={folder}", "training.max_steps=4"]
+    run(read_recipe(TOGETHER, [*recipe, *few, "training.warmup_steps=0"]))
+    test_an_interrupted_run_of_the_recipe_resumes_and_changes_what_is_not_frozen(folder, trained)
+
+
 def test_batches_of_the_recipe_have_scenes_or_prompts_to_draw(recipe, base):
     short = read_recipe(RECIPE, [*recipe, f"training.output_dir={base.parent / 'batches'}", "training.max_steps=1"])
     counts = []
@@ -215,7 +233,7 @@ def test_boxes_of_detr_are_shares_of_the_image_and_back():
 
 
 def detr_arguments(folder: Path, scenes: Path, recipe_file: Path, **values) -> Namespace:
-    settings = {"steps": 4, "batch_size": 4, "learning_rate": 2e-3, "limit": None, "seed": 0, **values}
+    settings = {"steps": 4, "batch_size": 4, "learning_rate": 2e-3, "limit": None, "seed": 0, "bf16": False, **values}
     return Namespace(folder=folder, scenes=scenes, recipe=recipe_file, **settings)
 
 
@@ -251,6 +269,14 @@ def test_a_detr_learns_the_scenes_and_resumes(scenes, recipe_file, tmp_path, sma
     assert all(difference(one[name], other[name]) < 1e-5 for name in one)
     assert json.loads((whole / "run.json").read_text())["steps"] == 4
     assert train_detr(detr_arguments(whole, scenes, recipe_file)) == first.replace(": {", ": finished before, {")
+
+
+def test_a_detr_learns_in_bfloat16(scenes, recipe_file, tmp_path, small):
+    learned = []
+    for name, bf16 in (("half", True), ("whole", False)):
+        train_detr(detr_arguments(tmp_path / name, scenes, recipe_file, steps=2, bf16=bf16))
+        learned.append(load_detr(tmp_path / name).state_dict()["detr.class_labels_classifier.weight"])
+    assert learned[0].dtype == torch.float32 and 0 < difference(*learned) < 1e-2
 
 
 def test_a_detr_takes_as_many_steps_as_the_recipe(scenes, recipe, base, tmp_path, small):

@@ -80,7 +80,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # `exif_transpose` has copied it
 
 
 def scale_to_uint8(values: np.ndarray) -> np.ndarray:
@@ -151,8 +151,9 @@ def array_to_image(array: Any, channels_first: bool | None = None) -> Image.Imag
         array: of shape (H, W), (H, W, C) or (C, H, W).
         channels_first: for an ambiguous shape; by default tensors have their channels first, arrays last.
     """
-    values = scale_to_uint8(_pixels(array, channels_first))
-    return to_rgb(Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values))
+    values = scale_to_uint8(_pixels(array, channels_first))  # (H, W, C)
+    image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+    return image if image.mode == "RGB" else to_rgb(image)
 
 
 def array_to_floats(array: Any, channels_first: bool | None = None) -> np.ndarray:

@@ -50,7 +50,7 @@ IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 DTYPE = arg("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's on a GPU, float32 on a CPU)")
-WRITER = arg("--model", default="model_cards/mm-studio", help="folder or Hub id of a model (default: %(default)s)")
+STUDIO = arg("--model", default="model_cards/mm-studio", help="folder or Hub id of a model (default: %(default)s)")
 SEED = arg("--seed", type=int, metavar="N", help="of random numbers, to get the same again")
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="values in YAML that replace those of the recipe")
 RECIPE = arg("recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe; see `modeling-mm info`")
@@ -171,7 +171,7 @@ COMMANDS = {
         ),
         arg("text", metavar="TEXT", help="what to draw"),
         arg("--out", required=True, metavar="FILE", help=f"{', '.join(IMAGE_FORMATS)}, or a folder without a suffix"),
-        WRITER,
+        STUDIO,
         arg("--like", metavar="FILE", help="image to draw after, for a model that sees images"),
         arg("--guidance-scale", type=float, metavar="X", help="above 1: more as the text says (default: the model's)"),
         arg("--count", type=int, default=1, metavar="N", help="number of images (default: %(default)s)"),
@@ -185,7 +185,7 @@ COMMANDS = {
         ('"Good morning." --out hello.wav', '"Good morning." --voice me.flac --out hello.mp3 --model MODEL'),
         arg("text", metavar="TEXT", help="what to say"),
         arg("--out", required=True, metavar="FILE", help=", ".join(AUDIO_SUFFIXES)),
-        WRITER,
+        STUDIO,
         arg("--voice", metavar="FILE", help="audio of a voice to speak in, for a model that hears audio"),
         SEED,
         DEVICE,
@@ -200,7 +200,7 @@ COMMANDS = {
         ),
         arg("image", metavar="FILE", help="the image"),
         arg("text", nargs="?", metavar="TEXT", help="what to find (default: all that is there)"),
-        WRITER,
+        STUDIO,
         arg("--out", metavar="FILE", help=f"the image with the boxes: {', '.join(IMAGE_FORMATS)}"),
         arg("--threshold", type=float, default=0.0, metavar="X", help="lowest score shown (default: %(default)s)"),
         arg("--max-new-tokens", type=int, default=256, metavar="N", help="(default: %(default)s)"),

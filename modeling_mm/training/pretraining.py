@@ -19,7 +19,6 @@ from ..modalities import MODALITIES
 from .answers import in_groups
 from .augmentation import generator_of
 from .collators import ChatCollator, Row
-from .sampling import media_size
 
 MEASURED = ("masked_lm", "matching")  # objectives that have an accuracy beside their loss
 
@@ -77,7 +76,7 @@ class PretrainingCollator(ChatCollator):
 
     def media_size(self, row: ChatRow) -> tuple[int, ...]:
         """Return the size of a row's media and text, to group alike rows."""
-        return getattr(self.chats, "media_size", media_size)(row)
+        return self.chats.media_size(row)
 
     def encode(self, row: ChatRow) -> Row:
         encoded = dict(self.chats.encode(row))

@@ -27,6 +27,8 @@ DEFAULT_WINDOW_SECONDS = 30.0
 # One analysis frame of the speech encoders (400 samples at 16 kHz), and the step to the next one.
 FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
+# Of 30 s, given to the extractor at a time: what it computes of more of them leaves the caches of processors.
+WINDOWS_AT_ONCE = 2
 # A longer axis of an array holds samples, not channels.
 MAX_CHANNELS = 32
 # Resampling and filters overshoot [-1, 1] a little; 16-bit integers cast to float exceed it thousandfold.
@@ -268,6 +270,7 @@ def extract_features(
         # Less than a frame would leave the encoder nothing to attend to; some extractors join several frames to one.
         least = samples_of_frames(getattr(extractor, "stride", 1), rate)
         windows = [np.pad(window, (0, max(0, least - len(window)))) for window in windows]
+    mask: np.ndarray | None
     if has_frame_limit(extractor):
         features = extractor(windows, **options)[name]
         real = np.array([count_frames(len(window), rate) for window in windows])
@@ -278,8 +281,7 @@ def extract_features(
         features = np.asarray(extractor(windows, **options)[name])[:, 0]  # (windows, T, n_mels)
         mask = np.ones(features.shape[:2], dtype=bool)
     else:
-        padding = "max_length" if hasattr(extractor, "n_samples") else True
-        encoded = extractor(windows, padding=padding, return_attention_mask=True, **options)
+        encoded = extract_in_parts(extractor, windows, {**options, "return_attention_mask": True})
         features, mask = encoded[name], encoded.get("attention_mask")
     if mask is None:
         raise ValueError(
@@ -290,6 +292,17 @@ def extract_features(
     if name == "input_features":
         features = with_frames_last(extractor, features, mask.shape[1])
     return torch.as_tensor(features), torch.as_tensor(mask).long()
+
+
+def extract_in_parts(extractor: Any, windows: list[np.ndarray], options: dict[str, Any]) -> dict[str, Any]:
+    """Return what an extractor makes of padded windows; of windows of one length a few at a time."""
+    is_fixed = hasattr(extractor, "n_samples")
+    padding = "max_length" if is_fixed else True  # to the longest of all
+    step = WINDOWS_AT_ONCE if is_fixed else len(windows)
+    parts = [
+        extractor(windows[start : start + step], padding=padding, **options) for start in range(0, len(windows), step)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def with_frames_last(extractor: Any, features: np.ndarray, frames: int) -> np.ndarray:

@@ -146,6 +146,8 @@ def stack_padded(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def pad_rows(items: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     """Deal items (N, ...) out to B rows by their `counts`, padded with zeros: (B, max(counts), ...)."""
+    if len(set(counts)) == 1:  # not copied
+        return items.unflatten(0, (len(counts), counts[0]))  # (N, ...) -> (B, N / B, ...)
     return stack_padded(items.split(list(counts)))
 
 

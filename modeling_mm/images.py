@@ -10,7 +10,7 @@ from zlib import error as ZlibError
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .batching import pad_rows
 from .image_files import check_png_chunks, check_tiff_strips
@@ -63,12 +63,14 @@ def decode_image(data: bytes) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """
-    Return any PIL image as upright 8-bit RGB.
+    Return any PIL image as upright 8-bit RGB; one that is so already as it is, not copied.
 
     Applies the EXIF rotation, lays transparency on white, expands palettes and gray, scales 16-bit and float gray,
     and takes the first frame of an animation.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise `exif_transpose` would copy it
+        image = ImageOps.exif_transpose(image)
     if 0 in image.size:
         raise ValueError(f"the image holds no pixels (its size is {image.size[0]}x{image.size[1]})")
     # Pillow clips these modes to 255 instead of scaling them.
@@ -80,7 +82,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
-    return image if image.mode == "RGB" else image.convert("RGB")  # `exif_transpose` has copied it
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def scale_to_uint8(values: np.ndarray) -> np.ndarray:

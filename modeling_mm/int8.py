@@ -26,7 +26,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .layers import Head, is_plain_inference
+from .layers import Head
+from .onednn import is_plain_inference
 
 METHOD = "mm_int8"
 # Modules that keep their precision: a classifier's head and the connectors. Patterns, which transformers matches from

@@ -2,6 +2,7 @@
 """From raw media to media tokens: gather what is real, encode it, connect it to the decoder's width, scatter it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from .encoders import encode, is_sharded, prepare_call, read_tokens
 from .masks import mask_of_padding
 from .media_cache import SeenItems
 from .modalities import MODALITIES, Modality
+from .onednn import quick_linear
 from .outputs import MMMediaOutput
 
 # Shape legend: B rows, I items (images or audio windows) a row, N items that are real, T frames, L encoder tokens, W
@@ -105,12 +107,14 @@ class MediaEncodingMixin:
         items = items.flatten(0, -item_dimensions(tower) - 1)
         frame_mask = None if frame_mask is None else frame_mask.flatten(0, -2).bool()
         options = {key: kwargs[key] for key in ("output_attentions", "output_hidden_states") if key in kwargs}
-        encoded, tokens, mask = encode(tower, items, frame_mask, **options)
-        if frame_mask is not None and getattr(self.config, MODALITIES[name].padding_field):
-            mask = mask.any(-1, keepdim=True).expand_as(mask)
+        with nullcontext() if torch.is_grad_enabled() else quick_linear():
+            encoded, tokens, mask = encode(tower, items, frame_mask, **options)
+            if frame_mask is not None and getattr(self.config, MODALITIES[name].padding_field):
+                mask = mask.any(-1, keepdim=True).expand_as(mask)
+            pooled = connector(tokens, mask)[0]
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
-            pooler_output=connector(tokens, mask)[0],
+            pooler_output=pooled,
             hidden_states=encoded.get("hidden_states"),
             attentions=encoded.get("attentions"),
         )
@@ -202,12 +206,13 @@ class MediaEncodingMixin:
             else:
                 # The encoder is called here instead of in `encode`, so that a traceback into it is short.
                 call, arguments, needs_grad = prepare_call(tower, items, frames)
-                with torch.set_grad_enabled(needs_grad):
+                with torch.set_grad_enabled(needs_grad), nullcontext() if needs_grad else quick_linear():
                     output = call(**arguments)
                 tokens, mask = read_tokens(tower, output, frames)  # (N, L, W), (N, L)
             if frames is not None and getattr(self.config, modality.padding_field):
                 mask = mask.any(-1, keepdim=True).expand_as(mask)  # all tokens of a real item
-            states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
+            with nullcontext() if torch.is_grad_enabled() else quick_linear():
+                states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
             parts[modality.name] = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...
         return join_modalities(parts)
 

@@ -19,12 +19,13 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .attention import Attention
+from .attention import Attention, attend_once
 from .compat import only_records_outputs
 from .cross_attention import CrossAttention, GatedCrossAttentionBlock, SinkingCrossAttention
 from .decoder import MMDecoder
 from .int8 import Int8Linear
-from .layers import MLP, Projection, ResidualProjection, is_plain_inference
+from .layers import MLP, Projection, ResidualProjection
+from .onednn import LEAST_WEIGHT, is_plain_inference, is_quicker
 
 # Shape legend: B rows, K keys, S media tokens, H heads, d their width, D = H d. States of one token a row are (B, D).
 
@@ -58,8 +59,20 @@ def layer_of(module: nn.Module) -> Layer:
         shape, eps = module.normalized_shape, module.eps
         return lambda states: torch.layer_norm(states, shape, weight, bias, eps)
     if type(module) in (Projection, ResidualProjection) and type(weight.data) is torch.Tensor:  # type: ignore[union-attr]
+        has_choice = weight.numel() >= LEAST_WEIGHT and is_quicker()  # type: ignore[union-attr, operator]
+        if weight.dtype != torch.float32 or has_choice:  # type: ignore[union-attr]
+            return module.forward
         return lambda states: torch.addmm(bias, states, weight)  # type: ignore[arg-type]
     return module.forward if type(module) is Int8Linear else module
+
+
+def attend(
+    attention: Attention, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what one query (B, H, 1, d) attends to, of H d values a row, by the kernel that `attention` takes."""
+    if mask is None and query.dtype != torch.float32 and not attention.upcast:
+        return attend_once(query, keys, values, attention.scaling)
+    return nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=attention.scaling)
 
 
 @dataclass
@@ -72,7 +85,7 @@ class Reading:
     keys: torch.Tensor
     values: torch.Tensor
     mask: torch.Tensor | None
-    scaling: float
+    attention: Attention
     lacks_media: torch.Tensor | None  # (B, 1) bool
     query_gate: Layer | None = None
     token_gate: Layer | None = None
@@ -86,9 +99,7 @@ class Reading:
         rows, heads, _, width = self.keys.shape
         normed = self.norm(states)
         query = self.query(normed).view(rows, heads, 1, width)
-        attended = nn.functional.scaled_dot_product_attention(
-            query, self.keys, self.values, attn_mask=self.mask, scale=self.scaling
-        )
+        attended = attend(self.attention, query, self.keys, self.values, self.mask)
         branch = self.output(attended.reshape(rows, -1))
         if self.query_gate is not None:
             branch = branch * self.query_gate(normed).sigmoid()
@@ -113,7 +124,7 @@ class Block:
     norm: Layer
     projection: Layer
     output: Layer
-    scaling: float
+    attention: Attention
     inside: list[Reading]
     stand_ins: list[torch.Tensor]
     feed_norm: Layer
@@ -151,7 +162,7 @@ class QuickSteps:
     Steps of a generation whose prompt, with its media, is in a cache.
 
     Args:
-        decoder: in evaluation, with weights in float32 or in 8 bits
+        decoder: in evaluation
         rows: B
         length: tokens in the cache
     """
@@ -173,7 +184,7 @@ class QuickSteps:
                     norm=layer_of(block.ln_1),
                     projection=layer_of(attention.c_attn),
                     output=layer_of(attention.c_proj),
-                    scaling=attention.scaling,
+                    attention=attention,
                     inside=[each for place, index, each in readings if (place, index) == ("inside", i)],
                     stand_ins=[
                         stand_in(tokens).reshape(-1, attention.config.n_embd)
@@ -218,9 +229,7 @@ class QuickSteps:
                 states = reading.add_to(states)
             projected = block.projection(block.norm(states)).view(rows, 3, self.heads, -1).transpose(0, 1)
             keys, values = buffer.append(projected[1:], first)
-            attended = nn.functional.scaled_dot_product_attention(
-                projected[0][:, :, None], keys, values, attn_mask=mask, scale=block.scaling
-            )
+            attended = attend(block.attention, projected[0][:, :, None], keys, values, mask)
             states = states + block.output(attended.reshape(rows, size))
             for reading in block.inside:
                 states = reading.add_to(states)
@@ -310,7 +319,7 @@ def attention_of(attention: CrossAttention, inputs: dict[str, Any], rows: int) -
         "keys": keys.expand(rows, -1, -1, -1),
         "values": values.expand(rows, -1, -1, -1),
         "mask": mask,
-        "scaling": attention.scaling,
+        "attention": attention,
         "lacks_media": None if has_media is None else ~has_media[:, 0],
     }
 
@@ -329,7 +338,7 @@ def quick_states(base: Any, inputs: Mapping[str, Any]) -> torch.Tensor | None:
     weight, config = decoder.ln_f.weight, decoder.config
     if decoder.training or config.output_attentions or config.output_hidden_states or not is_untouched(base):
         return None
-    if weight.dtype != torch.float32 or not is_plain_inference(weight):
+    if not (weight.is_floating_point() and is_plain_inference(weight)):
         return None
     if (steps := QuickSteps.of(decoder, cache, ids)) is None:
         return None

@@ -251,6 +251,24 @@ def test_whisper_features_equal_its_extractor():
     torch.testing.assert_close(features[:2], expected)
 
 
+def test_windows_are_extracted_a_few_at_a_time_with_the_features_of_all_at_once(monkeypatch):
+    given = []
+
+    class Noting(WhisperFeatureExtractor):
+        def __call__(self, windows, **options):
+            given.append(len(windows))
+            return super().__call__(windows, **options)
+
+    extractor, windows = Noting(feature_size=8, chunk_length=1), [tone(0.2 * (1 + n % 4)) for n in range(5)]
+    features, mask = extract_features(extractor, windows)
+    assert given == [2, 2, 1] and audio.WINDOWS_AT_ONCE == 2
+    monkeypatch.setattr(audio, "WINDOWS_AT_ONCE", 5)
+    whole, whole_mask = extract_features(extractor, windows)
+    assert given[3:] == [5]
+    torch.testing.assert_close(features, whole, atol=1e-6, rtol=0)
+    assert torch.equal(mask, whole_mask) and features.shape == (5, 8, 100)
+
+
 def test_raw_waves_are_padded_to_the_longest_and_not_further():
     features, mask = extract_features(Wav2Vec2FeatureExtractor(), [tone(0.5), tone(0.25)])
     assert features.shape == mask.shape == (2, 8000)

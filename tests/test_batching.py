@@ -142,6 +142,13 @@ def test_items_are_dealt_out_to_rows() -> None:
     assert pad_rows(torch.tensor([1, 2, 3]), [2, 0, 1]).tolist() == [[1, 2], [0, 0], [3, 0]]
 
 
+def test_rows_of_equally_many_items_are_not_copied() -> None:
+    items = torch.arange(8).reshape(4, 2)  # (N, D)
+    for count in (1, 2):
+        dealt = pad_rows(items, [count] * (4 // count))
+        assert dealt.tolist() == items.reshape(4 // count, count, 2).tolist() and dealt.data_ptr() == items.data_ptr()
+
+
 # ---- The processor's own --------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, GenerationConfig, StaticCache
 from transformers.utils import logging
 
-from modeling_mm import MMForConditionalGeneration
+from modeling_mm import MMForConditionalGeneration, layers
 from modeling_mm.outputs import MMMediaOutput
 from tests.fakes.tiny import (
     AUDIO,
@@ -545,9 +545,16 @@ def test_media_as_the_first_argument_are_refused_with_their_keyword(model, input
 # ---- Half precision on a CPU ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype, is_turned", [(torch.float16, True), (torch.bfloat16, False)], ids=str)
-def test_half_precision_on_a_cpu_is_generated_from_turned_weights_and_saved_as_ever(dtype, is_turned, tmp_path):
-    """In float16 turned weights are twice as fast there, and nothing but their place in memory tells them apart."""
+@pytest.mark.parametrize(
+    "dtype, has_kernels, is_turned",
+    [(torch.float16, False, True), (torch.bfloat16, False, False), (torch.bfloat16, True, True)],
+    ids=str,
+)
+def test_half_precision_on_a_cpu_is_generated_from_turned_weights_and_saved_as_ever(
+    dtype, has_kernels, is_turned, tmp_path, monkeypatch
+):
+    """Where turned weights are faster, nothing but their place in memory tells them apart."""
+    monkeypatch.setattr(layers, "has_half_kernels", lambda dtype: has_kernels)
     model = opened().to(dtype)
     weight = model.model.language_model.h[0].attn.c_attn.weight
     before = weight.clone()

@@ -134,6 +134,16 @@ def test_modes(mode, pixel, expected):
     assert pixels(to_rgb(Image.new(mode, (1, 1), pixel))) == [expected]
 
 
+def test_an_image_that_needs_no_change_is_not_copied_and_stays_as_it_is():
+    image = Image.new("RGB", (4, 2), RED)
+    assert load_image(image) is image
+    features, _ = image_features(CLIPImageProcessor(), [[image]], {})
+    assert features["pixel_values"].shape == (1, 1, 3, 224, 224) and pixels(image) == [RED] * 8
+    turned = image.copy()
+    turned.getexif()[0x0112] = 6
+    assert load_image(turned).size == (2, 4) and turned.size == (4, 2)
+
+
 def test_16_bit_file_is_scaled_and_not_clipped():
     grey = Image.fromarray(np.array([[0, 257, 257 * 128, 65535]], np.uint16))
     assert [pixel[0] for pixel in pixels(load_image(encode(grey)))] == [0, 1, 128, 255]

@@ -195,14 +195,16 @@ def test_the_head_gives_the_same_scores_for_any_number_of_rows(rows):
     assert difference(got, x @ head.weight.T) < 1e-5 if x.numel() else True
 
 
+@pytest.mark.parametrize("has_kernels", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_turned_weights_differ_in_memory_alone(dtype):
+def test_turned_weights_differ_in_memory_alone(dtype, has_kernels, monkeypatch):
+    monkeypatch.setattr(layers, "has_half_kernels", lambda dtype: has_kernels)
     mlp = MLP(gpt2_config()).to(dtype)
     x, before = torch.randn(2, 3, 32, dtype=dtype), {name: p.clone() for name, p in mlp.named_parameters()}
     expected = mlp(x)
     turn_weights(mlp)
     turned = {name: p for name, p in mlp.named_parameters() if name.endswith(".weight")}
-    is_turned = dtype == torch.float16
+    is_turned = dtype == torch.float16 or (dtype == torch.bfloat16 and has_kernels)
     assert {p.stride() for p in turned.values()} == ({(1, 32), (1, 128)} if is_turned else {(128, 1), (32, 1)})
     assert all(torch.equal(p, before[name]) for name, p in mlp.named_parameters())
     assert difference(mlp(x), expected) < 0.02

@@ -82,6 +82,15 @@ def test_logits_are_those_of_plain_steps(kind, rows, taken):
         assert torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_quick(dtype, taken):
+    model, batch = opened().to(dtype), inputs(ROWS, side="left")
+    found = model.generate(**batch, **GREEDY, **LOGITS)
+    wanted = plain(lambda: model.generate(**batch, **GREEDY, **LOGITS))
+    assert taken == [False] + [True] * 5 and torch.equal(found.sequences, wanted.sequences)
+    assert all(torch.equal(one, other) for one, other in zip(found.logits, wanted.logits, strict=True))
+
+
 def test_a_quantized_model_is_quick(taken):
     model = quantize(opened(), Int8Config(least_weights=0))
     batch = inputs(ROWS, side="left")
@@ -177,7 +186,6 @@ def test_steps_that_it_does_not_know_are_plain(taken):
     eager = opened()
     eager.set_attn_implementation("eager")
     assert not steps_taken(eager, taken)
-    assert not steps_taken(opened().to(torch.bfloat16), taken)
 
 
 def test_a_hook_on_a_layer_is_called(taken):

@@ -5,8 +5,9 @@ Transcribe with Whisper tiny.en, converted and in int8, beside faster-whisper on
     pip install "faster-whisper>=1.2,<2"
     python -m scripts.workshop.faster_whisper --out scripts/results/faster-whisper.json
 
-Each clip is transcribed by both in turn, in one process, greedily and without timestamps. The clips are Asterisk's
-prompts of at least three words (`build_corpus prompts` builds them).
+Each clip is transcribed by both in turn, greedily and without timestamps. Each side has a process, since the threads
+of both in one process would wait for each other. The clips are Asterisk's prompts of at least three words
+(`build_corpus prompts` builds them).
 """
 
 import argparse

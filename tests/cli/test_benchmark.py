@@ -64,7 +64,7 @@ def test_the_benchmark_measures_the_loss_and_its_memory(capsys):
 
 @pytest.mark.parametrize(
     ("part", "lines"),
-    [("questions", 3), ("media", 6), ("training", 4), ("cached", 1), ("mixed", 1), ("packed", 1), ("processor", 3)],
+    [("questions", 3), ("media", 6), ("training", 4), ("cached", 1), ("mixed", 1), ("packed", 1), ("processor", 4)],
 )
 def test_the_benchmark_measures_media_and_batches(part, lines, capsys, monkeypatch):
     monkeypatch.setattr("modeling_mm.cli.benchmark.processing.ITEMS", 2)

@@ -1,10 +1,13 @@
 """workshop/faster_whisper.py: two sides on the same clips in turn, and where the seconds go."""
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from scripts.workshop import faster_whisper, faster_whisper_run
 from scripts.workshop.faster_whisper_run import (
@@ -12,6 +15,7 @@ from scripts.workshop.faster_whisper_run import (
     PARTS,
     PEER,
     RATE,
+    SideProcess,
     Transcriber,
     draw_clips,
     seconds_by_part,
@@ -49,6 +53,26 @@ def test_each_part_takes_what_the_one_before_gives():
     spent = seconds_by_part({"a": Transcriber(str, tuple(steps))}, CLIPS)
     assert calls == [0, 1, 2] * 2
     assert set(spent["a"]) == set(PARTS) and all(value > 0 for value in spent["a"].values())
+
+
+def waiting(seconds):
+    """A side that tells its process and its number of threads, and whose parts wait."""
+    parts = [lambda value: time.sleep(seconds) or value] * len(PARTS)
+    return Transcriber(lambda samples: f"{os.getpid()} {torch.get_num_threads()} {samples[0]:.1f}", tuple(parts))
+
+
+def test_each_side_works_in_one_process_apart_from_the_other():
+    sides = {name: SideProcess(waiting, seconds) for name, seconds in (("a", 0.0), ("b", 0.02))}
+    with sides["a"].pool, sides["b"].pool:
+        texts, _ = transcribe_in_turn(sides, CLIPS)
+        spent = seconds_by_part(sides, CLIPS)
+    said = {name: [text.split() for text in found] for name, found in texts.items()}
+    assert len({os.getpid(), *(int(process) for found in said.values() for process, *_ in found)}) == 3
+    threads = str(torch.get_num_threads())
+    assert [words[1:] for found in said.values() for words in found] == [
+        [threads, clip] for clip in ("0.1", "0.2")
+    ] * 2
+    assert all(value >= 2 * 0.02 for value in spent["b"].values())  # two clips, timed where they are transcribed
 
 
 def test_clips_of_some_words_are_drawn_from_all_splits(tmp_path):

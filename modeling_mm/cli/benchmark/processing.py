@@ -2,9 +2,11 @@
 """Rows of the processor: images and audio to tensors, against CLIP's and Whisper's, and with workers."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast, WhisperFeatureExtractor
@@ -37,11 +39,11 @@ def processors(bench: Bench) -> Iterator[Result]:
     looker = CLIPImageProcessor()
     ours: Any = MMProcessor(looker, extractor, word_tokenizer())
 
-    def read_images() -> None:
-        ours(text=["<|image|> word"] * ITEMS, images=[[image] for image in images], return_tensors="pt")
+    def read_images(given: Sequence[Any]) -> None:
+        ours(text=["<|image|> word"] * ITEMS, images=[[image] for image in given], return_tensors="pt")
 
-    def peer_images() -> None:
-        looker(images, return_tensors="pt")
+    def peer_images(given: Sequence[Any]) -> None:
+        looker(given, return_tensors="pt")
 
     def read_audio() -> None:
         sides = {"audio": [[clip] for clip in clips], "sampling_rate": rate}
@@ -50,8 +52,11 @@ def processors(bench: Bench) -> Iterator[Result]:
     def peer_audio() -> None:
         extractor(clips, sampling_rate=rate, return_tensors="pt")
 
-    label, name = f"{ITEMS} images of 640x480", f"{type(looker).__name__} of CLIPProcessor"
-    yield bench.compare(label, name, read_images, peer_images, 1.0, ITEMS, "images/s")
+    name = f"{type(looker).__name__} of CLIPProcessor"
+    kinds: dict[str, Sequence[Any]] = {"images": list(map(Image.fromarray, images)), "arrays": images}
+    for kind, given in kinds.items():
+        runs = partial(read_images, given), partial(peer_images, given)
+        yield bench.compare(f"{ITEMS} {kind} of 640x480", name, *runs, 1.0, ITEMS, "images/s")
     label, name = f"{ITEMS} clips of {SECONDS} s", f"{type(extractor).__name__} of WhisperProcessor"
     yield bench.compare(label, name, read_audio, peer_audio, 1.0, ITEMS, "clips/s")
     yield from with_workers(bench, ours, images)

@@ -17,6 +17,7 @@ from transformers.utils import is_torchdynamo_compiling
 from .encoders import is_sharded
 from .layers import Head, has_half_kernels
 from .losses import at_least_one
+from .onednn import multiplies, product
 
 # Shape legend: N learned tokens, n tokens of a chunk, D the decoder's width, V the vocabulary.
 
@@ -104,15 +105,15 @@ class SummedHeadLoss(torch.autograd.Function):
             for start in range(0, states.shape[0], chunk_tokens):
                 chunk = slice(start, start + chunk_tokens)
                 inputs = states[chunk].to(dtype)  # (n, D)
-                scores = (inputs @ table.T).float()  # (n, V)
+                scores = matmul(inputs, table.T).float()  # (n, V)
                 total += loss_and_gradient(scores, targets[chunk])
                 gradient = scores.to(dtype)  # (n, V)
                 if of_states is not None:
-                    of_states[chunk] = gradient @ table
-                if of_weight is not None and dtype == torch.float32:
+                    of_states[chunk] = matmul(gradient, table)
+                if of_weight is not None and dtype == torch.float32 and not multiplies(gradient.T, inputs):
                     of_weight.addmm_(gradient.T, inputs)
                 elif of_weight is not None:
-                    of_weight += gradient.T @ inputs
+                    of_weight += matmul(gradient.T, inputs)
         ctx.gradients = of_states, None if of_weight is None else of_weight.to(weight.dtype)
         return total
 
@@ -144,6 +145,11 @@ def loss_and_gradient(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tens
     scores /= sums
     scores.scatter_add_(1, place, scores.new_full((1, 1), -1.0).expand_as(place))
     return (sums.log() - of_targets).sum()
+
+
+def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the product of matrices (N, in) and (in, out) without a gradient, by the quickest kernel."""
+    return product(left, right) if multiplies(left, right) else left @ right
 
 
 def product_dtype(states: torch.Tensor) -> torch.dtype:

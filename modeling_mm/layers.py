@@ -12,13 +12,13 @@ from transformers.activations import ACT2FN
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.pytorch_utils import Conv1D
 
-from .onednn import is_plain_inference, multiplies, onednn_linear
+from .onednn import LEAST_WEIGHT, is_plain_inference, multiplies, product
 
 COLUMNS = 2048  # of a weight, that are converted to float32 at once
 
 
 class QuickOnCpu:
-    """A linear layer that is quick on any CPU: in half precision by [`multiply`], in float32 by [`onednn_linear`]."""
+    """A linear layer that is quick on any CPU: in half precision by [`multiply`], in float32 by [`product`]."""
 
     weight: torch.Tensor
     bias: Any  # a tensor, or None
@@ -28,8 +28,10 @@ class QuickOnCpu:
         """Return states (..., out) of states (..., in)."""
         if self.weight.dtype != torch.float32 and lacks_kernel(self.weight):
             return multiply(x, self.weight.t() if self.is_turned else self.weight, self.bias)
-        if not torch.is_grad_enabled() and multiplies(x, self.weight):
-            return onednn_linear(x, self.weight if self.is_turned else self.weight.t(), self.bias)
+        # The gradient of a turned weight would be laid out as the weight is not, and be copied.
+        is_apt = self.weight.numel() >= LEAST_WEIGHT and not (self.is_turned and torch.is_grad_enabled())
+        if is_apt and multiplies(x, self.weight):
+            return product(x, self.weight.t() if self.is_turned else self.weight, self.bias)
         return super().forward(x)  # type: ignore[misc]
 
 
@@ -58,7 +60,8 @@ def range_logits(head: nn.Module, states: torch.Tensor, token_range: tuple[int, 
     if is_half:
         part = multiply(states, rows.t())
     else:
-        part = (onednn_linear if multiplies(states, rows) else nn.functional.linear)(states, rows)
+        is_quick = not torch.is_grad_enabled() and multiplies(states, rows)
+        part = product(states, rows.t()) if is_quick else nn.functional.linear(states, rows)
     logits = part.new_full((*part.shape[:-1], weight.shape[0]), -torch.inf)
     logits[..., first:stop] = part
     return logits

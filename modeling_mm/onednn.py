@@ -73,7 +73,9 @@ class Product(torch.autograd.Function):
     def forward(
         ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        ctx.save_for_backward(states, weight)
+        of_states, of_weight = ctx.needs_input_grad[:2]
+        # A frozen weight needs no states, which would stay in memory.
+        ctx.save_for_backward(states if of_weight else None, weight if of_states else None)
         return onednn_linear(states, weight.t(), bias)
 
     @staticmethod

@@ -25,7 +25,7 @@ from .cross_attention import CrossAttention, GatedCrossAttentionBlock, SinkingCr
 from .decoder import MMDecoder
 from .int8 import Int8Linear
 from .layers import MLP, Projection, ResidualProjection
-from .onednn import LEAST_WEIGHT, is_plain_inference, is_quicker
+from .onednn import LEAST_WEIGHT, is_plain_inference
 
 # Shape legend: B rows, K keys, S media tokens, H heads, d their width, D = H d. States of one token a row are (B, D).
 
@@ -59,10 +59,9 @@ def layer_of(module: nn.Module) -> Layer:
         shape, eps = module.normalized_shape, module.eps
         return lambda states: torch.layer_norm(states, shape, weight, bias, eps)
     if type(module) in (Projection, ResidualProjection) and type(weight.data) is torch.Tensor:  # type: ignore[union-attr]
-        has_choice = weight.numel() >= LEAST_WEIGHT and is_quicker()  # type: ignore[union-attr, operator]
-        if weight.dtype != torch.float32 or has_choice:  # type: ignore[union-attr]
-            return module.forward
-        return lambda states: torch.addmm(bias, states, weight)  # type: ignore[arg-type]
+        if weight.dtype == torch.float32 and weight.numel() < LEAST_WEIGHT:  # type: ignore[union-attr, operator]
+            return lambda states: torch.addmm(bias, states, weight)  # type: ignore[arg-type]
+        return module.forward  # which has a choice of kernels
     return module.forward if type(module) is Int8Linear else module
 
 

@@ -553,7 +553,7 @@ def test_media_as_the_first_argument_are_refused_with_their_keyword(model, input
 def test_half_precision_on_a_cpu_is_generated_from_turned_weights_and_saved_as_ever(
     dtype, has_kernels, is_turned, tmp_path, monkeypatch
 ):
-    """Where turned weights are faster, nothing but their place in memory tells them apart."""
+    """Nothing but their place in memory tells turned weights apart."""
     monkeypatch.setattr(layers, "has_half_kernels", lambda dtype: has_kernels)
     model = opened().to(dtype)
     weight = model.model.language_model.h[0].attn.c_attn.weight

@@ -24,8 +24,7 @@ def used(monkeypatch) -> list[tuple[int, ...]]:
         found.append(tuple(weight.shape))
         return onednn_linear(states, weight, bias)
 
-    for module in (onednn, quick_steps):
-        monkeypatch.setattr(module, "is_quicker", lambda: True)
+    monkeypatch.setattr(onednn, "is_quicker", lambda: True)
     for module in (onednn, quick_steps, layers):
         monkeypatch.setattr(module, "LEAST_WEIGHT", 1)
     monkeypatch.setattr(onednn, "LEAST_PRODUCT", 1)
@@ -66,6 +65,18 @@ def test_gradients_are_those_of_torch_and_have_gradients(is_expanded, learning):
     for one, other in zip(found, wanted, strict=True):
         assert one.shape == other.shape
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("learning, kept", [((0, 1), {(2, 6), (6, 5)}), ((0,), {(6, 5)}), ((1,), {(2, 6)})], ids=str)
+def test_what_no_gradient_needs_is_not_kept(learning, kept):
+    given, saved = [torch.randn(2, 6), torch.randn(6, 5)], []
+    for i in learning:
+        given[i].requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tuple(tensor.shape)) or tensor, lambda x: x
+    ):
+        product(*given).sum().backward()
+    assert set(saved) == kept and all((given[i].grad is not None) == (i in learning) for i in (0, 1))
 
 
 def test_it_multiplies_in_float32_what_is_large_enough(monkeypatch):

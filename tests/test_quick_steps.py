@@ -10,7 +10,7 @@ from transformers import DynamicCache
 import modeling_mm.modeling_mm as models
 from modeling_mm import quick_steps
 from modeling_mm.deploy import Int8Config, quantize
-from tests.fakes.tiny import AUDIO, IMAGE, inputs, opened
+from tests.fakes.tiny import AUDIO, IMAGE, gpt2, inputs, opened
 
 ROWS = [[5, IMAGE, 6, AUDIO, 7], [8, 9, 10], [IMAGE, 11, IMAGE, 12]]
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
@@ -82,9 +82,11 @@ def test_logits_are_those_of_plain_steps(kind, rows, taken):
         assert torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
 
 
+@pytest.mark.parametrize("upcasts", [False, True], ids=["", "upcast"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_quick(dtype, taken):
-    model, batch = opened().to(dtype), inputs(ROWS, side="left")
+def test_half_precision_is_quick(dtype, upcasts, taken):
+    model = opened(text=gpt2(reorder_and_upcast_attn=upcasts)).to(dtype)
+    batch = inputs([[5, IMAGE, 6, AUDIO, 7], [8, IMAGE, 9, AUDIO, 10]], side="left")  # nothing is masked
     found = model.generate(**batch, **GREEDY, **LOGITS)
     wanted = plain(lambda: model.generate(**batch, **GREEDY, **LOGITS))
     assert taken == [False] + [True] * 5 and torch.equal(found.sequences, wanted.sequences)

@@ -14,7 +14,8 @@ WAIT = """
 import time
 try:
     print("up", flush=True)
-    time.sleep(60)
+    for _ in range(600):  # a signal that comes just before a sleep is seen behind it
+        time.sleep(0.1)
 except KeyboardInterrupt:
     raise SystemExit(5)
 """

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from .configuration_mm import LOCATION_BINS, LOCATION_TOKENS, MMConfig, encoder_sub_config, first_location_id
+from .configuration_mm import (
+    LOCATION_BINS,
+    LOCATION_TOKENS,
+    TAG_FIELDS,
+    MMConfig,
+    encoder_sub_config,
+    first_location_id,
+)
 from .cross_attention import CROSS_ATTENTION, cross_attention_groups
 from .joining import (
     LOADING_ARGUMENTS,
@@ -33,6 +40,7 @@ FIELDS = {
     "connector_layers": "connector_layers",
     "latents": "latents",
     "pooling": "pooling",
+    **{field: field for field in TAG_FIELDS},
     "feature_layers": "feature_layers",
 }
 BEFORE_BLOCKS = (
@@ -66,10 +74,10 @@ def add_modality(
         freeze_encoder: False for an encoder that has learned nothing yet, which trains while the rest is frozen
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
             `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`, `pooling`,
-            `feature_layers` of images, `connector_dropout`, `max_media_items`, `media_position_encoding`,
-            `max_media_positions`, `cross_attention_feed_forward`, `cross_attention_feed_forward_size`,
-            `cross_attention_query_gate`, `cross_attention_token_gate`, `cross_attention_stand_in` and
-            `cross_attention_sink`, as the fields of [`MMConfig`] say; and arguments of loading (`cache_dir`, `token`,
+            `tags`, `tag_length`, `tag_choices`, `tag_rank`, `feature_layers` of images, `connector_dropout`,
+            `max_media_items`, `media_position_encoding`, `max_media_positions`, `cross_attention_feed_forward`,
+            `cross_attention_feed_forward_size`, `cross_attention_query_gate`, `cross_attention_token_gate`,
+            `cross_attention_stand_in` and `cross_attention_sink`, as the fields of [`MMConfig`] say; and arguments of loading (`cache_dir`, `token`,
             `revision`, ...)
 
     Returns:

@@ -53,6 +53,7 @@ LOCATION_BINS = 1000
 LOCATION_TOKENS = tuple(f"<loc_{number}>" for number in range(LOCATION_BINS))
 
 DIRECT = "direct"
+TAG_FIELDS = ("tags", "tag_length", "tag_choices", "tag_rank")
 CONNECTORS = ("linear", "mlp", "conv", "gru", "perceiver", DIRECT)
 CROSS_ATTENTION_PLACEMENTS = ("before", "inside")
 HIDDEN = "hidden"
@@ -209,6 +210,15 @@ class MMConfig(PreTrainedConfig):
         vision_pooling, audio_pooling (`int`, *optional*, defaults to 1):
             Encoder tokens that are averaged before the connector: squares of so many tokens a side of an image, so
             that 2 leaves a fourth of them, and runs of so many tokens of audio. Not for `"direct"`.
+        vision_tags, audio_tags (`int`, *optional*):
+            Number of texts of which the likeliest are added to the media tokens of each item, so that a decoder can
+            copy the name of what it sees; [`~MMPreTrainedModel.set_tags`] writes them. They cost a linear classifier
+            of the mean of the encoder's tokens, and may start from a head that the encoder was trained with. Not for
+            `"direct"`.
+        vision_tag_length, audio_tag_length (`int`, *optional*, defaults to 4): text tokens of a tag.
+        vision_tag_choices, audio_tag_choices (`int`, *optional*, defaults to 1): tags that are shown of each item.
+        vision_tag_rank, audio_tag_rank (`int`, *optional*):
+            Rank of the classifier's weight, which is then a product of two smaller ones; by default it is whole.
         vision_feature_layers (`list[int]`, *optional*):
             Hidden states of the image encoder, by index, whose features stand side by side in each token; by default
             its last state alone. The tokens are those of the first one named, to whose grid maps of another resolution
@@ -317,12 +327,20 @@ class MMConfig(PreTrainedConfig):
     vision_connector_layers: int = 1
     vision_latents: int = 64
     vision_pooling: int = 1
+    vision_tags: int | None = None
+    vision_tag_length: int = 4
+    vision_tag_choices: int = 1
+    vision_tag_rank: int | None = None
     vision_feature_layers: list[int] | None = None
     audio_connector: str = "mlp"
     audio_connector_size: int | None = None
     audio_connector_layers: int = 1
     audio_latents: int = 64
     audio_pooling: int = 1
+    audio_tags: int | None = None
+    audio_tag_length: int = 4
+    audio_tag_choices: int = 1
+    audio_tag_rank: int | None = None
     connector_dropout: float = 0.0
     media_position_encoding: str = "sinusoidal"
     max_media_positions: int = 2048
@@ -491,10 +509,11 @@ class MMConfig(PreTrainedConfig):
             raise ValueError(f"connector_dropout must be from 0 to below 1, got {self.connector_dropout}.")
         for tower in (modality.tower for modality in MODALITIES.values()):
             check_choice(f"{tower}_connector", getattr(self, f"{tower}_connector"), CONNECTORS)
-            for name in ("connector_layers", "connector_size", "latents", "pooling"):
+            for name in ("connector_layers", "connector_size", "latents", "pooling", *TAG_FIELDS):
                 field = f"{tower}_{name}"
                 if (value := getattr(self, field)) is not None:
                     check_positive(field, value)
+            self._check_tags(tower)
             layers = getattr(self, field := f"{tower}_feature_layers", None)
             if layers is not None and (not layers or len(set(layers)) < len(layers)):
                 raise ValueError(
@@ -511,6 +530,19 @@ class MMConfig(PreTrainedConfig):
             raise ValueError(f"suppressed_token_ids must not be negative, got {self.suppressed_token_ids}.")
         self._check_cross_attention()
         self._check_token_ids()
+
+    def _check_tags(self, tower: str) -> None:
+        if (tags := getattr(self, f"{tower}_tags")) is None:
+            return
+        if getattr(self, f"{tower}_connector") == DIRECT:
+            raise ValueError(
+                f"{tower}_tags is {tags}, but {tower}_connector is {DIRECT!r}, which adds nothing to what the encoder "
+                f"says. Use another connector, or leave {tower}_tags out."
+            )
+        if (choices := getattr(self, f"{tower}_tag_choices")) > tags:
+            raise ValueError(
+                f"{tower}_tag_choices is {choices}, but {tower}_tags is {tags}. Show at most as many tags as there are."
+            )
 
     def _check_grids(self) -> None:
         """Check that tokens whose rows and columns positions encode are still a grid behind the connector."""

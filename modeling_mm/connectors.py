@@ -15,6 +15,7 @@ from .encoder_shapes import encoder_width
 from .layers import MLP, activation, sinusoidal_positions
 from .masks import cross_attention_mask
 from .modalities import MODALITIES, Modality
+from .tags import build_tagger
 
 # Shape legend: N items, L encoder tokens, M media tokens an item, W the encoder's width, D the decoder's width.
 
@@ -42,6 +43,8 @@ class DirectConnector(nn.Module):
         width: W
         text_width: D
     """
+
+    tagger = None
 
     def __init__(self, width: int, text_width: int):
         super().__init__()
@@ -93,6 +96,7 @@ class Connector(nn.Module):
         self.positions = nn.Embedding(config.max_media_positions, text.n_embd) if learned else None
         # One row, W_m: e_m = x + W_m.
         self.modality = nn.Embedding(1, text.n_embd) if config.modality_embedding else None
+        self.tagger = build_tagger(config, tower, width)
         self.items = nn.Embedding(config.max_media_items, text.n_embd) if config.max_media_items else None
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> StatesAndMask:

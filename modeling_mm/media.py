@@ -59,6 +59,7 @@ class MediaEncodingMixin:
 
     config: MMConfig
     training: bool
+    language_model: Any
     count_placeholders: Callable[[Modality, torch.Tensor], list[int]]
 
     @can_return_tuple
@@ -111,7 +112,9 @@ class MediaEncodingMixin:
             encoded, tokens, mask = encode(tower, items, frame_mask, **options)
             if frame_mask is not None and getattr(self.config, MODALITIES[name].padding_field):
                 mask = mask.any(-1, keepdim=True).expand_as(mask)
-            pooled = connector(tokens, mask)[0]
+            pooled, kept = connector(tokens, mask)
+            if connector.tagger is not None:
+                pooled, _ = connector.tagger(tokens, mask, (pooled, kept), self.language_model.wte)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=pooled,
@@ -212,8 +215,10 @@ class MediaEncodingMixin:
             if frames is not None and getattr(self.config, modality.padding_field):
                 mask = mask.any(-1, keepdim=True).expand_as(mask)  # all tokens of a real item
             with nullcontext() if torch.is_grad_enabled() else quick_linear():
-                states, mask = connector(tokens, mask)  # (N, M, D), (N, M)
-            parts[modality.name] = scatter(batch, index, states, mask)  # (B, S, D), (B, S), ...
+                states, kept = connector(tokens, mask)  # (N, M, D), (N, M)
+                if connector.tagger is not None:
+                    states, kept = connector.tagger(tokens, mask, (states, kept), self.language_model.wte)
+            parts[modality.name] = scatter(batch, index, states, kept)  # (B, S, D), (B, S), ...
         return join_modalities(parts)
 
     def _dummy_media(self, modality: Modality, rows: int, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -242,7 +247,10 @@ class MediaEncodingMixin:
             tower.eval()  # batch statistics must not learn from an empty item
             _, tokens, mask = encode(tower, dummy_item(tower, device))
             tower.train(training)
-        return connector(tokens, mask)[0]
+        media = connector(tokens, mask)
+        if connector.tagger is not None:
+            media = connector.tagger(tokens, mask, media, self.language_model.wte)
+        return media[0]
 
     def number_items(
         self, media: MMMediaOutput, seen: SeenItems | None, past_length: int | torch.Tensor

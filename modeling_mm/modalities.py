@@ -129,6 +129,10 @@ class Modality:
             f"{self.tower}_connector_layers": 1,
             f"{self.tower}_latents": 64,
             f"{self.tower}_pooling": 1,
+            f"{self.tower}_tags": None,
+            f"{self.tower}_tag_length": 4,
+            f"{self.tower}_tag_choices": 1,
+            f"{self.tower}_tag_rank": None,
             self.token_id_field: None,
             self.freeze_field: False,
         }

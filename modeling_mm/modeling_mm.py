@@ -3,12 +3,14 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -49,6 +51,7 @@ from .modalities import MODALITIES, Modality, show_media_inputs
 from .outputs import MMCausalLMOutput, MMMediaOutput, MMModelOutput, MMSequenceClassifierOutput
 from .quick_steps import quick_states
 from .shared_prefix import SharedPrefix
+from .tags import Tagger, set_tags
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -120,6 +123,8 @@ class MMPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         init_weights(module, self.config.text_config)
+        if isinstance(module, Tagger):
+            init.zeros_(module.ids)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -250,6 +255,10 @@ class MMPreTrainedModel(PreTrainedModel):
     def add_location_tokens(self, tokenizer: Any) -> None:
         """Give this model the tokens of boxes and points, in place; see [`adding.add_location_tokens`]."""
         add_location_tokens(self, tokenizer)
+
+    def set_tags(self, name: str, tokenizer: Any, texts: Sequence[str], **kwargs: Any) -> None:
+        """Write the texts of the tags of a modality into this model, in place; see [`tags.set_tags`]."""
+        set_tags(self, name, tokenizer, texts, **kwargs)
 
     def add_codec(self, codec: MediaCodec, tokenizer: Any, layout: str = "interleaved") -> None:
         """Let this model draw or speak by a codec, in place; see [`codec_adding.add_codec`]."""

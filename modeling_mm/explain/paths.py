@@ -109,6 +109,9 @@ def connector_paths(connector: Connector | DirectConnector, record: ConnectorRec
             paths = convolved(paths)
     elif isinstance(projector, PerceiverProjector):
         paths = rollout(record.rollouts) @ paths
+    if connector.tagger is not None:  # tags are read from the mean of all
+        tags = connector.tagger.places.num_embeddings
+        paths = torch.cat([paths, record.mask[:, None].to(paths).expand(-1, tags, -1)], dim=1)
     return paths / paths.sum(-1, keepdim=True).clamp(min=torch.finfo(paths.dtype).tiny)
 
 

@@ -2,18 +2,23 @@
 """The work of `build_base`: Whisper tiny.en, converted, with an EfficientNet-Lite2 that it cannot read yet."""
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 
+from .corpus import read_rows
+from .imagenet import PACKAGE as CLASS_NAMES
+from .imagenet import class_lemmas
 from .lessons import ImageNetHead
 from .lite import PACKAGES, efficientnet_lite, lite_head, lite_processor
 from .packages import fetch_package
 from .whisper_tiny import PACKAGE, whisper_tiny_en, whisper_tiny_processor
 
 VARIANT = "lite2"
-CLASSES = 1000  # of ImageNet, and the width of the connector, which starts as the encoder's own head
+CONNECTOR_SIZE = 384  # of its hidden layer
+TAG_LENGTH, TAG_CHOICES, TAG_RANK = 6, 3, 256  # text tokens of a tag, tags of an image, rank of their classifier
 MOST_IMAGES = 2  # in a row
 SIDE, POOLING = 8, 2  # encoder tokens at the edge of an image, and of a square that is averaged
 FEED_FORWARD = 352  # hidden width in each block: more would not fit into 95 MB
@@ -27,10 +32,16 @@ def build_base(arguments: argparse.Namespace) -> None:
     processor = MMProcessor.from_encoder_decoder(whisper_tiny_processor(whisper))
     processor = processor.add_part("image", lite_processor(VARIANT))
     model = MMForConditionalGeneration.from_encoder_decoder(whisper_tiny_en(whisper), tokenizer=processor.tokenizer)
+    classes = [lemmas[0] for lemmas in class_lemmas(fetch_package(CLASS_NAMES, arguments.packages))]
+    names = sorted({*classes, *(row["name_en"] for row in read_rows(arguments.corpora / "images", "train"))})
     torch.manual_seed(0)
     model = model.add_vision(
         efficientnet_lite(weights, VARIANT),
-        connector_size=CLASSES,
+        connector_size=CONNECTOR_SIZE,
+        tags=len(names),
+        tag_length=TAG_LENGTH,
+        tag_choices=TAG_CHOICES,
+        tag_rank=TAG_RANK,
         connector_dropout=0.3,
         pooling=POOLING,
         max_media_items=MOST_IMAGES,
@@ -44,22 +55,42 @@ def build_base(arguments: argparse.Namespace) -> None:
         cross_attention_token_gate=True,
         cross_attention_stand_in=True,
     )
-    start_from_head(model, ImageNetHead(*lite_head(weights)))
+    head = ImageNetHead(*lite_head(weights))
+    start_connector(model, head)
+    start_tags(model, processor, head, classes, names)
     remove_local_paths(model)
     model.save_pretrained(arguments.folder)
     processor.save_pretrained(arguments.folder)
 
 
-def start_from_head(model: MMForConditionalGeneration, head: ImageNetHead) -> None:
+def start_connector(model: MMForConditionalGeneration, head: ImageNetHead, seed: int = 0) -> None:
     """
-    Give the hidden units of the image connector the classes of the encoder's head.
+    Let the hidden units of the image connector see what matters to the encoder's head, in a random rotation.
 
     The connector normalizes each token first, which changes the size of what the head sees in it, but not much else.
     """
     hidden = model.model.vision_connector.projector.hidden[0]
+    size = hidden.out_features
+    _, values, right = torch.linalg.svd(head.weight, full_matrices=False)
+    turned = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(seed)))[0]
     with torch.no_grad():
-        hidden.weight.copy_(head.weight)
+        hidden.weight.copy_(turned @ (values[:size, None] * right[:size]))
         hidden.bias.zero_()
+
+
+def start_tags(
+    model: MMForConditionalGeneration,
+    processor: MMProcessor,
+    head: ImageNetHead,
+    classes: Sequence[str],
+    names: Sequence[str],
+) -> None:
+    """Write the names as tags; those of the encoder's classes start as its head has them, others from nothing."""
+    places = {name: place for place, name in enumerate(names)}
+    weight, bias = torch.zeros(len(names), head.weight.shape[1]), torch.zeros(len(names))
+    for number, name in enumerate(classes):
+        weight[places[name]], bias[places[name]] = head.weight[number], head.bias[number]
+    model.set_tags("image", processor, [f" {name}" for name in names], weight=weight, bias=bias)
 
 
 def remove_local_paths(model: MMForConditionalGeneration) -> None:

@@ -14,6 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs/base"))
     parser.add_argument("--packages", type=Path, default=Path("outputs/packages"))
+    parser.add_argument("--corpora", type=Path, default=Path("outputs/corpora"), help="whose names of images are tags")
     arguments = parser.parse_args()
     from .base_folder import build_base  # after the arguments, as it imports torch
 

@@ -22,7 +22,7 @@ from modeling_mm import MMForConditionalGeneration
 from modeling_mm.batching import IGNORED
 from modeling_mm.cross_attention import GatedCrossAttentionBlock
 
-from .prototypes import optimize
+from .prototypes import optimize, tags_dropped
 
 # Shape legend: B images and names of a batch, T tokens of a name, M media tokens an image, W the encoder's width,
 # D the decoder's, H heads, d their width.
@@ -68,6 +68,7 @@ class NameMatcher(nn.Module):
         super().__init__()
         self.connector = model.model.vision_connector
         self.block = first_block(model)
+        self.words = (model.get_input_embeddings(),)  # a tuple, as they are no part of it
         self.dropout = options.feature_dropout
         self.sharpness = nn.Parameter(torch.tensor(10.0))
 
@@ -77,13 +78,16 @@ class NameMatcher(nn.Module):
         return [*(parameter for part in parts for parameter in part.parameters()), self.sharpness]
 
     def media(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return media tokens (B, M, D) of pooled encoder tokens (B, M, W)."""
+        """Return media tokens of pooled encoder tokens (B, M, W), (B, M, D), and those of tags behind them."""
         states = self.connector.norm(tokens)
         if self.training:  # drops a feature in all tokens of an image
             states = states * dropout(torch.ones_like(states[:, :1]), self.dropout)
         media, _ = self.connector.projector(states, None)
-        places = torch.arange(media.shape[1])
-        return media + self.connector.positions(places) + self.connector.modality.weight
+        media = media + self.connector.positions(torch.arange(media.shape[1])) + self.connector.modality.weight
+        if self.connector.tagger is None:
+            return media
+        real = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        return self.connector.tagger(tokens, real, (media, real), self.words[0])[0]
 
     def forward(self, names: torch.Tensor, real: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """
@@ -137,7 +141,8 @@ def match_names(
         fits = torch.tensor([[one == other for other in said] for one in said])
         return matching_loss(seen, fits, matcher.sharpness)
 
-    optimize([{"params": matcher.learned()}], loss, options.steps, options.learning_rate, "matching names")
+    with tags_dropped(model, options.feature_dropout):
+        optimize([{"params": matcher.learned()}], loss, options.steps, options.learning_rate, "matching names")
     norm = torch.cat([state for each in states.values() for state in each]).norm(dim=-1).mean().item()
     say_what_was_found(model, options.strength * norm, seed)
     return matcher.eval()

@@ -9,8 +9,8 @@ stage adapts it to them.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.batching import IGNORED
+from modeling_mm.tags import Tagger
 from modeling_mm.utils import show_progress
 
 from .lessons import ImageNetHead, moved_means
@@ -102,15 +103,23 @@ class NameReader(nn.Module):
         media, _ = self.connector.projector(states, None)  # (B, M, D)
         return self.norm(media.mean(1) + self.connector.modality.weight) @ self.head.T + self.bias
 
+    def tag_loss(self, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+        """Return the loss of the tags, which are the names, if the connector has any."""
+        tagger = self.connector.tagger
+        if tagger is None:
+            return tokens.new_zeros(())
+        return cross_entropy(tagger.logits(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool)), names)
+
     def scores(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return how well each name fits, (B, K): the mean of its words' logarithmic probabilities."""
         return self.logits(tokens).log_softmax(-1) @ self.shares.T
 
     def forward(self, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the words of names, given by their numbers (B,), and of names among all names."""
+        """Return the loss of the words of names, given by their numbers (B,), of names among all names, and of tags."""
         logits = self.logits(tokens)
         of_words = cross_entropy(logits, self.shares[names])
-        return of_words + self.name_weight * cross_entropy(self.sharpness * (logits @ self.shares.T), names)
+        of_names = cross_entropy(self.sharpness * (logits @ self.shares.T), names)
+        return of_words + self.name_weight * of_names + self.tag_loss(tokens, names)
 
 
 def align_with_names(
@@ -133,9 +142,18 @@ def align_with_names(
 
     Returns:
         what has learned to read names, in evaluation mode.
+
+    Raises:
+        ValueError: if the model has tags, but not one for each name.
     """
     options = options or PrototypeOptions()
     known = sorted({*names, *class_names})
+    tagger = model.model.vision_connector.tagger
+    if tagger is not None and len(tagger.ids) != len(known):
+        raise ValueError(
+            f"The model has {len(tagger.ids)} tags, but there are {len(known)} names of images and classes. Build the "
+            "base again from the corpora that it is trained on."
+        )
     numbers = {name: number for number, name in enumerate(known)}
     targets = torch.tensor([numbers[name] for name in names])
     reader = NameReader(model, known, tokenizer, options).train()
@@ -159,15 +177,34 @@ def align_with_names(
         chosen = torch.randint(len(tokens), (options.token_images,), generator=generator)
         return reader(tokens[chosen].float(), targets[chosen])
 
-    learn(reader, of_means, options.steps, options.learning_rate, options.weight_decay, "naming means")
-    learn(reader, of_tokens, options.token_steps, options.token_learning_rate, options.weight_decay, "naming tokens")
+    with tags_dropped(model, options.feature_dropout):
+        learn(reader, of_means, options.steps, options.learning_rate, options.weight_decay, "naming means")
+        learn(
+            reader, of_tokens, options.token_steps, options.token_learning_rate, options.weight_decay, "naming tokens"
+        )
     return reader.eval()
+
+
+@contextmanager
+def tags_dropped(model: MMForConditionalGeneration, share: float) -> Iterator[None]:
+    """Let the tags of images drop this share of the encoder's features in training."""
+    tagger = model.model.vision_connector.tagger
+    if tagger is None:
+        yield
+        return
+    before, tagger.dropout = tagger.dropout, share
+    try:
+        yield
+    finally:
+        tagger.dropout = before
 
 
 def learn(reader: NameReader, step: Step, steps: int, learning_rate: float, weight_decay: float, title: str) -> None:
     """Train the connector and the reader's bias by a loss."""
     connector = [*reader.connector.norm.parameters(), *reader.connector.projector.parameters()]
     connector += reader.connector.modality.parameters()
+    if (tagger := reader.connector.tagger) is not None:
+        connector += [*tagger.reduce.parameters(), *tagger.score.parameters()]
     others = [reader.bias, reader.sharpness]
     groups = [{"params": connector, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     rng = random.Random(title)
@@ -211,7 +248,11 @@ def stand_in_for_speech(model: MMForConditionalGeneration, batch: Mapping[str, t
 
 
 def open_blocks(
-    model: MMForConditionalGeneration, questions: Mapping[str, torch.Tensor], strength: float = 2.0, seed: int = 0
+    model: MMForConditionalGeneration,
+    questions: Mapping[str, torch.Tensor],
+    ends: Sequence[int] = (),
+    strength: float = 2.0,
+    seed: int = 0,
 ) -> None:
     """
     Let images' cross-attention start as what the alignment has made of media tokens, instead of from zero.
@@ -222,8 +263,12 @@ def open_blocks(
     and back, so that the head reads the words of names from the first step. An optimizer that moves each weight by
     about the learning rate would take hundreds of steps to get there.
 
+    If there are tags, the last block looks for the word of its token in the half of a tag that holds the word before,
+    and reads the word to write. The first word of a tag stands behind the tokens that questions end in.
+
     Args:
         questions: about images, as a collator makes a batch of them; many words, from which states are learned.
+        ends: tokens that questions end in.
         strength: of what the last block adds.
     """
     decoder = model.model.language_model
@@ -231,6 +276,9 @@ def open_blocks(
     generator = torch.Generator().manual_seed(seed)
     states = states_before(model, questions)
     vocabulary = layer_norm(decoder.wte.weight)
+    tagger = model.model.vision_connector.tagger
+    if tagger is not None:
+        begin_tags(tagger, vocabulary[list(ends)].sum(0))
     words = vocabulary[questions["input_ids"][questions["attention_mask"].bool()]]  # (T, D)
     width = words.shape[1]
     with torch.no_grad():
@@ -241,10 +289,20 @@ def open_blocks(
             sharpness = SHARPNESS if block is blocks[0] else SOFTNESS
             attention.q_attn.weight.copy_(sharpness * ridge(layer_norm(given), words) @ turned)
             attention.q_attn.bias.copy_(-sharpness * vocabulary.mean(0) @ turned)
-            attention.c_attn.weight.copy_(torch.cat([sharpness * scale[:, None] * turned, carried], dim=1))
+            keys = sharpness * scale[:, None] * turned
             if block is blocks[-1]:
                 attention.c_proj.weight.copy_(strength * carried.T)
+                if tagger is not None:
+                    keys = SOFTNESS * turned.roll(width // 2, 0)  # of the word before
+            attention.c_attn.weight.copy_(torch.cat([keys, carried], dim=1))
             block.gate_query.bias.fill_(2.0)  # open by 0.88
+
+
+def begin_tags(tagger: Tagger, before: torch.Tensor) -> None:
+    """Let the first token of each tag that is shown stand behind a vector (D,), in place of a word before it."""
+    firsts = slice(None, None, tagger.ids.shape[1])
+    with torch.no_grad():
+        tagger.places.weight[firsts] += before.roll(len(before) // 2)
 
 
 def states_before(model: MMForConditionalGeneration, batch: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:

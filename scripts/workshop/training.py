@@ -31,6 +31,7 @@ from .prototypes import align_with_names, open_blocks, stand_in_for_speech
 LESSONS = 14.0  # weight of the lessons, beside those of the recipe's sources
 SURE = 4.0  # weight of the photographs that the head is sure about
 QUESTION = "What is this?"
+ENDS = ("?", ".")  # of questions, behind which answers begin
 TRANSCRIPTS = 40  # whose speech the stand-ins start from
 QUESTIONS = 600  # whose words the queries start from
 NAMING = {
@@ -84,7 +85,8 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
         heard = spread([row for row in rows if "beside_image" in (row.task or "")], TRANSCRIPTS)
         stand_in_for_speech(model, collate([without_images(row) for row in heard]))
         asked = spread([row for row in rows if row.task == "verify_name/en"], QUESTIONS)
-        open_blocks(model, collate(asked), seed=trainer.args.seed)
+        ends = known.processor.tokenizer("".join(ENDS), add_special_tokens=False)["input_ids"]
+        open_blocks(model, collate(asked), ends, seed=trainer.args.seed)
         find_names(model, tokens, [row.answer for row in (*captions, *sure)], rows, collator, trainer.args.seed)
     for part in parts_that_stay(model):
         part.requires_grad_(False)

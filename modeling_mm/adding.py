@@ -77,8 +77,8 @@ def add_modality(
             `tags`, `tag_length`, `tag_choices`, `tag_rank`, `feature_layers` of images, `connector_dropout`,
             `max_media_items`, `media_position_encoding`, `max_media_positions`, `cross_attention_feed_forward`,
             `cross_attention_feed_forward_size`, `cross_attention_query_gate`, `cross_attention_token_gate`,
-            `cross_attention_stand_in` and `cross_attention_sink`, as the fields of [`MMConfig`] say; and arguments of loading (`cache_dir`, `token`,
-            `revision`, ...)
+            `cross_attention_stand_in` and `cross_attention_sink`, as the fields of [`MMConfig`] say; and arguments of
+            loading (`cache_dir`, `token`, `revision`, ...)
 
     Returns:
         the new model in evaluation mode, which shares no weights with the first.

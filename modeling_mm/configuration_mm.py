@@ -541,7 +541,7 @@ class MMConfig(PreTrainedConfig):
             )
         if (choices := getattr(self, f"{tower}_tag_choices")) > tags:
             raise ValueError(
-                f"{tower}_tag_choices is {choices}, but {tower}_tags is {tags}. Show at most as many tags as there are."
+                f"{tower}_tag_choices is {choices}, but {tower}_tags is {tags}. Show no more tags than there are."
             )
 
     def _check_grids(self) -> None:

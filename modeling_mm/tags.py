@@ -20,7 +20,8 @@ class Tagger(nn.Module):
     """
     The likeliest tags of an item, added to its media tokens.
 
-    Object tags serve [Oscar](https://arxiv.org/abs/2004.06165) and [Tag2Text](https://arxiv.org/abs/2303.05657) so. A linear classifier reads the mean of the encoder's tokens, as the heads of image and audio classifiers do, so that
+    Object tags serve [Oscar](https://arxiv.org/abs/2004.06165) and [Tag2Text](https://arxiv.org/abs/2303.05657) so.
+    A linear classifier reads the mean of the encoder's tokens, as the heads of image and audio classifiers do, so that
     it can start as one of them. A tag that is shown is one media token for each of its T text tokens: the embedding of
     the text token, times the tag's probability, plus the embedding of the one before it with its halves swapped. So an
     attention head that looks for the token just written finds the next one to write.

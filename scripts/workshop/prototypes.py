@@ -115,7 +115,7 @@ class NameReader(nn.Module):
         return self.logits(tokens).log_softmax(-1) @ self.shares.T
 
     def forward(self, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the words of names, given by their numbers (B,), of names among all names, and of tags."""
+        """Return the loss of the words of names, given by their numbers (B,), of names among all, and of tags."""
         logits = self.logits(tokens)
         of_words = cross_entropy(logits, self.shares[names])
         of_names = cross_entropy(self.sharpness * (logits @ self.shares.T), names)

@@ -23,7 +23,7 @@ class Tagger(nn.Module):
     Object tags serve [Oscar](https://arxiv.org/abs/2004.06165) and [Tag2Text](https://arxiv.org/abs/2303.05657) so.
     A linear classifier reads the mean of the encoder's tokens, as the heads of image and audio classifiers do, so that
     it can start as one of them. A tag that is shown is one media token for each of its T text tokens: the embedding of
-    the text token, times the tag's probability, plus the embedding of the one before it with its halves swapped. So an
+    the text token plus that of the one before it with its halves swapped, both times the tag's probability. So an
     attention head that looks for the token just written finds the next one to write.
 
     Args:
@@ -38,7 +38,7 @@ class Tagger(nn.Module):
         super().__init__()
         count, length = getattr(config, f"{tower}_tags"), getattr(config, f"{tower}_tag_length")
         rank, self.choices = getattr(config, f"{tower}_tag_rank"), getattr(config, f"{tower}_tag_choices")
-        self.dropout = config.connector_dropout
+        self.width, self.dropout = width, config.connector_dropout
         self.reduce = nn.Identity() if rank is None else nn.Linear(width, rank, bias=False)
         self.score = nn.Linear(rank or width, count)
         self.places = nn.Embedding(self.choices * length, config.text_config.n_embd)
@@ -64,7 +64,7 @@ class Tagger(nn.Module):
         embedded = words(self.ids[best]).to(media[0])  # (N, K, T, D)
         embedded = nn.functional.layer_norm(embedded, embedded.shape[-1:])
         before = nn.functional.pad(embedded[:, :, :-1], (0, 0, 1, 0)).roll(embedded.shape[-1] // 2, -1)
-        tags = chances[..., None, None].to(embedded) * embedded + before
+        tags = chances[..., None, None].to(embedded) * (embedded + before)
         places = torch.arange(self.places.num_embeddings, device=tags.device)
         tags = tags.flatten(1, 2) + self.places(places)  # (N, K * T, D)
         present = mask.any(-1, keepdim=True).expand(-1, tags.shape[1])  # (N, K * T)
@@ -103,48 +103,46 @@ def set_tags(
         ValueError: for a modality without tags, for another number of texts than of tags, for a text without tokens or
             one that comes twice, and for a weight or bias of another shape.
     """
-    tagger = getattr(getattr(model.base_model, MODALITIES[name].connector_attribute, None), "tagger", None)
-    tower = MODALITIES[name].tower
+    modality = MODALITIES[name]
+    tagger = getattr(getattr(model.base_model, modality.connector_attribute, None), "tagger", None)
     if tagger is None:
         raise ValueError(
-            f"The model has no tags of {MODALITIES[name].plural}. Make it with {tower}_tags={len(texts)}."
+            f"The model has no tags of {modality.plural}. Make it with {modality.tower}_tags={len(texts)}."
         )
     count, length = tagger.ids.shape
     if len(texts) != count:
-        raise ValueError(f"{tower}_tags is {count}, but {len(texts)} texts were given. Give a text for each tag.")
+        raise ValueError(
+            f"{modality.tower}_tags is {count}, but {len(texts)} texts were given. Give a text for each tag."
+        )
     if twice := [text for text, times in Counter(texts).items() if times > 1]:
         raise ValueError(f"Tag {twice[0]!r} comes twice. Merge its rows into one tag.")
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    settings = getattr(model, "generation_config", None)
-    ends = getattr(settings, "eos_token_id", None)
-    ends = model.config.text_config.eos_token_id if ends is None else ends
-    end = ends[0] if isinstance(ends, list) else ends
-    for number, (text, ids) in enumerate(
-        zip(texts, tokenizer(list(texts), add_special_tokens=False)["input_ids"], strict=True)
-    ):
-        if not ids:
-            raise ValueError(f"Tag {number}, {text!r}, has no tokens. Give it a text.")
-        row = [*ids, *[end] * length][:length]
-        tagger.ids[number] = torch.tensor(row, dtype=torch.int32)
+    ids = getattr(tokenizer, "tokenizer", tokenizer)(list(texts), add_special_tokens=False)["input_ids"]
+    if not all(ids):
+        number = list(map(bool, ids)).index(False)
+        raise ValueError(f"Tag {number}, {texts[number]!r}, has no tokens. Give it a text.")
+    if weight is not None and weight.shape != (count, tagger.width):
+        raise ValueError(f"weight must have shape {(count, tagger.width)}, got {tuple(weight.shape)}.")
+    if bias is not None and bias.shape != (count,):
+        raise ValueError(f"bias must have shape {(count,)}, got {tuple(bias.shape)}.")
+    end = end_of_text(model)
+    tagger.ids.copy_(torch.tensor([[*each, *[end] * length][:length] for each in ids]))
     if weight is not None:
         start_classifier(tagger, weight)
     if bias is not None:
-        if bias.shape != tagger.score.bias.shape:
-            raise ValueError(f"bias must have shape {tuple(tagger.score.bias.shape)}, got {tuple(bias.shape)}.")
         tagger.score.bias.copy_(bias)
 
 
-def start_classifier(tagger: Tagger, weight: torch.Tensor) -> None:
-    """
-    Copy a classifier's weight (R, W), or its best approximation of the tagger's rank.
+def end_of_text(model: PreTrainedModel) -> int:
+    """Return the token at which the answers of a model end."""
+    settings = getattr(model, "generation_config", None)
+    ends = getattr(settings, "eos_token_id", None)
+    ends = model.config.text_config.eos_token_id if ends is None else ends
+    return ends[0] if isinstance(ends, list) else ends
 
-    Raises:
-        ValueError: for another shape.
-    """
+
+def start_classifier(tagger: Tagger, weight: torch.Tensor) -> None:
+    """Copy a classifier's weight (R, W), or its best approximation of the tagger's rank."""
     reduce, score = tagger.reduce, tagger.score
-    width = reduce.in_features if isinstance(reduce, nn.Linear) else score.in_features
-    if weight.shape != (len(tagger.ids), width):
-        raise ValueError(f"weight must have shape {(len(tagger.ids), width)}, got {tuple(weight.shape)}.")
     if not isinstance(reduce, nn.Linear):
         score.weight.copy_(weight)
         return

@@ -31,6 +31,7 @@ FLOORS = (
         "encoders",
         "feature_layers",
         "connectors",
+        "tags",
         "losses",
         "head_loss",
         "contrastive",

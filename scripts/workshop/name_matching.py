@@ -27,6 +27,7 @@ from .prototypes import optimize, tags_dropped
 # Shape legend: B images and names of a batch, T tokens of a name, M media tokens an image, W the encoder's width,
 # D the decoder's, H heads, d their width.
 
+NUMBERED = 4.0  # norm of the vectors of an item's number, above what media tokens have in their direction by chance
 MOST = 6  # tokens of a name, from its end, next to the answer
 
 
@@ -177,12 +178,12 @@ def say_what_was_found(model: MMForConditionalGeneration, strength: float, seed:
     found, number, sign = (nn.functional.normalize(torch.randn(width, generator=generator), dim=0) for _ in range(3))
     with torch.no_grad():
         items.weight.zero_()
-        items.weight[0], items.weight[1] = sign, -sign
+        items.weight[0], items.weight[1] = NUMBERED * sign, -NUMBERED * sign
         values = slice(width, 2 * width)
         for head in range(heads):
             first = head * per_head
             attention.c_attn.weight[:, values][:, first : first + 2] = 0.0
-            attention.c_attn.weight[:, values][:, first + 1] = sign
+            attention.c_attn.weight[:, values][:, first + 1] = sign / NUMBERED
             attention.c_attn.bias[values][first : first + 2] = torch.tensor([1.0, 0.0])
             attention.c_proj.weight[first] = strength / heads * found
             attention.c_proj.weight[first + 1] = strength / heads * number

@@ -1,7 +1,6 @@
 # Copyright 2026 The modeling_mm authors. Licensed under the Apache License, Version 2.0.
 """Tags: what an item probably shows, among texts that are known before, as media tokens that a decoder can copy."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,8 +99,8 @@ def set_tags(
             as nearly as singular values allow. Without them the classifier stays as it is.
 
     Raises:
-        ValueError: for a modality without tags, for another number of texts than of tags, for a text without tokens or
-            one that comes twice, and for a weight or bias of another shape.
+        ValueError: for a modality without tags, for another number of texts than of tags, for a text without tokens,
+            and for a weight or bias of another shape.
     """
     modality = MODALITIES[name]
     tagger = getattr(getattr(model.base_model, modality.connector_attribute, None), "tagger", None)
@@ -114,8 +113,6 @@ def set_tags(
         raise ValueError(
             f"{modality.tower}_tags is {count}, but {len(texts)} texts were given. Give a text for each tag."
         )
-    if twice := [text for text, times in Counter(texts).items() if times > 1]:
-        raise ValueError(f"Tag {twice[0]!r} comes twice. Merge its rows into one tag.")
     ids = getattr(tokenizer, "tokenizer", tokenizer)(list(texts), add_special_tokens=False)["input_ids"]
     if not all(ids):
         number = list(map(bool, ids)).index(False)

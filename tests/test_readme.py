@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from transformers import WhisperFeatureExtractor
+import torch
+from transformers import SwinConfig, SwinForImageClassification, WhisperFeatureExtractor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from modeling_mm.cli import parse
@@ -78,6 +79,36 @@ def test_the_first_example_of_a_guide_runs(guide, monkeypatch):
     names: dict = {"__name__": "guide"}
     exec(compile(blocks(guide)[0], guide, "exec"), names)
     assert names["model"].num_parameters() > 0
+
+
+def test_the_example_of_tags_starts_from_the_classifier(tmp_path):
+    """The tags of an image are what the classifier says of it."""
+    (code,) = [block for block in blocks("configuration/README.md") if "set_tags" in block]
+    paths = save_parts(tmp_path)
+    sizes = {
+        "image_size": 16,
+        "patch_size": 2,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    }
+    torch.manual_seed(0)
+    swin = SwinForImageClassification(SwinConfig(**sizes, id2label=dict(enumerate(["cat", "dog", "crane", "crane"]))))
+    swin.save_pretrained(tmp_path / "swin")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "swin")
+    hub_id = "microsoft/swin-tiny-patch4-window7-224"
+    assert hub_id in code
+    code = code.replace(hub_id, str(tmp_path / "swin"))
+    code = code.replace("openai-community/gpt2", paths["openai-community/gpt2"])
+    names: dict = {"__name__": "guide"}
+    exec(compile(code, "configuration/README.md", "exec"), names)
+    model, pixels = names["model"].eval(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        states = model.model.get_image_features(pixels).last_hidden_state
+        logits = model.model.vision_connector.tagger.logits(states, torch.ones(states.shape[:2], dtype=torch.bool))
+        expected = swin.eval()(pixels).logits
+    torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.relative_to(ROOT).as_posix())

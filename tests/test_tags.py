@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from modeling_mm import MMConfig, MMForConditionalGeneration
-from modeling_mm.explain.paths import ConnectorRecord, connector_paths
 from modeling_mm.tags import Tagger
 from tests.fakes.tiny import (
     AUDIO,
@@ -129,7 +128,6 @@ def test_a_classifier_of_low_rank_starts_as_near_as_it_can(rank, worst):
 WRONG = {
     "another modality": (("audio", TEXTS), {}, r"no tags of audio. Make it with audio_tags=5"),
     "too few": (("image", TEXTS[:4]), {}, "vision_tags is 5, but 4 texts"),
-    "twice": (("image", [*TEXTS[:4], "cat"]), {}, "'cat' comes twice"),
     "empty": (("image", [*TEXTS[:4], " "]), {}, "Tag 4, ' ', has no tokens"),
     "a weight of another encoder": (
         ("image", TEXTS),
@@ -225,10 +223,3 @@ def test_a_modality_may_be_added_with_tags():
     module = model.model.vision_connector.tagger
     assert module.ids.shape == (TAGS, 2) and module.reduce.out_features == 4
     assert all(parameter.requires_grad for parameter in module.parameters())
-
-
-def test_an_explanation_spreads_tags_over_the_whole_item():
-    connector = seeing().model.vision_connector
-    paths = connector_paths(connector, ConnectorRecord(torch.tensor([[True] * 4 + [False]])))
-    assert paths.shape == (1, 5 + 2 * LENGTH, 5)
-    assert torch.equal(paths[0, 5:], torch.tensor([0.25] * 4 + [0.0]).expand(2 * LENGTH, -1))

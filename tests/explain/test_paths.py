@@ -30,6 +30,14 @@ def test_pooling_averages_squares_of_patches_and_runs_of_moments() -> None:
     assert paths.tolist() == [[[0.5, 0.5, 0, 0], [0, 0, 1, 0]]]  # the padding takes no part
 
 
+def test_tags_are_spread_over_all_that_is_real() -> None:
+    record = ConnectorRecord(torch.tensor([[True] * 4 + [False]]))
+    model = opened(vision_tags=5, vision_tag_length=3, vision_tag_choices=2)
+    paths = connector_paths(model.model.vision_connector, record)
+    assert paths.shape == (1, 5 + 6, 5)
+    assert torch.equal(paths[0, 5:], torch.tensor([0.25] * 4 + [0.0]).expand(6, -1))
+
+
 def test_a_convolution_reads_three_neighbors() -> None:
     paths = convolved(torch.eye(5)[None])
     assert paths.tolist() == [[[1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [0, 0, 0, 1, 1]]]

@@ -128,7 +128,14 @@ def match_names(
 
     Returns:
         the matcher, in evaluation mode.
+
+    Raises:
+        ValueError: for another number of names than of images.
     """
+    if len(tokens) != len(names):
+        raise ValueError(
+            f"{len(tokens)} images have {len(names)} names. Give each image, and each view of it, its name."
+        )
     options = options or MatchingOptions()
     matcher = NameMatcher(model, options).train()
     known = [place for place, name in enumerate(names) if name in states]

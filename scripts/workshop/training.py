@@ -87,7 +87,7 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
         asked = spread([row for row in rows if row.task == "verify_name/en"], QUESTIONS)
         ends = known.processor.tokenizer("".join(ENDS), add_special_tokens=False)["input_ids"]
         open_blocks(model, collate(asked), ends, seed=trainer.args.seed)
-        find_names(model, tokens, [row.answer for row in (*captions, *sure)], rows, collator, trainer.args.seed)
+        find_names(model, tokens, of_images, rows, collator, trainer.args.seed)
     for part in parts_that_stay(model):
         part.requires_grad_(False)
 

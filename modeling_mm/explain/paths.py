@@ -97,8 +97,8 @@ def connector_paths(connector: Connector | DirectConnector, record: ConnectorRec
 
     The shares of a real media token sum to 1 over the real encoder tokens.
     """
-    mask = record.mask
-    assert mask is not None, "the connector has run"
+    assert record.mask is not None, "the connector has run"
+    real = mask = record.mask
     paths = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1) * mask[:, None]  # (N, L, L)
     if (size := getattr(connector, "pooling", 1)) > 1:
         assert isinstance(connector, Connector), "a direct connector pools nothing"
@@ -111,7 +111,7 @@ def connector_paths(connector: Connector | DirectConnector, record: ConnectorRec
         paths = rollout(record.rollouts) @ paths
     if connector.tagger is not None:  # tags are read from the mean of all
         tags = connector.tagger.places.num_embeddings
-        paths = torch.cat([paths, record.mask[:, None].to(paths).expand(-1, tags, -1)], dim=1)
+        paths = torch.cat([paths, real[:, None].to(paths).expand(-1, tags, -1)], dim=1)
     return paths / paths.sum(-1, keepdim=True).clamp(min=torch.finfo(paths.dtype).tiny)
 
 

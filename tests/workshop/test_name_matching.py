@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 from modeling_mm.training import ChatCollator
@@ -166,3 +167,24 @@ def test_the_gate_closes_over_transcripts_and_stays_open_elsewhere():
 def test_what_is_written_begins_where_its_first_token_is_predicted():
     labels = torch.tensor([[-100, -100, 5, 6, -100], [-100, -100, -100, 7, 8]])
     assert written_tokens({"labels": labels}).int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+
+
+def test_each_view_of_an_image_needs_its_name():
+    model = seeing_model()
+    with pytest.raises(ValueError, match="4 images have 2 names"):
+        match_names(model, torch.randn(4, 2, 24), ["a cat", "a dog"], {"a cat": [torch.randn(2, 32)]})
+
+
+def test_names_look_at_tags_too():
+    model = seeing_model(vision_tags=len(NAMES), vision_tag_length=3, vision_tag_choices=2, **FIELDS)
+    tokens, _ = features(1)
+    matcher = NameMatcher(model, OPTIONS).eval()
+    with torch.no_grad():
+        media = matcher.media(tokens[:2])
+        expected = model.encode_media(vision_states=tokens[:2, None]).states
+    assert media.shape[1] == tokens.shape[1] + 2 * 3
+    assert difference(media, expected) < 1e-4
+    parts = weights(model)
+    match_names(model, *features(1), states_of_names(model), MatchingOptions(steps=2, batch=4, feature_dropout=0.9))
+    assert model.model.vision_connector.tagger.dropout == 0.0, "as before"
+    assert not [name for name in moved(model, parts) if ".tagger." in name]

@@ -67,6 +67,28 @@ def test_images_that_were_not_learned_are_named():
     assert share_named(reader, 7) > 0.9
 
 
+TAGS = {"vision_tags": len(NAMES) + len(CLASSES), "vision_tag_length": 2, "vision_tag_choices": 2}
+
+
+def test_tags_of_images_that_were_not_learned_are_their_names():
+    model = seeing_model(**TAGS)
+    tokens, names = features(1)
+    quick = PrototypeOptions(**{**vars(OPTIONS), "learning_rate": 2e-2})  # tags start from nothing here
+    align_with_names(model, processor().tokenizer, tokens, names, head(), CLASSES, quick)
+    others, expected = features(7)
+    known, tagger = sorted({*NAMES, *CLASSES}), model.model.vision_connector.tagger
+    assert tagger.dropout == 0.0, "as before"
+    with torch.no_grad():
+        found = tagger.eval().logits(others, torch.ones(others.shape[:2], dtype=torch.bool)).argmax(-1).tolist()
+    assert sum(known[number] == name for number, name in zip(found, expected, strict=True)) / len(expected) > 0.9
+
+
+def test_tags_of_other_corpora_are_refused():
+    model = seeing_model(vision_tags=3)
+    with pytest.raises(ValueError, match="3 tags, but there are 6 names"):
+        align_with_names(model, processor().tokenizer, *features(1), head(), CLASSES, OPTIONS)
+
+
 def test_only_the_connector_learns():
     model = seeing_model()
     before = weights(model)
@@ -134,6 +156,29 @@ def test_a_token_attends_to_the_media_that_lie_where_its_word_lies(number):
         scores = (queries @ keys.transpose(-1, -2)).sum(1)[0]  # (T, kinds), heads together
     found = kinds[scores.argmax(-1)]
     assert float((found == ids).float().mean()) > 0.8 > 2 / len(kinds)
+
+
+def test_the_last_block_finds_what_follows_a_word_in_a_tag():
+    """By the half of a tag that holds the word before; the first word follows the end of a question."""
+    ends = [5, 6]
+    model = seeing_model(cross_attention_gated=False, cross_attention_query_gate=True, **TAGS)
+    places = model.model.vision_connector.tagger.places.weight.clone()
+    open_blocks(model, questions(), ends)
+    decoder, batch = model.model.language_model, questions()
+    attention = blocks(model)[-1].cross_attn
+    states = layer_norm(states_before(model, batch)[-1])
+    ids = batch["input_ids"][batch["attention_mask"].bool()]
+    kinds = ids.unique()
+    half = decoder.wte.weight.shape[1] // 2
+    with torch.no_grad():
+        words = layer_norm(decoder.wte.weight)
+        keys, _ = attention.keys_and_values(words[kinds].roll(half, -1)[None])
+        (queries,) = attention.split_heads(attention.q_attn(states[None]), 1)
+        scores = (queries @ keys.transpose(-1, -2)).sum(1)[0]  # (T, kinds), heads together
+        moved_places = model.model.vision_connector.tagger.places.weight - places
+    assert float((kinds[scores.argmax(-1)] == ids).float().mean()) > 0.7 > 2 / len(kinds)
+    assert difference(moved_places[[0, 2]], words[ends].sum(0).roll(half).expand(2, -1)) < 1e-5
+    assert moved_places[[1, 3]].abs().max() == 0
 
 
 def test_least_squares_find_a_linear_map():

@@ -100,7 +100,7 @@ def set_tags(
 
     Raises:
         ValueError: for a modality without tags, for another number of texts than of tags, for a text without tokens,
-            and for a weight or bias of another shape.
+            for a weight or bias of another shape, and for a model whose answers have no end.
     """
     modality = MODALITIES[name]
     tagger = getattr(getattr(model.base_model, modality.connector_attribute, None), "tagger", None)
@@ -121,7 +121,8 @@ def set_tags(
         raise ValueError(f"weight must have shape {(count, tagger.width)}, got {tuple(weight.shape)}.")
     if bias is not None and bias.shape != (count,):
         raise ValueError(f"bias must have shape {(count,)}, got {tuple(bias.shape)}.")
-    end = end_of_text(model)
+    if (end := end_of_text(model)) is None:
+        raise ValueError("The model has no token at which answers end. Set eos_token_id of its generation_config.")
     tagger.ids.copy_(torch.tensor([[*each, *[end] * length][:length] for each in ids]))
     if weight is not None:
         start_classifier(tagger, weight)
@@ -129,8 +130,8 @@ def set_tags(
         tagger.score.bias.copy_(bias)
 
 
-def end_of_text(model: PreTrainedModel) -> int:
-    """Return the token at which the answers of a model end."""
+def end_of_text(model: PreTrainedModel) -> int | None:
+    """Return the token at which the answers of a model end, `None` if it has no such token."""
     settings = getattr(model, "generation_config", None)
     ends = getattr(settings, "eos_token_id", None)
     ends = model.config.text_config.eos_token_id if ends is None else ends

@@ -148,6 +148,13 @@ def test_what_cannot_be_tags_is_refused(case):
     assert torch.equal(model.model.vision_connector.tagger.ids, before), "nothing is half written"
 
 
+def test_answers_without_an_end_are_refused():
+    model = seeing()
+    model.generation_config.eos_token_id = model.config.text_config.eos_token_id = None
+    with pytest.raises(ValueError, match="Set eos_token_id of its generation_config"):
+        model.set_tags("image", Letters(), TEXTS)
+
+
 def test_direct_connectors_and_more_choices_than_tags_are_refused():
     with pytest.raises(ValueError, match="vision_tags is 5, but vision_connector is 'direct'"):
         MMConfig.from_text_vision_audio_configs(gpt2_config(), vit_config(), vision_connector="direct", **FIELDS)

@@ -85,8 +85,8 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
         heard = spread([row for row in rows if "beside_image" in (row.task or "")], TRANSCRIPTS)
         stand_in_for_speech(model, collate([without_images(row) for row in heard]))
         asked = spread([row for row in rows if row.task == "verify_name/en"], QUESTIONS)
-        ends = known.processor.tokenizer("".join(ENDS), add_special_tokens=False)["input_ids"]
-        open_blocks(model, collate(asked), ends, seed=trainer.args.seed)
+        ends = known.processor.tokenizer(list(ENDS), add_special_tokens=False)["input_ids"]
+        open_blocks(model, collate(asked), [each[0] for each in ends], seed=trainer.args.seed)
         find_names(model, tokens, of_images, rows, collator, trainer.args.seed)
     for part in parts_that_stay(model):
         part.requires_grad_(False)

@@ -215,6 +215,23 @@ def load_image(source: Any, is_scaled: bool = False, channels_first: bool | None
     raise ValueError(f"expected {ACCEPTED_IMAGES}; got {describe(source)}")
 
 
+def load_pixels(source: Any, is_scaled: bool, channels_first: bool | None) -> Image.Image | np.ndarray:
+    """
+    Load one image for an image processor; see `load_image`.
+
+    Returns:
+        As `load_image`, but an array of three channels as a `uint8` array (3, H, W), without a copy if it is one:
+        image processors work with arrays, and would unpack a PIL image again.
+    """
+    is_array = hasattr(source, "__array__") and not isinstance(source, Image.Image)
+    if is_array and not (is_scaled and to_numpy(source).dtype.kind == "f"):
+        values = _pixels(source, channels_first)  # (H, W, C)
+        if values.shape[-1] == len("RGB"):
+            values = np.moveaxis(scale_to_uint8(values), -1, 0)
+            return values if min(values.strides) > 0 else values.copy()  # mirrored, which torch does not take
+    return load_image(source, is_scaled, channels_first)
+
+
 def resized_pixels(image_processor: Any, width: int, height: int) -> float:
     """
     Return the pixels of an image after an image processor's resize, before any crop.
@@ -259,7 +276,7 @@ def image_features(
     is_scaled = options.get("do_rescale") is False
 
     def load(source: Any) -> Image.Image | np.ndarray:
-        image = load_image(source, is_scaled, channels_first)
+        image = load_pixels(source, is_scaled, channels_first)
         width, height = image.size if isinstance(image, Image.Image) else image.shape[:0:-1]  # (3, H, W)
         check_resize(image_processor, width, height, Image.MAX_IMAGE_PIXELS)
         return image

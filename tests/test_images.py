@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
 from modeling_mm import image_files, images
-from modeling_mm.images import array_to_image, image_features, load_image, resized_pixels, to_rgb
+from modeling_mm.images import array_to_image, image_features, load_image, load_pixels, resized_pixels, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -142,6 +142,33 @@ def test_an_image_that_needs_no_change_is_not_copied_and_stays_as_it_is():
     turned = image.copy()
     turned.getexif()[0x0112] = 6
     assert load_image(turned).size == (2, 4) and turned.size == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda image: image,
+        lambda image: image[:, ::-1].copy()[:, ::-1],  # strides below zero
+        lambda image: image / 255,
+        lambda image: torch.from_numpy(image).permute(2, 0, 1),
+        lambda image: image.astype(np.uint16) * 257,
+    ],
+)
+def test_an_array_gives_the_pixels_of_its_image(given):
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    looker = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=20)
+    expected = looker(Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    features, _ = image_features(looker, [[given(image)], [image[..., 0]], [Image.fromarray(image)]], {})
+    assert torch.equal(features["pixel_values"][0], expected) and torch.equal(features["pixel_values"][2], expected)
+
+
+def test_an_array_reaches_the_image_processor_without_a_copy():
+    image = np.zeros((4, 6, 3), np.uint8)
+    loaded = load_pixels(image, False, None)
+    assert loaded.shape == (3, 4, 6) and np.shares_memory(loaded, image)
+    mirrored = load_pixels(image[:, ::-1], False, None)
+    assert torch.from_numpy(mirrored).shape == (3, 4, 6)
+    assert isinstance(load_pixels(image[..., 0], False, None), Image.Image)
 
 
 def test_16_bit_file_is_scaled_and_not_clipped():

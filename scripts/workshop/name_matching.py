@@ -247,24 +247,44 @@ def close_over_transcripts(
     model: MMForConditionalGeneration,
     transcripts: Sequence[Mapping[str, torch.Tensor]],
     others: Sequence[Mapping[str, torch.Tensor]],
+    heard: Sequence[Mapping[str, torch.Tensor]] = (),
+    end: int | None = None,
     steps: int = 400,
 ) -> None:
     """
     Close the blocks of images over tokens that write down speech, to which an image says nothing.
 
     The gate of each block over tokens is a logistic function, learned from the tokens of these batches. It is done
-    block by block, as what a block adds changes the states before the next.
+    block by block, as what a block adds changes the states before the next. What blocks add changes while they learn,
+    so that it is done again now and then. The mode of the model stays.
 
     Args:
         transcripts: batches of transcripts beside an image, as a collator makes them.
         others: batches of questions about images, whose tokens keep the gates open.
+        heard: batches of answers that begin with what was heard. The first block is open over it and looks for the
+            image that it names; the others are closed, so that it is heard as it is without an image.
+        end: token behind what was heard.
+
+    Raises:
+        ValueError: if there is `heard` without its `end`.
     """
+    if heard and end is None:
+        raise ValueError("Give the token that ends what was heard, `end`, with `heard`.")
+    was_training = model.training
+    model.eval()
+    first = first_block(model)
     for block in model.model.language_model.vision_cross_blocks.values():
         gate = block.gate_token
         assert isinstance(gate, nn.Linear), "the model has cross_attention_token_gate"
-        closed = torch.cat([gated_tokens(model, gate, batch, written_tokens(batch)) for batch in transcripts])
-        opened = torch.cat([gated_tokens(model, gate, batch, batch["attention_mask"].bool()) for batch in others])
-        learn_gate(gate, closed, opened, steps)
+        closed = [gated_tokens(model, gate, batch, written_tokens(batch)) for batch in transcripts]
+        opened = [gated_tokens(model, gate, batch, batch["attention_mask"].bool()) for batch in others]
+        for batch in heard:
+            real, words = batch["attention_mask"].bool(), words_before(batch, end)
+            silent = torch.zeros_like(words) if block is first else words
+            closed.append(gated_tokens(model, gate, batch, silent))
+            opened.append(gated_tokens(model, gate, batch, real & ~silent))
+        learn_gate(gate, torch.cat(closed), torch.cat(opened), steps)
+    model.train(was_training)
 
 
 def learn_gate(gate: nn.Linear, closed: torch.Tensor, opened: torch.Tensor, steps: int) -> None:
@@ -283,6 +303,14 @@ def learn_gate(gate: nn.Linear, closed: torch.Tensor, opened: torch.Tensor, step
         gate.bias.fill_(bias.item())
 
 
+def words_before(batch: Mapping[str, torch.Tensor], end: int | None) -> torch.Tensor:
+    """Return the tokens (B, L) from which the tokens of answers before the last `end` are predicted."""
+    is_end = (batch["labels"] == end).int()
+    ends_behind = is_end.flip(-1).cumsum(-1).flip(-1) - is_end  # of each token, (B, L)
+    words = (batch["labels"] != IGNORED) & (ends_behind > 0)
+    return nn.functional.pad(words[:, 1:], (0, 1))
+
+
 def written_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the tokens (B, L) of answers, and those from which their first tokens are predicted."""
     answer = batch["labels"] != IGNORED
@@ -296,6 +324,6 @@ def gated_tokens(
     found: list[torch.Tensor] = []
     handle = gate.register_forward_hook(lambda module, inputs, output: found.append(inputs[0][chosen]))
     with torch.no_grad():
-        model.eval()(**{name: value for name, value in batch.items() if name != "labels"})
+        model(**{name: value for name, value in batch.items() if name != "labels"})
     handle.remove()
     return found[0]

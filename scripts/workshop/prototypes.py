@@ -48,6 +48,7 @@ class PrototypeOptions:
         feature_dropout: of the encoder's features, behind their norm.
         blend: most that a mean takes from another image of the same name.
         name_weight: of the loss of whole names, beside that of words.
+        kind_weight: of the loss of kinds of things.
     """
 
     steps: int = 1500
@@ -61,6 +62,7 @@ class PrototypeOptions:
     feature_dropout: float = 0.5
     blend: float = 0.9
     name_weight: float = 4.0
+    kind_weight: float = 1.0
 
 
 class NameReader(nn.Module):
@@ -71,18 +73,26 @@ class NameReader(nn.Module):
         model: whose connector of images is aligned.
         names: that there are; an image is given by the number of its name.
         tokenizer: of the decoder.
+        kinds: number of kinds of things. A linear layer that is used here alone tells them from media tokens, so that
+            they hold what things have in common beside what sets their names apart.
     """
 
     shares: torch.Tensor
     head: torch.Tensor
 
     def __init__(
-        self, model: MMForConditionalGeneration, names: Sequence[str], tokenizer: Any, options: PrototypeOptions
+        self,
+        model: MMForConditionalGeneration,
+        names: Sequence[str],
+        tokenizer: Any,
+        options: PrototypeOptions,
+        kinds: int = 0,
     ):
         super().__init__()
         self.connector = model.model.vision_connector
         self.norm = model.model.language_model.ln_f
         self.dropout, self.name_weight = options.feature_dropout, options.name_weight
+        self.kind_weight = options.kind_weight
         ids = [tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
         words = sorted({word for each in ids for word in each})
         places = {word: place for place, word in enumerate(words)}
@@ -94,14 +104,25 @@ class NameReader(nn.Module):
         self.register_buffer("head", model.get_output_embeddings().weight[words].detach().clone())  # (C, D)
         self.bias = nn.Parameter(torch.zeros(len(words)))
         self.sharpness = nn.Parameter(torch.ones(()))
+        self.kind = nn.Linear(self.head.shape[1], kinds) if kinds else None
 
-    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the logits of words, (B, C), of encoder tokens (B, M, W) that are pooled already."""
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the mean media token, (B, D), of encoder tokens (B, M, W) that are pooled already."""
         states = self.connector.norm(tokens)
         if self.training:  # drops a feature in all tokens of an image
             states = states * dropout(torch.ones_like(states[:, :1]), self.dropout)
         media, _ = self.connector.projector(states, None)  # (B, M, D)
-        return self.norm(media.mean(1) + self.connector.modality.weight) @ self.head.T + self.bias
+        return media.mean(1) + self.connector.modality.weight
+
+    def logits(self, media: torch.Tensor) -> torch.Tensor:
+        """Return the logits of words, (B, C), of mean media tokens (B, D)."""
+        return self.norm(media) @ self.head.T + self.bias
+
+    def kind_loss(self, media: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """Return the loss of kinds, given by their numbers (B,), of mean media tokens (B, D); `IGNORED` has none."""
+        if self.kind is None or (kinds == IGNORED).all():
+            return media.new_zeros(())
+        return cross_entropy(self.kind(self.norm(media)), kinds, ignore_index=IGNORED)
 
     def tag_loss(self, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
         """Return the loss of the tags, which are the names, if the connector has any."""
@@ -112,14 +133,16 @@ class NameReader(nn.Module):
 
     def scores(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return how well each name fits, (B, K): the mean of its words' logarithmic probabilities."""
-        return self.logits(tokens).log_softmax(-1) @ self.shares.T
+        return self.logits(self.read(tokens)).log_softmax(-1) @ self.shares.T
 
-    def forward(self, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the words of names, given by their numbers (B,), of names among all, and of tags."""
-        logits = self.logits(tokens)
+    def forward(self, tokens: torch.Tensor, names: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """Return the loss of names and kinds, given by their numbers (B,): of words, names among all, tags, kinds."""
+        media = self.read(tokens)
+        logits = self.logits(media)
         of_words = cross_entropy(logits, self.shares[names])
         of_names = cross_entropy(self.sharpness * (logits @ self.shares.T), names)
-        return of_words + self.name_weight * of_names + self.tag_loss(tokens, names)
+        others = self.tag_loss(tokens, names) + self.kind_weight * self.kind_loss(media, kinds)
+        return of_words + self.name_weight * of_names + others
 
 
 def align_with_names(
@@ -130,6 +153,7 @@ def align_with_names(
     head: ImageNetHead,
     class_names: Sequence[str],
     options: PrototypeOptions | None = None,
+    kinds: Sequence[str] | None = None,
     seed: int = 0,
 ) -> NameReader:
     """
@@ -139,6 +163,7 @@ def align_with_names(
         tokens: encoder tokens of images, (N, M, W), pooled as the connector pools them.
         names: of the images.
         head: the encoder's own head, whose classes are named by `class_names`; lessons are made of it.
+        kinds: of the images, if they are told apart too; "" if it is not known.
 
     Returns:
         what has learned to read names, in evaluation mode.
@@ -155,14 +180,18 @@ def align_with_names(
             "base again from the corpora that it is trained on."
         )
     numbers = {name: number for number, name in enumerate(known)}
-    targets = torch.tensor([numbers[name] for name in names])
-    reader = NameReader(model, known, tokenizer, options).train()
+    kinds = [""] * len(names) if kinds is None else kinds
+    kind_numbers = {kind: number for number, kind in enumerate(sorted({*kinds} - {""}))}
+    targets = torch.tensor(
+        [[numbers[name], kind_numbers.get(kind, IGNORED)] for name, kind in zip(names, kinds, strict=True)]
+    )
+    reader = NameReader(model, known, tokenizer, options, len(kind_numbers)).train()
     alike: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         alike.setdefault(name, []).append(place)
     means = tokens.float().mean(1)  # (N, W)
     lessons, classes = moved_means(means, head, rounds=6, seed=seed)
-    lesson_targets = torch.tensor([numbers[class_names[number]] for number in classes])
+    lesson_targets = torch.tensor([[numbers[class_names[number]], IGNORED] for number in classes])
     generator = torch.Generator().manual_seed(seed)
 
     def of_means(rng: random.Random) -> torch.Tensor:
@@ -171,11 +200,11 @@ def align_with_names(
         share = options.blend * torch.rand(options.images, 1, generator=generator)
         taught = torch.randint(len(lessons), (options.lessons,), generator=generator)
         batch = torch.cat([means[chosen] * (1 - share) + means[others] * share, lessons[taught]])
-        return reader(batch[:, None], torch.cat([targets[chosen], lesson_targets[taught]]))
+        return reader(batch[:, None], *torch.cat([targets[chosen], lesson_targets[taught]]).unbind(1))
 
     def of_tokens(rng: random.Random) -> torch.Tensor:
         chosen = torch.randint(len(tokens), (options.token_images,), generator=generator)
-        return reader(tokens[chosen].float(), targets[chosen])
+        return reader(tokens[chosen].float(), *targets[chosen].unbind(1))
 
     with tags_dropped(model, options.feature_dropout):
         learn(reader, of_means, options.steps, options.learning_rate, options.weight_decay, "naming means")
@@ -205,7 +234,7 @@ def learn(reader: NameReader, step: Step, steps: int, learning_rate: float, weig
     connector += reader.connector.modality.parameters()
     if (tagger := reader.connector.tagger) is not None:
         connector += [*tagger.reduce.parameters(), *tagger.score.parameters()]
-    others = [reader.bias, reader.sharpness]
+    others = [reader.bias, reader.sharpness, *(reader.kind.parameters() if reader.kind is not None else ())]
     groups = [{"params": connector, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     rng = random.Random(title)
     optimize(groups, lambda: step(rng), steps, learning_rate, title)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_mm import MMForConditionalGeneration
@@ -34,12 +35,14 @@ QUESTION = "What is this?"
 ENDS = ("?", ".")  # of questions, behind which answers begin
 TRANSCRIPTS = 40  # whose speech the stand-ins start from
 QUESTIONS = 600  # whose words the queries start from
+VERDICT_MARK = phrases.VERDICT.format(text="", verdict="").rstrip()  # behind what was heard
 NAMING = {
     "verify_name/en": phrases.VERIFY_NAME,
     "choose_image/en": phrases.CHOOSE_IMAGE,
 }  # questions that end in a name, by task
-SHOWN = 128  # questions of each kind, from which the gates of blocks learn when to close
-OPEN = ("caption", "category", "verify_name", "choose_image", "match_audio_image")  # tasks that keep it open
+SHOWN = 256  # questions of each kind, from which the gates of blocks learn when to close
+OPEN = ("caption", "category", "verify_name", "choose_image")  # tasks that keep them open
+AGAIN = 600  # steps after which gates are learned again, as what the blocks add has changed
 BATCH = 64  # questions that are read at once
 PHOTOGRAPHS = "tuxpaint-"  # with which the names of images that may be photographs begin
 
@@ -77,17 +80,23 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     model = cast(MMForConditionalGeneration, trainer.model)
     folder = Path(trainer.args.output_dir)
     is_resumed = folder.is_dir() and get_last_checkpoint(str(folder)) is not None
+    rows = [row for dataset in data.train for row in rows_of(dataset)]
+    gates = GateQuestions(rows, collator)
+    trainer.add_callback(GatesCallback(gates, AGAIN))
+    collate = collator.for_evaluation()
     if not is_resumed and adds_nothing(model):
-        tokens, of_images = named_tokens([*captions, *sure], known.cache, model.config.vision_pooling)
-        align_with_names(model, known.processor.tokenizer, tokens, of_images, head, names, seed=trainer.args.seed)
-        rows = [row for dataset in data.train for row in rows_of(dataset)]
-        collate = collator.for_evaluation()
+        tokens, of_images, kinds = named_tokens([*captions, *sure], rows, known.cache, model.config.vision_pooling)
+        align_with_names(
+            model, known.processor.tokenizer, tokens, of_images, head, names, kinds=kinds, seed=trainer.args.seed
+        )
         heard = spread([row for row in rows if "beside_image" in (row.task or "")], TRANSCRIPTS)
         stand_in_for_speech(model, collate([without_images(row) for row in heard]))
         asked = spread([row for row in rows if row.task == "verify_name/en"], QUESTIONS)
         ends = known.processor.tokenizer(list(ENDS), add_special_tokens=False)["input_ids"]
         open_blocks(model, collate(asked), [each[0] for each in ends], seed=trainer.args.seed)
         find_names(model, tokens, of_images, rows, collator, trainer.args.seed)
+    if not is_resumed:
+        gates.teach(model)
     for part in parts_that_stay(model):
         part.requires_grad_(False)
 
@@ -101,7 +110,7 @@ def find_names(
     seed: int,
 ) -> None:
     """
-    Teach the first block to find the images of names that are read or heard, and to be silent over transcripts.
+    Teach the first block to find the images of names that are read or heard.
 
     Args:
         tokens: pooled encoder tokens of images, (N, M, W), of these names.
@@ -111,14 +120,45 @@ def find_names(
     for name, heard in states_of_spoken_names(model, rows, collator).items():
         states.setdefault(name, []).extend(heard)
     match_names(model, tokens, names, states, seed=seed)
-    collate = collator.for_evaluation()
 
-    def batches(task: str) -> list[Mapping[str, torch.Tensor]]:
-        chosen = spread([row for row in rows if (row.task or "").startswith(task)], SHOWN)
-        return [collate(chosen[start : start + BATCH]) for start in range(0, len(chosen), BATCH)]
 
-    others = [batch for task in OPEN for batch in batches(task)]
-    close_over_transcripts(model, batches("transcribe_beside_image"), others)
+class GateQuestions:
+    """
+    Questions from which the gates of blocks over tokens learn where images have something to say.
+
+    Args:
+        rows: of training.
+    """
+
+    def __init__(self, rows: Sequence[ChatRow], collator: CachedCollator):
+        self.rows = {
+            task: spread([row for row in rows if (row.task or "").startswith(task)], SHOWN)
+            for task in (*OPEN, "match_audio_image", "transcribe_beside_image")
+        }
+        self.collate = collator.for_evaluation()
+        (self.end,) = collator.processor.tokenizer(VERDICT_MARK, add_special_tokens=False)["input_ids"]
+
+    def batches(self, task: str) -> list[Mapping[str, torch.Tensor]]:
+        rows = self.rows[task]
+        return [self.collate(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+
+    def teach(self, model: MMForConditionalGeneration) -> None:
+        """Learn the gates again from nothing."""
+        others = [batch for task in OPEN for batch in self.batches(task)]
+        transcripts, heard = self.batches("transcribe_beside_image"), self.batches("match_audio_image")
+        close_over_transcripts(model, transcripts, others, heard, self.end)
+
+
+class GatesCallback(TrainerCallback):
+    """Learns the gates again now and then, as blocks that learn change the states from which they are computed."""
+
+    def __init__(self, questions: GateQuestions, steps: int):
+        self.questions, self.steps = questions, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Learn them, but not behind the last step, with which nothing could learn any more."""
+        if state.global_step % self.steps == 0 and state.global_step < state.max_steps - self.steps // 2:
+            self.questions.teach(kwargs["model"])
 
 
 def adds_nothing(model: MMForConditionalGeneration) -> bool:
@@ -139,14 +179,19 @@ def parts_that_stay(model: MMForConditionalGeneration) -> list[nn.Module]:
     return [model.model.vision_connector, first_block(model), *gates, *stand_ins]
 
 
-def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> tuple[torch.Tensor, list[str]]:
+def named_tokens(
+    rows: Sequence[ChatRow], others: Sequence[ChatRow], cache: EncoderCache, pooling: int
+) -> tuple[torch.Tensor, list[str], list[str]]:
     """
-    Return the pooled tokens of all views of the rows' images, (N, M, W) in half precision, and the rows' answers.
+    Return the pooled tokens of all views of the rows' images, (N, M, W) in half precision, their names and kinds.
 
     Args:
+        rows: whose answers are names of images.
+        others: among which questions of category say what kind of thing some of the images show.
         pooling: tokens at the edge of the squares that are averaged.
     """
-    found, names = [], []
+    of_images = {image_of(row): row.answer for row in others if row.task == "category/en"}
+    found, names, kinds = [], [], []
     for row in show_progress(rows, desc="reading images"):
         (part,) = media_parts(row.messages)
         for view in range(cache.views["image"]):
@@ -154,7 +199,8 @@ def named_tokens(rows: Sequence[ChatRow], cache: EncoderCache, pooling: int) -> 
             pooled, _ = pool_squares(states[None].float(), torch.ones(1, len(states), dtype=torch.bool), pooling)
             found.append(pooled[0].half())
             names.append(row.answer)
-    return torch.stack(found), names
+            kinds.append(of_images.get(image_of(row), ""))
+    return torch.stack(found), names, kinds
 
 
 def states_of_names(

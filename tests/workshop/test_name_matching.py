@@ -17,6 +17,7 @@ from scripts.workshop.name_matching import (
     name_states,
     say_what_was_found,
     spoken_states,
+    words_before,
     written_tokens,
 )
 from tests.fakes.tiny import difference, draw
@@ -162,6 +163,44 @@ def test_the_gate_closes_over_transcripts_and_stays_open_elsewhere():
     for block in blocks.values():
         assert openness(block.gate_token, transcripts[0], written_tokens(transcripts[0])).max() < 0.3
         assert openness(block.gate_token, others[0], others[0]["attention_mask"].bool()).min() > 0.7
+
+
+def test_what_is_heard_is_closed_behind_the_first_block():
+    """It is the same in both kinds of rows but for the question before it, which the first block must notice."""
+    model = seeing_model(**FIELDS).train()
+    tokenizer = processor().tokenizer
+    (end,) = tokenizer(" dog", add_special_tokens=False)["input_ids"]
+    transcripts = [batch_of(("Transcribe.", "a bird"), ("Transcribe.", "hello there"))]
+    others = [batch_of(("Is this called a cat?", "brief"))]
+    heard = [batch_of(("Look and listen.", "a bird dog"), ("Look and listen.", "hello there dog"))]
+    close_over_transcripts(model, transcripts, others, heard, end, steps=1000)
+    assert model.training, "as before"
+    words = words_before(heard[0], end)
+    assert words.any() and (words & (heard[0]["labels"].roll(-1, 1) == end)).sum() == 0
+    model.eval()
+    for number, block in enumerate(model.model.language_model.vision_cross_blocks.values()):
+        with torch.no_grad():
+            over_words = block.gate_token(gated_tokens(model, block.gate_token, heard[0], words)).sigmoid()
+            behind = heard[0]["attention_mask"].bool() & ~words
+            elsewhere = block.gate_token(gated_tokens(model, block.gate_token, heard[0], behind)).sigmoid()
+        assert elsewhere.min() > 0.7
+        assert over_words.min() > 0.7 if number == 0 else over_words.max() < 0.3
+
+
+def test_what_is_heard_needs_its_end():
+    model = seeing_model(**FIELDS)
+    batch = batch_of(("Look and listen.", "a bird"))
+    with pytest.raises(ValueError, match="Give the token that ends what was heard"):
+        close_over_transcripts(model, [batch], [batch], [batch])
+
+
+def test_words_before_an_end_are_predicted_from_the_tokens_before_them():
+    labels = torch.tensor([[-100, -100, 5, 6, 9, 7], [-100, 5, 9, 6, 9, 7], [-100, -100, -100, -100, 5, 6]])
+    assert words_before({"labels": labels}, 9).int().tolist() == [
+        [0, 1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
 
 
 def test_what_is_written_begins_where_its_first_token_is_predicted():

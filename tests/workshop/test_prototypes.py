@@ -89,11 +89,39 @@ def test_tags_of_other_corpora_are_refused():
         align_with_names(model, processor().tokenizer, *features(1), head(), CLASSES, OPTIONS)
 
 
+KINDS = {"a cat": "animals", "a dog": "animals", "a bird": "animals", "a red square": ""}  # the last is not known
+
+
+@pytest.mark.parametrize("kind_weight", [0.0, 2.0])
+def test_media_tokens_hold_what_kind_of_thing_is_shown(kind_weight):
+    kinds = {**KINDS, "a bird": "birds"}
+    model = seeing_model()
+    tokens, names = features(1)
+    options = PrototypeOptions(**{**vars(OPTIONS), "kind_weight": kind_weight})
+    known = [kinds[name] for name in names]
+    reader = align_with_names(model, processor().tokenizer, tokens, names, head(), CLASSES, options, kinds=known)
+    others, expected = features(7)
+    with torch.no_grad():
+        found = reader.kind(reader.norm(reader.read(others))).argmax(-1).tolist()
+    right = [("animals", "birds")[n] == kinds[name] for n, name in zip(found, expected, strict=True) if kinds[name]]
+    assert (sum(right) / len(right) > 0.95) == (kind_weight > 0)
+
+
+def test_images_without_kinds_are_aligned_as_before():
+    tokens, names = features(1)
+    one = seeing_model()
+    align_with_names(one, processor().tokenizer, tokens, names, head(), CLASSES, OPTIONS)
+    other = seeing_model()
+    align_with_names(other, processor().tokenizer, tokens, names, head(), CLASSES, OPTIONS, kinds=[""] * len(names))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 def test_only_the_connector_learns():
     model = seeing_model()
     before = weights(model)
     tokens, names = features(1)
-    align_with_names(model, processor().tokenizer, tokens, names, head(), CLASSES, OPTIONS)
+    kinds = [KINDS[name] for name in names]
+    align_with_names(model, processor().tokenizer, tokens, names, head(), CLASSES, OPTIONS, kinds=kinds)
     changed = moved(model, before)
     assert changed and all(name.startswith("model.vision_connector.") for name in changed)
 

@@ -248,7 +248,7 @@ def close_over_transcripts(
     transcripts: Sequence[Mapping[str, torch.Tensor]],
     others: Sequence[Mapping[str, torch.Tensor]],
     heard: Sequence[Mapping[str, torch.Tensor]] = (),
-    end: int | None = None,
+    end: int = -1,
     steps: int = 400,
 ) -> None:
     """
@@ -268,7 +268,7 @@ def close_over_transcripts(
     Raises:
         ValueError: if there is `heard` without its `end`.
     """
-    if heard and end is None:
+    if heard and end < 0:
         raise ValueError("Give the token that ends what was heard, `end`, with `heard`.")
     was_training = model.training
     model.eval()
@@ -303,9 +303,9 @@ def learn_gate(gate: nn.Linear, closed: torch.Tensor, opened: torch.Tensor, step
         gate.bias.fill_(bias.item())
 
 
-def words_before(batch: Mapping[str, torch.Tensor], end: int | None) -> torch.Tensor:
+def words_before(batch: Mapping[str, torch.Tensor], end: int) -> torch.Tensor:
     """Return the tokens (B, L) from which the tokens of answers before the last `end` are predicted."""
-    is_end = (batch["labels"] == end).int()
+    is_end = batch["labels"].eq(end).int()
     ends_behind = is_end.flip(-1).cumsum(-1).flip(-1) - is_end  # of each token, (B, L)
     words = (batch["labels"] != IGNORED) & (ends_behind > 0)
     return nn.functional.pad(words[:, 1:], (0, 1))

@@ -153,7 +153,11 @@ def array_to_image(array: Any, channels_first: bool | None = None) -> Image.Imag
         array: of shape (H, W), (H, W, C) or (C, H, W).
         channels_first: for an ambiguous shape; by default tensors have their channels first, arrays last.
     """
-    values = scale_to_uint8(_pixels(array, channels_first))  # (H, W, C)
+    return _to_image(scale_to_uint8(_pixels(array, channels_first)))
+
+
+def _to_image(values: np.ndarray) -> Image.Image:
+    """Return (H, W, C) pixels of 8 bits as an RGB image."""
     image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
     return image if image.mode == "RGB" else to_rgb(image)
 
@@ -225,10 +229,11 @@ def load_pixels(source: Any, is_scaled: bool, channels_first: bool | None) -> Im
     """
     is_array = hasattr(source, "__array__") and not isinstance(source, Image.Image)
     if is_array and not (is_scaled and to_numpy(source).dtype.kind == "f"):
-        values = _pixels(source, channels_first)  # (H, W, C)
-        if values.shape[-1] == len("RGB"):
-            values = np.moveaxis(scale_to_uint8(values), -1, 0)
-            return values if min(values.strides) > 0 else values.copy()  # mirrored, which torch does not take
+        values = scale_to_uint8(_pixels(source, channels_first))  # (H, W, C)
+        if values.shape[-1] != len("RGB"):
+            return _to_image(values)
+        values = np.moveaxis(values, -1, 0)
+        return values if min(values.strides) > 0 else values.copy()  # torch takes no mirrored array
     return load_image(source, is_scaled, channels_first)
 
 

@@ -247,8 +247,7 @@ def close_over_transcripts(
     model: MMForConditionalGeneration,
     transcripts: Sequence[Mapping[str, torch.Tensor]],
     others: Sequence[Mapping[str, torch.Tensor]],
-    heard: Sequence[Mapping[str, torch.Tensor]] = (),
-    end: int = -1,
+    heard: Sequence[tuple[Mapping[str, torch.Tensor], torch.Tensor]] = (),
     steps: int = 400,
 ) -> None:
     """
@@ -261,15 +260,10 @@ def close_over_transcripts(
     Args:
         transcripts: batches of transcripts beside an image, as a collator makes them.
         others: batches of questions about images, whose tokens keep the gates open.
-        heard: batches of answers that begin with what was heard. The first block is open over it and looks for the
-            image that it names; the others are closed, so that it is heard as it is without an image.
-        end: token behind what was heard.
-
-    Raises:
-        ValueError: if there is `heard` without its `end`.
+        heard: batches of answers that begin with what was heard, each with the tokens (B, L) from which that is
+            predicted. The first block is open over them and looks for the image that they name; the others are closed,
+            so that it is heard as it is without an image.
     """
-    if heard and end < 0:
-        raise ValueError("Give the token that ends what was heard, `end`, with `heard`.")
     was_training = model.training
     model.eval()
     first = first_block(model)
@@ -278,11 +272,11 @@ def close_over_transcripts(
         assert isinstance(gate, nn.Linear), "the model has cross_attention_token_gate"
         closed = [gated_tokens(model, gate, batch, written_tokens(batch)) for batch in transcripts]
         opened = [gated_tokens(model, gate, batch, batch["attention_mask"].bool()) for batch in others]
-        for batch in heard:
-            real, words = batch["attention_mask"].bool(), words_before(batch, end)
-            silent = torch.zeros_like(words) if block is first else words
-            closed.append(gated_tokens(model, gate, batch, silent))
-            opened.append(gated_tokens(model, gate, batch, real & ~silent))
+        for batch, words in heard:
+            real = batch["attention_mask"].bool()
+            opened.append(gated_tokens(model, gate, batch, real if block is first else real & ~words))
+            if block is not first:
+                closed.append(gated_tokens(model, gate, batch, words))
         learn_gate(gate, torch.cat(closed), torch.cat(opened), steps)
     model.train(was_training)
 

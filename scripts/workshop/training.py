@@ -25,7 +25,14 @@ from .base_folder import VARIANT
 from .imagenet import PACKAGE, class_lemmas
 from .lessons import ClassLessons, ImageNetHead, LessonCollator, sure_rows
 from .lite import PACKAGES, lite_head
-from .name_matching import close_over_transcripts, first_block, match_names, name_states, spoken_states
+from .name_matching import (
+    close_over_transcripts,
+    first_block,
+    match_names,
+    name_states,
+    spoken_states,
+    words_before,
+)
 from .packages import fetch_package
 from .prototypes import align_with_names, open_blocks, stand_in_for_speech
 
@@ -62,7 +69,7 @@ def add_lessons(trainer: MMTrainer, data: RecipeData, *, recipe: Recipe, head: I
     Before the first step the images' connector is aligned with names, and the first block of cross-attention learns to
     find what a name means. Both stay as they are from then on: what they know of a name serves images by other hands,
     and the decoder would spoil it by learning the images of training before it has learned to use it. The other blocks
-    start from the alignment.
+    start from the alignment. The gates over tokens are frozen, too, and learned by themselves: see [`GatesCallback`].
     """
     known = cast(CachedCollator, trainer.data_collator)
     captions = [row for row in rows_of(data.train[0]) if row.task == "caption/en"]
@@ -145,8 +152,8 @@ class GateQuestions:
     def teach(self, model: MMForConditionalGeneration) -> None:
         """Learn the gates again from nothing."""
         others = [batch for task in OPEN for batch in self.batches(task)]
-        transcripts, heard = self.batches("transcribe_beside_image"), self.batches("match_audio_image")
-        close_over_transcripts(model, transcripts, others, heard, self.end)
+        heard = [(batch, words_before(batch, self.end)) for batch in self.batches("match_audio_image")]
+        close_over_transcripts(model, self.batches("transcribe_beside_image"), others, heard)
 
 
 class GatesCallback(TrainerCallback):

@@ -173,9 +173,9 @@ def test_what_is_heard_is_closed_behind_the_first_block():
     transcripts = [batch_of(("Transcribe.", "a bird"), ("Transcribe.", "hello there"))]
     others = [batch_of(("Is this called a cat?", "brief"))]
     heard = [batch_of(("Look and listen.", "a bird dog"), ("Look and listen.", "hello there dog"))]
-    close_over_transcripts(model, transcripts, others, heard, end, steps=1000)
-    assert model.training, "as before"
     words = words_before(heard[0], end)
+    close_over_transcripts(model, transcripts, others, [(heard[0], words)], steps=1000)
+    assert model.training, "as before"
     assert words.any() and (words & (heard[0]["labels"].roll(-1, 1) == end)).sum() == 0
     model.eval()
     for number, block in enumerate(model.model.language_model.vision_cross_blocks.values()):
@@ -185,13 +185,6 @@ def test_what_is_heard_is_closed_behind_the_first_block():
             elsewhere = block.gate_token(gated_tokens(model, block.gate_token, heard[0], behind)).sigmoid()
         assert elsewhere.min() > 0.7
         assert over_words.min() > 0.7 if number == 0 else over_words.max() < 0.3
-
-
-def test_what_is_heard_needs_its_end():
-    model = seeing_model(**FIELDS)
-    batch = batch_of(("Look and listen.", "a bird"))
-    with pytest.raises(ValueError, match="Give the token that ends what was heard"):
-        close_over_transcripts(model, [batch], [batch], [batch])
 
 
 def test_words_before_an_end_are_predicted_from_the_tokens_before_them():

@@ -107,7 +107,7 @@ def test_media_tokens_hold_what_kind_of_thing_is_shown(kind_weight):
     assert (sum(right) / len(right) > 0.95) == (kind_weight > 0)
 
 
-def test_images_without_kinds_are_aligned_as_before():
+def test_images_of_unknown_kinds_are_aligned_by_their_names_alone():
     tokens, names = features(1)
     one = seeing_model()
     align_with_names(one, processor().tokenizer, tokens, names, head(), CLASSES, OPTIONS)

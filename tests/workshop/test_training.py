@@ -93,7 +93,7 @@ def test_gates_learn_from_each_kind_of_question_what_it_is_for(monkeypatch):
     monkeypatch.setattr(training, "VERDICT_MARK", " dog")  # one token of this tokenizer, as the dash is of Whisper's
     monkeypatch.setattr(training, "close_over_transcripts", lambda model, *args: given.update(args=args))
     GateQuestions(rows, ChatCollator(processor())).teach(None)
-    transcripts, others, heard, end = given["args"]
+    transcripts, others, ((heard, words),) = given["args"]
 
     def answers(batches) -> list[str]:
         tokens = [
@@ -102,4 +102,6 @@ def test_gates_learn_from_each_kind_of_question_what_it_is_for(monkeypatch):
         return [processor().tokenizer.decode(each, skip_special_tokens=True).strip() for each in tokens]
 
     assert answers(transcripts) == ["a cat"] and answers(others) == ["red", "green"]
-    assert answers(heard) == ["a bird dog yes"] and (heard[0]["labels"] == end).sum() == 1
+    assert answers([heard]) == ["a bird dog yes"]
+    said = heard["labels"][words.roll(1, 1)].tolist()
+    assert processor().tokenizer.decode(said).strip() == "a bird", "what was heard, without the mark and the verdict"

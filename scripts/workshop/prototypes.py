@@ -163,7 +163,7 @@ def align_with_names(
         tokens: encoder tokens of images, (N, M, W), pooled as the connector pools them.
         names: of the images.
         head: the encoder's own head, whose classes are named by `class_names`; lessons are made of it.
-        kinds: of the images, if they are told apart too; "" if it is not known.
+        kinds: of the images, if these are learned too; "" if it is not known.
 
     Returns:
         what has learned to read names, in evaluation mode.

@@ -7,6 +7,7 @@ The two synthesizers are shell scripts that write the bytes of their text as a w
 import gzip
 import importlib.util
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -271,13 +272,13 @@ def killed(build, call: int, before: bool) -> None:
 
     def run():
         tqdm.set_lock(threading.RLock())  # the default lock is shared with this process and would never be released
-        replace_file, calls = os.replace, []
+        replace_file, calls = os.replace, itertools.count(1)
 
         def replace_or_die(source, target):
-            calls.append(target)
+            number = next(calls)  # of this thread: others may count before a list's length is read
             if not before:
                 replace_file(source, target)
-            if len(calls) == call:
+            if number == call:
                 os.kill(os.getpid(), signal.SIGKILL)
             if before:
                 replace_file(source, target)

@@ -163,9 +163,14 @@ def test_an_array_gives_the_pixels_of_its_image(given):
 
 
 def test_an_array_reaches_the_image_processor_without_a_copy():
-    image = np.zeros((4, 6, 3), np.uint8)
-    loaded = load_pixels(image, False, None)
-    assert loaded.shape == (3, 4, 6) and np.shares_memory(loaded, image)
+    image, given = np.zeros((4, 6, 3), np.uint8), []
+
+    def image_processor(images, **options):
+        given.extend(images)
+        return {"pixel_values": torch.zeros(len(images), 3, 4, 6)}
+
+    image_features(image_processor, [[image]], {})
+    assert given[0].shape == (3, 4, 6) and np.shares_memory(given[0], image)
     mirrored = load_pixels(image[:, ::-1], False, None)
     assert torch.from_numpy(mirrored).shape == (3, 4, 6)
     assert isinstance(load_pixels(image[..., 0], False, None), Image.Image)

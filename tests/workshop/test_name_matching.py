@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modeling_mm.training import ChatCollator
+from scripts.workshop import name_matching
 from scripts.workshop.name_matching import (
     MatchingOptions,
     NameMatcher,
@@ -185,6 +186,19 @@ def test_what_is_heard_is_closed_behind_the_first_block():
             elsewhere = block.gate_token(gated_tokens(model, block.gate_token, heard[0], behind)).sigmoid()
         assert elsewhere.min() > 0.7
         assert over_words.min() > 0.7 if number == 0 else over_words.max() < 0.3
+
+
+def test_each_token_teaches_a_gate_once(monkeypatch):
+    model, taught = seeing_model(**FIELDS), []
+    monkeypatch.setattr(
+        name_matching, "learn_gate", lambda gate, closed, opened, steps: taught.append((len(closed), len(opened)))
+    )
+    transcript, other, heard = (batch_of(("Look and listen.", text)) for text in ("a bird", "red", "hello there"))
+    words = written_tokens(heard)
+    close_over_transcripts(model, [transcript], [other], [(heard, words)])
+    closed, opened = int(written_tokens(transcript).sum()), int(other["attention_mask"].sum())
+    said, rest = int(words.sum()), int(heard["attention_mask"].sum() - words.sum())
+    assert taught[0] == (closed, opened + said + rest) and {*taught[1:]} == {(closed + said, opened + rest)}
 
 
 def test_words_before_an_end_are_predicted_from_the_tokens_before_them():

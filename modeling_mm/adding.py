@@ -74,7 +74,7 @@ def add_modality(
         freeze_encoder: False for an encoder that has learned nothing yet, which trains while the rest is frozen
         **kwargs: `cross_attention_layers`, indices of decoder blocks (by default the first four), and `placement`,
             `"before"` them or `"inside"`; `connector`, `connector_size`, `connector_layers`, `latents`, `pooling`,
-            `tags`, `tag_length`, `tag_choices`, `tag_rank`, `feature_layers` of images, `connector_dropout`,
+            `tags`, `tag_length`, `tag_choices`, `tag_rank`, `feature_layers`, `connector_dropout`,
             `max_media_items`, `media_position_encoding`, `max_media_positions`, `cross_attention_feed_forward`,
             `cross_attention_feed_forward_size`, `cross_attention_query_gate`, `cross_attention_token_gate`,
             `cross_attention_stand_in` and `cross_attention_sink`, as the fields of [`MMConfig`] say; and arguments of
@@ -95,8 +95,6 @@ def add_modality(
             f"The model has an encoder of {modality.plural} already, a {type(present).__name__}. Join a new model "
             "with from_text_vision_audio_pretrained to replace it."
         )
-    if modality.has_frames and "feature_layers" in kwargs:
-        raise ValueError(f"feature_layers are of encoders of images; {modality.plural} are read from the last state.")
     loading = {argument: kwargs.pop(argument) for argument in LOADING_ARGUMENTS if argument in kwargs}
     encoder, absent = load_encoder(component, modality, loading)
     config = enlarged_config(model.config, modality, encoder.config, freeze, kwargs)

@@ -219,11 +219,12 @@ class MMConfig(PreTrainedConfig):
         vision_tag_choices, audio_tag_choices (`int`, *optional*, defaults to 1): tags that are shown of each item.
         vision_tag_rank, audio_tag_rank (`int`, *optional*):
             Rank of the classifier's weight, which is then a product of two smaller ones; by default it is whole.
-        vision_feature_layers (`list[int]`, *optional*):
-            Hidden states of the image encoder, by index, whose features stand side by side in each token; by default
-            its last state alone. The tokens are those of the first one named, to whose grid maps of another resolution
-            are resized. Early layers of a convolutional encoder know where things are, late ones what they are. For
-            frozen encoders, as layers behind all that are named never learn.
+        vision_feature_layers, audio_feature_layers (`list[int]`, *optional*):
+            Hidden states of the encoder, by index, whose features stand side by side in each token; by default its
+            last state alone. The tokens are those of the first one named, to whose grid maps of another resolution are
+            resized; of audio every layer that is named must have as many tokens as the last state. Early layers of a
+            convolutional encoder know where things are, late ones what they are; those of an encoder that was trained
+            on words know who speaks. For frozen encoders, as layers behind all that are named never learn.
         connector_dropout (`float`, *optional*, defaults to 0.0):
             Share of an encoder's features that is dropped before the connector in training, drawn for each image and
             audio window, the same for all its tokens. With few media it keeps the model from recognizing them by
@@ -341,6 +342,7 @@ class MMConfig(PreTrainedConfig):
     audio_tag_length: int = 4
     audio_tag_choices: int = 1
     audio_tag_rank: int | None = None
+    audio_feature_layers: list[int] | None = None
     connector_dropout: float = 0.0
     media_position_encoding: str = "sinusoidal"
     max_media_positions: int = 2048

@@ -2,7 +2,7 @@
 """Padding kept out of an encoder's tokens: by whole windows, by a mask, or by groups of equal length."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,21 +143,22 @@ def encode_by_length(encoder: PreTrainedModel, lengths: list[int], **arguments: 
     """
     Encode windows (N, T, ...) of equal length together, without padding; pad the tokens with zeros, (N, L, W).
 
-    A window of length 0 goes whole; `token_mask` masks its tokens.
+    So are all hidden states, if the encoder returns them. A window of length 0 goes whole; `token_mask` masks its tokens.
     """
     windows = arguments.pop(encoder.main_input_name)
     axis = length_axis(encoder, windows)
-    tokens: list[torch.Tensor] = [windows] * len(lengths)
+    found: list[Sequence[torch.Tensor]] = [()] * len(lengths)  # of each window its tokens, then all hidden states
     for length in set(lengths):
         rows = [row for row, own_length in enumerate(lengths) if own_length == length]
         items = windows[rows].narrow(axis, 0, length or windows.shape[axis])
-        states = encoder(**{encoder.main_input_name: items}, **arguments).last_hidden_state
-        for row, state in zip(rows, states, strict=True):
-            tokens[row] = state
-    counts = torch.tensor([len(states) for states in tokens], device=windows.device)
-    padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        output = encoder(**{encoder.main_input_name: items}, **arguments)
+        layers = output.last_hidden_state, *(getattr(output, "hidden_states", None) or ())
+        for row, states in zip(rows, zip(*layers, strict=True), strict=True):
+            found[row] = states
+    counts = torch.tensor([len(tokens) for tokens, *_ in found], device=windows.device)
+    padded, *hidden = (nn.utils.rnn.pad_sequence(list(each), batch_first=True) for each in zip(*found, strict=True))
     mask = torch.arange(padded.shape[1], device=windows.device) < counts[:, None]
-    return MaskedEncoderOutput(last_hidden_state=padded, attention_mask=mask)
+    return MaskedEncoderOutput(last_hidden_state=padded, hidden_states=tuple(hidden) or None, attention_mask=mask)
 
 
 def length_axis(encoder: PreTrainedModel, windows: torch.Tensor) -> int:

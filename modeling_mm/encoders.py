@@ -247,12 +247,18 @@ def read_tokens(
     Feature maps (N, W, h, w) are read row by row. Of an encoder with `feature_layers` these make the tokens.
 
     Raises:
-        ValueError: if there is no `last_hidden_state`, or one of another shape.
+        ValueError: if there is no `last_hidden_state`, or one of another shape; of windows, for `feature_layers` with
+            another number of tokens, which no mask of frames would fit.
     """
     name, layers = type(encoder).__name__, getattr(encoder, "feature_layers", None)
     states = getattr(output, "last_hidden_state", None)
     if layers is not None:
-        states = merge_layers(getattr(output, "hidden_states", None), layers, name)
+        last, states = states, merge_layers(getattr(output, "hidden_states", None), layers, name)
+        if frame_mask is not None and last is not None and last.shape[1:-1] != states.shape[1:-1]:
+            raise ValueError(
+                f"feature_layers names hidden states {list(layers)} of {name}, which have {states.shape[1]} tokens a "
+                f"window, where its last state has {tuple(last.shape[1:-1])}. Name layers with as many tokens."
+            )
     if states is None:
         raise ValueError(
             f"{name} returned no last_hidden_state (it returned {', '.join(output)}). An encoder must return token "

@@ -117,8 +117,7 @@ class Modality:
     @property
     def config_defaults(self) -> dict[str, Any]:
         """Every config field of this modality with its default; `MMConfig` declares those of images and audio."""
-        # Frames are masked by their number, which another layer may not have.
-        padding = {self.padding_field: False} if self.has_frames else {f"{self.tower}_feature_layers": None}
+        padding = {self.padding_field: False} if self.has_frames else {}
         return {
             self.config_field: None,
             self.layers_field: None,
@@ -133,6 +132,7 @@ class Modality:
             f"{self.tower}_tag_length": 4,
             f"{self.tower}_tag_choices": 1,
             f"{self.tower}_tag_rank": None,
+            f"{self.tower}_feature_layers": None,
             self.token_id_field: None,
             self.freeze_field: False,
         }

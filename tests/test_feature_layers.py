@@ -11,7 +11,7 @@ from modeling_mm.encoders import encode
 from modeling_mm.feature_layers import merge_layers
 from modeling_mm.training import EncoderCache
 from tests.fakes.processor_parts import make, picture
-from tests.fakes.tiny import IMAGE, difference, gpt2, inputs, joined, open_gates, vit, whisper
+from tests.fakes.tiny import AUDIO, IMAGE, difference, draw, gpt2, inputs, joined, open_gates, vit, wav2vec2, whisper
 
 SIDE = 32
 
@@ -96,8 +96,45 @@ def test_an_added_encoder_gives_the_layers_too():
     with torch.no_grad():
         seen = open_gates(model)(**batch).logits
         assert difference(model(**{**batch, "pixel_values": batch["pixel_values"] + 1}).logits, seen) > 0
-    with pytest.raises(ValueError, match="feature_layers are of encoders of images"):
-        joined(vision=None, audio=None).add_audio(whisper(), feature_layers=[1])
+
+
+def test_audio_is_read_from_the_layers_that_its_config_names(tmp_path):
+    encoder = whisper()
+    model = open_gates(joined(vision=None, audio=encoder, audio_feature_layers=[1, 0]))
+    batch = inputs([[5, AUDIO, 6]])
+    features = batch["input_features"].flatten(0, 1)
+    with torch.no_grad():
+        states = encoder.encoder(features, output_hidden_states=True).hidden_states
+        tokens = model.get_audio_features(**{k: v for k, v in batch.items() if "features" in k}).last_hidden_state
+        logits = model(**batch).logits
+    assert torch.equal(tokens, torch.cat([states[1], states[0]], -1))
+    assert model.model.audio_connector.width == tokens.shape[-1]
+    model.save_pretrained(tmp_path)
+    reloaded = MMForConditionalGeneration.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert difference(reloaded(**batch).logits, logits) < 1e-5
+        other = {**batch, "input_features": batch["input_features"] + 1}
+        assert difference(reloaded(**other).logits, logits) > 1e-4
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])  # a mask keeps the padding out, or windows go by their length
+def test_layers_of_padded_audio_are_those_of_audio_alone(norm):
+    model = joined(vision=None, audio=wav2vec2(norm), audio_feature_layers=[0, 2])
+    long, short = draw(1600, seed=1), draw(900, seed=2)
+    waves = torch.stack([long, torch.cat([short, torch.zeros(700)])])
+    mask = torch.arange(1600) < torch.tensor([[1600], [900]])
+    with torch.no_grad():
+        _, tokens, real = encode(model.model.audio_tower, waves, mask)
+        alone = encode(model.model.audio_tower, short[None], torch.ones(1, 900, dtype=torch.bool))[1]
+    count = int(real[1].sum())
+    assert 0 < count == alone.shape[1] < tokens.shape[1]
+    assert difference(tokens[1, :count], alone[0]) < 1e-5
+
+
+def test_a_layer_with_another_number_of_frames_is_refused():
+    model = joined(vision=None, audio=wav2vec2(add_adapter=True, num_adapter_layers=1), audio_feature_layers=[0])
+    with pytest.raises(ValueError, match=r"names hidden states \[0\] of Wav2Vec2Model, which have \d+ tokens a window"):
+        encode(model.model.audio_tower, draw(2, 1600, seed=1), torch.ones(2, 1600, dtype=torch.bool))
 
 
 def test_a_cache_of_other_layers_is_another_cache(tmp_path):

@@ -143,7 +143,8 @@ def encode_by_length(encoder: PreTrainedModel, lengths: list[int], **arguments: 
     """
     Encode windows (N, T, ...) of equal length together, without padding; pad the tokens with zeros, (N, L, W).
 
-    So are all hidden states, if the encoder returns them. A window of length 0 goes whole; `token_mask` masks its tokens.
+    So are all hidden states, if the encoder returns them. A window of length 0 goes whole; `token_mask` masks its
+    tokens.
     """
     windows = arguments.pop(encoder.main_input_name)
     axis = length_axis(encoder, windows)

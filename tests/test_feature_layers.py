@@ -133,7 +133,9 @@ def test_layers_of_padded_audio_are_those_of_audio_alone(norm):
 
 def test_a_layer_with_another_number_of_frames_is_refused():
     model = joined(vision=None, audio=wav2vec2(add_adapter=True, num_adapter_layers=1), audio_feature_layers=[0])
-    with pytest.raises(ValueError, match=r"names hidden states \[0\] of Wav2Vec2Model, which have \d+ tokens a window"):
+    with pytest.raises(
+        ValueError, match=r"names hidden states \[0\] of Wav2Vec2Model, which have \d+ tokens a window"
+    ):
         encode(model.model.audio_tower, draw(2, 1600, seed=1), torch.ones(2, 1600, dtype=torch.bool))
 
 

@@ -222,9 +222,10 @@ class MMConfig(PreTrainedConfig):
         vision_feature_layers, audio_feature_layers (`list[int]`, *optional*):
             Hidden states of the encoder, by index, whose features stand side by side in each token; by default its
             last state alone. The tokens are those of the first one named, to whose grid maps of another resolution are
-            resized; of audio every layer that is named must have as many tokens as the last state. Early layers of a
-            convolutional encoder know where things are, late ones what they are; those of an encoder that was trained
-            on words know who speaks. For frozen encoders, as layers behind all that are named never learn.
+            resized; of audio every layer that is named must have as many tokens as the last state, which CLAP's have
+            not. Early layers of a convolutional encoder know where things are, late ones what they are; those of an
+            encoder that was trained on words know who speaks. For frozen encoders, as layers behind all that are named
+            never learn.
         connector_dropout (`float`, *optional*, defaults to 0.0):
             Share of an encoder's features that is dropped before the connector in training, drawn for each image and
             audio window, the same for all its tokens. With few media it keeps the model from recognizing them by

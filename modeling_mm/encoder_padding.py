@@ -13,11 +13,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .compat import downsampled_lengths
-from .encoder_shapes import SPECTROGRAM_ENCODERS, frame_features, modality_read_by
+from .encoder_shapes import OF_CLAP, SPECTROGRAM_ENCODERS, frame_features, modality_read_by
 from .modalities import BUILT_IN
-
-# The field that configs of CLAP's Swin alone have, which reads spectrograms as images with a channel axis.
-OF_CLAP = "enable_fusion"
 
 # Shape legend: N items (images or windows), T frames or samples, F features of a frame, L encoder tokens, W the
 # encoder's width.

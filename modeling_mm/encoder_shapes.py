@@ -25,6 +25,8 @@ FRAME_FIELDS = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_
 OTHER_LISTS = ("image_size", "patch_size", "out_indices", "_out_indices")
 # Encoders whose `input_values` are spectrograms, not samples.
 SPECTROGRAM_ENCODERS = ("audio-spectrogram-transformer",)
+# The field that configs of CLAP's Swin alone have, which reads spectrograms as images with a channel axis.
+OF_CLAP = "enable_fusion"
 # Frames of an empty item for encoders that take any number of them.
 FEW_FRAMES = 16
 
@@ -69,9 +71,15 @@ def encoder_width(config: PreTrainedConfig, layers: Sequence[int] | None = None)
     the last one: its encoder is then run once on the meta device, which computes shapes alone.
 
     Raises:
-        ValueError: if neither its fields nor a run show the width, and for layers that the encoder does not have.
+        ValueError: if neither its fields nor a run show the width, and for layers that the encoder does not have,
+            or that are maps of folded spectrograms (CLAP).
     """
     if layers is not None:
+        if hasattr(config, OF_CLAP):
+            raise ValueError(
+                f"feature_layers names hidden states {list(layers)} of {encoder_class_of(config).__name__}, which are "
+                "maps of a spectrogram folded into a square, whose places are not those of its tokens. Leave it out."
+            )
         states = run_without_weights(config, output_hidden_states=True).hidden_states
         return merge_layers(states, layers, encoder_class_of(config).__name__).shape[-1]
     width = width_field(config)

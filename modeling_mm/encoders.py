@@ -254,11 +254,14 @@ def read_tokens(
     states = getattr(output, "last_hidden_state", None)
     if layers is not None:
         last, states = states, merge_layers(getattr(output, "hidden_states", None), layers, name)
-        if frame_mask is not None and last is not None and last.shape[1:-1] != states.shape[1:-1]:
-            raise ValueError(
-                f"feature_layers names hidden states {list(layers)} of {name}, which have {states.shape[1]} tokens a "
-                f"window, where its last state has {tuple(last.shape[1:-1])}. Name layers with as many tokens."
-            )
+        if frame_mask is not None and last is not None:
+            # Of maps (N, W, h, w) or tokens (N, L, W).
+            count = last[0, 0].numel() if last.ndim == 4 else last.shape[1]
+            if count != states.shape[1]:
+                raise ValueError(
+                    f"feature_layers names hidden states {list(layers)} of {name}, which have {states.shape[1]} "
+                    f"tokens a window, where its last state has {count}. Name layers with as many."
+                )
     if states is None:
         raise ValueError(
             f"{name} returned no last_hidden_state (it returned {', '.join(output)}). An encoder must return token "

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import EfficientNetConfig, EfficientNetModel
+from transformers import ClapAudioConfig, ClapAudioModel, EfficientNetConfig, EfficientNetModel
 
 from modeling_mm import MMForConditionalGeneration
 from modeling_mm.encoder_shapes import encoder_width
@@ -96,6 +96,9 @@ def test_an_added_encoder_gives_the_layers_too():
     with torch.no_grad():
         seen = open_gates(model)(**batch).logits
         assert difference(model(**{**batch, "pixel_values": batch["pixel_values"] + 1}).logits, seen) > 0
+    hearing = joined(vision=None, audio=None).add_audio(whisper(), feature_layers=[0, 1], cross_attention_layers=[1])
+    assert hearing.config.audio_feature_layers == [0, 1]
+    assert hearing.model.audio_connector.width == 2 * hearing.config.audio_config.d_model
 
 
 def test_audio_is_read_from_the_layers_that_its_config_names(tmp_path):
@@ -134,9 +137,16 @@ def test_layers_of_padded_audio_are_those_of_audio_alone(norm):
 def test_a_layer_with_another_number_of_frames_is_refused():
     model = joined(vision=None, audio=wav2vec2(add_adapter=True, num_adapter_layers=1), audio_feature_layers=[0])
     with pytest.raises(
-        ValueError, match=r"names hidden states \[0\] of Wav2Vec2Model, which have \d+ tokens a window"
+        ValueError, match=r"states \[0\] of Wav2Vec2Model, which have 39 tokens a window, where its last state has 20"
     ):
         encode(model.model.audio_tower, draw(2, 1600, seed=1), torch.ones(2, 1600, dtype=torch.bool))
+
+
+def test_layers_of_folded_spectrograms_are_refused_when_the_model_is_made():
+    sizes = {"patch_embeds_hidden_size": 8, "hidden_size": 16, "depths": [1, 1], "num_attention_heads": [1, 2]}
+    encoder = ClapAudioModel(ClapAudioConfig(**sizes, patch_size=16, patch_stride=[16, 16], window_size=4))
+    with pytest.raises(ValueError, match=r"hidden states \[-1\] of ClapAudioModel, which are maps .* Leave it out"):
+        joined(vision=None, audio=encoder, audio_feature_layers=[-1])
 
 
 def test_a_cache_of_other_layers_is_another_cache(tmp_path):

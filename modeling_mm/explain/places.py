@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..encoder_padding import OF_CLAP
+from ..encoder_shapes import OF_CLAP
 from ..encoders import encode
 from ..modalities import MODALITIES, Modality
 

@@ -39,6 +39,7 @@ from .collators import ChatCollator, accuracy
 from .divergence import MIN_LOSS_SCALE, NAMES, NamingCollator, check_figures, diverged, from_bytes, in_any_process
 from .freezing import average_gradients, frozen_parameters, parts_of
 from .matching import RetrievalCollator, embed_rows
+from .precision import warn_of_slow_half
 from .pretraining import NamedFigures, PretrainingCollator, figure_names
 from .sampling import MediaLengthGroupedSampler, media_size
 from .shown_answers import ShownAnswers
@@ -98,6 +99,7 @@ class MMTrainer(Trainer):
         if data_collator is None and isinstance(processing_class, ProcessorMixin):
             data_collator = ChatCollator(processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        warn_of_slow_half(self.accelerator.mixed_precision, args.device)
         self.label_smoother = smoother_for(self.model, self.label_smoother)
         self.add_callback(SetEpochCallback())
         self.add_callback(ProcessCountCallback())

@@ -15,7 +15,7 @@ from ..workshop.packages import fetch_package
 
 Example = dict[str, Any]
 Splits = Mapping[str, Sequence[Example]]  # name of the JSONL file, without suffix -> its examples
-TRAIN = "train"
+TRAIN = "train"  # the split that is learned, and the beginning of the names of others that are
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,19 @@ def answer_of(row: Example) -> str:
 
 def check_groups(splits: Splits) -> None:
     """
-    Raise a ValueError if a group is both in training and in another split, or an id is used twice in one split.
+    Raise a ValueError if a group is both in training and in a test, or an id is used twice in one split.
     """
     if not splits.get(TRAIN):
         raise ValueError(f"The task has no training examples, only the splits {', '.join(splits) or '(none)'}.")
-    known = {row["group"] for row in splits[TRAIN]}
+    learned = {name for name in splits if name.startswith(TRAIN)}
+    known = {row["group"] for name in learned for row in splits[name]}
     for name, rows in splits.items():
         if not rows:
             raise ValueError(f"The split {name} has no examples. Are its corpora and packages whole?")
         twice = [key for key, number in Counter(row["id"] for row in rows).items() if number > 1]
         if twice:
             raise ValueError(f"{name}: {len(twice)} ids are used twice, such as {twice[0]!r}.")
-        leaks = sorted({row["group"] for row in rows} & known) if name != TRAIN else []
+        leaks = sorted({row["group"] for row in rows} & known) if name not in learned else []
         if leaks:
             raise ValueError(f"{name}: {len(leaks)} groups are in training too, such as {leaks[0]!r}.")
 

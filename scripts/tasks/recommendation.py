@@ -142,10 +142,11 @@ def measure(model: Path, sources: Sources) -> list[dict[str, Any]]:
         items = catalog(sources, split, categories)
         wished = baskets(items, LIKED[split])
         sides = embedded(retriever, items, sources.folder)
-        text, both = hits(sides["text"], wished), hits(sides["text"] + sides["image"], wished)
+        text, image = (similarities(sides[side], wished) for side in ("text", "image"))
+        alone, both = hits(text, wished), hits(text + image, wished)
         figure = {"dataset": dataset, "metric": METRIC, "samples": len(wished)}
-        found.append({**figure, "model": both, "majority": popular_hits(len(items), wished), "text_only": text})
-        found.append({**figure, "name": "image alone", "value": hits(sides["image"], wished)})
+        found.append({**figure, "model": both, "majority": popular_hits(len(items), wished), "text_only": alone})
+        found.append({**figure, "name": "image alone", "value": hits(image, wished)})
         found.append({**figure, "name": "chance", "value": TOP / (len(items) - LIKED[split])})
     return found
 
@@ -163,26 +164,32 @@ def embedded(retriever: Any, items: Sequence[Row], folder: Path) -> dict[str, np
     return found
 
 
-def hits(vectors: np.ndarray, wished: Sequence[Basket]) -> float:
-    """Return the share of baskets whose wanted item is among the first, by the similarity to all liked items."""
+def similarities(vectors: np.ndarray, wished: Sequence[Basket]) -> np.ndarray:
+    """
+    Return the mean cosine of each item of a catalog to the liked items, (baskets, items), from vectors (items, P).
+
+    Those of titles and of images are added, not the vectors: an image says nothing about the title of another item.
+    """
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    return np.stack([units @ units[list(basket.liked)].mean(0) for basket in wished])
+
+
+def hits(scores: np.ndarray, wished: Sequence[Basket]) -> float:
+    """Return the share of baskets whose wanted item is among the first, by scores (baskets, items)."""
     from modeling_mm.evaluation import recall_at_k
 
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-    scores = np.stack([(units @ units[list(basket.liked)].sum(0)) / len(basket.liked) for basket in wished])
     return recall_at_k(without_liked(scores, wished), TOP, [basket.wanted for basket in wished])
 
 
 def popular_hits(count: int, wished: Sequence[Basket]) -> float:
     """Return the hits of the items that are in most of the other baskets."""
-    from modeling_mm.evaluation import recall_at_k
-
     bought = np.zeros(count)
     for basket in wished:
         bought[[*basket.liked, basket.wanted]] += 1
     scores = np.tile(bought, (len(wished), 1))
     for row, basket in enumerate(wished):
         scores[row, [*basket.liked, basket.wanted]] -= 1  # what the other baskets say
-    return recall_at_k(without_liked(scores, wished), TOP, [basket.wanted for basket in wished])
+    return hits(scores, wished)
 
 
 def without_liked(scores: np.ndarray, wished: Sequence[Basket]) -> np.ndarray:

@@ -28,13 +28,13 @@ FURTHER = "further.json"  # what `measure` of a task's module has found
 
 def run(name: str, arguments: argparse.Namespace) -> None:
     """Build, train and measure one task; a model of an earlier run is replaced, or only measured."""
-    model, figures = Path(f"outputs/tasks-{name}"), arguments.folder / name / "figures"
+    module, model, figures = task_module(name), Path(f"outputs/tasks-{name}"), arguments.folder / name / "figures"
     if not arguments.measure:
         counts = build(name, arguments.corpora, arguments.packages, arguments.folder)
         print(f"{name}: " + ", ".join(f"{split} {number}" for split, number in counts.items()))
-        command("train", f"tasks-{name}", f"training.output_dir={model}", "overwrite=true")
-    command("evaluate", f"tasks-{name}", str(model), "--out", str(figures))
-    module = task_module(name)
+        for recipe in (*getattr(module, "FIRST", ()), model.name):
+            command("train", recipe, f"training.output_dir={model.with_name(recipe)}", "overwrite=true")
+    command("evaluate", model.name, str(model), "--out", str(figures))
     if hasattr(module, "measure"):
         found = module.measure(model, Sources(arguments.corpora, arguments.packages, arguments.folder / name))
         write_text(figures / FURTHER, json.dumps(found, indent=1))

@@ -21,6 +21,8 @@ from .captions import CONCEPTS, HAND, Row, group_of, one_of_each_name, read_imag
 from .examples import TRAIN, Example, Sources, answer_of, example
 
 PIVOT = "en"
+TEXTS = f"{TRAIN}_texts"
+FIRST = ("translation-texts",)  # the recipe whose model learns the dictionary, on which media are learned
 DIRECTIONS = tuple(
     pair for each in LANGUAGES if each != PIVOT for pair in ((PIVOT, each), (each, PIVOT))
 )  # source, target
@@ -44,12 +46,13 @@ REACH = {
 
 
 def build(sources: Sources) -> dict[str, list[Example]]:
-    """Return the training rows, and tests of ambiguous, of known and of unseen names."""
+    """Return the training rows, their texts alone, and tests of ambiguous, of known and of unseen names."""
     train, hand, unseen = (read_images(sources, split) for split in (TRAIN, HAND, CONCEPTS))
     known, voices = translations(train), read_voices(sources, HAND)
     heard = [row for row in hand if voice_of(row, voices)]
     return {
         TRAIN: list(training(train, read_voices(sources, TRAIN))),
+        TEXTS: texts(train),
         "test_ambiguous_image": [
             guided(row, HAND, pair, "image", row["path"]) for row, pair in ambiguous_names(hand, known)
         ],
@@ -67,7 +70,7 @@ def prepare(sources: Sources, splits: Mapping[str, Sequence[Example]]) -> None:
     """Write the components that the recipe joins."""
     from .components import write_components  # imports torch
 
-    write_components(sources, splits, layers=4)
+    write_components(sources, splits, layers=4, dropout=0.0)  # a dictionary is to be learned by heart
 
 
 # ---- Names ----------------------------------------------------------------------------------------------------------
@@ -145,6 +148,16 @@ def training(rows: Iterable[Row], voices: Mapping[str, Sequence[str]]) -> Iterat
                 yield guided(row, TRAIN, pair, "audio", rng.choice(known))
             else:
                 yield guided(row, TRAIN, pair, None)
+
+
+def texts(rows: Iterable[Row]) -> list[Example]:
+    """Return each question without media, once with each of its answers."""
+    found = {}
+    for row in rows:
+        for pair in pairs_of(row):
+            each = guided(row, TRAIN, pair, None)
+            found.setdefault((asked(each), answer_of(each)), each)
+    return list(found.values())
 
 
 def drawn(rows: Sequence[Row], split: str) -> list[Example]:

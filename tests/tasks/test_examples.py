@@ -52,6 +52,10 @@ def test_splits_are_written_in_a_fixed_order_and_stale_ones_removed(tmp_path):
 
 REFUSED = {
     "a leak": ({"train": [row("1", "cat")], "test": [row("2", "cat")]}, "test: 1 groups are in training too.*'cat'"),
+    "a leak from more training": (
+        {"train": [row("1", "cat")], "train_more": [row("1", "dog")], "test": [row("2", "dog")]},
+        "test: 1 groups are in training too.*'dog'",
+    ),
     "no training": ({"test": [row("2", "cat")]}, "no training examples, only the splits test"),
     "an empty test": ({"train": [row("1", "cat")], "test": []}, "The split test has no examples"),
     "one id twice": ({"train": [row("1", "cat"), row("1", "dog")]}, "train: 1 ids are used twice, such as 'task/1'"),

@@ -15,6 +15,7 @@ from scripts.tasks.recommendation import (
     items_of,
     popular_hits,
     read_categories,
+    similarities,
 )
 from tests.tasks.tiny_captions import KNOWN, UNSEEN, UNSEEN_HAND, media, write_corpora
 
@@ -69,10 +70,17 @@ def test_hits_are_counted_among_what_is_not_in_the_basket(monkeypatch):
     monkeypatch.setattr(recommendation, "TOP", 1)
     vectors = np.array([[1.0, 0], [2, 0.1], [1, 0.3], [0, 1], [0.1, 3]])
     wished = [Basket((0, 1), 2), Basket((3,), 4), Basket((4,), 0)]
-    assert hits(vectors, wished) == pytest.approx(2 / 3)
-    assert hits(vectors * np.array([[9.0], [1], [1], [1], [1]]), wished) == pytest.approx(2 / 3)  # at unit length
+    assert hits(similarities(vectors, wished), wished) == pytest.approx(2 / 3)
+    scaled = vectors * np.array([[9.0], [1], [1], [1], [1]])
+    assert similarities(scaled, wished) == pytest.approx(similarities(vectors, wished))  # at unit length
     monkeypatch.setattr(recommendation, "TOP", 4)
-    assert hits(vectors, wished) == 1.0
+    assert hits(similarities(vectors, wished), wished) == 1.0
+
+
+def test_an_image_is_not_compared_with_the_title_of_another_item():
+    wished = [Basket((0, 1), 2)]
+    image, title = np.array([[1.0, 0], [1, 0], [1, 0]]), np.array([[0.0, 1], [0, 1], [0.6, 0.8]])
+    assert similarities(image, wished) + similarities(title, wished) == pytest.approx(np.array([[2.0, 2.0, 1.8]]))
 
 
 def test_popularity_counts_the_other_baskets_alone(monkeypatch):

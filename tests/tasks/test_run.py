@@ -1,11 +1,13 @@
 """Names of tasks, their recipes and the table of their figures."""
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from modeling_mm.recipes import read_recipe
+from scripts.tasks import run as task_run
 from scripts.tasks.build import RECIPES, task_module, task_names
 from scripts.tasks.figures import beside, figure
 from scripts.tasks.run import table, table_rows
@@ -22,6 +24,22 @@ def test_a_task_has_a_module_a_recipe_and_a_test_that_belong_together(name):
     assert all(Path(file).parent.as_posix() == f"outputs/tasks/{name}" for file in files)
     assert {dataset for dataset, _ in module.REACH} <= {*recipe.data.test, *getattr(module, "MEASURED", ())}
     assert (ROOT / f"tests/tasks/test_{name.replace('-', '_')}.py").is_file()
+
+
+def test_what_a_recipe_starts_from_is_trained_first(monkeypatch, tmp_path):
+    words, paths = [], {"corpora": tmp_path, "packages": tmp_path, "folder": tmp_path}
+    monkeypatch.setattr(task_run, "build", lambda *given: {"train": 1})
+    monkeypatch.setattr(task_run, "command", lambda *given: words.append(given))
+    monkeypatch.setattr(task_module("translation"), "measure", lambda model, sources: [])
+    task_run.run("translation", argparse.Namespace(measure=False, **paths))
+    first, trained, evaluated = words
+    assert first == ("train", "translation-texts", "training.output_dir=outputs/translation-texts", "overwrite=true")
+    assert trained[1:3] == ("tasks-translation", "training.output_dir=outputs/tasks-translation")
+    assert evaluated[:3] == ("evaluate", "tasks-translation", "outputs/tasks-translation")
+    assert read_recipe(RECIPES / "tasks-translation.yaml").model.pretrained == "outputs/translation-texts"
+    words.clear()
+    task_run.run("translation", argparse.Namespace(measure=True, **paths))
+    assert [each[0] for each in words] == ["evaluate"]
 
 
 def test_an_unknown_task_is_refused_with_those_that_there_are():

@@ -89,6 +89,12 @@ def test_training_has_every_direction_of_each_image_once_with_all_kinds_of_guide
     assert set(kinds) == {".png", "flac", None} and kinds[".png"] > kinds["flac"]
 
 
+def test_the_texts_alone_have_each_translation_once(splits):
+    pairs = Counter((asked(row), answer_of(row)) for row in splits[translation.TEXTS])
+    assert set(pairs.values()) == {1} and not any(media(row) for row in splits[translation.TEXTS])
+    assert set(pairs) == {(asked(row), answer_of(row)) for row in splits["train"]}
+
+
 def test_a_dictionary_gives_the_usual_translation_of_training(splits, sources):
     usual = translation.dictionary(splits["train"])
     assert usual["fr: cook"] == "cuisinier" and usual["fr: judge"] in ("juge homme", "juge femme")

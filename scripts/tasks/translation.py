@@ -70,7 +70,8 @@ def prepare(sources: Sources, splits: Mapping[str, Sequence[Example]]) -> None:
     """Write the components that the recipe joins."""
     from .components import write_components  # imports torch
 
-    write_components(sources, splits, layers=4, dropout=0.0)  # a dictionary is to be learned by heart
+    # A dictionary is to be learned by heart, and its decoder, frozen afterwards, has seen no placeholder.
+    write_components(sources, splits, layers=4, dropout=0.0, placeholders="hidden")
 
 
 # ---- Names ----------------------------------------------------------------------------------------------------------
@@ -141,14 +142,14 @@ def training(rows: Iterable[Row], voices: Mapping[str, Sequence[str]]) -> Iterat
     for row in rows:
         for pair in pairs_of(row):
             rng = random.Random(f"{row['file_name']}/{pair}")
-            known = voices.get(row["name_en"]) if pair[1] != PIVOT else None
-            is_heard = rng.random() < VOICES and known
+            known = voices.get(row["name_en"], []) if pair[1] != PIVOT else []
+            is_heard = rng.random() < VOICES and len(known) > 0
             yield guided(row, TRAIN, pair, *(("audio", rng.choice(known)) if is_heard else ("image", row["path"])))
 
 
 def texts(rows: Iterable[Row]) -> list[Example]:
     """Return each question without media, once with each of its answers."""
-    found = {}
+    found: dict[tuple[str, str], Example] = {}
     for row in rows:
         for pair in pairs_of(row):
             each = guided(row, TRAIN, pair, None)

@@ -47,6 +47,8 @@ def test_components_are_written_once_for_the_same_texts(sources):
     components.write_components(found, {"train": rows("a judge", "a pilot")}, hears=False, **SHAPE)
     assert made == [small_vision_encoder, small_audio_encoder] * 2 + [small_vision_encoder]
     assert MMProcessor.from_pretrained(folder / "processor").feature_extractor is None
+    components.write_components(found, splits, placeholders="hidden", **SHAPE)
+    assert MMProcessor.from_pretrained(folder / "processor").placeholders == "hidden"
 
 
 def test_texts_are_questions_and_answers_each_once():

@@ -27,7 +27,7 @@ DIRECTIONS = tuple(
     pair for each in LANGUAGES if each != PIVOT for pair in ((PIVOT, each), (each, PIVOT))
 )  # source, target
 QUESTION = "{target}: {text}"
-VOICES = 0.3  # share of the guides in training, where there is one; the others are images
+VOICE_SHARE = 0.3  # of the guides in training, where there is one; the others are images
 MOST = 400  # examples of a test set that is not of ambiguous names
 AMBIGUOUS_IMAGE, AMBIGUOUS_VOICE = "ambiguous names with an image", "ambiguous names with a voice"
 DATASETS = {
@@ -138,12 +138,12 @@ def guided(row: Row, split: str, pair: Pair, kind: str | None, path: str = "") -
 
 
 def training(rows: Iterable[Row], voices: Mapping[str, Sequence[str]]) -> Iterator[Example]:
-    """Yield every direction of each name, with the image or with a voice, drawn by `VOICES`."""
+    """Yield every direction of each name, with the image or with a voice, drawn by `VOICE_SHARE`."""
     for row in rows:
         for pair in pairs_of(row):
             rng = random.Random(f"{row['file_name']}/{pair}")
             known = voices.get(row["name_en"], []) if pair[1] != PIVOT else []
-            is_heard = rng.random() < VOICES and len(known) > 0
+            is_heard = rng.random() < VOICE_SHARE and len(known) > 0
             yield guided(row, TRAIN, pair, *(("audio", rng.choice(known)) if is_heard else ("image", row["path"])))
 
 

@@ -106,9 +106,8 @@ def test_figures_stand_for_image_and_title_and_for_either_alone(sources, monkeyp
         def embed(self, rows, sides):
             assert sides == ("text", "image")
             codes = [row.messages[0]["content"][0]["path"].rpartition("-")[2][:5] for row in rows]
-            noise = np.random.default_rng(0).normal(size=len(rows))
             image = np.array([[*told[CATEGORY[code]], 0.0] for code in codes])
-            return {"image": image, "text": np.stack([0 * noise, 0 * noise, noise], axis=1)}
+            return {"image": image, "text": np.tile([0.0, 0.0, 1.0], (len(rows), 1))}
 
     monkeypatch.setattr(frozen, "Retriever", Known)
     monkeypatch.setattr(recommendation, "TOP", 2)
@@ -117,5 +116,6 @@ def test_figures_stand_for_image_and_title_and_for_either_alone(sources, monkeyp
     assert {(each["dataset"], each["metric"]) for each in rows} == {*recommendation.REACH}
     assert [each["samples"] for each in rows] == [8, 3] and len(catalog(sources, "test_concepts", categories)) == 4
     alone = {(each["dataset"], each["name"]): each["value"] for each in found if "name" in each}
+    assert all(each["model"] == alone[each["dataset"], "image alone"] > each["text_only"] for each in rows)
     assert alone["unseen items", "image alone"] == 1.0 and alone["unseen items", "chance"] == 1.0
     assert alone["known items by an unseen hand", "chance"] == pytest.approx(2 / 5)

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
-from scripts.tasks import translation
-from scripts.tasks.build import write_task
+from modeling_mm.recipes import read_recipe
+from scripts.tasks import components, translation
+from scripts.tasks.build import RECIPES, write_task
 from scripts.tasks.captions import read_images
 from scripts.tasks.examples import answer_of
 from tests.tasks.tiny_captions import asked, media, rows, write_corpora
@@ -93,6 +94,15 @@ def test_the_texts_alone_have_each_translation_once(splits):
     pairs = Counter((asked(row), answer_of(row)) for row in splits[translation.TEXTS])
     assert set(pairs.values()) == {1} and not any(media(row) for row in splits[translation.TEXTS])
     assert set(pairs) == {(asked(row), answer_of(row)) for row in splits["train"]}
+
+
+def test_the_frozen_decoder_reads_no_placeholder(sources, splits, monkeypatch):
+    given = {}
+    monkeypatch.setattr(components, "write_components", lambda *positional, **named: given.update(named))
+    translation.prepare(sources, splits)
+    first, second = (read_recipe(RECIPES / f"{name}.yaml") for name in (*translation.FIRST, "tasks-translation"))
+    assert given["placeholders"] == first.model.config["placeholders"] == "hidden"
+    assert second.frozen["text"] == "always"
 
 
 def test_a_dictionary_gives_the_usual_translation_of_training(splits, sources):

@@ -113,7 +113,7 @@ point-baseline: $(READY)  ## train a DETR on the same scenes and encoder states 
 	$(PY) -m scripts.workshop.train_detr configuration/recipes/mm-studio-find.yaml outputs/studio-detr
 	$(PY) -m scripts.workshop.find_figures outputs/mm-studio-together --detr outputs/studio-detr $(ARGS)
 
-tasks: $(READY)  ## the tasks of scripts/tasks: data from the corpora, training, figures (3 to 30 minutes each, translation more than an hour)
+tasks: $(READY)  ## the tasks of scripts/tasks: data from the corpora, training, figures (minutes each, translation over an hour)
 	$(PY) -m scripts.tasks.run $(ARGS)
 
 compare: $(READY)  ## ours beside VisionEncoderDecoder and prefix tokens, on the corpora that `make corpora` builds

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 print(f"versions: torch {version('torch')}, transformers {version('transformers')}, {torch.backends.cpu.get_cpu_capability()}")
 print("guess: without instructions for it, half precision costs a conversion more than float32: 2 to 3 times the time, or a warning")
 if torch.backends.cpu.get_cpu_capability() != "AVX2":
-    print("seen: nothing, as this CPU has more than AVX2")
+    print("seen: nothing, as this is not a CPU with AVX2 alone")
     sys.exit(0)
 torch.set_num_threads(1)
 ROWS, INPUTS, OUTPUTS = 544, 384, 768

@@ -22,6 +22,6 @@ def warn_of_slow_half(mixed_precision: str, device: torch.device) -> None:
     dtype = HALF_PRECISIONS.get(mixed_precision)
     if dtype is not None and device.type == "cpu" and not has_half_kernels(dtype):
         logger.warning(
-            f"This CPU has no instructions for {mixed_precision}: torch multiplies its matrices by plain loops, tens "
+            f"torch has no kernels for {mixed_precision} on this CPU and multiplies its matrices by plain loops, tens "
             f"of times slower than in float32. Leave {mixed_precision} out."
         )

@@ -20,7 +20,7 @@ def test_half_precision_without_instructions_for_it_is_warned_of(name, dtype, mo
     monkeypatch.setattr(precision, "has_half_kernels", lambda asked: asked != dtype)
     precision.warn_of_slow_half(name, CPU)
     (line,) = warnings(caplog)
-    assert f"no instructions for {name}" in line and f"Leave {name} out" in line
+    assert f"no kernels for {name} on this CPU" in line and f"Leave {name} out" in line
     for quick, device in (("no", CPU), (name, GPU), ({"bf16": "fp16", "fp16": "bf16"}[name], CPU)):
         precision.warn_of_slow_half(quick, device)
         assert not warnings(caplog), (quick, device)

@@ -21,6 +21,7 @@ from modeling_mm import MMForPreTraining, MMForRetrieval, MMForSequenceClassific
 from modeling_mm.cli import COMMANDS, main, parse
 from modeling_mm.cli.ask import mark_of
 from modeling_mm.data import ChatRow
+from modeling_mm.hub import measured_digests, measured_on, weights_digest
 from modeling_mm.recipes import read_recipe
 from modeling_mm.utils import find_resource
 from tests.fakes.pipeline_parts import build
@@ -281,7 +282,9 @@ def test_measuring_writes_figures_and_every_answer(cached, folder, tmp_path, cap
     assert len(answers) == 5 == sum(f["samples"] for f in figures if f["metric"] == "exact_match")
     assert {"answer", "text_only", "truth", "task"} <= answers[0].keys()
     table = (out / "figures.md").read_text(encoding="utf-8").strip()
-    assert table in capsys.readouterr().out and table in (out / "card.md").read_text(encoding="utf-8")
+    section = (out / "card.md").read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out and table in section
+    assert measured_digests(section) == [weights_digest(folder / "tiny")]
     page = (out / "examples.html").read_text(encoding="utf-8")
     assert "<h1>Evaluation of tiny</h1>" in page and all(html.escape(each["id"]) in page for each in answers[:1])
     assert (tmp_path / "cache").is_dir() == cached
@@ -423,7 +426,8 @@ def test_a_model_that_embeds_is_measured_by_how_its_rows_find_each_other(retriev
             assert (figure["dataset"], figure["rows"], figure["chance"]) == ("captions", 4, 6 / 16)
     table = (out / "figures.md").read_text(encoding="utf-8").strip()
     assert "| text | image | 3 |" in table and table in capsys.readouterr().out
-    assert (out / "card.md").read_text(encoding="utf-8").strip() == table
+    stated = measured_on(weights_digest(retriever / "tiny"))
+    assert (out / "card.md").read_text(encoding="utf-8") == f"{table}\n\n{stated}\n"
 
     cache = tmp_path / "cache"
     assert main([*arguments, f"data.encoder_cache={cache}", "--no-cache"]) == 0 and not cache.exists()
@@ -450,7 +454,8 @@ def test_a_pretrained_model_is_measured_by_its_objectives_and_answers(retriever,
     names = {"causal_lm_loss", "matching_loss", "matching_accuracy", "contrastive_loss"}
     assert set(figures["objectives"]["captions"]) == names
     assert [(each["query"], each["item"]) for each in figures["retrieval"]] == [("text", "image"), ("image", "text")]
-    table = (out / "card.md").read_text(encoding="utf-8").strip()
+    assert measured_digests((out / "card.md").read_text(encoding="utf-8")) == [weights_digest(tiny)]
+    table = (out / "figures.md").read_text(encoding="utf-8").strip()
     assert "| captions | 4 | matching loss |" in table and "| text | image | 8 |" in table
     assert table in capsys.readouterr().out
     cache = f"data.encoder_cache={tmp_path / 'cache'}"

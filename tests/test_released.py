@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from modeling_mm.cli import main
 from modeling_mm.data import ChatRow, load_chats, media_parts
 from modeling_mm.evaluation import generate_answers
+from modeling_mm.hub import measured_digests, weights_digest
 from modeling_mm.recipes import rows_of
 from modeling_mm.training import ChatCollator
 
@@ -73,6 +74,10 @@ def test_the_card_is_whole():
     assert card.data.license == "other"
     for heading in ("## Use", "## Data", "## Training", "## Figures", "## Limits", "## Beside Whisper tiny.en"):
         assert heading in card.text
+
+
+def test_the_figures_of_the_card_are_those_of_the_weights():
+    assert measured_digests((FOLDER / "README.md").read_text(encoding="utf-8")) == [weights_digest(FOLDER)]
 
 
 def test_the_card_says_what_was_trained():

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 import modeling_mm
 from modeling_mm.evaluation import Figure
+from modeling_mm.hub import measured_digests, measured_on, weights_digest
 from modeling_mm.recipes import run
 from scripts.workshop import release
 from tests.fakes.recipe_runs import plain_recipe, recipe
@@ -79,13 +80,28 @@ def test_the_card_takes_the_figures_that_were_measured(trained, released, tmp_pa
     before = (released / "model.safetensors").stat().st_mtime_ns
     measured = Figure("unseen", "caption/en", "exact_match", 0.5, 0.25, None, 8)
     (tmp_path / "figures.json").write_text(json.dumps([asdict(measured)]), encoding="utf-8")
+    (tmp_path / "card.md").write_text(f"## Evaluation\n\n{measured_on(weights_digest(released))}\n", encoding="utf-8")
     arguments = [str(trained[0]), str(released), "--figures", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["release.py", *arguments])
     assert release.main() == 0
+    assert measured_digests((released / "README.md").read_text(encoding="utf-8")) == [weights_digest(released)]
     card = ModelCard.load(released / "README.md")
     assert "| caption/en | exact_match | 0.500 | 0.250 |" in card.text
     assert [(row.dataset_name, row.metric_value) for row in card.data.eval_results] == [("unseen, caption/en", 0.5)]
     assert (released / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, None])
+def test_figures_and_parity_of_other_weights_are_refused(digest, trained, released, tmp_path, monkeypatch):
+    before = (released / "README.md").read_bytes()
+    (tmp_path / "figures.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "card.md").write_text(f"## Evaluation\n\n{measured_on(digest)}\n", encoding="utf-8")
+    (tmp_path / "parity.json").write_text(json.dumps({"weights": digest} if digest else {}), encoding="utf-8")
+    for option, path in (("--figures", tmp_path), ("--parity", tmp_path / "parity.json")):
+        monkeypatch.setattr(sys, "argv", ["release.py", str(trained[0]), str(released), option, str(path)])
+        with pytest.raises(ValueError, match=f"has the weights {weights_digest(released)}. Measure"):
+            release.main()
+    assert (released / "README.md").read_bytes() == before
 
 
 def test_a_release_loads_where_the_package_is_not_installed(released, tmp_path):

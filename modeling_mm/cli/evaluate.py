@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME, cached_file
+
 from .. import MMForPreTraining, MMForRetrieval
 from ..data import ChatDataset, ChatRow
 from ..evaluation import (
@@ -23,6 +25,7 @@ from ..evaluation import (
     measure_retrieval,
     retrieval_section,
 )
+from ..hub import measured_on, weights_digest
 from ..recipes import Recipe, RecipeData, load_source
 from ..recipes.build import filled_cache, rows_of
 from ..training import CachedCollator, CachedRetrievalCollator, PretrainingCollator, RetrievalCollator
@@ -57,11 +60,11 @@ def run(options: Namespace) -> None:
         if cache is not None:
             collator = CachedRetrievalCollator(processor, cache, shows_views=False)
         found = retrieval_figures(model, collator, sets)
-        write_figures(Path(options.out), [asdict(each) for each in found], retrieval_section(found))
+        write_figures(options, [asdict(each) for each in found], retrieval_section(found))
         return
     chats = None if cache is None else CachedCollator(processor, cache, shows_views=False)
     if isinstance(model, MMForPreTraining):
-        run_pretraining(model, PretrainingCollator(processor, recipe.masking, chats), sets, Path(options.out))
+        run_pretraining(model, PretrainingCollator(processor, recipe.masking, chats), sets, options)
         return
     majority: dict[str, str] = {}
     for source in recipe.data.train:
@@ -83,7 +86,7 @@ def run(options: Namespace) -> None:
     write_text(folder / "figures.json", json.dumps(values, indent=1, ensure_ascii=False))
     write_text(folder / "figures.md", text + "\n")
     write_lines(folder / "answers.jsonl", records)
-    write_text(folder / "card.md", evaluation_section(figures))
+    write_text(folder / "card.md", with_weights(evaluation_section(figures), options.model))
     title = f"Evaluation of {Path(options.model).name}"
     write_text(folder / "examples.html", examples_page(title, figures, sets, records, options.examples))
     print(text)
@@ -120,7 +123,7 @@ def retrieval_figures(
 
 
 def run_pretraining(
-    model: MMForPreTraining, collator: PretrainingCollator, sets: dict[str, list[ChatRow]], folder: Path
+    model: MMForPreTraining, collator: PretrainingCollator, sets: dict[str, list[ChatRow]], options: Namespace
 ) -> None:
     """Print the loss and the accuracy of each objective, and how well rows find each other, and write them."""
     measured = {name: measure_objectives(model, collator, rows, ROWS_AT_ONCE) for name, rows in sets.items()}
@@ -135,15 +138,22 @@ def run_pretraining(
     )
     found = retrieval_figures(model, collator, sets) if model.config.contrastive_weight else []
     values = {"objectives": measured, "retrieval": [asdict(figure) for figure in found]}
-    write_figures(folder, values, f"{text}\n{retrieval_section(found)}" if found else text)
+    write_figures(options, values, f"{text}\n{retrieval_section(found)}" if found else text)
 
 
-def write_figures(folder: Path, values: Any, text: str) -> None:
+def write_figures(options: Namespace, values: Any, text: str) -> None:
     """Print a section of a model card, and write it with the values that it shows."""
+    folder = Path(options.out)
     write_text(folder / "figures.json", json.dumps(values, indent=1, ensure_ascii=False))
-    for file in ("figures.md", "card.md"):
-        write_text(folder / file, text)
+    write_text(folder / "figures.md", text)
+    write_text(folder / "card.md", with_weights(text, options.model))
     print(text)
+
+
+def with_weights(section: str, model: str) -> str:
+    """Return a section of a card with what it says of the weights of a model, a folder or a name on the Hub."""
+    stated = measured_on(weights_digest(Path(cached_file(model, CONFIG_NAME)).parent))
+    return f"{section}\n{stated}\n" if stated else section
 
 
 def confusions(model: Any, records: list[dict[str, str]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from .card import CardComponent, CardContent, CardSource, render_card, write_car
 from .check import check_card, check_folder, pushed_files
 from .emissions import Emissions, estimate
 from .push import PushError, push
+from .weights import measured_digests, measured_on, weights_digest
 
 __all__ = [
     "CardComponent",
@@ -15,8 +16,11 @@ __all__ = [
     "check_card",
     "check_folder",
     "estimate",
+    "measured_digests",
+    "measured_on",
     "push",
     "pushed_files",
     "render_card",
+    "weights_digest",
     "write_card",
 ]

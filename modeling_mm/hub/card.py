@@ -4,7 +4,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..evaluation.figures import Figure, figures_markdown
 from ..utils.files import write_text
 from ..utils.resources import find_resource
 from .emissions import Emissions, estimate
+from .weights import measured_on, weights_digest
 
 TAGS = ["multimodal", "gpt2", "cross-attention"]
 TOLD_LICENSE = "as-told-in-the-card"  # `license_name` of a license that the Hub has no short name for
@@ -63,6 +64,7 @@ class CardContent:
         task_types, metric_types: the Hub's names of tasks and metrics, if they differ from ours; of a task such as
             `caption/en` by its kind, `caption`
         figures: figures of `modeling_mm.evaluation.evaluate`, which replace those of `result`
+        weights: SHA-256 of the weights that the figures were measured on, see [`weights_digest`]
 
     Example:
         >>> result = {"figures": {"test": {"samples": 8, "loss": 1.5}}, "seconds": 60.0, "steps": 4, "epochs": 1.0}
@@ -92,6 +94,7 @@ class CardContent:
     task_types: Mapping[str, str] = field(default_factory=dict)
     metric_types: Mapping[str, str] = field(default_factory=dict)
     figures: Sequence[Figure] | None = None
+    weights: str | None = None
 
     @property
     def emissions(self) -> Emissions:
@@ -107,9 +110,13 @@ class CardContent:
 
 
 def write_card(folder: str | os.PathLike, content: CardContent) -> Path:
-    """Write the card into a folder as `README.md`, and return its path."""
+    """
+    Write the card into a folder as `README.md`, and return its path.
+
+    The folder's weights are taken for those that the figures were measured on, unless the content names others.
+    """
     path = Path(folder) / "README.md"
-    write_text(path, render_card(content))
+    write_text(path, render_card(replace(content, weights=content.weights or weights_digest(folder))))
     return path
 
 
@@ -124,12 +131,14 @@ def render_card(content: CardContent, template: Path | None = None) -> str:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     environment.filters |= {"duration": duration, "short_number": short_number, "figures_markdown": figures_markdown}
+    has_figures = content.figures is not None or bool(content.result["figures"])
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         card=content,
         metadata=metadata(content).to_yaml(),
         metrics=metric_names(content.result["figures"]),
         figures_by_task=figures_by_task,
         question="What is this?",
+        measured_on=measured_on(content.weights) if has_figures else "",
     )
 
 

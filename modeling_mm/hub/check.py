@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from . import isolated_load
+from .weights import measured_digests, weights_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = "README.md"
@@ -234,7 +235,11 @@ def check_card(path: Path, repo_id: str | None = None) -> list[str]:
         card = ModelCard.load(path)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         return [f"{CARD}: the Hub cannot read its metadata ({error}). Write the card again with `write_card`."]
-    problems = [*metadata_problems(card.data), *text_problems(card.text, repo_id)]
+    problems = [
+        *metadata_problems(card.data),
+        *text_problems(card.text, repo_id),
+        *measured_problems(card.text, path.parent),
+    ]
     return [f"{CARD}: {problem}" for problem in problems]
 
 
@@ -293,6 +298,17 @@ def text_problems(text: str, repo_id: str | None) -> Iterator[str]:
             f"the code in `## Use` loads {', '.join(sorted(loaded))}, but the folder goes to {repo_id}. Set "
             "`card.repo_id` in the recipe, or push to the other name."
         )
+
+
+def measured_problems(text: str, folder: Path) -> Iterator[str]:
+    """Find figures of other weights than those beside the card."""
+    own = weights_digest(folder)
+    for digest in measured_digests(text):
+        if own is not None and digest != own:
+            yield (
+                f"its figures were measured on other weights (SHA-256 {digest[:12]}...) than those of the folder "
+                f"({own[:12]}...). Evaluate the folder, and write the card with its figures."
+            )
 
 
 def code_block(text: str, language: str) -> str | None:

@@ -17,6 +17,7 @@ from transformers import WhisperForConditionalGeneration, pipeline
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.audio import load_audio
 from modeling_mm.evaluation import generate_answers, score
+from modeling_mm.hub import weights_digest
 from modeling_mm.utils import show_progress, write_text
 
 from .corpus import read_lines, read_rows
@@ -49,6 +50,7 @@ def compare(arguments: argparse.Namespace) -> None:
             "ours": perplexity(model, processor.tokenizer, chosen),
         },
         "num_texts": len(chosen),
+        "weights": weights_digest(arguments.model),
         **transcripts(model, processor, original, parts, arguments),
     }
     print(json.dumps(figures, indent=2))

@@ -13,12 +13,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 import modeling_mm
 from modeling_mm.evaluation import Figure
-from modeling_mm.hub import render_card
+from modeling_mm.hub import measured_digests, render_card, weights_digest
 from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, Recipe, card_content, read_recipe
 from modeling_mm.utils import markdown_table, write_text
 
 from .base_folder import remove_local_paths
 
+NO_WEIGHTS = "weights that it does not name"
 WHISPER = "openai/whisper-tiny.en"
 WEIGHTS = {  # by component
     "decoder": WHISPER,
@@ -68,11 +69,29 @@ def card(recipe: Recipe, model: PreTrainedModel, arguments: argparse.Namespace) 
     content = replace(content, base_models=[WHISPER], components=components)
     if arguments.figures is not None:
         rows = json.loads((arguments.figures / "figures.json").read_text(encoding="utf-8"))
-        content = replace(content, figures=[Figure(**row) for row in rows])
+        section = arguments.figures / "card.md"
+        (weights,) = check_weights(section, measured_digests(section.read_text("utf-8")), arguments.released)
+        content = replace(content, figures=[Figure(**row) for row in rows], weights=weights)
     text = render_card(content)
     if arguments.parity is not None:
-        text += beside_whisper(json.loads(arguments.parity.read_text(encoding="utf-8")))
+        parity = json.loads(arguments.parity.read_text(encoding="utf-8"))
+        check_weights(arguments.parity, [parity.get("weights", NO_WEIGHTS)], arguments.released)
+        text += beside_whisper(parity)
     return text
+
+
+def check_weights(figures: Path, measured: list[str], released: Path) -> list[str]:
+    """
+    Return the digest of the released weights, on which alone figures may have been measured.
+
+    Raises:
+        ValueError: if they were measured on others.
+    """
+    own = weights_digest(released)
+    if measured != [own]:
+        stated = ", ".join(measured) or NO_WEIGHTS
+        raise ValueError(f"{figures}: figures of {stated}, but {released} has the weights {own}. Measure {released}.")
+    return measured
 
 
 def beside_whisper(parity: dict[str, Any]) -> str:

@@ -13,7 +13,15 @@ from jinja2 import UndefinedError
 from packaging.version import Version
 
 from modeling_mm.evaluation import Figure
-from modeling_mm.hub import check_card, estimate, render_card, write_card
+from modeling_mm.hub import (
+    check_card,
+    estimate,
+    measured_digests,
+    measured_on,
+    render_card,
+    weights_digest,
+    write_card,
+)
 from modeling_mm.recipes import card_content, make_model, make_processor, read_recipe
 from tests.fakes.hub_server import HubServer
 from tests.fakes.recipe_runs import recipe
@@ -59,6 +67,18 @@ def hub_recipe(folder, **values):
 
 def whole_card(folder, model):
     return write_card(folder, card_content(hub_recipe(folder), model, RESULT))
+
+
+def test_a_card_says_which_weights_its_figures_are_of(tmp_path, model):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    text = whole_card(tmp_path, model).read_text(encoding="utf-8")
+    assert f"{measured_on(weights_digest(tmp_path))}\n\n## Limits" in text
+    content = card_content(hub_recipe(tmp_path), model, RESULT)
+    assert "SHA-256" not in render_card(content)  # of no folder
+    others = write_card(tmp_path, replace(content, weights="0" * 64)).read_text(encoding="utf-8")
+    assert measured_digests(others) == ["0" * 64]
+    nothing = card_content(hub_recipe(tmp_path), model, RESULT | {"figures": {}})
+    assert "SHA-256" not in write_card(tmp_path, nothing).read_text(encoding="utf-8")
 
 
 def test_a_whole_card(tmp_path, model):

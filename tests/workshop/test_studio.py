@@ -21,6 +21,7 @@ from modeling_mm import MMForConditionalGeneration, MMProcessor
 from modeling_mm.cli import main as train_main
 from modeling_mm.codecs import load_codec
 from modeling_mm.data import load_chats
+from modeling_mm.hub import measured_digests, weights_digest
 from modeling_mm.utils import write_lines
 from scripts.workshop import builders, phrases, studio_folder, studio_measures
 from scripts.workshop.builders import (
@@ -31,6 +32,7 @@ from scripts.workshop.builders import (
     words_of,
 )
 from scripts.workshop.corpus import read_description, read_lines, read_rows
+from scripts.workshop.released_folder import note_weights
 from scripts.workshop.sources import read_cldr_keywords
 from scripts.workshop.studio_chats import (
     DRAW,
@@ -333,8 +335,16 @@ def test_it_is_trained_and_released_with_what_it_drew(studio, chats, with_senten
     assert ModelCard(card).data.pipeline_tag == "any-to-any" and "## What is found" not in card
 
     found = write_found(tmp_path / "found")
-    release_studio(Namespace(trained=trained, released=released, figures=figures, found=found))
+    both = Namespace(trained=trained, released=released, figures=figures, found=found)
+    with pytest.raises(ValueError, match=r"found: figures of weights that it does not name, but .* Measure "):
+        release_studio(both)
+    note_weights(found, studio / "base")
+    with pytest.raises(ValueError, match=f"figures of {weights_digest(studio / 'base')}"):
+        release_studio(both)
+    note_weights(found, released)
+    release_studio(both)
     text = (released / "README.md").read_text(encoding="utf-8")
+    assert measured_digests(card) == measured_digests(text) == [weights_digest(released)]
     assert "| scenes of known things by a hand that training lacks (9), this model | 0.250 | 0.500 | 0.750 |" in text
     assert text.count("this model |") == 2 and text.count("a Conditional DETR on the same encoder states |") == 1
     assert "![6 scenes](found.png)" in text and (released / "found.png").read_bytes() == b"sheet"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from .configuration_codec import MMCodecConfig
+from .ranks import num_processes
 
 
 @dataclass
@@ -84,7 +85,8 @@ class VectorQuantizer(nn.Module):
 
     The codebook follows the latents of training batches by moving averages, and only where gradients are recorded.
     Codes that are hardly used are replaced by latents of the batch. The first batch gives the first codebook.
-    The averages are those of one process, whose buffers DDP copies to the others.
+    The averages are those of the batches of all processes, which must all take part in a step, and the latents that
+    become vectors are those of the first process.
     """
 
     inputs_per_channel = 1
@@ -134,7 +136,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def start(self, vectors: torch.Tensor) -> None:
         """Take the codebook from latents (M, C), repeated with a little noise where they are fewer."""
-        self.codebook.copy_(self.draw(vectors, len(self.codebook)))
+        self.codebook.copy_(drawn_by_first(vectors, len(self.codebook)))
         self.sums.copy_(self.codebook)
         self.is_started.fill_(True)
 
@@ -143,21 +145,31 @@ class VectorQuantizer(nn.Module):
         """Move the codebook by a batch of latents (M, C) and their codes (M,), and replace dead codes."""
         uses = torch.zeros_like(self.uses).index_add_(0, codes, torch.ones_like(codes, dtype=self.uses.dtype))
         sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors.to(self.sums.dtype))
+        if num_processes() > 1:
+            distributed.all_reduce(uses)
+            distributed.all_reduce(sums)
         self.uses.lerp_(uses, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         dead = (self.uses < self.dead_code_threshold).nonzero().flatten()
         if len(dead):
-            self.sums[dead] = self.draw(vectors, len(dead)).to(self.sums.dtype)
+            self.sums[dead] = drawn_by_first(vectors, len(dead)).to(self.sums.dtype)
             self.uses[dead] = 1.0
         self.codebook.copy_(self.sums / self.uses.clamp(min=1e-5)[:, None])
 
-    @staticmethod
-    def draw(vectors: torch.Tensor, number: int) -> torch.Tensor:
-        """Return random latents, (number, C); where there are fewer, each copy differs a little from the others."""
-        order = torch.randperm(len(vectors), device=vectors.device)
-        drawn = vectors[order.repeat(-(-number // len(vectors)))[:number]]
-        spread = 1e-3 * vectors.std(0, correction=0) if number > len(vectors) else 0.0
-        return drawn + spread * torch.randn_like(drawn)
+
+def drawn_by_first(vectors: torch.Tensor, number: int) -> torch.Tensor:
+    """
+    Return random ones of latents (M, C), (number, C), the same in all processes: those of the first.
+
+    Where there are fewer, each copy differs a little from the others.
+    """
+    order = torch.randperm(len(vectors), device=vectors.device)
+    drawn = vectors[order.repeat(-(-number // len(vectors)))[:number]]
+    spread = 1e-3 * vectors.std(0, correction=0) if number > len(vectors) else 0.0
+    drawn = drawn + spread * torch.randn_like(drawn)
+    if num_processes() > 1:
+        distributed.broadcast(drawn, 0)
+    return drawn
 
 
 class FiniteScalarQuantizer(nn.Module):

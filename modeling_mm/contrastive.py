@@ -19,6 +19,7 @@ from torch import distributed, nn
 from .configuration_mm import INFO_NCE, SIGMOID
 from .losses import scaled_similarities, summed_info_nce, summed_sigmoid
 from .modalities import MODALITIES
+from .ranks import num_processes, rank
 
 TEXT = "text"
 
@@ -35,16 +36,6 @@ class SharedSides:
 
     names: tuple[str, ...]
     rows: int
-
-
-def num_processes() -> int:
-    """Return the number of processes that compute together, 1 without a process group."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """Return the number of this process among them."""
-    return distributed.get_rank() if num_processes() > 1 else 0
 
 
 def gather(rows: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .configuration_mm import OBJECTIVE_WEIGHTS, MMConfig
-from .contrastive import TEXT, SharedSides, contrastive_loss, num_processes, shared_sides
+from .contrastive import TEXT, SharedSides, contrastive_loss, shared_sides
 from .encoders import is_sharded
 from .joining import joint_generation_config
 from .layers import Head
@@ -26,6 +26,7 @@ from .modalities import MODALITIES, show_media_inputs
 from .modeling_mm import MMKeywords, kept_tokens
 from .outputs import MMPreTrainingOutput
 from .pretraining_batch import IGNORED, PreTrainingBatch, Sum, draw_pairs, mean_losses, media_of
+from .ranks import num_processes
 from .retrieval import MMEmbeddingModel, last_states, real_tokens, spread_rows
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .contrastive import TEXT, gather, num_processes
+from .contrastive import TEXT, gather
 from .losses import at_least_one
 from .modalities import MODALITIES
 from .outputs import MMMediaOutput
+from .ranks import num_processes
 from .retrieval import rows_with_text
 
 IGNORED = -100

@@ -20,7 +20,7 @@ OWN_CODEC = {"bottlenecks", "codec_layers", "spectrograms", "modeling_codec"}
 # A module may import from a lower floor, or from its own where that makes no circle.
 FLOORS = (
     BASE,
-    {"device_reads", "onednn", "layers", "int8", "loading", "attention", "masks", "outputs", "suppression"},
+    {"device_reads", "onednn", "layers", "int8", "loading", "attention", "masks", "outputs", "ranks", "suppression"},
     {
         "media_cache",
         "cross_attention",

@@ -1,12 +1,18 @@
 """bottlenecks.py: codes, gradients, and a codebook that follows the latents."""
 
 import itertools
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from modeling_mm.bottlenecks import FiniteScalarQuantizer, VectorQuantizer
 from tests.fakes.own_codecs import own_config
+from tests.fakes.ranks import RANKS, join, launch_well
+
+WAITS = 120  # seconds
+STEPS = 3
 
 
 def latents(rows: int = 4, channels: int = 4, size: int = 8, seed: int = 0) -> torch.Tensor:
@@ -137,3 +143,49 @@ def test_a_first_batch_with_fewer_latents_than_codes():
     output = vq(latents(rows=1, size=2))
     assert torch.isfinite(vq.codebook).all() and output.codes.shape == (1, 2, 2)
     assert len(vq.codebook.unique(dim=0)) == 16
+
+
+# ---- Several processes ----------------------------------------------------------------------------------------------
+
+
+def followed(rank: int | None) -> VectorQuantizer:
+    """Return a codebook that has followed the batches, or one process's rows of them, from vectors that are given."""
+    vq = quantizer(codebook_size=8, codebook_decay=0.7, dead_code_threshold=0.0).train()
+    vq.is_started.fill_(True)
+    vq.codebook.copy_(torch.randn(8, 4, generator=torch.Generator().manual_seed(7)))
+    vq.sums.copy_(vq.codebook)
+    for seed in range(STEPS):
+        batch = latents(rows=2 * RANKS, seed=seed).detach()
+        vq((batch if rank is None else batch.chunk(RANKS)[rank]).requires_grad_())
+    return vq
+
+
+def started(rank: int) -> torch.Tensor:
+    """Return the vectors that one process's latents began, with dead ones replaced in the second step."""
+    torch.manual_seed(rank)
+    vq = quantizer(codebook_size=8, codebook_decay=0.5, dead_code_threshold=0.8).train()
+    for step in range(2):
+        vq(latents(rows=1, size=2, seed=10 * step + rank))
+    return vq.codebook
+
+
+@pytest.mark.timeout(WAITS + 30)
+def test_two_processes_have_the_codebook_of_one_with_the_whole_batch(tmp_path):
+    launch_well(__file__, tmp_path, timeout=WAITS)
+    found = [torch.load(tmp_path / f"found.{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    whole = followed(None)
+    for each in found:
+        assert torch.allclose(each["uses"], whole.uses, atol=1e-5)
+        assert torch.allclose(each["codebook"], whole.codebook, atol=1e-5)
+    assert torch.equal(found[0]["started"], found[1]["started"])
+
+
+def main(folder: Path) -> None:
+    rank = join(WAITS)
+    vq = followed(rank)
+    found = {"uses": vq.uses, "codebook": vq.codebook, "started": started(rank)}
+    torch.save(found, folder / f"found.{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

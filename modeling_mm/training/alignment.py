@@ -20,6 +20,7 @@ from transformers import get_cosine_schedule_with_warmup
 from ..data.chat_row import ChatRow, media_parts, media_source
 from ..encoders import is_sharded
 from ..modalities import MODALITIES, media_inputs
+from ..ranks import num_processes, rank
 from ..utils.progress import show_progress
 from .divergence import diverged, example_name, in_any_process
 from .freezing import average_gradients
@@ -195,8 +196,6 @@ def align(
     if not media or is_sharded(model):
         why = "its weights are sharded over processes" if media else "there are no media"
         raise ValueError(f"The model cannot be aligned: {why}. Remove `alignment`.")
-    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    rank = torch.distributed.get_rank() if ranks > 1 else 0
     aligner = Aligner(model, options.max_choices).train()
     parameters = [parameter for parameter in aligner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -204,11 +203,11 @@ def align(
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, options.steps // 20, options.steps)
     sources = {
-        kind: draw(some, getattr(options, f"{kind}_batch_size"), collator, seed * ranks + rank)
+        kind: draw(some, getattr(options, f"{kind}_batch_size"), collator, seed * num_processes() + rank())
         for kind, some in media.items()
     }
     losses: dict[str, list[float]] = {kind: [] for kind in media}
-    with show_progress(range(options.steps), desc="aligning", disable=not progress or rank > 0) as bar:
+    with show_progress(range(options.steps), desc="aligning", disable=not progress or rank() > 0) as bar:
         for step in bar:
             for kind, source in sources.items():
                 batch = next(source)
@@ -222,7 +221,7 @@ def align(
                     names = [example_name(medium.row) for medium in batch]
                     raise diverged(step + 1, losses[kind][-1:], math.nan, names, None)
             used = [parameter for parameter in parameters if parameter.grad is not None]
-            if ranks > 1:
+            if num_processes() > 1:
                 average_gradients(used)
             nn.utils.clip_grad_norm_(used, options.max_grad_norm)
             optimizer.step()

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import distributed
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..ranks import num_processes
 from .callbacks import ProcessCountCallback
 from .checksums import damage
 
@@ -83,5 +83,4 @@ def processes_of(checkpoint: Path, state: dict[str, Any]) -> int:
         return noted["attributes"]["processes"]
     if (checkpoint / "rng_state.pth").exists():
         return 1
-    now = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-    return max(2, now, len(list(checkpoint.glob("rng_state_*.pth"))))
+    return max(2, num_processes(), len(list(checkpoint.glob("rng_state_*.pth"))))

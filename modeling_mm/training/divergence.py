@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..data.chat_row import ChatRow, media_parts, media_source, turn_text
+from ..ranks import num_processes
 
 NAMES = "example_names"  # key of a batch: the names of its rows, (B, NAME_BYTES) uint8, as devices hold no text
 NAME_BYTES = 96
@@ -56,7 +57,7 @@ def from_bytes(names: torch.Tensor) -> list[str]:
 
 def in_any_process(is_true: bool, device: torch.device) -> bool:
     """Return if it is true in any of the processes that train together, all of which must ask."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+    if num_processes() == 1:
         return is_true
     flag = torch.tensor(float(is_true), device=device)
     torch.distributed.all_reduce(flag)

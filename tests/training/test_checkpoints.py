@@ -70,6 +70,8 @@ DAMAGES = [remove, empty, cut, flip, replace_by_folder]
 def test_damage_to_any_file_is_found_and_named(request, kind, damage, tmp_path, caplog):
     source = request.getfixturevalue(kind)
     names = [path.name for path in (source / "checkpoint-2").iterdir() if path.name != CHECKSUMS_FILE]
+    code = sorted(name for name in names if name.endswith(".py"))
+    names = [name for name in names if name not in code[1:]]  # one module for the many
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin"} < set(names)
     folder = shutil.copytree(source, tmp_path / "copy")
     assert last_whole_checkpoint(folder) == str(folder / "checkpoint-2") and not lines(caplog)

@@ -29,6 +29,7 @@ from .sources import (
     Clip,
     NamedImage,
     read_emoji,
+    read_nouns,
     read_photographs,
     read_prompts,
     read_sentences,
@@ -212,6 +213,19 @@ def sentence_files(builder: CorpusBuilder, description: Description) -> Iterator
         yield PendingFile(split, f"{number:05d}.flac", partial(synthesizer.speak, text, voice), columns)
 
 
+def spoken_word_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
+    """Yield nouns in the synthetic voices of the spoken captions, none with a word of a held-out concept's name."""
+    synthesizer, settings = builder.synthesizer(description), description.settings
+    held_out = {word for name in builder.held_out_names for word in name.split()}
+    nouns = read_nouns(builder.fetch(description, "wordnet"), settings["most_words"])
+    known = [noun for noun in nouns if held_out.isdisjoint(normalize_name(noun).split())]
+    rng = random.Random("words")
+    for number, text in enumerate(rng.sample(known, min(settings["count"], len(known)))):
+        voice = rng.choice(settings["voices"])
+        columns = {"text": text, "language": "en", "voice": voice, "synthetic": True}
+        yield PendingFile("train", f"{number:05d}.flac", partial(synthesizer.speak, text, voice), columns)
+
+
 def studio_speech_files(builder: CorpusBuilder, description: Description) -> Iterator[PendingFile]:
     """Yield sentences of frequent words, names of known concepts, and in training other sentences, in one voice."""
     synthesizer, settings = builder.synthesizer(description), description.settings
@@ -285,12 +299,13 @@ def split_by_words(sentences: Sequence[str], shares: Mapping[str, float]) -> dic
 
 
 # Corpora that are split by the concepts of the images.
-SPLIT_BY_CONCEPT = ("spoken-captions", "prompts", "studio-speech")
+SPLIT_BY_CONCEPT = ("spoken-captions", "spoken-words", "prompts", "studio-speech")
 BUILDERS: dict[str, Callable[[CorpusBuilder, Description], Iterator[PendingFile]]] = {
     "images": image_files,
     "spoken-captions": spoken_caption_files,
     "prompts": prompt_files,
     "sentences": sentence_files,
+    "spoken-words": spoken_word_files,
     "photographs": photograph_files,
     "studio-speech": studio_speech_files,
 }

@@ -261,6 +261,7 @@ def read_definitions(wordnet: Path) -> list[str]:
     return [definition.strip() for definition in re.findall(r"\| ([^;\n]+)", text)]
 
 
+NOUN = re.compile(r"[a-z]{2,}( [a-z]{2,})*")
 SENTENCE = re.compile(r"[a-zA-Z][a-zA-Z' ,]+")
 
 
@@ -276,3 +277,17 @@ def read_sentences(wordnet: Path, fewest_words: int = 3, most_words: int = 10) -
                 if fewest_words <= words <= most_words and SENTENCE.fullmatch(sentence) and sentence not in seen:
                     seen.add(sentence)
                     yield sentence
+
+
+def read_nouns(wordnet: Path, most_words: int = 3) -> Iterator[str]:
+    """Yield nouns of few words that occur in WordNet's tagged texts, in the order of the unpacked `wordnet-base`."""
+    for line in (wordnet / "usr/share/wordnet/index.noun").read_text(encoding="utf-8").splitlines():
+        if line.startswith(" "):  # the license
+            continue
+        lemma, _, _, pointers, *rest = line.split()
+        noun, tagged = (
+            lemma.replace("_", " "),
+            int(rest[int(pointers) + 1]),
+        )  # behind the kinds of pointers and the senses
+        if tagged and NOUN.fullmatch(noun) and len(noun.split()) <= most_words:
+            yield noun

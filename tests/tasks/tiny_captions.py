@@ -27,6 +27,8 @@ UNSEEN = [
     ("1f40b", "role", "en:guard", ("guard", "garde", "guardia", "страж", "卫兵")),
 ]
 
+WORDS = ("harbour", "lantern")  # that are spoken and have no image
+
 
 def write_corpora(folder: Path) -> Sources:
     """Write the lists of images and of spoken captions, and the package with the categories."""
@@ -47,6 +49,8 @@ def write_corpora(folder: Path) -> Sources:
         ("test_concepts", UNSEEN[:3], [VOICE]),
     ):
         write_lines(folder / "corpora/spoken-captions" / split / "metadata.jsonl", clips(things, voices))
+    words = [{"file_name": f"{word}.flac", "text": word, "voice": "flite/slt"} for word in WORDS]
+    write_lines(folder / "corpora/spoken-words/train/metadata.jsonl", words)
     package = read_description("images").packages["noto"].partition(":")[2].replace("@", "-")
     path = folder / f"packages/npm-{package}/package/emoji.json"
     path.parent.mkdir(parents=True)

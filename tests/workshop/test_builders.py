@@ -54,10 +54,18 @@ LEAKS_OF_REAL_CORPORA = {
     "test prompts in sentences": lambda folder: (
         values(folder, "prompts", "text", "test_prompts") & values(folder, "sentences", "text", "train")
     ),
+    "words of held-out names in spoken words": lambda folder: (
+        words_in(values(folder, "spoken-captions", "text", "test_concepts"))
+        & words_in(values(folder, "spoken-words", "text", "train"))
+    ),
     "test prompts in spoken captions": lambda folder: (
         values(folder, "prompts", "text", "test_prompts") & values(folder, "spoken-captions", "text", "train")
     ),
 }
+
+
+def words_in(texts: set[str]) -> set[str]:
+    return {word for text in texts for word in normalize_name(text).split()}
 
 
 @pytest.mark.parametrize("kind", LEAKS)
@@ -196,6 +204,15 @@ def test_settings_say_how_many_sentences_are_spoken_in_which_voices(built) -> No
     assert len(rows) == len({row["text"] for row in rows}) == 16
     assert {row["voice"] for row in rows} <= set(read_description("sentences").settings["voices"])
     assert all(row["synthetic"] and row["language"] == "en" for row in rows)
+
+
+def test_spoken_words_are_nouns_of_wordnet_in_known_voices_and_none_is_in_a_held_out_name(packages, built) -> None:
+    rows, settings = rows_of(built, "spoken-words"), read_description("spoken-words").settings
+    assert len(rows) == len({row["text"] for row in rows}) == 5
+    assert {row["text"] for row in rows} <= {"lantern", "old oak", "harbour", "saddle", "pebble", "quill"}
+    assert {row["voice"] for row in rows} <= {*settings["voices"]}
+    assert read_description("spoken-captions").settings["voices"]["unseen"] not in settings["voices"]
+    assert any("thing" in name.split() for name in make_builder(packages).held_out_names)  # the noun that is left out
 
 
 def test_photographs_have_the_class_that_the_encoder_sees_and_their_credits(built) -> None:

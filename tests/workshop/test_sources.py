@@ -18,6 +18,7 @@ from scripts.workshop.sources import (
     read_cldr_names,
     read_credits,
     read_emoji,
+    read_nouns,
     read_photographs,
     read_prompts,
     read_sentences,
@@ -158,6 +159,20 @@ def test_sentences_are_plain_of_a_few_words_and_come_once(tmp_path) -> None:
         write(tmp_path / f"usr/share/wordnet/data.{kind}", content)
     assert list(read_sentences(tmp_path)) == ["the cat sat down", "it's a cat, a dog", "they came to stay"]
     assert list(read_sentences(tmp_path, 2, 3)) == ["too short"]
+
+
+def test_nouns_are_plain_of_few_words_and_occur_in_texts(tmp_path) -> None:
+    lines = [
+        "  1 the license",
+        "apple_tree n 2 3 @ ~ #p 2 1 01 02",
+        "unread n 1 1 @ 1 0 03",
+        "rock_and_roll n 1 0 1 12 04",
+        "oslo2 n 1 1 @ 1 5 05",
+        "x n 1 1 @ 1 5 06",
+    ]
+    write(tmp_path / "usr/share/wordnet/index.noun", "\n".join(lines))
+    assert list(read_nouns(tmp_path)) == ["apple tree", "rock and roll"]
+    assert list(read_nouns(tmp_path, 2)) == ["apple tree"]
 
 
 # ---- Photographs ----------------------------------------------------------------------------------------------------

@@ -51,9 +51,11 @@ SETTINGS = {
     "studio-speech": {"frequent": 12, "mixed": 6, "others": 3, "held_out": {"test_sentences": 0.3, "validation": 0.2}},
 }
 LICENSE = "  1 This software and database is being provided"
-# How often texts have them. The last four: no text, no plain noun, too many words, a word that all concepts have.
+# How often texts have them. The others: no text, no plain noun, too many words, and words that all concepts have.
 NOUNS = dict.fromkeys(("lantern", "old_oak", "harbour", "saddle", "pebble", "quill"), 1)
-NOUNS |= {"unread": 0, "Oslo": 3, "a_very_long_noun": 2, "thing": 9}
+NOUNS |= {"unread": 0, "Oslo": 3, "one_very_long_noun": 2} | {
+    f"{word}_thing": 9 for word in ("big", "red", "old", "wet")
+}
 SPEAK = """#!/bin/sh
 # Write the voice and the text, again and again, as the samples of a wave.
 while [ $# -gt 0 ]; do

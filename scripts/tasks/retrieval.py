@@ -17,7 +17,8 @@ TRAIN_VOICES, TRAIN_WORDS = "train_voices", "train_words"
 QUESTION = "What is this?"  # retrieval leaves it out
 WINDOW, WINDOW_FOLDER = 3, Path("outputs/tasks/whisper-tiny-3s")  # seconds; 97% of the spoken names are shorter
 SIDES = ("text", "image", "audio")
-SPOKEN = {TRAIN_VOICES: "spoken-captions", TRAIN_WORDS: "spoken-words"}  # splits of training without images: corpora
+# Corpora of the splits of training that have no images.
+SPOKEN = {TRAIN_VOICES: "spoken-captions", TRAIN_WORDS: "spoken-words"}
 LEARNED = {TRAIN: SIDES} | dict.fromkeys(SPOKEN, ("text", "audio"))  # splits of training with their sides
 DATASETS = {HAND: "unseen hand and voice", CONCEPTS: "unseen concepts"}  # names of the recipe's test sets
 METRIC = "{}_to_{}_recall_at_1"

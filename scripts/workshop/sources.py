@@ -285,9 +285,7 @@ def read_nouns(wordnet: Path, most_words: int = 3) -> Iterator[str]:
         if line.startswith(" "):  # the license
             continue
         lemma, _, _, pointers, *rest = line.split()
-        noun, tagged = (
-            lemma.replace("_", " "),
-            int(rest[int(pointers) + 1]),
-        )  # behind the kinds of pointers and the senses
+        noun = lemma.replace("_", " ")
+        tagged = int(rest[int(pointers) + 1])  # texts that have it, behind the kinds of pointers and the senses
         if tagged and NOUN.fullmatch(noun) and len(noun.split()) <= most_words:
             yield noun

@@ -87,21 +87,22 @@ def test_names_with_the_same_words_have_similar_features():
     assert similar[0, 3] > max(similar[0, 1], similar[0, 2])
 
 
+def random_features(model, folder, names):
+    """Features (N, 12) of the sides that each split has, in place of the encoders'."""
+    rng, sides_of = np.random.default_rng(0), retrieval.LEARNED
+    return {
+        split: {side: rng.normal(size=(len(each), 12)) for side in sides_of.get(split, retrieval.SIDES)}
+        for split, each in names.items()
+    }
+
+
 def test_baselines_are_measured_for_every_figure_that_is_to_be_reached(tmp_path, monkeypatch):
     from scripts.tasks.build import write_task
 
     sources = write_corpora(tmp_path)
     sources.folder.mkdir()
     write_task(sources.folder, retrieval.build(sources))
-    rng = np.random.default_rng(0)
-
-    def features(model, folder, names):
-        return {
-            split: {side: rng.normal(size=(len(each), 12)) for side in retrieval.LEARNED.get(split, retrieval.SIDES)}
-            for split, each in names.items()
-        }
-
-    monkeypatch.setattr(retrieval, "frozen_features", features)
+    monkeypatch.setattr(retrieval, "frozen_features", random_features)
     found = retrieval.measure(tmp_path, sources)
     assert {(each["dataset"], each["metric"]) for each in found} == {*retrieval.REACH} and len(found) == 12
     assert all(0 <= each["value"] <= 1 and each["name"] == "CCA" for each in found)
@@ -120,12 +121,7 @@ def test_the_baseline_of_voices_learns_from_all_that_the_model_hears(tmp_path, m
         learned.append({len(one), len(other), len(concepts), len(names)})
         return best_correlation(one, other, concepts, names)
 
-    def features(model, folder, names):
-        rng = np.random.default_rng(0)
-        sizes = {split: (len(each), retrieval.LEARNED.get(split, retrieval.SIDES)) for split, each in names.items()}
-        return {split: {side: rng.normal(size=(rows, 12)) for side in kinds} for split, (rows, kinds) in sizes.items()}
-
-    monkeypatch.setattr(retrieval, "frozen_features", features)
+    monkeypatch.setattr(retrieval, "frozen_features", random_features)
     monkeypatch.setattr(correlation, "best_correlation", fit)
     retrieval.measure(tmp_path, sources)
     assert learned == [{16}, {16 + 16 + 2}, {16}]  # text and image, text and audio, image and audio
